@@ -1,0 +1,40 @@
+"""The errors a user can meet. Each text says what was given, what is allowed and what to do."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PruneError(ValueError):
+    """Root of all errors that scionet raises on purpose."""
+
+
+class UnsupportedModel(PruneError):
+    """The network, or a part of it that was asked for, cannot be pruned."""
+
+
+class InvalidSetting(PruneError):
+    """A setting is malformed, out of range or unknown."""
+
+
+class UnreachableBudget(PruneError):
+    """No plan meets the budget; the text names the nearest reachable costs."""
+
+
+class CalibrationError(PruneError):
+    """Calibration data are empty, of the wrong shape, or make the network produce NaN or infinite values."""
+
+
+class CheckpointError(PruneError):
+    """A file of a pruned network is damaged, of another network, or of a newer format."""
+
+
+class VerificationError(PruneError):
+    """The cut network does not compute what the masked network computes."""
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> InvalidSetting:
+    """The error for a name that is not in a registry, with the nearest names first."""
+    names = sorted(allowed)
+    near = get_close_matches(given, names, n=3, cutoff=0.4)
+    hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
+    return InvalidSetting(f"unknown {kind} {given!r}; allowed: {', '.join(names)}.{hint}")

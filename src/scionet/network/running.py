@@ -1,0 +1,127 @@
+"""How a network is called: batches to arguments, eval mode without a trace, devices."""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scionet.errors import CalibrationError
+
+Batch = Tensor | tuple | list | Mapping[str, Any]
+"""What a network is called on: a tensor (one argument), a tuple or list (positional), a mapping (keywords)."""
+
+
+def call(model: nn.Module, batch: Batch) -> Any:
+    """Call `model` on `batch`: a tensor as one argument, a tuple as positional, a mapping as keyword arguments."""
+    args, kwargs = as_arguments(batch)
+    return model(*args, **kwargs)
+
+
+def as_arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a batch.
+
+    Raises:
+        CalibrationError: If the batch is none of tensor, tuple, list or mapping, or holds no tensor.
+    """
+    if isinstance(batch, Tensor):
+        return (batch,), {}
+    if isinstance(batch, Mapping) and any(isinstance(v, Tensor) for v in batch.values()):
+        return (), dict(batch)
+    if isinstance(batch, tuple | list) and any(isinstance(v, Tensor) for v in batch):
+        return tuple(batch), {}
+    raise CalibrationError(
+        f"a batch must be a tensor, a tuple of arguments or a dict of keyword arguments with at least one tensor; "
+        f"given {type(batch).__name__}"
+    )
+
+
+def tensors_of(value: Any) -> Iterator[Tensor]:
+    """All tensors in a nest of lists, tuples, mappings and dataclass-like objects."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from tensors_of(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors_of(item)
+    elif hasattr(value, "__dict__"):
+        yield from tensors_of(vars(value))
+
+
+def example_count(batch: Batch) -> int:
+    """Number of examples in a batch: the first size of its first tensor that has one."""
+    args, kwargs = as_arguments(batch)
+    sizes = [t.shape[0] for t in tensors_of((args, kwargs)) if t.ndim]
+    if not sizes:
+        raise CalibrationError("the batch has no tensor with a batch dimension; give inputs shaped (batch, ...)")
+    return sizes[0]
+
+
+def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and floating-point type of a model: those of its first floating-point parameter or buffer."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if tensor.is_floating_point():
+            return tensor.device, tensor.dtype
+    return torch.device("cpu"), torch.get_default_dtype()
+
+
+def to_model(batch: Batch, model: nn.Module) -> Batch:
+    """The batch on the model's device; floating-point tensors in the model's type, as plain tensors."""
+    device, dtype = place_of(model)
+
+    def move(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            plain = value.as_subclass(Tensor).detach()
+            return plain.to(device, dtype) if plain.is_floating_point() else plain.to(device)
+        return value
+
+    if isinstance(batch, Tensor):
+        return move(batch)
+    args, kwargs = as_arguments(batch)
+    return {k: move(v) for k, v in kwargs.items()} if kwargs else tuple(move(v) for v in args)
+
+
+@contextmanager
+def undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode without gradients; training flags and random-number state are as before afterwards."""
+    training = {module: module.training for module in model.modules()}
+    devices = [torch.device(d) for d in {t.device for t in model.parameters()} if d.type == "cuda"]
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        for module in training:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module, flag in training.items():
+                module.training = flag
+
+
+def state_of(model: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers by qualified name, non-persistent buffers and shared names included."""
+    return {
+        **dict(model.named_parameters(remove_duplicate=False)),
+        **dict(model.named_buffers(remove_duplicate=False)),
+    }
+
+
+def data_addresses(model: nn.Module) -> dict[int, str]:
+    """Parameter and buffer names by the address of their data; of tied tensors the first name."""
+    names: dict[int, str] = {}
+    for name, tensor in state_of(model).items():
+        if tensor.numel():
+            names.setdefault(tensor.data_ptr(), name)
+    return names
+
+
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().to("cpu").contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

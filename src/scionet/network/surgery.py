@@ -1,0 +1,141 @@
+"""Cutting a network to a plan, and proving that the cut is right. The only writer of structure."""
+
+import copy
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scionet.errors import UnsupportedModel, VerificationError
+from scionet.network.gates import call_with, masked_tensors
+from scionet.network.plan import Plan
+from scionet.network.running import Batch, call, place_of, state_of, tensors_of, to_model, undisturbed
+from scionet.network.sites import Sites
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest relative difference between masked and cut network, by floating-point type."""
+
+
+def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
+    """A copy of `model` without the units that `plan` removes; `model` itself is untouched.
+
+    Raises:
+        InvalidSetting: If the plan is of another network.
+        UnsupportedModel: If the model cannot be copied.
+    """
+    with torch.no_grad():
+        tensors = masked_tensors(model, sites, plan)
+        keep = kept_entries(sites, plan)
+        state = state_of(model)
+        shrunk = {name: _shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in {*tensors, *keep}}
+        pruned = _copy(model)
+        install(pruned, shrunk)
+    return pruned
+
+
+def kept_entries(sites: Sites, plan: Plan) -> dict[str, dict[int, Tensor]]:
+    """Per tensor and dimension that shrinks, the entries that stay, ascending."""
+    masks: dict[tuple[str, int], np.ndarray] = {}
+    for name, kept in plan.kept.items():
+        removed = np.setdiff1d(np.arange(sites[name].width), kept)
+        for slot in sites[name].slots:
+            size = sites.shapes[slot.tensor][slot.dim]
+            mask = masks.setdefault((slot.tensor, slot.dim), np.ones(size, dtype=bool))
+            mask[slot.index[removed].ravel()] = False
+    entries: dict[str, dict[int, Tensor]] = {}
+    for (tensor, dim), mask in masks.items():
+        entries.setdefault(tensor, {})[dim] = torch.from_numpy(np.flatnonzero(mask))
+    return entries
+
+
+def _shrink(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
+    for dim, entries in keep.items():
+        tensor = tensor.index_select(dim, entries.to(tensor.device))
+    return tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except (RuntimeError, TypeError) as error:
+        raise UnsupportedModel(
+            f"{type(model).__name__} cannot be copied by copy.deepcopy ({error}); remove what it holds besides "
+            "parameters, buffers and plain attributes (open files, non-leaf tensors), then prune"
+        ) from error
+
+
+def install(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Put tensors of new shapes into `model` in place and set the sizes its modules record.
+
+    Tied parameters stay tied; `requires_grad` stays as it was.
+    """
+    state = state_of(model)
+    renewed: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        old = state[name]
+        fresh = tensor.to(old)
+        renewed[id(old)] = nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh
+    for module in model.modules():
+        owned = [*module._parameters.items(), *module._buffers.items()]
+        for key, old in owned:
+            if old is not None and id(old) in renewed:
+                setattr(module, key, renewed[id(old)])
+        if any(old is not None and id(old) in renewed for _, old in owned):
+            _record_sizes(module)
+
+
+def _record_sizes(module: nn.Module) -> None:
+    """Attributes that PyTorch's own layers keep beside their tensors."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        if module.groups > 1:
+            module.groups = module.groups * module.weight.shape[0] // module.out_channels
+        module.out_channels, module.in_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+        module.num_features = next(t for t in (module.weight, module.running_mean) if t is not None).shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.shape[0]
+
+
+def verify(
+    model: nn.Module, plan: Plan, sites: Sites, pruned: nn.Module, batch: Batch, tolerance: float | None = None
+) -> float:
+    """Largest relative difference between the masked network and the cut one on `batch`.
+
+    Args:
+        model: The dense network.
+        plan: The plan.
+        sites: The dense network's sites.
+        pruned: What `cut` made.
+        batch: Inputs.
+        tolerance: Largest difference that passes, relative to the largest output; by default 1e-10 in float64, 1e-4
+            in float32, 2e-2 in float16, 1e-1 in bfloat16.
+
+    Raises:
+        VerificationError: If the two differ by more, or give NaN or infinite values.
+    """
+    batch = to_model(batch, model)
+    with undisturbed(model):
+        expected = list(tensors_of(call_with(model, masked_tensors(model, sites, plan), batch)))
+    with undisturbed(pruned):
+        found = list(tensors_of(call(pruned, batch)))
+    difference = max((_difference(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
+    allowed = TOLERANCES[place_of(model)[1]] if tolerance is None else tolerance
+    if not difference <= allowed:
+        raise VerificationError(
+            f"the cut network differs from the masked one by {difference:.2e} (relative; allowed {allowed:.0e}); "
+            "do not use it. Exclude the layers concerned by ignored_layers and report the model"
+        )
+    return difference
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    if not expected.is_floating_point():
+        return float(not torch.equal(expected, found))
+    if expected.shape != found.shape:
+        return float("inf")
+    wide = torch.float64
+    gap = (expected.to(wide) - found.to(wide)).abs().max()
+    return float(gap / expected.to(wide).abs().max().clamp_min(torch.finfo(torch.float32).tiny))
