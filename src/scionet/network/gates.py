@@ -40,9 +40,10 @@ def plan_gates(sites: Sites, plan: Plan) -> dict[str, Tensor]:
 
 def column_factors(site: Site, consumer: str, gate: Tensor, columns: int) -> Tensor:
     """Factor of every input column of one consumer, shape ``(columns,)``; 1 where the site has none."""
+    unit_of = torch.full((columns,), site.width, device=gate.device)
     index = torch.as_tensor(site.slot(consumer, 1).index, device=gate.device)
-    ones = torch.ones(columns, dtype=gate.dtype, device=gate.device)
-    return ones.index_put((index.flatten(),), gate.repeat_interleave(index.shape[1]))
+    unit_of[index] = torch.arange(site.width, device=gate.device)[:, None]
+    return torch.cat([gate, gate.new_ones(1)])[unit_of]
 
 
 def gated_tensors(

@@ -1,0 +1,72 @@
+"""scionet: structured pruning of PyTorch networks by greedy forward selection."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from scionet.budget.limits import Budget
+    from scionet.errors import PruneError
+    from scionet.network.checkpoint import load_pruned, save_pruned
+    from scionet.network.discover import discover
+    from scionet.network.export import export_onnx, export_program
+    from scionet.network.plan import Choice, Plan
+    from scionet.network.sites import Site, Sites
+    from scionet.network.surgery import cut, verify
+    from scionet.pruning import PruneResult, prune
+
+    __version__: str
+
+_HOMES = {
+    "Budget": "scionet.budget.limits",
+    "Choice": "scionet.network.plan",
+    "Plan": "scionet.network.plan",
+    "PruneError": "scionet.errors",
+    "PruneResult": "scionet.pruning",
+    "Site": "scionet.network.sites",
+    "Sites": "scionet.network.sites",
+    "cut": "scionet.network.surgery",
+    "discover": "scionet.network.discover",
+    "export_onnx": "scionet.network.export",
+    "export_program": "scionet.network.export",
+    "load_pruned": "scionet.network.checkpoint",
+    "prune": "scionet.pruning",
+    "save_pruned": "scionet.network.checkpoint",
+    "verify": "scionet.network.surgery",
+}
+
+__all__ = [
+    "Budget",
+    "Choice",
+    "Plan",
+    "PruneError",
+    "PruneResult",
+    "Site",
+    "Sites",
+    "__version__",
+    "cut",
+    "discover",
+    "export_onnx",
+    "export_program",
+    "load_pruned",
+    "prune",
+    "save_pruned",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use, so that `import scionet` itself stays quick (PEP 562).
+
+    Raises:
+        AttributeError: If the package has no such name.
+    """
+    if name == "__version__":
+        return import_module("importlib.metadata").version("scionet")
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names."""
+    return __all__

@@ -1,0 +1,199 @@
+"""How many units each site keeps: one density for all, or what the error curves of the sites say."""
+
+from collections.abc import Iterator, Mapping
+from heapq import heappop, heappush
+
+import numpy as np
+
+from scionet.budget.costs import CostModel, FloatArray, IntArray
+from scionet.budget.ladder import TOLERANCE, Ladder, Moves, describe
+from scionet.budget.limits import Budget
+from scionet.budget.search import Search
+from scionet.errors import InvalidSetting, UnreachableBudget
+
+_EXPANSIONS = 500
+_BRANCHES = 64
+
+
+def uniform(
+    model: CostModel, budget: Budget | str | Mapping[str, object], *, round_to: int = 1, min_units: int = 1
+) -> dict[str, int]:
+    """The widths at which all sites have one density, as large as the budget allows.
+
+    The largest common density is bisected and rounded down to allowed widths. What is left is given away in single
+    steps, at most one per site, to the sparsest site first. Only where steps are so coarse that this ends more than
+    1 % below the limit, sites are exchanged against each other to come closer.
+
+    Args:
+        model: The costs.
+        budget: The limits.
+        round_to: What kept widths are multiples of, except the full width; narrower sites stay whole.
+        min_units: The fewest units a site keeps.
+
+    Returns:
+        The number of units to keep, for every site.
+
+    Raises:
+        InvalidSetting: If a setting is malformed.
+        UnreachableBudget: If no network is small enough, or none within 1 % of the limit was found.
+    """
+    ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units)
+    common = _largest_common(ladder)
+    densities = ladder.widths / model.full[:, None]
+    at = _step_up(ladder, _rungs_below(ladder, common), densities)
+    return ladder.named(_settle(ladder, at, abs(densities - common)))
+
+
+def by_curves(
+    model: CostModel,
+    budget: Budget | str | Mapping[str, object],
+    errors: Mapping[str, FloatArray],
+    *,
+    round_to: int = 1,
+    min_units: int = 1,
+) -> dict[str, int]:
+    """The widths with the least summed error under the budget.
+
+    A heuristic, since costs couple neighbouring sites and the exact problem is a nonconvex knapsack. From the dense
+    network downwards, and a second time from the narrowest upwards, the steps of least damage per cost are taken,
+    with costs recomputed after each; steps end on the lower convex hull of a curve where that is better. Then steps
+    of one site are exchanged against steps of another while the error falls, from coarse to fine. With convex
+    curves, sites that do not touch, and units of equal cost, the result is optimal.
+
+    Args:
+        model: The costs.
+        budget: The limits.
+        errors: For every site the predicted error at each kept width 0..N, shape ``(N + 1,)``. A width with an
+            infinite error is never taken. Where a curve rises with the width (noise), its running minimum counts.
+        round_to: What kept widths are multiples of, except the full width; narrower sites stay whole.
+        min_units: The fewest units a site keeps.
+
+    Returns:
+        The number of units to keep, for every site.
+
+    Raises:
+        InvalidSetting: If a setting is malformed, or the curves do not fit the sites.
+        UnreachableBudget: If no network is small enough, or none within 1 % of the limit was found.
+    """
+    curves = _checked(model, errors)
+    allowed = {name: np.isfinite(curve) for name, curve in curves.items()}
+    ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units, allowed=allowed)
+    search = Search.build(ladder, curves)
+    best = min((search.refine(start) for start in search.starts()), key=search.total)
+    return ladder.named(_settle(ladder, best, search.error))
+
+
+def _largest_common(ladder: Ladder) -> float:
+    """The largest common density that fits, by bisection."""
+    if ladder.slack(ladder.top) >= 0:
+        return 1.0
+    low, high = 0.0, 1.0
+    for _ in range(50):
+        middle = (low + high) / 2
+        low, high = (middle, high) if ladder.slack(_rungs_below(ladder, middle)) >= 0 else (low, middle)
+    return low
+
+
+def _rungs_below(ladder: Ladder, density: float) -> IntArray:
+    """For each site the highest rung of at most that density, or the lowest there is."""
+    below = (ladder.widths <= density * ladder.model.full[:, None]).sum(axis=1)
+    return np.clip(below - 1, 0, ladder.top)
+
+
+def _step_up(ladder: Ladder, at: IntArray, densities: FloatArray) -> IntArray:
+    """One step up for each site for which it fits, the sparsest first."""
+    for site in np.argsort(densities[ladder.everyone, at], kind="stable"):
+        higher = np.minimum(at + (ladder.everyone == site), ladder.top)
+        at = higher if ladder.slack(higher) >= 0 else at
+    return at
+
+
+def _checked(model: CostModel, errors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    """The curves as they may be used: one per site, without NaN, nowhere rising.
+
+    Raises:
+        InvalidSetting: If sites and curves do not match; all problems at once.
+    """
+    problems = [f"no site is named {name!r}" for name in errors if name not in model.names]
+    curves = {}
+    for name, full in zip(model.names, model.full.tolist(), strict=True):
+        curve = np.asarray(errors.get(name, ()), dtype=np.float64)
+        if curve.shape != (full + 1,):
+            problems.append(f"site {name!r} needs {full + 1} values, for 0..{full} kept units; given {curve.shape}")
+        elif np.isnan(curve).any() or not np.isfinite(curve[-1]):
+            problems.append(f"the curve of site {name!r} has a NaN, or is not finite at full width")
+        else:
+            curves[name] = np.minimum.accumulate(curve)
+    if problems:
+        raise InvalidSetting("the error curves do not fit the network: " + "; ".join(problems))
+    return curves
+
+
+def _settle(ladder: Ladder, at: IntArray, penalty: FloatArray) -> IntArray:
+    """Where steps are so coarse that the limit is missed by more than the tolerance: exchange them to come closer.
+
+    Args:
+        ladder: The widths that may be taken.
+        at: Where to start, within the budget.
+        penalty: What each rung of each site costs apart from the budget, shape ``(site, rung)``.
+
+    Raises:
+        UnreachableBudget: If nothing close enough was found.
+    """
+    if ladder.slack(at) <= TOLERANCE or (at == ladder.top).all():
+        return at
+    at = _approach(ladder, at)
+    while True:
+        downs, ups = _small_steps(ladder, at)
+        slacks = ladder.slacks(at, downs, ups)
+        added = np.add.outer(*(penalty[m.site, m.to] - penalty[m.site, at[m.site]] for m in (downs, ups)))
+        change = np.where((slacks >= 0) & (slacks <= TOLERANCE), added, 0)
+        if change.min() >= -1e-12 * penalty.max():
+            return at
+        at = ladder.exchanged(at, downs, ups, int(change.argmin()))
+
+
+def _approach(ladder: Ladder, start: IntArray) -> IntArray:
+    """The first allocation found within the tolerance, by best-first search over exchanges.
+
+    Raises:
+        UnreachableBudget: If the search ends without one.
+    """
+    frontier = [(ladder.slack(start), 0, start)]
+    seen = {start.tobytes()}
+    nearest = start
+    for _ in range(_EXPANSIONS):
+        if not frontier:
+            break
+        _, _, at = heappop(frontier)
+        for slack, found in _neighbours(ladder, at):
+            if 0 <= slack <= TOLERANCE:
+                return found
+            if found.tobytes() not in seen:
+                seen.add(found.tobytes())
+                heappush(frontier, (abs(slack), len(seen), found))
+                nearest = found if 0 <= slack < ladder.slack(nearest) else nearest
+    raise UnreachableBudget(_too_coarse(ladder, nearest))
+
+
+def _neighbours(ladder: Ladder, at: IntArray) -> Iterator[tuple[float, IntArray]]:
+    """The exchanges that come closest to the limit, from either side."""
+    downs, ups = _small_steps(ladder, at)
+    slacks = ladder.slacks(at, downs, ups).ravel()
+    distance = np.where(slacks >= 0, slacks, TOLERANCE - slacks)
+    for index in np.argsort(distance, kind="stable")[:_BRANCHES]:
+        yield float(slacks[index]), ladder.exchanged(at, downs, ups, int(index))
+
+
+def _small_steps(ladder: Ladder, at: IntArray) -> tuple[Moves, Moves]:
+    """One step or two of each site, downwards and upwards; each list begins with no step at all."""
+    none = Moves(ladder.everyone[:1], at[:1])
+    downs, ups = (ladder.climb(at, sign) | ladder.climb(at, 2 * sign) for sign in (-1, 1))
+    return none | downs.only(downs.to < at[downs.site]), none | ups.only(ups.to > at[ups.site])
+
+
+def _too_coarse(ladder: Ladder, at: IntArray) -> str:
+    return (
+        f"no allocation within {TOLERANCE:.0%} below the budget {ladder.budget} was found: the nearest below it has "
+        f"{describe(ladder.cost(at), ladder.model.dense)}; lower round_to or min_units, or set the budget to that"
+    )

@@ -1,0 +1,182 @@
+"""The widths that every site may take, and what steps between them cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scionet.budget.costs import Cost, CostModel, FloatArray, IntArray
+from scionet.budget.limits import Budget
+from scionet.errors import InvalidSetting, UnreachableBudget
+
+TOLERANCE = 0.01
+"""How far below its tightest limit an allocation may end, as a fraction of the dense cost."""
+
+_NEVER = 1e300
+
+
+@dataclass(frozen=True, eq=False)
+class Moves:
+    """Changes of one site each.
+
+    Attributes:
+        site: Position of the site that moves, shape ``(move,)``.
+        to: The rung it moves to, shape ``(move,)``.
+    """
+
+    site: IntArray
+    to: IntArray
+
+    def __or__(self, other: "Moves") -> "Moves":
+        """Both lists of moves, one after the other."""
+        return Moves(np.concatenate((self.site, other.site)), np.concatenate((self.to, other.to)))
+
+    def only(self, where: NDArray[np.bool_]) -> "Moves":
+        """The moves where a mask of shape ``(move,)`` holds."""
+        return Moves(self.site[where], self.to[where])
+
+    def one(self, index: int, at: IntArray) -> IntArray:
+        """The rungs after one of the moves is made."""
+        moved = at.copy()
+        moved[self.site[index]] = self.to[index]
+        return moved
+
+
+@dataclass(frozen=True, eq=False)
+class Ladder:
+    """The widths that every site may take, from narrow to whole, under a budget.
+
+    A *rung* is the position of a width among those that its site may take; an allocation is one rung per site, an
+    integer array of shape ``(site,)``, called `at`.
+
+    Attributes:
+        model: The costs.
+        budget: The limits.
+        widths: Width at each rung, shape ``(site, rung)``; shorter rows repeat the full width at their end.
+        top: The last rung of each site, shape ``(site,)``: the whole site.
+    """
+
+    model: CostModel
+    budget: Budget
+    widths: IntArray
+    top: IntArray
+
+    @classmethod
+    def build(
+        cls,
+        model: CostModel,
+        budget: Budget,
+        *,
+        round_to: int = 1,
+        min_units: int = 1,
+        allowed: Mapping[str, NDArray[np.bool_]] | None = None,
+    ) -> "Ladder":
+        """The multiples of `round_to` from `min_units` on, and the full width; a narrower site stays whole.
+
+        Args:
+            model: The costs.
+            budget: The limits.
+            round_to: What kept widths are multiples of, except the full width.
+            min_units: The fewest units a site keeps.
+            allowed: Which of the widths ``0..N`` of a site are allowed at all, shape ``(N + 1,)``.
+
+        Raises:
+            InvalidSetting: If `round_to` or `min_units` is below 1.
+            UnreachableBudget: If even the narrowest network exceeds a limit.
+        """
+        if round_to < 1 or min_units < 1:
+            raise InvalidSetting(f"round_to and min_units must be at least 1; given {round_to} and {min_units}")
+        rows = []
+        for name, full in zip(model.names, model.full.tolist(), strict=True):
+            row = np.append(np.arange(round_to * -(-min_units // round_to), full, round_to), full)
+            rows.append(row if allowed is None else row[allowed[name][row]])
+        top = np.array([len(row) - 1 for row in rows], dtype=np.int64)
+        columns = np.arange(max(top, default=0) + 1)
+        widths = np.array([row[np.minimum(columns, len(row) - 1)] for row in rows], dtype=np.int64)
+        ladder = cls(model, budget, widths.reshape(len(rows), len(columns)), top)
+        ladder._check_reachable()
+        return ladder
+
+    def kept(self, at: IntArray) -> IntArray:
+        """Widths at the given rungs, shape ``(site,)``."""
+        return self.widths[self.everyone, at]
+
+    def named(self, at: IntArray) -> dict[str, int]:
+        """Widths at the given rungs by name of the site."""
+        return dict(zip(self.model.names, self.kept(at).tolist(), strict=True))
+
+    def cost(self, at: IntArray) -> Cost:
+        """The cost at the given rungs."""
+        return self.model.cost(self.named(at))
+
+    def room(self, at: IntArray) -> FloatArray:
+        """What is left below each limit, shape ``(quantity,)``: negative beyond it, infinite where there is none."""
+        return self.caps - self.model.evaluate(self.kept(at))
+
+    def slack(self, at: IntArray) -> float:
+        """What is left below the tightest limit, as a fraction of the dense cost."""
+        return float(np.min(self.room(at) / self.scale))
+
+    def shifts(self, at: IntArray, moves: Moves) -> FloatArray:
+        """How each move alone changes the costs, shape ``(quantity, move)``."""
+        return self.model.shifts(self.kept(at), moves.site, self._steps(at, moves))
+
+    def left(self, at: IntArray, moves: Moves, others: Moves) -> FloatArray:
+        """What is left below each limit after a pair of moves, shape ``(quantity, move, other move)``.
+
+        Two moves of the same site exclude each other, unless one of them stays where it is: such a pair never fits.
+        """
+        steps, other_steps = self._steps(at, moves), self._steps(at, others)
+        alone = self.shifts(at, moves)[:, :, None] + self.shifts(at, others)[:, None, :]
+        change = alone + self.model.interactions(moves.site, steps, others.site, other_steps)
+        clash = (moves.site[:, None] == others.site) & (np.multiply.outer(steps, other_steps) != 0)
+        return self.room(at)[:, None, None] - np.where(clash, _NEVER, change)
+
+    def slacks(self, at: IntArray, moves: Moves, others: Moves) -> FloatArray:
+        """What is left below the tightest limit after a pair of moves, shape ``(move, other move)``."""
+        return np.min(self.left(at, moves, others) / self.scale[:, None, None], axis=0)
+
+    def exchanged(self, at: IntArray, moves: Moves, others: Moves, pair: int) -> IntArray:
+        """The rungs after a pair of moves, given by its position in a flattened ``(move, other move)`` array."""
+        first, second = divmod(pair, len(others.site))
+        return others.one(second, moves.one(first, at))
+
+    def climb(self, at: IntArray, rungs: IntArray | int) -> Moves:
+        """One move per site, so many rungs up (negative: down), at most to the end of the ladder."""
+        return Moves(self.everyone, np.clip(at + rungs, 0, self.top))
+
+    @cached_property
+    def everyone(self) -> IntArray:
+        """Positions of all sites."""
+        return np.arange(len(self.top))
+
+    @cached_property
+    def caps(self) -> FloatArray:
+        """The limits in absolute numbers, shape ``(quantity,)``."""
+        caps = self.budget.absolute(self.model.dense)
+        return np.array([caps.macs, caps.params])
+
+    @cached_property
+    def scale(self) -> FloatArray:
+        """The dense costs, shape ``(quantity,)``."""
+        return np.maximum([self.model.dense.macs, self.model.dense.params], 1.0)
+
+    def _steps(self, at: IntArray, moves: Moves) -> IntArray:
+        return self.widths[moves.site, moves.to] - self.kept(at)[moves.site]
+
+    def _check_reachable(self) -> None:
+        least = self.cost(np.zeros_like(self.top))
+        if not self.budget.met(least, self.model.dense):
+            raise UnreachableBudget(
+                f"the budget {self.budget} cannot be reached: the smallest network these sites allow has "
+                f"{describe(least, self.model.dense)}; raise the budget, or lower round_to or min_units, or ignore "
+                f"fewer layers"
+            )
+
+
+def describe(cost: Cost, dense: Cost) -> str:
+    """A cost beside the dense one, for a person to read."""
+    macs, params = cost.macs / max(dense.macs, 1), cost.params / max(dense.params, 1)
+    return f"{cost} (macs {macs:.2%}, params {params:.2%} of the dense network)"

@@ -1,0 +1,183 @@
+"""Budget: how much of a network may remain."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import TYPE_CHECKING
+
+from scionet.errors import InvalidSetting, unknown
+
+if TYPE_CHECKING:
+    from scionet.budget.costs import Cost
+
+QUANTITIES = ("macs", "params")
+EXAMPLES = 'write for example "macs<=50%", "params<=1.2M" or "macs<=2.0G, params<=40%"'
+SUFFIXES = {"K": 3, "M": 6, "G": 9}
+
+_LIMIT = re.compile(
+    r"\s*(?P<quantity>\w+)\s*(?P<relation>[<>=!≤≥]+)"
+    r"\s*(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*(?P<unit>%|[A-Za-z]*)\s*"
+)
+
+
+@dataclass(frozen=True)
+class Limit:
+    """An upper limit on one quantity.
+
+    Attributes:
+        quantity: ``"macs"`` (of one forward pass per example) or ``"params"``.
+        at_most: A fraction of the dense network's cost in (0, 1], or an absolute number from 1 on.
+        relative: Which of the two it is.
+    """
+
+    quantity: str
+    at_most: float
+    relative: bool
+
+    def __post_init__(self) -> None:
+        """Check quantity and range.
+
+        Raises:
+            InvalidSetting: If the quantity is unknown or the number is out of range.
+        """
+        if self.quantity in ("latency", "latency_ms"):
+            raise InvalidSetting(f"a budget on {self.quantity} is not supported yet; {EXAMPLES}")
+        if self.quantity not in QUANTITIES:
+            raise unknown("quantity of a budget", self.quantity, QUANTITIES)
+        if self.relative and not 0 < self.at_most <= 1:
+            raise InvalidSetting(
+                f"a relative limit must be above 0% and at most 100%; given {_percent(self.at_most)}; {EXAMPLES}"
+            )
+        if not self.relative and not 1 <= self.at_most < math.inf:
+            raise InvalidSetting(
+                f"an absolute limit must be a finite number from 1 on; given {self.quantity}<={self.at_most:g}; a "
+                f"fraction of the dense network is written with %: {EXAMPLES}"
+            )
+
+    def __str__(self) -> str:
+        """The canonical text; `Budget` reads it back to an equal limit."""
+        return f"{self.quantity}<={_percent(self.at_most) if self.relative else _short(self.at_most)}"
+
+    def cap(self, dense: "Cost") -> float:
+        """The limit as an absolute number."""
+        if not self.relative:
+            return float(self.at_most)
+        # In exact decimals, because 0.29 * 100 < 29 in floating point.
+        return float(Fraction(repr(float(self.at_most))) * Fraction(_amount(dense, self.quantity)))
+
+
+@dataclass(frozen=True)
+class Caps:
+    """Absolute upper limits; infinite where there is none."""
+
+    macs: float = math.inf
+    params: float = math.inf
+
+
+@dataclass(frozen=True, init=False)
+class Budget:
+    """Limits that all hold together: ``Budget("macs<=50%")``, ``Budget("macs<=2.0G, params<=40%")``.
+
+    Percentages are of the dense network. Absolute numbers may end in K, M or G (10^3, 10^6, 10^9). Limits are
+    separated by commas, ``&`` or ``and``.
+
+    Attributes:
+        limits: The limits, ordered by quantity, absolute before relative.
+    """
+
+    limits: tuple[Limit, ...]
+
+    def __init__(self, *limits: Limit | str) -> None:
+        """Read texts and collect limits.
+
+        Raises:
+            InvalidSetting: If a text is malformed, a number out of range, a limit given twice, or none is given.
+        """
+        parts = [p for given in limits for p in ([given] if isinstance(given, Limit) else _parse(given))]
+        kinds = {(limit.quantity, limit.relative) for limit in parts}
+        if not parts or len(kinds) < len(parts):
+            given = ", ".join(str(limit) for limit in parts) or "nothing"
+            raise InvalidSetting(f"a budget needs one limit or more, each of its own kind; given {given}; {EXAMPLES}")
+        ordered = tuple(sorted(parts, key=lambda limit: (limit.quantity, limit.relative)))
+        object.__setattr__(self, "limits", ordered)
+
+    @classmethod
+    def of(cls, value: "str | Budget | Mapping[str, object]") -> "Budget":
+        """A budget from whatever a user wrote: a text, a budget, or ``{"macs": "50%", "params": 1_200_000}``.
+
+        Raises:
+            InvalidSetting: If it is none of these, or malformed.
+        """
+        if isinstance(value, Budget):
+            return value
+        if isinstance(value, str):
+            return cls(value)
+        if isinstance(value, Mapping):
+            return cls(*(f"{quantity}<={amount}" for quantity, amount in value.items()))
+        raise InvalidSetting(f"a budget is a text or a mapping; given {value!r}; {EXAMPLES}")
+
+    def __str__(self) -> str:
+        """The canonical text; ``Budget(str(budget)) == budget``."""
+        return ", ".join(str(limit) for limit in self.limits)
+
+    def absolute(self, dense: "Cost") -> Caps:
+        """The limits in absolute numbers, the tightest of each quantity."""
+        caps = {q: min((x.cap(dense) for x in self.limits if x.quantity == q), default=math.inf) for q in QUANTITIES}
+        return Caps(**caps)
+
+    def met(self, cost: "Cost", dense: "Cost") -> bool:
+        """Whether a cost is within all limits."""
+        return all(_amount(cost, limit.quantity) <= limit.cap(dense) for limit in self.limits)
+
+    def slack(self, cost: "Cost", dense: "Cost") -> float:
+        """How close a cost comes to its tightest limit, as a fraction of the dense cost; negative beyond it."""
+        return min(
+            (limit.cap(dense) - _amount(cost, limit.quantity)) / max(_amount(dense, limit.quantity), 1)
+            for limit in self.limits
+        )
+
+
+def _amount(cost: "Cost", quantity: str) -> float:
+    return cost.macs if quantity == "macs" else cost.params
+
+
+def _percent(fraction: float) -> str:
+    return f"{(Decimal(repr(float(fraction))) * 100).normalize():f}%"
+
+
+def _short(number: float) -> str:
+    exact = Decimal(repr(float(number)))
+    for suffix, power in sorted(SUFFIXES.items(), key=lambda item: -item[1]):
+        if number >= 10**power:
+            return f"{exact.scaleb(-power).normalize():f}{suffix}"
+    return f"{exact.normalize():f}"
+
+
+def _parse(text: str) -> list[Limit]:
+    """The limits of a text; all problems are reported at once."""
+    limits, problems = [], []
+    for part in re.split(r",|&|\band\b", text):
+        try:
+            limits.append(_parse_one(part))
+        except InvalidSetting as error:
+            problems.append(str(error))
+    if problems:
+        raise InvalidSetting(f"budget {text!r}: " + "; and: ".join(problems))
+    return limits
+
+
+def _parse_one(part: str) -> Limit:
+    match = _LIMIT.fullmatch(part)
+    if match is None:
+        raise InvalidSetting(f"{part.strip()!r} is not a limit; {EXAMPLES}")
+    quantity, relation, number, unit = match.group("quantity", "relation", "number", "unit")
+    if relation != "<=":
+        raise InvalidSetting(f"a limit is written with '<='; given {part.strip()!r}; {EXAMPLES}")
+    if unit == "%":
+        return Limit(quantity, float(Decimal(number) / 100), relative=True)
+    if unit.upper() not in ("", *SUFFIXES):
+        raise InvalidSetting(f"unknown unit {unit!r} in {part.strip()!r}; allowed: %, {', '.join(SUFFIXES)}, or none")
+    return Limit(quantity, float(Decimal(number).scaleb(SUFFIXES.get(unit.upper(), 0))), relative=False)

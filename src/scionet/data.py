@@ -1,0 +1,266 @@
+"""Pictures as batches: image folders, zip files of them, and scikit-learn's handwritten digits."""
+
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scionet.errors import CalibrationError, InvalidSetting
+from scionet.pictures import Pixels, Preprocessing
+
+__all__ = ["ImageBatches", "ImageFolder", "Preprocessing", "batches", "digits", "sample"]
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+DECODERS = 2
+"""Threads that decode pictures while the network computes; pillow releases the interpreter lock."""
+
+
+@dataclass(frozen=True)
+class ImageFolder:
+    """Labelled pictures in a directory or a zip file, laid out as ``[split/]class/name.jpg``.
+
+    Nothing is extracted: pictures are read from the zip file where they stand.
+
+    Attributes:
+        root: The directory or zip file.
+        split: Folder above the classes, such as ``"train"``; None where the classes stand at the top.
+        classes: Names of the class folders, sorted; the position of a name is its label.
+        paths: Every picture below `root`, sorted by class and name.
+        labels: The label of every picture.
+    """
+
+    root: str | Path
+    split: str | None = None
+    classes: tuple[str, ...] = field(init=False, repr=False)
+    paths: tuple[str, ...] = field(init=False, repr=False)
+    labels: tuple[int, ...] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        """List the pictures.
+
+        Raises:
+            InvalidSetting: If there is no such directory or zip file, no such split, or no picture in a class folder.
+        """
+        found = sorted(_pictures(Path(self.root)))
+        above = () if self.split is None else (self.split,)
+        paths = [parts for parts in found if len(parts) == len(above) + 2 and parts[:-2] == above]
+        if not paths:
+            raise InvalidSetting(_nothing_found(self.root, self.split, found))
+        classes = sorted({parts[-2] for parts in paths})
+        label_of = {name: label for label, name in enumerate(classes)}
+        object.__setattr__(self, "classes", tuple(classes))
+        object.__setattr__(self, "paths", tuple(map("/".join, paths)))
+        object.__setattr__(self, "labels", tuple(label_of[parts[-2]] for parts in paths))
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.paths)
+
+    @contextmanager
+    def reader(self) -> Iterator[Callable[[int], bytes]]:
+        """A function from the index of a picture to its file's bytes; safe to call from several threads."""
+        root = Path(self.root)
+        if root.is_dir():
+            yield lambda index: (root / self.paths[index]).read_bytes()
+        else:
+            with zipfile.ZipFile(root) as archive:
+                yield lambda index: archive.read(self.paths[index])
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatches:
+    """Batches of an image folder, the same at every iteration; made by `batches`.
+
+    Attributes:
+        folder: The pictures.
+        preprocessing: What is done to each.
+        batch_size: Pictures per batch; the last batch may be smaller.
+        indices: Which pictures, in this order.
+        labels: Whether ``(images, labels)`` is given instead of images alone.
+        pixels: All pictures decoded, shape ``(len(indices), height, width, 3)``, if they are held in memory.
+    """
+
+    folder: ImageFolder
+    preprocessing: Preprocessing
+    batch_size: int
+    indices: tuple[int, ...]
+    labels: bool = False
+    pixels: Pixels | None = None
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return -(-len(self.indices) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
+        """Images, float32 ``(batch, 3, height, width)``, and their labels, int64 ``(batch,)``, if asked for."""
+        starts = range(0, len(self.indices), self.batch_size)
+        chunks = [self.indices[start : start + self.batch_size] for start in starts]
+        for chunk, pixels in zip(chunks, self._decoded(chunks), strict=True):
+            images = self.preprocessing.tensor(pixels)
+            yield (images, torch.tensor([self.folder.labels[i] for i in chunk])) if self.labels else images
+
+    def _decoded(self, chunks: Sequence[Sequence[int]]) -> Iterator[Pixels]:
+        """The pictures of each chunk, from memory or from the files."""
+        if self.pixels is None:
+            yield from _decode(self.folder, self.preprocessing, chunks)
+        else:
+            yield from np.split(self.pixels, range(self.batch_size, len(self.pixels), self.batch_size))
+
+
+def batches(
+    folder: ImageFolder,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    indices: Sequence[int] | NDArray[np.int64] | None = None,
+    labels: bool = False,
+    in_memory: bool = False,
+) -> ImageBatches:
+    """Batches that can be iterated over again and again.
+
+    Args:
+        folder: The pictures.
+        preprocessing: What is done to each.
+        batch_size: Pictures per batch.
+        indices: Which pictures, in this order; None takes all.
+        labels: Give ``(images, labels)`` instead of images alone.
+        in_memory: Decode all pictures once and keep their pixels (3 bytes per pixel). Quick where the same pictures
+            are passed several times.
+
+    Raises:
+        InvalidSetting: If the batch size is not positive, no picture is chosen, or an index is out of range.
+        CalibrationError: When iterated over (at once with `in_memory`), if a picture cannot be decoded or differs in
+            size; the text names the file.
+    """
+    chosen = tuple(range(len(folder))) if indices is None else tuple(int(i) for i in indices)
+    if batch_size < 1 or not chosen:
+        raise InvalidSetting(f"batch size and number of pictures must be positive; given {batch_size}, {len(chosen)}")
+    if min(chosen) < 0 or max(chosen) >= len(folder):
+        raise InvalidSetting(f"indices {min(chosen)}..{max(chosen)} are outside of the {len(folder)} pictures")
+    pixels = next(_decode(folder, preprocessing, [chosen])) if in_memory else None
+    return ImageBatches(folder, preprocessing, batch_size, chosen, labels, pixels)
+
+
+def sample(folder: ImageFolder, count: int, seed: int, per_class: bool = False) -> NDArray[np.int64]:
+    """A random subset without repetition, the same for the same seed.
+
+    Args:
+        folder: The pictures.
+        count: How many; with `per_class`, how many of every class.
+        seed: Seed of the draw.
+        per_class: Draw from every class separately.
+
+    Returns:
+        Indices, ascending.
+
+    Raises:
+        InvalidSetting: If there are fewer pictures than asked for.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(folder.labels)
+    pools = [np.flatnonzero(labels == c) for c in range(len(folder.classes))] if per_class else [np.arange(len(folder))]
+    fewest = min(len(pool) for pool in pools)
+    if not 1 <= count <= fewest:
+        raise InvalidSetting(f"{count} pictures asked for; {folder.root} has 1..{fewest} to give")
+    return np.sort(np.concatenate([rng.choice(pool, count, replace=False) for pool in pools]))
+
+
+def digits(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """scikit-learn's 1,797 handwritten digits, four fifths to train and one fifth to validate.
+
+    Args:
+        seed: Seed of the split, which keeps the shares of the classes.
+
+    Returns:
+        Training images, training labels, validation images, validation labels. Images are float32
+        ``(count, 1, 8, 8)``, from 0 (paper) to 1 (ink); labels are int64.
+    """
+    from sklearn.datasets import load_digits  # a second to import, and needed here only
+    from sklearn.model_selection import train_test_split
+
+    images, labels = load_digits(return_X_y=True)
+    pixels = (np.asarray(images, dtype=np.float32) / 16).reshape(-1, 1, 8, 8)
+    parts = train_test_split(
+        pixels, np.asarray(labels, dtype=np.int64), test_size=0.2, random_state=seed, stratify=labels
+    )
+    train_x, val_x, train_y, val_y = map(torch.from_numpy, parts)
+    return train_x, train_y, val_x, val_y
+
+
+def _pictures(root: Path) -> Iterator[tuple[str, ...]]:
+    """Paths of all pictures below a directory or in a zip file, relative to it and split at the slashes.
+
+    Raises:
+        InvalidSetting: If it is neither.
+    """
+    if root.is_dir():
+        names = (path.relative_to(root).as_posix() for path in root.rglob("*"))
+    elif root.is_file() and zipfile.is_zipfile(root):
+        with zipfile.ZipFile(root) as archive:
+            names = archive.namelist()
+    else:
+        state = "is neither" if root.exists() else "does not exist"
+        raise InvalidSetting(f"{root} {state}; give a directory or a zip file laid out as [split/]class/name.jpg")
+    split = (tuple(name.split("/")) for name in names if name.lower().endswith(SUFFIXES))
+    return (parts for parts in split if not parts[-1].startswith("."))
+
+
+def _nothing_found(root: str | Path, split: str | None, found: list[tuple[str, ...]]) -> str:
+    """Why there are no pictures, for a person who gave the wrong split or the wrong folder."""
+    given = f"{root} has no pictures at {'class' if split is None else split + '/class'}/name.jpg"
+    if not found:
+        return f"{given}, nor elsewhere; allowed are the types {', '.join(SUFFIXES)}"
+    splits = sorted({parts[0] for parts in found if len(parts) == 3})
+    advice = f"give the split {' or '.join(splits[:4])}" if splits else "give a folder with one folder per class"
+    return f"{given}, but for example {'/'.join(found[0])}; {advice}"
+
+
+def _decode(folder: ImageFolder, preprocessing: Preprocessing, chunks: Sequence[Sequence[int]]) -> Iterator[Pixels]:
+    """The pictures of each chunk, one chunk ahead of the one that is asked for."""
+    pool = ThreadPoolExecutor(DECODERS)
+    with folder.reader() as read:
+
+        def submit(chunk: Sequence[int]) -> list[Future[Pixels]]:
+            return [pool.submit(_picture, folder, preprocessing, read, index) for index in chunk]
+
+        try:
+            ahead = submit(chunks[0])
+            for number, chunk in enumerate(chunks):
+                current, ahead = ahead, submit(chunks[number + 1]) if number + 1 < len(chunks) else []
+                yield _stack(folder, chunk, [picture.result() for picture in current])
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _picture(folder: ImageFolder, preprocessing: Preprocessing, read: Callable[[int], bytes], index: int) -> Pixels:
+    """One picture, ready but for the normalisation.
+
+    Raises:
+        CalibrationError: If it cannot be read, decoded or cropped; the text names the file.
+    """
+    try:
+        return preprocessing.picture(read(index))
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        name = f"{folder.paths[index]} in {folder.root}"
+        raise CalibrationError(f"cannot use the picture {name}: {error}; repair or remove it") from error
+
+
+def _stack(folder: ImageFolder, chunk: Sequence[int], pictures: Sequence[Pixels]) -> Pixels:
+    """Pictures as one array.
+
+    Raises:
+        CalibrationError: If one differs in size from the first; the text names the file.
+    """
+    first = pictures[0].shape
+    for index, picture in zip(chunk, pictures, strict=True):
+        if picture.shape != first:
+            sizes = f"{picture.shape[:2]} pixels, and {folder.paths[chunk[0]]} has {first[:2]}"
+            raise CalibrationError(f"{folder.paths[index]} has {sizes}; give a size and a crop to make them equal")
+    return np.stack(pictures)

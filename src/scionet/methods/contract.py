@@ -1,0 +1,94 @@
+"""What a method is, and what a ranker is."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from scionet.budget.limits import Budget
+from scionet.network.plan import Plan
+from scionet.network.running import Batch
+from scionet.network.sites import Site, Sites
+from scionet.selection.greedy import Selection
+from scionet.selection.terms import Term
+
+Progress = Callable[[str, int, int], None]
+"""Told what goes on: stage, steps done, steps in all."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A `Progress` that tells nobody."""
+
+
+class Method(ABC):
+    """A way to choose what stays of a network.
+
+    Attributes:
+        name: Registry name.
+    """
+
+    name: str
+
+    @abstractmethod
+    def select(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        sites: Sites,
+        budget: Budget | None,
+        seed: int,
+        progress: Progress = silent,
+    ) -> Plan:
+        """Choose. Pure: `model` comes back bit for bit as it was.
+
+        Args:
+            model: The dense network.
+            batches: Calibration data, iterated anew for each pass. Each batch is what `model` is called on; with an
+                objective that needs labels, a pair of that and the labels.
+            sites: The network's sites.
+            budget: What may remain; None where the method has a stop rule of its own.
+            seed: Root of all randomness.
+            progress: Is told what goes on.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class SiteView:
+    """One site and what is known when its units are ranked.
+
+    Attributes:
+        site: The site.
+        sites: All sites.
+        model: The dense network.
+        terms: One for each consumer; empty for rankers that use no moments and where nothing is fitted.
+        gates: Gates of the sites decided before, shape ``(width,)`` each.
+        tensors: Tensors refitted before, in dense shapes.
+        batches: Calibration data.
+    """
+
+    site: Site
+    sites: Sites
+    model: nn.Module
+    terms: Sequence[Term]
+    gates: Mapping[str, Tensor]
+    tensors: Mapping[str, Tensor]
+    batches: Iterable[Any]
+
+
+class Ranker(ABC):
+    """The order in which a site's units are taken: what tells methods apart.
+
+    Attributes:
+        uses_moments: Whether `SiteView.terms` must be there.
+        uses_labels: Whether batches are pairs of inputs and labels.
+    """
+
+    uses_moments: bool = False
+    uses_labels: bool = False
+
+    @abstractmethod
+    def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
+        """Take units until `n_units` different ones are kept."""

@@ -1,0 +1,69 @@
+"""Greedy forward selection over a whole network: start empty, add the unit that helps most.
+
+Sources: Ye et al., *Good Subnetworks Provably Exist: Pruning via Greedy Forward Selection*, ICML 2020 (average, task
+loss); Ye et al., *Greedy Optimization Provably Wins the Lottery*, NeurIPS 2020 (line search, local imitation).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from scionet.methods.contract import Ranker, SiteView
+from scionet.methods.loss import TaskLoss
+from scionet.selection.greedy import Exact, Policy, Selection, Stochastic, greedy
+from scionet.selection.objective import Objective
+from scionet.selection.quadratic import Average, LeastSquares, LineSearch
+from scionet.settings import ForwardSettings
+
+
+@dataclass(frozen=True)
+class ForwardRanker(Ranker):
+    """Greedy forward selection at one site."""
+
+    settings: ForwardSettings
+
+    @property
+    def uses_moments(self) -> bool:
+        """Whether the objective is a local imitation."""
+        return self.settings.objective != "loss"
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the objective is the task loss."""
+        return self.settings.objective == "loss"
+
+    def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
+        """Pick until `n_units` different units are kept, or the stop rule holds."""
+        objective = self._objective(view)
+        return greedy(
+            objective,
+            n_units,
+            policy=self._policy(),
+            repetition=self.settings.repetition or self.settings.objective == "line_search",
+            rng=rng,
+            enough=None if self.settings.tolerance is None else _within(objective, self.settings.tolerance),
+        )
+
+    def _policy(self) -> Policy:
+        if self.settings.candidates == "exact":
+            return Exact()
+        return Stochastic(self.settings.epsilon, self.settings.sample_size)
+
+    def _objective(self, view: SiteView) -> Objective[Any]:
+        match self.settings.objective:
+            case "least_squares":
+                return LeastSquares(view.terms, self.settings.ridge)
+            case "line_search":
+                return LineSearch(view.terms)
+            case "average":
+                return Average(view.terms)
+            case "loss":
+                return TaskLoss(view)
+
+
+def _within(objective: Objective[Any], tolerance: float) -> Callable[[float], bool]:
+    """Stop rule of the paper: the loss exceeds that of the dense network by at most `tolerance`."""
+    assert isinstance(objective, TaskLoss), "settings admit a tolerance for the task loss alone"
+    return lambda value: -value <= objective.dense_loss + tolerance

@@ -1,0 +1,87 @@
+"""From the moments of a consumer to the regression problem that local imitation solves."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from scionet.network.moments import Moments
+from scionet.network.running import state_of
+from scionet.network.sites import Consumer, Site, Sites
+from scionet.selection.terms import Term
+
+FloatArray = NDArray[np.float64]
+IntArray = NDArray[np.int64]
+
+
+def norm_scale(model: nn.Module, consumer: Consumer) -> FloatArray | None:
+    """The factor gamma / sigma of the BatchNorm behind a consumer, shape ``(O,)``; None if there is none."""
+    state = state_of(model)
+    variance = state.get(f"{consumer.norm}.running_var") if consumer.norm is not None else None
+    if variance is None:
+        return None
+    module = model.get_submodule(consumer.norm or "")
+    eps = float(getattr(module, "eps", 0.0))
+    gamma = state.get(f"{consumer.norm}.weight")
+    sigma = np.sqrt(_array(variance) + eps)
+    return (np.ones_like(sigma) if gamma is None else _array(gamma)) / sigma
+
+
+def shift_target(consumer: Consumer, sites_shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, float] | None:
+    """Where an intercept of a refit goes: a tensor's name and the sign; None if there is no place for it."""
+    if consumer.bias is not None:
+        return consumer.bias, 1.0
+    mean = f"{consumer.norm}.running_mean"
+    return (mean, -1.0) if consumer.norm is not None and mean in sites_shapes else None
+
+
+def flat_columns(channels: IntArray, taps: int) -> IntArray:
+    """Columns of the flattened weight that belong to input channels: ``(..., n)`` to ``(..., n * taps)``."""
+    return (channels[..., None] * taps + np.arange(taps)).reshape(*channels.shape[:-1], -1)
+
+
+def taps_of(weight: Tensor) -> int:
+    """Kernel positions of a weight ``(O, I, ...)``."""
+    return int(np.prod(weight.shape[2:], dtype=int))
+
+
+def kept_channels(sites: Sites, consumer: str, gates: Mapping[str, Tensor], without: str | None = None) -> IntArray:
+    """Input channels of a consumer that are present: not gated to zero, and not of the site `without`."""
+    present = np.ones(sites.shapes[consumer][1], dtype=bool)
+    for site in sites.values():
+        if consumer in site.consumers:
+            index = site.slot(consumer, 1).index
+            if site.name == without:
+                present[index.ravel()] = False
+            elif site.name in gates:
+                present[index[(gates[site.name] == 0).numpy()].ravel()] = False
+    return np.flatnonzero(present)
+
+
+def make_term(
+    site: Site, consumer: str, weight: Tensor, moments: Moments, present: IntArray, scale: FloatArray | None, centred: bool
+) -> Term:
+    """The problem of choosing among a site's units for one consumer.
+
+    Args:
+        site: The site.
+        consumer: The consumer's name.
+        weight: Its dense weight, shape ``(O, I, ...)``.
+        moments: Inputs and targets there.
+        present: Input channels of other sites, or of none, that are there whatever is chosen.
+        scale: Factor of each output in which errors are measured, shape ``(O,)``.
+        centred: Whether an intercept makes up for the means.
+    """
+    xx, xy, yy = moments.means(centred)
+    flat = _array(weight.flatten(1))
+    if scale is not None:
+        xy, yy, flat = xy * scale, yy * scale**2, flat * scale[:, None]
+    taps = taps_of(weight)
+    columns = flat_columns(site.slot(consumer, 1).index, taps)
+    return Term(xx, xy, float(yy.sum()), columns, flat_columns(present, taps), flat)
+
+
+def _array(tensor: Tensor) -> FloatArray:
+    return tensor.detach().to("cpu", torch.float64).numpy()

@@ -1,0 +1,35 @@
+"""All methods by name."""
+
+from dataclasses import fields
+from typing import Any
+
+from scionet.errors import unknown
+from scionet.methods import scores
+from scionet.methods.contract import Method
+from scionet.methods.forward import ForwardRanker
+from scionet.methods.sweep import Sweep
+from scionet.settings import ForwardSettings, ScoreSettings, SweepSettings
+
+SCORES = {"random": scores.random, "l1": scores.l1, "bn_scale": scores.bn_scale}
+METHODS: dict[str, type[SweepSettings]] = {"forward": ForwardSettings, **dict.fromkeys(SCORES, ScoreSettings)}
+"""Settings of each method."""
+
+
+def build(name: str, **options: Any) -> Method:
+    """The method of that name with the given settings.
+
+    Raises:
+        InvalidSetting: If there is no such method or setting, or a setting is out of range.
+    """
+    if name not in METHODS:
+        raise unknown("method", name, METHODS)
+    known = {field.name for field in fields(METHODS[name])}
+    for option in options:
+        if option not in known:
+            raise unknown(f"setting of method {name!r}", option, known)
+    settings = METHODS[name](**options)
+    if isinstance(settings, ForwardSettings):
+        return Sweep(name, settings, ForwardRanker(settings))
+    return Sweep(name, settings, scores.ScoreRanker(SCORES[name], settings.ridge))
+
+

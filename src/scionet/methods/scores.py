@@ -1,0 +1,72 @@
+"""Baselines: a score says how much each unit is worth by itself; the highest stay.
+
+A score is a short decorated function from a `SiteView` to one number per unit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from scionet.methods.contract import Ranker, SiteView
+from scionet.network.running import state_of
+from scionet.selection.greedy import Selection, Status, replay
+from scionet.selection.quadratic import LeastSquares
+
+FloatArray = NDArray[np.float64]
+Score = Callable[[SiteView, np.random.Generator], FloatArray]
+
+
+@dataclass(frozen=True)
+class ScoreRanker(Ranker):
+    """Takes units by descending score; ties go to the lowest index."""
+
+    score: Score
+    ridge: float
+
+    def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
+        """The `n_units` of highest score, with the curve of the refit's error where moments are known."""
+        order = np.argsort(-self.score(view, rng), kind="stable")[:n_units].tolist()
+        if view.terms:
+            return replay(LeastSquares(view.terms, self.ridge), order)
+        return Selection(tuple(sorted(order)), tuple(order), (), (1.0,) * len(order), Status.REPLAYED)
+
+
+def random(view: SiteView, rng: np.random.Generator) -> FloatArray:
+    """Uniformly random scores."""
+    return rng.random(view.site.width)
+
+
+def l1(view: SiteView, rng: np.random.Generator) -> FloatArray:
+    """L1 norm of the weights that produce each unit, averaged over producers.
+
+    Source: Li et al., *Pruning Filters for Efficient ConvNets*, ICLR 2017, which sums within one convolution; with
+    several producers (residual streams) each counts relative to its own mean.
+    """
+    state = state_of(view.model)
+    norms = []
+    for producer in view.site.producers:
+        index = torch.from_numpy(view.site.slot(producer, 0).index)
+        norm = state[producer].detach().abs().flatten(1).sum(1, dtype=torch.float64).cpu()[index].sum(1)
+        norms.append(norm / norm.mean().clamp_min(torch.finfo(torch.float64).tiny))
+    return torch.stack(norms).mean(0).numpy()
+
+
+def bn_scale(view: SiteView, rng: np.random.Generator) -> FloatArray:
+    """Absolute BatchNorm scale of each unit, averaged over the BatchNorms of the site.
+
+    Source: Liu et al., *Learning Efficient Convolutional Networks through Network Slimming*, ICCV 2017 (without its
+    sparse training). A site without BatchNorm falls back to `l1`.
+    """
+    state = state_of(view.model)
+    scales = []
+    for slot in view.site.slots:
+        module, _, key = slot.tensor.rpartition(".")
+        owner = view.model.get_submodule(module)
+        if key == "weight" and slot.dim == 0 and isinstance(owner, nn.modules.batchnorm._BatchNorm):
+            index = torch.from_numpy(slot.index)
+            scales.append(state[slot.tensor].detach().abs().to("cpu", torch.float64)[index].mean(1))
+    return torch.stack(scales).mean(0).numpy() if scales else l1(view, rng)

@@ -1,0 +1,322 @@
+"""Many forward passes, walked side by side and stopped at every consumer.
+
+A network is pruned from input to output, and each consumer is solved on what *all* calibration images give there. So
+that the images need not be passed anew for every consumer, each batch's forward pass runs in a thread of its own and
+is suspended at each consumer until all batches are there; only one thread runs at a time. What the caller answers goes
+on as the consumer's output. Activations of suspended passes beyond a limit wait on disk.
+"""
+
+import tempfile
+import threading
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from queue import SimpleQueue
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from scionet.errors import CalibrationError, UnsupportedModel
+from scionet.network.running import Batch, call, data_addresses, state_of, tensors_of, to_model, undisturbed
+from scionet.network.sites import Address
+
+_WEIGHT_ARGUMENT = {"convolution": 1, "addmm": 2, "mm": 1}
+_BIAS_ARGUMENT = {"convolution": 2, "addmm": 0}
+
+
+@dataclass(frozen=True, eq=False)
+class Stop:
+    """A consumer at which a forward pass waits.
+
+    Attributes:
+        weight: Name of the consumer's weight.
+        operation: Name of the tensor operation.
+        func: The operator.
+        args: Its arguments, as the network called it.
+        shortcut: What will be added to the (normalised) output, where that is known.
+    """
+
+    weight: str
+    operation: str
+    func: Any
+    args: tuple[Any, ...]
+    shortcut: Tensor | None = None
+
+    @property
+    def inputs(self) -> Tensor:
+        """The consumer's input: ``(batch, channels, ...)`` of a convolution, ``(rows, channels)`` of a linear map."""
+        return self.args[1] if self.operation == "addmm" else self.args[0]
+
+    def run(self, weight: Tensor | None = None) -> Tensor:
+        """The consumer's output, with another weight (in the stored layout) if one is given."""
+        if weight is None:
+            return self.func(*self.args)
+        position = _WEIGHT_ARGUMENT[self.operation]
+        args = list(self.args)
+        args[position] = weight if self.operation == "convolution" else weight.t()
+        return self.func(*args)
+
+    @cached_property
+    def output(self) -> Tensor:
+        """The consumer's own output."""
+        return self.run()
+
+    @property
+    def output_without_bias(self) -> Tensor:
+        """The consumer's own output less the bias that the operation itself adds."""
+        position = _BIAS_ARGUMENT.get(self.operation)
+        bias = None if position is None else self.args[position]
+        return self.output if bias is None else self.output - bias.view([-1 if d == 1 else 1 for d in range(self.output.ndim)])
+
+
+class _Abandoned(BaseException):
+    """Ends a suspended pass from inside."""
+
+
+class Walk:
+    """One suspended forward pass, in a thread of its own.
+
+    Args:
+        model: The network, in eval mode.
+        batch: Its inputs, on its device.
+        stops: Weights of the consumers to stop at, with the operation whose result is kept until then, if any.
+    """
+
+    def __init__(self, model: nn.Module, batch: Batch, stops: Mapping[str, Address | None]) -> None:
+        batch = _private(batch)
+        self._tap = _Tap(self._pause, model, batch, stops)
+        self._to_walk: SimpleQueue[Tensor | None | type[_Abandoned]] = SimpleQueue()
+        self._to_caller: SimpleQueue[Stop | None | BaseException] = SimpleQueue()
+        self._stop: Stop | None = None
+        self._spilled: _Spill | None = None
+        self._thread = threading.Thread(target=self._main, args=(model, batch, torch.get_num_threads()), daemon=True)
+
+    def advance(self, answer: Tensor | None = None) -> Stop | None:
+        """Go on to the next consumer, with `answer` as the output of the present one; None when the pass ends."""
+        if self._thread.ident is None:
+            self._thread.start()
+        else:
+            self._to_walk.put(answer)
+        self._stop = None
+        event = self._to_caller.get()
+        if isinstance(event, BaseException):
+            raise event
+        self._stop = event
+        return event
+
+    def abandon(self) -> None:
+        """End the pass where it stands."""
+        if self._thread.is_alive():
+            self._to_walk.put(_Abandoned)
+            self._thread.join()
+
+    def wake(self) -> None:
+        """Have the activations in memory again."""
+        if self._spilled is not None:
+            self._spilled.restore()
+            self._spilled = None
+
+    def rest(self, allowed_bytes: float) -> int:
+        """Bytes of activations that stay in memory while suspended; none if they are more than allowed."""
+        storages = self._tap.live_storages()
+        if self._stop is not None and "output" in vars(self._stop):
+            storages.append(self._stop.output.untyped_storage())
+        size = sum(storage.nbytes() for storage in storages)
+        if size <= allowed_bytes:
+            return size
+        self._spilled = _Spill(storages)
+        return 0
+
+    def _pause(self, stop: Stop) -> Tensor:
+        self._to_caller.put(stop)
+        answer = self._to_walk.get()
+        if not isinstance(answer, Tensor):
+            raise _Abandoned
+        return answer
+
+    def _main(self, model: nn.Module, batch: Batch, threads: int) -> None:
+        torch.set_num_threads(threads)
+        try:
+            with torch.no_grad(), self._tap:
+                call(model, batch)
+            self._to_caller.put(None)
+        except _Abandoned:
+            pass
+        except BaseException as error:  # raised again in the caller's thread
+            self._to_caller.put(error)
+
+
+class _Tap(TorchDispatchMode):
+    """Sees every operation of one pass: stops at consumers, keeps shortcuts, knows what is alive."""
+
+    def __init__(
+        self,
+        pause: Callable[[Stop], Tensor],
+        model: nn.Module,
+        batch: Batch,
+        stops: Mapping[str, Address | None],
+    ) -> None:
+        super().__init__()
+        self._pause, self._stops, self._names = pause, stops, data_addresses(model)
+        self._foreign = {tensor.untyped_storage().data_ptr() for tensor in state_of(model).values()}
+        self._wanted = frozenset(address for address in stops.values() if address is not None)
+        self._saved: dict[Address, Tensor] = {}
+        self._calls: Counter[str] = Counter()
+        self._made: list[weakref.ref[Tensor]] = [weakref.ref(tensor) for tensor in tensors_of(batch)]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, or wait for the result if it is a consumer."""
+        name = func.overloadpacket.__name__
+        position = _WEIGHT_ARGUMENT.get(name)
+        weight = self._names.get(args[position].data_ptr()) if position is not None else None
+        if weight is not None and weight in self._stops:
+            wanted = self._stops[weight]
+            out = self._pause(Stop(weight, name, func, tuple(args), self._saved.pop(wanted, None) if wanted else None))
+        else:
+            out = func(*args, **(kwargs or {}))
+        address = Address(name, self._calls[name])
+        self._calls[name] += 1
+        if address in self._wanted:
+            self._saved[address] = next(tensors_of(out))
+        self._made.extend(weakref.ref(t) for t in tensors_of(out))
+        return out
+
+    def live_storages(self) -> list[torch.UntypedStorage]:
+        """The distinct storages of results that something still refers to; not those of parameters and inputs."""
+        alive = [(ref, tensor) for ref in self._made if (tensor := ref()) is not None]
+        self._made = [ref for ref, _ in alive]
+        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for _, tensor in alive}
+        return [storage for address, storage in storages.items() if address not in self._foreign]
+
+
+def _private(batch: Batch) -> Batch:
+    """A copy of the inputs, so that they may wait on disk like any activation."""
+    return tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, batch)
+
+
+class _Spill:
+    """Contents of storages in a temporary file; the storages themselves are empty meanwhile."""
+
+    def __init__(self, storages: list[torch.UntypedStorage]) -> None:
+        self._file = tempfile.TemporaryFile()
+        self._sizes = [(storage, storage.nbytes()) for storage in storages]
+        for storage, _ in self._sizes:
+            _bytes_of(storage).cpu().numpy().tofile(self._file)
+            storage.resize_(0)
+
+    def restore(self) -> None:
+        """Put the contents back."""
+        self._file.seek(0)
+        for storage, size in self._sizes:
+            storage.resize_(size)
+            _bytes_of(storage).copy_(torch.from_numpy(np.fromfile(self._file, dtype=np.uint8, count=size)))
+        self._file.close()
+
+
+def _bytes_of(storage: torch.UntypedStorage) -> Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+
+
+class Lockstep:
+    """Ranks of walks, taken together from consumer to consumer.
+
+    A rank is the walks of one batch: one walk, or the dense and the pruned one.
+    """
+
+    def __init__(self, ranks: Iterable[tuple[Walk, ...]], memory_bytes: float) -> None:
+        self._coming = iter(ranks)
+        self._memory_bytes = memory_bytes
+        self._ranks: list[tuple[Walk, ...]] = []
+        self._stops: list[tuple[Stop, ...]] = []
+
+    def step(
+        self, answer: Callable[[tuple[Stop, ...]], Sequence[Tensor]], observe: Callable[[tuple[Stop, ...]], None]
+    ) -> str | None:
+        """Take every walk to its next consumer.
+
+        Args:
+            answer: Outputs of the present consumers of one rank, one for each walk.
+            observe: Called with the next consumers of each rank.
+
+        Returns:
+            The weight's name of the consumer at which all are now, or None at the end of the passes.
+
+        Raises:
+            CalibrationError: If there is no batch, or the network fails on one.
+            UnsupportedModel: If the passes of different batches do not meet the same consumers.
+        """
+        present, self._stops = self._stops, []
+        weights: set[str | None] = set()
+        held = 0
+        for number, walks in enumerate(self._all_ranks()):
+            arrived = self._advance(walks, answer, present[number] if present else None)
+            if present:
+                present[number] = ()
+            weights |= {stop.weight if stop else None for stop in arrived}
+            if len(weights) != 1:
+                raise UnsupportedModel(
+                    f"forward passes of different batches call different layers ({weights}); the network's control "
+                    "flow depends on its data. Prune the part without such control flow"
+                )
+            stops = tuple(stop for stop in arrived if stop is not None)
+            self._stops.append(stops)
+            if stops:
+                observe(stops)
+            held += sum(walk.rest(self._memory_bytes - held) for walk in walks)
+        if not weights:
+            raise CalibrationError("the calibration data are empty; give an iterable of at least one batch of inputs")
+        return next(iter(weights))
+
+    def end(self) -> None:
+        """End all passes where they stand."""
+        for walk in (walk for walks in self._ranks for walk in walks):
+            walk.wake()
+            walk.abandon()
+
+    def _all_ranks(self) -> Iterator[tuple[Walk, ...]]:
+        """All ranks; in the first step each batch is taken up only when the one before it rests."""
+        yield from list(self._ranks)
+        for walks in self._coming:
+            self._ranks.append(walks)
+            yield walks
+
+    def _advance(
+        self, walks: tuple[Walk, ...], answer: Callable[[tuple[Stop, ...]], Sequence[Tensor]], stops: tuple[Stop, ...] | None
+    ) -> list[Stop | None]:
+        for walk in walks:
+            walk.wake()
+        answers = answer(stops) if stops else [None] * len(walks)
+        return [walk.advance(given) for walk, given in zip(walks, answers, strict=True)]
+
+
+@contextmanager
+def lockstep(
+    model: nn.Module,
+    batches: Iterable[Batch],
+    stops: Mapping[str, Address | None],
+    abreast: int = 1,
+    memory_bytes: float = 2 * 2**30,
+) -> Iterator[Lockstep]:
+    """Suspended forward passes of `model`, `abreast` of them for each batch, in eval mode; all end on leaving.
+
+    Args:
+        model: The network.
+        batches: Inputs.
+        stops: Weights of the consumers to stop at, with the operation whose result each stop brings along.
+        abreast: Number of passes of each batch: 1, or 2 for a dense and a pruned one.
+        memory_bytes: Activations of suspended passes beyond this wait on disk.
+    """
+    placed = (to_model(batch, model) for batch in batches)
+    march = Lockstep((tuple(Walk(model, batch, stops) for _ in range(abreast)) for batch in placed), memory_bytes)
+    with undisturbed(model):
+        try:
+            yield march
+        finally:
+            march.end()

@@ -1,0 +1,94 @@
+"""One picture at a time: from the bytes of a file to a network's input."""
+
+from dataclasses import dataclass
+from io import BytesIO
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from scionet.errors import InvalidSetting, unknown
+
+Pixels = NDArray[np.uint8]
+"""One picture, shape ``(height, width, 3)``, or several of one size, shape ``(count, height, width, 3)``."""
+
+_FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes a network's input: resize, crop at the centre, scale to 0..1, normalise.
+
+    Attributes:
+        size: Length in pixels to which the shorter side is resized; None leaves the picture as it is.
+        crop: Side in pixels of the square taken from the centre; None takes all.
+        mean: Mean of each channel, for pixels scaled to 0..1.
+        std: Standard deviation of each channel.
+        interpolation: The filter of the resize.
+    """
+
+    size: int | None = None
+    crop: int | None = None
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+    def __post_init__(self) -> None:
+        """Check sizes and deviations.
+
+        Raises:
+            InvalidSetting: If a size or a deviation is not positive, the crop is larger than the resized picture, or
+                the interpolation is unknown.
+        """
+        if any(side is not None and side < 1 for side in (self.size, self.crop)):
+            raise InvalidSetting(f"size and crop must be at least 1 pixel; given {self.size} and {self.crop}")
+        if self.size is not None and self.crop is not None and self.crop > self.size:
+            raise InvalidSetting(f"crop {self.crop} is larger than size {self.size}; give a crop of at most the size")
+        if min(self.std) <= 0:
+            raise InvalidSetting(f"std must be positive in every channel; given {self.std}")
+        if self.interpolation not in _FILTERS:
+            raise unknown("interpolation", self.interpolation, _FILTERS)
+
+    def picture(self, data: bytes) -> Pixels:
+        """Decode, resize and crop one picture.
+
+        Raises:
+            ValueError: If the bytes are no picture, or the picture is smaller than the crop.
+        """
+        try:
+            image = Image.open(BytesIO(data)).convert("RGB")
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+            raise ValueError(f"no readable picture ({error})") from error
+        if self.size is not None:
+            image = image.resize(_scaled(image.size, self.size), _FILTERS[self.interpolation])
+        return np.asarray(image if self.crop is None else image.crop(_centre(image.size, self.crop)))
+
+    def tensor(self, pixels: Pixels) -> Tensor:
+        """Scale and normalise: uint8 ``(batch, height, width, 3)`` to float32 ``(batch, 3, height, width)``."""
+        planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float()
+        mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
+        return planes.sub_(mean).div_(std)
+
+
+def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
+    """Width and height with the shorter side resized to `shorter`, the longer one rounded down as in torchvision."""
+    width, height = size
+    if width <= height:
+        return shorter, shorter * height // width
+    return shorter * width // height, shorter
+
+
+def _centre(size: tuple[int, int], crop: int) -> tuple[int, int, int, int]:
+    """The box of a square at the centre, rounded as in torchvision.
+
+    Raises:
+        ValueError: If the square is larger than the picture.
+    """
+    width, height = size
+    if crop > min(size):
+        raise ValueError(f"it is {width} x {height} pixels, smaller than the crop of {crop}")
+    left, top = round((width - crop) / 2), round((height - crop) / 2)
+    return left, top, left + crop, top + crop

@@ -1,0 +1,122 @@
+"""Small residual networks: those of He et al. for CIFAR, and one for handwritten digits."""
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class PaddedShortcut(nn.Module):
+    """The shortcut without parameters of He et al., option A: every second pixel, new channels filled with zeros."""
+
+    def __init__(self, stride: int, added: int) -> None:
+        """Keep every `stride`-th pixel; put half of the `added` channels before and half after the old ones."""
+        super().__init__()
+        self.stride = stride
+        self.added = added
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``(batch, channels, height, width)`` to ``(batch, channels + added, height / stride, width / stride)``."""
+        before = self.added // 2
+        return functional.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, before, self.added - before))
+
+
+class Residual(nn.Module):
+    """Two 3 x 3 convolutions with BatchNorm, and a shortcut around them."""
+
+    def __init__(self, channels: int, width: int, stride: int, shortcut: nn.Module) -> None:
+        """From `channels` to `width` channels; `shortcut` must do the same to the residual stream."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.shortcut = shortcut
+
+    def forward(self, x: Tensor) -> Tensor:
+        """relu(bn2(conv2(relu(bn1(conv1(x))))) + shortcut(x))."""
+        inner = functional.relu(self.bn1(self.conv1(x)))
+        return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
+
+
+class CifarResNet(nn.Module):
+    """The CIFAR ResNet of He et al., "Deep Residual Learning for Image Recognition" (2016), section 4.2.
+
+    Three stages of 16, 32 and 64 channels with 2n convolutions each; shortcuts of option A.
+    """
+
+    def __init__(self, blocks: int, classes: int = 10) -> None:
+        """With `blocks` residual blocks per stage: depth 6 * blocks + 2."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.layer1 = self._stage(16, 16, 1, blocks)
+        self.layer2 = self._stage(16, 32, 2, blocks)
+        self.layer3 = self._stage(32, 64, 2, blocks)
+        self.linear = nn.Linear(64, classes)
+
+    @staticmethod
+    def _stage(channels: int, width: int, stride: int, blocks: int) -> nn.Sequential:
+        """Blocks of one width, the first of which changes width and resolution."""
+        shortcut = nn.Identity() if channels == width else PaddedShortcut(stride, width - channels)
+        first = Residual(channels, width, stride, shortcut)
+        return nn.Sequential(first, *(Residual(width, width, 1, nn.Identity()) for _ in range(blocks - 1)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(batch, 3, 32, 32)`` to logits ``(batch, classes)``."""
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def resnet20(classes: int = 10) -> CifarResNet:
+    """CIFAR ResNet-20: 0.27 M parameters, 41 MMACs."""
+    return CifarResNet(3, classes)
+
+
+def resnet32(classes: int = 10) -> CifarResNet:
+    """CIFAR ResNet-32: 0.46 M parameters, 69 MMACs."""
+    return CifarResNet(5, classes)
+
+
+def resnet44(classes: int = 10) -> CifarResNet:
+    """CIFAR ResNet-44: 0.66 M parameters, 97 MMACs."""
+    return CifarResNet(7, classes)
+
+
+def resnet56(classes: int = 10) -> CifarResNet:
+    """CIFAR ResNet-56: 0.85 M parameters, 125 MMACs."""
+    return CifarResNet(9, classes)
+
+
+def resnet110(classes: int = 10) -> CifarResNet:
+    """CIFAR ResNet-110: 1.73 M parameters, 253 MMACs."""
+    return CifarResNet(18, classes)
+
+
+class DigitsNet(nn.Module):
+    """A small residual network for 8 x 8 digits: three blocks of 16, 32 and 64 channels, projection shortcuts."""
+
+    def __init__(self) -> None:
+        """With fresh random weights."""
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(16)
+        self.block1 = Residual(16, 16, 1, nn.Identity())
+        self.block2 = Residual(16, 32, 1, self._projection(16, 32, 1))
+        self.block3 = Residual(32, 64, 2, self._projection(32, 64, 2))
+        self.linear = nn.Linear(64, 10)
+
+    @staticmethod
+    def _projection(channels: int, width: int, stride: int) -> nn.Sequential:
+        """The 1 x 1 convolution of a shortcut that changes width (He et al., option B)."""
+        return nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images ``(batch, 1, 8, 8)`` to logits ``(batch, 10)``."""
+        x = functional.relu(self.bn1(self.conv1(x)))
+        x = self.block3(self.block2(self.block1(x)))
+        return self.linear(functional.adaptive_avg_pool2d(x, 1).flatten(1))
+
+
+def digits_cnn() -> DigitsNet:
+    """The network of the demo: 78,000 parameters, 2.1 MMACs."""
+    return DigitsNet()

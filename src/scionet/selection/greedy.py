@@ -1,0 +1,256 @@
+"""Greedy forward selection: pick, one at a time, the unit that helps most."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any, Generic
+
+import numpy as np
+
+from scionet.errors import CalibrationError, InvalidSetting
+from scionet.selection.objective import IntArray, Objective, State
+
+TIE = 1e-10
+"""Gains that differ by less than this fraction of the best one are tied: rounding must not choose between twins."""
+
+
+class Status(Enum):
+    """Why a selection ended as it did."""
+
+    REACHED = "the number of units asked for is kept"
+    ENOUGH = "the value satisfied the stop rule before the number of units asked for was reached"
+    SATURATED = (
+        "picking with repetition stopped bringing in new units before the number asked for was reached; "
+        "from then on repeats were forbidden"
+    )
+    EXHAUSTED = "every unit was tried, and fewer units than asked for are kept"
+    REPLAYED = "the units were taken in a given order"
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which units are kept, and the path that led there.
+
+    Attributes:
+        kept: Units with a weight other than 0, ascending.
+        order: Units in the order in which they were picked; a unit that was picked twice stands twice.
+        values: The objective's value after each pick.
+        weights: Multiplier of each kept unit.
+        status: Why the path ended.
+    """
+
+    kept: tuple[int, ...]
+    order: tuple[int, ...]
+    values: tuple[float, ...]
+    weights: tuple[float, ...]
+    status: Status
+
+
+@dataclass(frozen=True)
+class Exact:
+    """Every candidate is looked at in every step."""
+
+    def draw(self, candidates: IntArray, size: int, n_units: int, rng: np.random.Generator | None) -> IntArray:
+        """All candidates."""
+        return candidates
+
+
+@dataclass(frozen=True)
+class Stochastic:
+    """A fresh random sample of the candidates is looked at in each step.
+
+    Source: Mirzasoleiman et al., *Lazier Than Lazy Greedy*, AAAI 2015: for a monotone submodular objective the
+    expected value is at least ``1 - 1/e - epsilon`` of the best one, with ``N ln(1/epsilon)`` evaluations in total.
+
+    Attributes:
+        epsilon: Sets the sample to ``ceil((N / n_units) ln(1 / epsilon))`` candidates; inside (0, 1).
+        sample_size: A fixed number of candidates instead (the released code of GFS, ICML 2020, takes 50).
+    """
+
+    epsilon: float = 0.1
+    sample_size: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the settings.
+
+        Raises:
+            InvalidSetting: If epsilon is outside (0, 1) or the sample is empty.
+        """
+        if not 0 < self.epsilon < 1:
+            raise InvalidSetting(f"epsilon must lie inside (0, 1), 0.1 is usual; given {self.epsilon}")
+        if self.sample_size is not None and self.sample_size < 1:
+            raise InvalidSetting(f"sample_size must be at least 1, or None to use epsilon; given {self.sample_size}")
+
+    def draw(self, candidates: IntArray, size: int, n_units: int, rng: np.random.Generator | None) -> IntArray:
+        """Some of the candidates without replacement, ascending.
+
+        Raises:
+            InvalidSetting: If there is no random generator.
+        """
+        if rng is None:
+            raise InvalidSetting("random candidates need a generator; give rng=np.random.default_rng(seed)")
+        wanted = self.sample_size or math.ceil(size / n_units * math.log(1 / self.epsilon))
+        if wanted >= len(candidates):
+            return candidates
+        return np.sort(rng.choice(candidates, wanted, replace=False))
+
+
+Policy = Exact | Stochastic
+
+
+def greedy(
+    objective: Objective[Any],
+    n_units: int,
+    *,
+    policy: Policy = Exact(),
+    repetition: bool = False,
+    rng: np.random.Generator | None = None,
+    enough: Callable[[float], bool] | None = None,
+    max_picks_per_unit: int = 20,
+    patience_per_unit: int = 10,
+) -> Selection:
+    """Pick the candidate of the largest gain, the lowest index among ties, until `n_units` different units are kept.
+
+    With repetition only extreme points of the hull of the units' outputs are ever chosen, so the number of different
+    units saturates. After ``max_picks_per_unit * n_units`` picks, or ``patience_per_unit * n_units`` picks without a
+    new unit, repeats are forbidden from there on, and the status says so.
+
+    Source: Ye et al., *Good Subnetworks Provably Exist*, ICML 2020, Algorithm 1. Differs from the released code, which
+    never repeats a unit and always samples 50 candidates: both are choices here.
+
+    Args:
+        objective: What to maximise.
+        n_units: Number of different units to keep. If the objective cannot keep as many, every unit is tried.
+        policy: Which candidates are looked at in each step.
+        repetition: Whether a unit may be picked again, which raises its weight.
+        rng: Source of randomness, for policies that need one.
+        enough: Stop rule; is given the value after each pick.
+        max_picks_per_unit: Cap on picks with repetition, per unit asked for.
+        patience_per_unit: Cap on picks without a new unit, per unit asked for.
+
+    Raises:
+        InvalidSetting: If a number is negative or a generator is missing.
+        CalibrationError: If a gain is not a number.
+    """
+    _check(n_units, max_picks_per_unit, patience_per_unit)
+    run = _Run(objective, objective.start())
+    available = np.ones(objective.size, dtype=bool)
+    saturated = False
+    while run.n_kept < n_units:
+        candidates = np.flatnonzero(available)
+        if not candidates.size:
+            return run.end(Status.SATURATED if saturated else Status.EXHAUSTED)
+        unit = _best(objective, run.state, policy.draw(candidates, objective.size, n_units, rng))
+        run.take(unit)
+        available[unit] = repetition and not saturated
+        if enough is not None and enough(run.values[-1]):
+            return run.end(Status.ENOUGH)
+        if repetition and not saturated and run.n_kept < n_units:
+            saturated = run.stalled(max_picks_per_unit * n_units, patience_per_unit * n_units)
+            available = objective.weights(run.state) == 0 if saturated else available
+    return run.end(Status.SATURATED if saturated else Status.REACHED)
+
+
+def replay(objective: Objective[Any], order: Iterable[int], n_units: int | None = None) -> Selection:
+    """Pick units in a given order: the same curve of values for a path that came from elsewhere.
+
+    Args:
+        objective: What to record.
+        order: Units, in the order in which they are picked.
+        n_units: End as soon as so many different units are kept.
+    """
+    run = _Run(objective, objective.start())
+    for unit in order:
+        if n_units is not None and run.n_kept >= n_units:
+            break
+        run.take(int(unit))
+    return run.end(Status.REPLAYED)
+
+
+def prefix(objective: Objective[Any], path: Selection, n_units: int) -> Selection:
+    """The selection of `n_units` on the way to a larger one: greedy paths are nested.
+
+    Costs nothing for a set function; for other objectives the picks are replayed, since all weights depend on the
+    number of picks.
+
+    Args:
+        objective: The objective with which the path was found.
+        path: A selection of at least `n_units`.
+        n_units: Number of different units to keep.
+
+    Raises:
+        InvalidSetting: If the path is shorter.
+    """
+    if not 0 <= n_units <= len(path.kept):
+        raise InvalidSetting(f"a path of {len(path.kept)} units has prefixes of 0 to {len(path.kept)}; given {n_units}")
+    if not objective.facts:
+        return replay(objective, path.order, n_units)
+    n_picks = _picks_for(path.order, n_units)
+    order = path.order[:n_picks]
+    kept = tuple(sorted(set(order)))
+    return Selection(kept, order, path.values[:n_picks], (1.0,) * len(kept), Status.REPLAYED)
+
+
+@dataclass
+class _Run(Generic[State]):
+    """A selection that is under way."""
+
+    objective: Objective[State]
+    state: State
+    order: list[int] = field(default_factory=list)
+    values: list[float] = field(default_factory=list)
+    n_kept: int = 0
+    widest: int = 0
+    last_growth: int = 0
+
+    def take(self, unit: int) -> None:
+        self.state = self.objective.commit(self.state, unit)
+        self.order.append(unit)
+        self.values.append(self.objective.value(self.state))
+        self.n_kept = int(np.count_nonzero(self.objective.weights(self.state)))
+        if self.n_kept > self.widest:
+            self.widest, self.last_growth = self.n_kept, len(self.order)
+
+    def stalled(self, max_picks: int, patience: int) -> bool:
+        return len(self.order) >= max_picks or len(self.order) - self.last_growth >= patience
+
+    def end(self, status: Status) -> Selection:
+        weights = self.objective.weights(self.state)
+        kept = np.flatnonzero(weights)
+        return Selection(
+            tuple(kept.tolist()), tuple(self.order), tuple(self.values), tuple(weights[kept].tolist()), status
+        )
+
+
+def _best(objective: Objective[State], state: State, candidates: IntArray) -> int:
+    """The candidate of the largest gain, the lowest index among ties. Candidates ascend."""
+    gains = objective.gains(state, candidates)
+    best = gains.max()
+    if not best < math.inf:
+        bad = candidates[~(gains < math.inf)]
+        raise CalibrationError(
+            f"the gain of {len(bad)} of {len(candidates)} units, first of unit {bad[0]}, is NaN or infinite; gains "
+            f"must be numbers: check the calibration data and the network for NaN and infinite values"
+        )
+    return int(candidates[np.argmax(gains >= best - TIE * abs(best))])
+
+
+def _picks_for(order: tuple[int, ...], n_units: int) -> int:
+    """Number of picks after which so many different units have been picked."""
+    seen: set[int] = set()
+    for count, unit in enumerate(order):
+        if len(seen) == n_units:
+            return count
+        seen.add(unit)
+    return len(order)
+
+
+def _check(n_units: int, max_picks_per_unit: int, patience_per_unit: int) -> None:
+    if n_units < 0:
+        raise InvalidSetting(f"n_units must be 0 or more; given {n_units}")
+    if min(max_picks_per_unit, patience_per_unit) < 1:
+        raise InvalidSetting(
+            f"max_picks_per_unit and patience_per_unit must be at least 1; given {max_picks_per_unit} and "
+            f"{patience_per_unit}"
+        )

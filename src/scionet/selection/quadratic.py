@@ -1,0 +1,211 @@
+"""Imitation of linear maps from second moments: average, line search, least squares.
+
+A unit contributes ``A_i = W[:, columns_i] x[columns_i]`` to a consumer's output. With weights a_i the consumer gives
+``sum_i a_i A_i + W[:, fixed] x[fixed]``, and is to give y. All three objectives are worth minus the mean squared error
+relative to the mean square of y, summed over consumers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scionet.selection.objective import BoolArray, Fact, FloatArray, IntArray, Objective
+from scionet.selection.regression import Fit, refit
+from scionet.selection.terms import Contributions, Term, common_size
+
+__all__ = ["Average", "Contributions", "LeastSquares", "LeastSquaresState", "LineSearch", "Term", "refit"]
+
+REFRESH = 256
+"""Line-search steps between two recomputations that remove drift."""
+GONE = 1e-14
+"""A line-search weight below this is 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Average:
+    """Multiplicities; n; ``<n (u - y), phi_i - y>`` for all i; ``||n (u - y)||^2``."""
+
+    counts: FloatArray
+    n_picks: int
+    inner: FloatArray
+    square: float
+
+
+class Average(Objective[_Average]):
+    """Imitation by the average of the picks: ``a_i = N c_i / n`` after n picks, c_i the multiplicity of unit i.
+
+    A pick costs O(N). All N units, each once, are exactly the dense map.
+
+    Source: Ye et al., *Good Subnetworks Provably Exist*, ICML 2020; the target is the map's own dense output, as in
+    Ye et al., NeurIPS 2020, instead of the labels.
+    """
+
+    def __init__(self, source: Sequence[Term] | Contributions) -> None:
+        """Make the objective.
+
+        Args:
+            source: The consumers of the units, or the inner products of their contributions.
+        """
+        given = source if isinstance(source, Contributions) else Contributions.of(source)
+        self.size, self.facts = len(given.cross), frozenset()
+        cross = self.size * given.cross
+        self._centred = self.size**2 * given.gram - cross[:, None] - cross + given.square
+        self._diagonal = np.diag(self._centred).copy()
+        self._square = given.square
+
+    def start(self) -> _Average:
+        """Nothing is given."""
+        return _Average(np.zeros(self.size), 0, np.zeros(self.size), 0.0)
+
+    def gains(self, state: _Average, candidates: IntArray) -> FloatArray:
+        """Decrease of the relative error."""
+        squares = state.square + 2 * state.inner[candidates] + self._diagonal[candidates]
+        return -squares / (state.n_picks + 1) ** 2 - self.value(state)
+
+    def commit(self, state: _Average, unit: int) -> _Average:
+        """One more pick."""
+        counts = state.counts.copy()
+        counts[unit] += 1
+        square = state.square + 2 * state.inner[unit] + self._diagonal[unit]
+        return _Average(counts, state.n_picks + 1, state.inner + self._centred[unit], float(square))
+
+    def value(self, state: _Average) -> float:
+        """Minus the relative error."""
+        return -max(state.square, 0.0) / state.n_picks**2 if state.n_picks else -self._square
+
+    def weights(self, state: _Average) -> FloatArray:
+        """N c_i / n."""
+        return self.size * state.counts / max(state.n_picks, 1)
+
+
+@dataclass(frozen=True, eq=False)
+class _Convex:
+    """Weights on the simplex, their products with the Gram matrix, and the number of picks."""
+
+    alpha: FloatArray
+    with_gram: FloatArray
+    n_picks: int
+
+
+class LineSearch(Objective[_Convex]):
+    """Imitation by a convex combination, ``a_i = N alpha_i``: a pick moves to ``(1 - s) alpha + s e_i``.
+
+    The step s in ``[-alpha_i / (1 - alpha_i), 1]`` is the best one, in closed form. A negative step moves weight away
+    from the unit, which leaves at the lower end; s = 1 drops all others. A pick costs O(N).
+
+    Source: Ye et al., *Greedy Optimization Provably Wins the Lottery*, NeurIPS 2020 (greedy local imitation).
+    """
+
+    def __init__(self, source: Sequence[Term] | Contributions) -> None:
+        """Make the objective.
+
+        Args:
+            source: The consumers of the units, or the inner products of their contributions.
+        """
+        given = source if isinstance(source, Contributions) else Contributions.of(source)
+        self.size, self.facts = len(given.cross), frozenset()
+        self._gram = self.size**2 * given.gram
+        self._diagonal = np.diag(self._gram).copy()
+        self._cross = self.size * given.cross
+        self._square = given.square
+
+    def start(self) -> _Convex:
+        """Nothing is given."""
+        return _Convex(np.zeros(self.size), np.zeros(self.size), 0)
+
+    def gains(self, state: _Convex, candidates: IntArray) -> FloatArray:
+        """Decrease of the relative error by the best step."""
+        return self._steps(state, candidates)[1]
+
+    def commit(self, state: _Convex, unit: int) -> _Convex:
+        """Take the best step along `unit`."""
+        step = self._steps(state, np.array([unit]))[0][0]
+        alpha = (1 - step) * state.alpha
+        alpha[unit] += step
+        alpha[alpha < GONE] = 0
+        if (state.n_picks + 1) % REFRESH == 0:
+            alpha /= alpha.sum()
+            return _Convex(alpha, self._gram @ alpha, state.n_picks + 1)
+        with_gram = (1 - step) * state.with_gram + step * self._gram[unit]
+        return _Convex(alpha, with_gram, state.n_picks + 1)
+
+    def value(self, state: _Convex) -> float:
+        """Minus the relative error."""
+        return -max(float(self._square - state.alpha @ (2 * self._cross - state.with_gram)), 0.0)
+
+    def weights(self, state: _Convex) -> FloatArray:
+        """N alpha_i."""
+        return self.size * state.alpha
+
+    def _steps(self, state: _Convex, units: IntArray) -> tuple[FloatArray, FloatArray]:
+        """The best step along each unit, and its gain."""
+        if state.n_picks == 0:
+            return np.ones(len(units)), 2 * self._cross[units] - self._diagonal[units]
+        alpha, with_gram = state.alpha[units], state.with_gram[units]
+        norm, match = state.alpha @ state.with_gram, state.alpha @ self._cross
+        slope = self._cross[units] - with_gram - (match - norm)
+        curvature = self._diagonal[units] - 2 * with_gram + norm
+        # u = phi_i up to rounding: the direction is noise
+        moves = (alpha < 1 - 1e-12) & (curvature > GONE * (self._diagonal[units] + norm))
+        best = np.divide(slope, curvature, out=np.zeros_like(slope), where=moves)
+        lowest = -np.divide(alpha, 1 - alpha, out=np.zeros_like(alpha), where=moves)
+        step = np.clip(best, lowest, 1.0)
+        return step, step * (2 * slope - step * curvature)
+
+
+@dataclass(frozen=True, eq=False)
+class LeastSquaresState:
+    """The chosen units and the regression of each term on them."""
+
+    chosen: BoolArray
+    fits: tuple[Fit, ...]
+
+
+class LeastSquares(Objective[LeastSquaresState]):
+    """Imitation with the consumers' weights refitted on the kept units: block orthogonal matching pursuit.
+
+    The error is ``min_B E||y - B x_S||^2 + ridge ||B||^2``, S the inputs of the kept units and the fixed ones. A pick
+    costs one block column of a Cholesky factor, and the gains of all other units come with it.
+
+    Source: El Halabi, Srinivas, Lacoste-Julien, *Data-Efficient Structured Pruning via Submodular Optimization*,
+    NeurIPS 2022 (the objective and its weak submodularity).
+    """
+
+    def __init__(self, terms: Sequence[Term], ridge: float = 1e-6) -> None:
+        """Make the objective.
+
+        Args:
+            terms: The consumers of the units.
+            ridge: Ridge relative to the mean of the diagonal of `xx`, at least 0.
+
+        Raises:
+            InvalidSetting: If the terms differ in their number of units, or the ridge is negative.
+        """
+        self.size = common_size(terms)
+        self.facts = frozenset({Fact.MONOTONE, Fact.WEAKLY_SUBMODULAR})
+        self._terms, self._ridge = tuple(terms), ridge
+
+    def start(self) -> LeastSquaresState:
+        """The regression on the fixed inputs alone."""
+        return LeastSquaresState(np.zeros(self.size, dtype=bool), tuple(Fit(t, self._ridge) for t in self._terms))
+
+    def gains(self, state: LeastSquaresState, candidates: IntArray) -> FloatArray:
+        """Decrease of the relative error."""
+        return np.sum([fit.gains[candidates] for fit in state.fits], axis=0)
+
+    def commit(self, state: LeastSquaresState, unit: int) -> LeastSquaresState:
+        """The regression with `unit`; consumes the state."""
+        chosen = state.chosen.copy()
+        chosen[unit] = True
+        for fit in state.fits:
+            fit.take(unit)
+        return LeastSquaresState(chosen, state.fits)
+
+    def value(self, state: LeastSquaresState) -> float:
+        """Minus the relative error."""
+        return -sum(max(fit.error, 0.0) for fit in state.fits)
+
+    def weights(self, state: LeastSquaresState) -> FloatArray:
+        """1 for kept units."""
+        return state.chosen.astype(np.float64)

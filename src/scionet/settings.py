@@ -1,0 +1,107 @@
+"""Every setting of a method, as frozen dataclasses without torch: the command line and TOML files are made from them."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from scionet.errors import InvalidSetting
+
+Allocation = Literal["uniform", "curves"]
+ObjectiveName = Literal["least_squares", "line_search", "average", "loss"]
+CandidateName = Literal["exact", "stochastic"]
+
+
+@dataclass(frozen=True)
+class SweepSettings:
+    """What every method shares: how widths are shared out, and how consumers are repaired."""
+
+    refit: bool = True
+    """Refit every consumer's weights on the kept units by least squares."""
+    ridge: float = 1e-4
+    """Ridge of the refit, relative to the mean square of the consumer's inputs."""
+    allocation: Allocation = "uniform"
+    """How the budget is shared out among sites: one density for all, or by each site's error curve."""
+    round_to: int = 1
+    """Kept widths are multiples of this (8 suits most hardware)."""
+    min_units: int = 1
+    """Every site keeps at least this many units."""
+    asymmetric: bool = True
+    """Measure inputs in the network pruned so far and targets in the dense one, so that later layers repair damage."""
+    shortcuts: bool = True
+    """Let a consumer in front of a residual sum make up for the damage in the shortcut."""
+    positions: int = 32
+    """Output pixels that a convolution's moments are taken from, for each batch; all if there are fewer."""
+    memory_gib: float = 2.0
+    """Activations of suspended forward passes beyond this wait on disk."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InvalidSetting: If a value is out of range; all problems are listed.
+        """
+        checks = {
+            "allocation is 'uniform' or 'curves'": self.allocation in ("uniform", "curves"),
+            "ridge is 0 or more": self.ridge >= 0,
+            "round_to, min_units and positions are 1 or more": min(self.round_to, self.min_units, self.positions) >= 1,
+            "memory_gib is 0 or more": self.memory_gib >= 0,
+        }
+        refuse(self, checks)
+
+
+@dataclass(frozen=True)
+class ForwardSettings(SweepSettings):
+    """Greedy forward selection."""
+
+    objective: ObjectiveName = "least_squares"
+    """What a unit must help with: imitate the consumer (least squares, line search, average), or the task loss."""
+    repetition: bool = False
+    """Whether a unit may be picked again (average and loss; line search always may)."""
+    candidates: CandidateName = "exact"
+    """Look at every candidate in each step, or at a random sample."""
+    epsilon: float = 0.1
+    """Stochastic candidates: the sample is (N / k) ln(1 / epsilon) units."""
+    sample_size: int | None = None
+    """Stochastic candidates: a fixed sample instead (the authors' code takes 50)."""
+    tolerance: float | None = None
+    """Loss objective: stop at each site once the loss exceeds the dense loss by at most this much; needs no budget."""
+
+    def __post_init__(self) -> None:
+        """Check ranges and combinations.
+
+        Raises:
+            InvalidSetting: If a value is out of range; all problems are listed.
+        """
+        super().__post_init__()
+        loss = self.objective == "loss"
+        checks = {
+            "objective is 'least_squares', 'line_search', 'average' or 'loss'": self.objective
+            in ("least_squares", "line_search", "average", "loss"),
+            "candidates is 'exact' or 'stochastic'": self.candidates in ("exact", "stochastic"),
+            "epsilon lies inside (0, 1)": 0 < self.epsilon < 1,
+            "sample_size is 1 or more": self.sample_size is None or self.sample_size >= 1,
+            "repetition goes with objective 'average' or 'loss'": not self.repetition
+            or self.objective in ("average", "loss"),
+            "tolerance goes with objective 'loss' and is 0 or more": self.tolerance is None
+            or (loss and self.tolerance >= 0),
+            "allocation 'curves' needs a local objective, not 'loss'": not (loss and self.allocation == "curves"),
+        }
+        refuse(self, checks)
+
+
+@dataclass(frozen=True)
+class ScoreSettings(SweepSettings):
+    """A baseline: the units of highest score."""
+
+    refit: bool = False
+    """Refit every consumer's weights on the kept units by least squares: the honest control of greedy selection."""
+
+
+def refuse(settings: object, checks: dict[str, bool]) -> None:
+    """Raise one error that lists every check that failed.
+
+    Raises:
+        InvalidSetting: If one did.
+    """
+    failed = [text for text, passed in checks.items() if not passed]
+    if failed:
+        raise InvalidSetting(f"{'; '.join(failed)}. Given: {settings}")
