@@ -175,7 +175,7 @@ def _function(module_name: str, name: str) -> Callable[..., nn.Module]:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InvalidSetting(f"{error}; install it, or put the folder that holds it on PYTHONPATH") from error
-    factories = {key: value for key, value in vars(module).items() if callable(value)}
+    factories: dict[str, Any] = {key: value for key, value in vars(module).items() if callable(value)}
     if name not in factories:
         raise _unlisted(module_name, name, list(factories))
     return factories[name]

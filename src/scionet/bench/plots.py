@@ -89,7 +89,7 @@ def accuracy_plot(study: Study, name: str) -> str:
 
 
 def drop_plot(study: Study, name: str) -> str:
-    """Points lost against MACs kept; logarithmic, and linear below one test example, so that good methods part."""
+    """Points lost against MACs kept; logarithmic, and linear near zero, so that good methods part."""
     with drawing():
         figure = Figure(figsize=SIZE)
         axes = figure.subplots()
@@ -129,14 +129,14 @@ def _macs_axis(axes: Axes, study: Study) -> None:
 
 
 def _drop_axis(axes: Axes, study: Study) -> None:
-    """Symmetric logarithm, upside down; one test example is the threshold."""
-    example = 100 / min(record.pruned.seen for record in study.dense.records)
+    """Symmetric logarithm, upside down."""
+    near = study.threshold
     lost = [row.drop.mean for row in study.rows if row.drop]
     least = min(row.drop.mean - (row.drop.deviation or 0) for row in study.rows if row.drop)
-    steps = [s for s in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if example <= 1.05 * s <= 1.6 * max(*lost, example)]
+    steps = [s for s in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100) if near <= 1.05 * s <= 1.6 * max(*lost, near)]
     ticks = [*(-s for s in steps if -s >= 1.6 * least), 0, *steps]
-    axes.set_yscale("symlog", linthresh=example, linscale=0.6)
-    axes.set_ylim(max(*lost, example) * 1.35, min(1.35 * least, -0.45 * example))
+    axes.set_yscale("symlog", linthresh=near, linscale=0.6)
+    axes.set_ylim(max(*lost, near) * 1.35, min(1.35 * least, -0.45 * near))
     axes.yaxis.set_major_locator(FixedLocator(ticks))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -30,14 +30,12 @@ def widths_plot(study: Study, method: str, name: str) -> str:
         return ""
     kept = [dense | {site.name: site.kept for site in sites} for sites in columns]
     with drawing():
-        figure = Figure(figsize=(5.2, 0.3 + 0.25 * len(dense)))
-        axes = figure.subplots()
+        figure, axes = _bar_figure(list(dense), 0.25, 1.3 * max(dense.values()))
         axes.barh(range(len(dense)), list(dense.values()), height=0.66, color=RULE, linewidth=0)
         for widths, alpha in zip(kept, shades(len(kept)), strict=True):
             axes.barh(range(len(dense)), list(widths.values()), height=0.66, color=ACCENT, alpha=alpha, linewidth=0)
         for place, (site, width) in enumerate(dense.items()):
             _label(axes, (width, place), f"{width} → " + " · ".join(str(widths[site]) for widths in kept))
-        _bar_axes(axes, list(dense), 1.3 * max(dense.values()))
         return render(figure, name, f"Units kept by site: {method}", _widths_reading(study.path(method)))
 
 
@@ -71,11 +69,10 @@ def latency_plot(study: Study, name: str) -> str:
     if not measured:
         return ""
     with drawing():
-        figure = Figure(figsize=(5.2, 0.3 + 0.42 * len(measured)))
-        axes = figure.subplots()
+        right = 1.4 * max(latency.upper_ms for _, latency in measured)
+        figure, axes = _bar_figure([label for label, _ in measured], 0.42, right)
         for place, (label, latency) in enumerate(measured):
             _latency_bar(axes, place, latency, RULE if label == "dense" else ACCENT)
-        _bar_axes(axes, [label for label, _ in measured], 1.4 * max(latency.upper_ms for _, latency in measured))
         reading = "; ".join(f"{label}: median {latency.median_ms:.3g} ms" for label, latency in measured)
         return render(figure, name, "Latency of one forward pass", reading)
 
@@ -119,11 +116,18 @@ def _label(axes: Axes, place: tuple[float, float], text: str) -> None:
     axes.annotate(text, place, (6, 0), textcoords="offset points", va="center", color=MUTED, fontsize=9)
 
 
-def _bar_axes(axes: Axes, labels: Sequence[str], right: float) -> None:
+def _bar_figure(labels: Sequence[str], height: float, right: float) -> tuple[Figure, Axes]:
+    """Empty axes for horizontal bars of some height in inches. Laid out by hand: automatic layout takes seconds."""
+    size = 5.2, height * len(labels) + 0.15
+    figure = Figure(figsize=size)
+    figure.set_layout_engine("none")
+    left = min(0.5, 0.085 * (1 + max(map(len, labels))) / size[0])
+    axes = figure.add_axes((left, 0.02, 1 - left, 0.96))
     axes.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.45, -0.55), xlim=(0, right))
     axes.grid(visible=False)
     axes.spines[["left", "bottom"]].set_visible(False)
     axes.xaxis.set_major_locator(NullLocator())
+    return figure, axes
 
 
 def _widths_reading(path: Sequence[Row]) -> str:

@@ -47,6 +47,11 @@ class Study:
         return tuple(row for row in self.rows if row.budget == budget)
 
     @property
+    def threshold(self) -> float:
+        """Percentage points below which a difference is drawn linearly: one test example, but at least 0.1."""
+        return max(0.1, 100 / min(record.pruned.seen for record in self.dense.records))
+
+    @property
     def best(self) -> Row:
         """The row of the headline method at the budget in focus."""
         return next(row for row in self.path(self.headline) if row.budget == self.focus)

@@ -12,6 +12,7 @@ from scionet.budget.search import Search
 from scionet.errors import InvalidSetting, UnreachableBudget
 
 _EXPANSIONS = 500
+_ENOUGH = 16
 _BRANCHES = 64
 
 
@@ -38,10 +39,11 @@ def uniform(
         UnreachableBudget: If no network is small enough, or none within 1 % of the limit was found.
     """
     ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units)
-    common = _largest_common(ladder)
-    densities = ladder.widths / model.full[:, None]
-    at = _step_up(ladder, _rungs_below(ladder, common), densities)
-    return ladder.named(_settle(ladder, at, abs(densities - common)))
+    if ladder.slack(ladder.top) >= 0:
+        return ladder.named(ladder.top)
+    density = _largest_common(ladder)
+    away = abs(ladder.widths / model.full[:, None] - density)
+    return ladder.named(_settle(ladder, _common(ladder, density), away))
 
 
 def by_curves(
@@ -56,9 +58,10 @@ def by_curves(
 
     A heuristic, since costs couple neighbouring sites and the exact problem is a nonconvex knapsack. From the dense
     network downwards, and a second time from the narrowest upwards, the steps of least damage per cost are taken,
-    with costs recomputed after each; steps end on the lower convex hull of a curve where that is better. Then steps
-    of one site are exchanged against steps of another while the error falls, from coarse to fine. With convex
-    curves, sites that do not touch, and units of equal cost, the result is optimal.
+    with costs recomputed after each; steps end on the lower convex hull of a curve where that is better. From both
+    and from the uniform allocation, steps of one site are then exchanged against steps of another while the error
+    falls, from coarse to fine; the best of the three is taken. With convex curves, sites that do not touch, and
+    units of equal cost, it is optimal.
 
     Args:
         model: The costs.
@@ -78,15 +81,16 @@ def by_curves(
     curves = _checked(model, errors)
     allowed = {name: np.isfinite(curve) for name, curve in curves.items()}
     ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units, allowed=allowed)
+    if ladder.slack(ladder.top) >= 0:
+        return ladder.named(ladder.top)
     search = Search.build(ladder, curves)
-    best = min((search.refine(start) for start in search.starts()), key=search.total)
+    starts = (*search.starts(), _common(ladder, _largest_common(ladder)))
+    best = min(map(search.refine, starts), key=search.total)
     return ladder.named(_settle(ladder, best, search.error))
 
 
 def _largest_common(ladder: Ladder) -> float:
     """The largest common density that fits, by bisection."""
-    if ladder.slack(ladder.top) >= 0:
-        return 1.0
     low, high = 0.0, 1.0
     for _ in range(50):
         middle = (low + high) / 2
@@ -100,9 +104,10 @@ def _rungs_below(ladder: Ladder, density: float) -> IntArray:
     return np.clip(below - 1, 0, ladder.top)
 
 
-def _step_up(ladder: Ladder, at: IntArray, densities: FloatArray) -> IntArray:
-    """One step up for each site for which it fits, the sparsest first."""
-    for site in np.argsort(densities[ladder.everyone, at], kind="stable"):
+def _common(ladder: Ladder, density: float) -> IntArray:
+    """The rungs of a common density, and one step up for each site for which it still fits, the sparsest first."""
+    at = _rungs_below(ladder, density)
+    for site in np.argsort(ladder.kept(at) / ladder.model.full, kind="stable"):
         higher = np.minimum(at + (ladder.everyone == site), ladder.top)
         at = higher if ladder.slack(higher) >= 0 else at
     return at
@@ -140,9 +145,9 @@ def _settle(ladder: Ladder, at: IntArray, penalty: FloatArray) -> IntArray:
     Raises:
         UnreachableBudget: If nothing close enough was found.
     """
-    if ladder.slack(at) <= TOLERANCE or (at == ladder.top).all():
+    if ladder.slack(at) <= TOLERANCE:
         return at
-    at = _approach(ladder, at)
+    at = min(_near(ladder, at), key=lambda rungs: penalty[ladder.everyone, rungs].sum())
     while True:
         downs, ups = _small_steps(ladder, at)
         slacks = ladder.slacks(at, downs, ups)
@@ -153,35 +158,44 @@ def _settle(ladder: Ladder, at: IntArray, penalty: FloatArray) -> IntArray:
         at = ladder.exchanged(at, downs, ups, int(change.argmin()))
 
 
-def _approach(ladder: Ladder, start: IntArray) -> IntArray:
-    """The first allocation found within the tolerance, by best-first search over exchanges.
+def _near(ladder: Ladder, start: IntArray) -> list[IntArray]:
+    """Some allocations within the tolerance.
 
     Raises:
-        UnreachableBudget: If the search ends without one.
+        UnreachableBudget: If none is found.
     """
+    near, nearest = [], (ladder.slack(start), start)
+    for slack, at in _explored(ladder, start):
+        if 0 <= slack <= TOLERANCE:
+            near.append(at)
+        if 0 <= slack < nearest[0]:
+            nearest = slack, at
+        if len(near) == _ENOUGH:
+            break
+    if not near:
+        raise UnreachableBudget(_too_coarse(ladder, nearest[1]))
+    return near
+
+
+def _explored(ladder: Ladder, start: IntArray) -> Iterator[tuple[float, IntArray]]:
+    """Allocations reached by exchanges, with their slack: a best-first search towards the limit from both sides."""
     frontier = [(ladder.slack(start), 0, start)]
     seen = {start.tobytes()}
-    nearest = start
     for _ in range(_EXPANSIONS):
         if not frontier:
-            break
-        _, _, at = heappop(frontier)
-        for slack, found in _neighbours(ladder, at):
-            if 0 <= slack <= TOLERANCE:
-                return found
+            return
+        for slack, found in _neighbours(ladder, heappop(frontier)[2]):
             if found.tobytes() not in seen:
                 seen.add(found.tobytes())
                 heappush(frontier, (abs(slack), len(seen), found))
-                nearest = found if 0 <= slack < ladder.slack(nearest) else nearest
-    raise UnreachableBudget(_too_coarse(ladder, nearest))
+                yield slack, found
 
 
 def _neighbours(ladder: Ladder, at: IntArray) -> Iterator[tuple[float, IntArray]]:
     """The exchanges that come closest to the limit, from either side."""
     downs, ups = _small_steps(ladder, at)
     slacks = ladder.slacks(at, downs, ups).ravel()
-    distance = np.where(slacks >= 0, slacks, TOLERANCE - slacks)
-    for index in np.argsort(distance, kind="stable")[:_BRANCHES]:
+    for index in np.argsort(abs(slacks), kind="stable")[:_BRANCHES]:
         yield float(slacks[index]), ladder.exchanged(at, downs, ups, int(index))
 
 

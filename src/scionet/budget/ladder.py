@@ -141,7 +141,7 @@ class Ladder:
     def exchanged(self, at: IntArray, moves: Moves, others: Moves, pair: int) -> IntArray:
         """The rungs after a pair of moves, given by its position in a flattened ``(move, other move)`` array."""
         first, second = divmod(pair, len(others.site))
-        return others.one(second, moves.one(first, at))
+        return moves.one(first, at) + others.one(second, at) - at
 
     def climb(self, at: IntArray, rungs: IntArray | int) -> Moves:
         """One move per site, so many rungs up (negative: down), at most to the end of the ladder."""

@@ -28,9 +28,11 @@ class Method(ABC):
 
     Attributes:
         name: Registry name.
+        uses_labels: Whether batches must be pairs of inputs and labels.
     """
 
     name: str
+    uses_labels: bool = False
 
     @abstractmethod
     def select(

@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scionet.network.moments import Moments
+from scionet.network.moments import Moments, flatten_weight
 from scionet.network.running import state_of
 from scionet.network.sites import Consumer, Site, Sites
 from scionet.selection.terms import Term
@@ -37,14 +37,10 @@ def shift_target(consumer: Consumer, sites_shapes: Mapping[str, tuple[int, ...]]
     return (mean, -1.0) if consumer.norm is not None and mean in sites_shapes else None
 
 
-def flat_columns(channels: IntArray, taps: int) -> IntArray:
+def flat_columns(channels: IntArray, weight: Tensor) -> IntArray:
     """Columns of the flattened weight that belong to input channels: ``(..., n)`` to ``(..., n * taps)``."""
-    return (channels[..., None] * taps + np.arange(taps)).reshape(*channels.shape[:-1], -1)
-
-
-def taps_of(weight: Tensor) -> int:
-    """Kernel positions of a weight ``(O, I, ...)``."""
-    return int(np.prod(weight.shape[2:], dtype=int))
+    taps = int(np.prod(weight.shape[2:], dtype=int))
+    return (channels[..., None] + np.arange(taps) * weight.shape[1]).reshape(*channels.shape[:-1], -1)
 
 
 def kept_channels(sites: Sites, consumer: str, gates: Mapping[str, Tensor], without: str | None = None) -> IntArray:
@@ -75,12 +71,11 @@ def make_term(
         centred: Whether an intercept makes up for the means.
     """
     xx, xy, yy = moments.means(centred)
-    flat = _array(weight.flatten(1))
+    flat = _array(flatten_weight(weight))
     if scale is not None:
         xy, yy, flat = xy * scale, yy * scale**2, flat * scale[:, None]
-    taps = taps_of(weight)
-    columns = flat_columns(site.slot(consumer, 1).index, taps)
-    return Term(xx, xy, float(yy.sum()), columns, flat_columns(present, taps), flat)
+    columns = flat_columns(site.slot(consumer, 1).index, weight)
+    return Term(xx, xy, float(yy.sum()), columns, flat_columns(present, weight), flat)
 
 
 def _array(tensor: Tensor) -> FloatArray:

@@ -18,11 +18,11 @@ from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
 from scionet.errors import InvalidSetting
 from scionet.methods.contract import Method, Progress, Ranker, SiteView, silent
-from scionet.methods.problems import flat_columns, kept_channels, make_term, norm_scale, shift_target, taps_of
+from scionet.methods.problems import flat_columns, kept_channels, make_term, norm_scale, shift_target
 from scionet.methods.survey import survey
 from scionet.network.gates import gated_tensors
 from scionet.network.lockstep import Stop, lockstep
-from scionet.network.moments import Moments, input_rows, output_rows, sample_positions
+from scionet.network.moments import Moments, input_rows, output_rows, sample_positions, unflatten_weight
 from scionet.network.plan import Choice, Plan
 from scionet.network.running import state_of
 from scionet.network.sites import Site, Sites
@@ -36,6 +36,7 @@ class Sweep(Method):
 
     def __init__(self, name: str, settings: SweepSettings, ranker: Ranker) -> None:
         self.name, self.settings, self.ranker = name, settings, ranker
+        self.uses_labels = ranker.uses_labels
 
     def select(
         self,
@@ -240,10 +241,10 @@ class _Growth:
     def refit(self, weight: str, moments: Moments) -> None:
         """Fit a consumer's weights on the channels that are present, and its intercept where there is a place."""
         dense = self.state[weight]
-        columns = flat_columns(kept_channels(self.sites, weight, self.gates), taps_of(dense))
+        columns = flat_columns(kept_channels(self.sites, weight, self.gates), dense)
         xx, xy, _ = moments.means(self.centred(weight))
         fitted = refit(xx, xy, columns, self.settings.ridge)
-        self.tensors[weight] = torch.from_numpy(fitted).view(dense.shape).to(dense)
+        self.tensors[weight] = unflatten_weight(torch.from_numpy(fitted), dense.shape).to(dense)
         place = shift_target(self.sites.consumers[weight], self.sites.shapes)
         if place is not None:
             name, sign = place

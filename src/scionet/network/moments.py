@@ -4,6 +4,7 @@ Rows are output positions: for a convolution the unfolded patch of the input at 
 input vector. Sums are kept in float64, add up over batches, and do not grow with the number of images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -83,7 +84,7 @@ def sample_positions(stop: Stop, out_shape: torch.Size, limit: int, rng: np.rand
 
 
 def input_rows(stop: Stop, positions: Tensor | None) -> Tensor:
-    """The consumer's input as rows ``(rows, D)``; columns in the order of the flattened weight.
+    """The consumer's input as rows ``(rows, D)``; columns in the order of `flatten_weight`.
 
     Raises:
         CalibrationError: If the input holds NaN or infinite values.
@@ -96,30 +97,42 @@ def input_rows(stop: Stop, positions: Tensor | None) -> Tensor:
             f"the input of {stop.weight!r} has NaN or infinite values on the calibration data; look for them in the "
             "data and in the layers before it (a half-precision network may overflow: calibrate it in float32)"
         )
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+    return _wide_enough(x)
 
 
 def output_rows(tensor: Tensor, positions: Tensor | None) -> Tensor:
     """An output of the consumer, or a tensor of its shape, as rows ``(rows, O)``."""
     if tensor.ndim > 2:
-        tensor = tensor.flatten(2)
-        if positions is not None:
-            tensor = tensor[:, :, positions.to(tensor.device)]
-        tensor = tensor.transpose(1, 2).flatten(0, 1)
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+        pixels = tensor.movedim(1, -1).flatten(1, -2)
+        tensor = pixels if positions is None else pixels[:, positions.to(tensor.device)]
+    return _wide_enough(tensor.flatten(0, -2))
+
+
+def flatten_weight(weight: Tensor) -> Tensor:
+    """A weight ``(O, channels, ...)`` as a matrix ``(O, taps * channels)``: kernel positions outside, channels inside."""
+    return weight.movedim(1, -1).flatten(1)
+
+
+def unflatten_weight(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+    """The inverse of `flatten_weight`, for a weight of that shape."""
+    return matrix.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1).contiguous()
+
+
+def _wide_enough(rows: Tensor) -> Tensor:
+    """Half-precision rows in float32: sums of products need the range."""
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
 
 def _patches(x: Tensor, stop: Stop, positions: Tensor | None) -> Tensor:
-    """Rows of unfolded patches ``(batch * positions, channels * taps)`` at the given output pixels."""
+    """Rows of unfolded patches ``(batch * positions, taps * channels)`` at the given output pixels."""
     weight, (stride, padding, dilation) = stop.args[1], stop.args[3:6]
     taps = weight.shape[2:]
     x = torch.nn.functional.pad(x, [p for size in reversed(padding) for p in (size, size)])
     out = [(n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(x.shape[2:], dilation, taps, stride, strict=True)]
     chosen = torch.arange(int(np.prod(out))) if positions is None else positions
-    corners = torch.unravel_index(chosen, out)
-    flat = torch.zeros(len(chosen), int(np.prod(taps)), dtype=torch.long)
-    for axis, (corner, tap) in enumerate(zip(corners, torch.meshgrid(*map(torch.arange, taps), indexing="ij"), strict=True)):
-        flat = flat * x.shape[2 + axis] + corner[:, None] * stride[axis] + tap.reshape(1, -1) * dilation[axis]
-    gathered = x.flatten(2)[:, :, flat.flatten().to(x.device)]
-    rows = gathered.view(*x.shape[:2], *flat.shape).permute(0, 2, 1, 3)
-    return rows.reshape(x.shape[0] * len(chosen), -1)
+    offsets = torch.meshgrid(*map(torch.arange, taps), indexing="ij")
+    pixel = torch.zeros(len(chosen), int(np.prod(taps)), dtype=torch.long)
+    for axis, (corner, offset) in enumerate(zip(torch.unravel_index(chosen, out), offsets, strict=True)):
+        pixel = pixel * x.shape[2 + axis] + corner[:, None] * stride[axis] + offset.reshape(1, -1) * dilation[axis]
+    gathered = x.movedim(1, -1).flatten(1, -2)[:, pixel.flatten().to(x.device)]
+    return gathered.reshape(x.shape[0] * len(chosen), -1)

@@ -38,6 +38,37 @@ def as_arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
+def inputs_like(example: Batch, batch: Any) -> tuple[Batch, Any]:
+    """Split what a data loader gives into inputs in the form of `example` and the rest (labels), None if there is none.
+
+    Raises:
+        CalibrationError: If the batch does not hold such inputs.
+    """
+    if isinstance(example, Tensor):
+        if isinstance(batch, Tensor):
+            return batch, None
+        if isinstance(batch, tuple | list) and batch and isinstance(batch[0], Tensor):
+            return batch[0], (batch[1] if len(batch) > 1 else None)
+    elif isinstance(example, Mapping):
+        if isinstance(batch, Mapping) and example.keys() <= batch.keys():
+            rest = {key: value for key, value in batch.items() if key not in example}
+            return {key: batch[key] for key in example}, rest.get("labels", rest.get("label"))
+    elif isinstance(batch, tuple | list) and len(batch) >= len(example):
+        return tuple(batch[: len(example)]), (batch[len(example)] if len(batch) > len(example) else None)
+    raise CalibrationError(f"a calibration batch must be like example_inputs ({_form(example)}); given {_form(batch)}")
+
+
+def _form(value: Any) -> str:
+    """A short description of a batch."""
+    if isinstance(value, Tensor):
+        return f"tensor {tuple(value.shape)}"
+    if isinstance(value, Mapping):
+        return "dict of " + ", ".join(f"{key}: {_form(item)}" for key, item in value.items())
+    if isinstance(value, tuple | list):
+        return f"{type(value).__name__} of ({', '.join(_form(item) for item in value[:4])})"
+    return type(value).__name__
+
+
 def tensors_of(value: Any) -> Iterator[Tensor]:
     """All tensors in a nest of lists, tuples, mappings and dataclass-like objects."""
     if isinstance(value, Tensor):

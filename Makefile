@@ -1,0 +1,34 @@
+# Two commands: `make demo` shows what scionet does, `make test` checks all of it.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Two test processes share two cores: one thread each is faster than four that wait for one another.
+SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+.PHONY: demo test format clean
+
+demo: $(VENV)/installed-export
+	$(BIN)/scionet demo
+
+test: $(VENV)/installed-dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/lint-imports
+	$(BIN)/pre-commit validate-config
+	$(SINGLE) $(BIN)/python -m pytest -n 2
+
+format: $(VENV)/installed-dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+
+# Editable, so that a change of the sources needs no new installation, and both targets can share one environment.
+$(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,169 @@
+"""One run of a contest: prune a network with a method, measure what came out, record it."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scionet.bench.measure import accuracy
+from scionet.bench.provenance import Provenance
+from scionet.bench.record import Outcome, RunRecord, RunSpec, SiteRecord, thin
+from scionet.budget.costs import Cost
+from scionet.network.plan import Choice
+from scionet.network.running import Batch
+from scionet.pruning import PruneResult, prune
+
+Labelled = Iterable[tuple[Batch, Tensor]]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A method with its settings, under the name that tables give it.
+
+    Attributes:
+        label: Name in tables; a refit is set off by " + ".
+        method: Registry name.
+        settings: The method's settings.
+        summary: What it does, in one line.
+    """
+
+    label: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    summary: str = ""
+
+
+_FITTED = " Then every consumer's weights are refitted by least squares."
+_LOCAL = {
+    "average": "Greedy: the unit that, added to the plain average of those picked, best imitates the consumer's output.",
+    "line_search": "Greedy: the unit and the step towards it that best imitate the consumer's output.",
+}
+_SCORES = {
+    "random": "Units at random.",
+    "l1": "Units whose producing weights have the largest L1 norm.",
+    "bn_scale": "Units with the largest BatchNorm scale.",
+}
+
+FORWARD = Contestant(
+    "forward least squares",
+    "forward",
+    summary="Greedy: the unit that lowers most the error of the consumer's output after refitting its weights by least "
+    "squares; asymmetric targets, shortcut compensation.",
+)
+LOSS = Contestant(
+    "forward task loss",
+    "forward",
+    {"objective": "loss", "refit": False},
+    "Greedy: the unit that lowers the labelled task loss most, weights re-averaged (ICML 2020).",
+)
+CONTESTANTS = (
+    FORWARD,
+    *(
+        Contestant(
+            f"forward {name.replace('_', ' ')}{' + least squares' if refit else ''}",
+            "forward",
+            {"objective": name, "refit": refit},
+            text + _FITTED * refit,
+        )
+        for name, text in _LOCAL.items()
+        for refit in (False, True)
+    ),
+    *(
+        Contestant(f"{name}{' + least squares' if refit else ''}", name, {"refit": refit}, text + _FITTED * refit)
+        for name, text in _SCORES.items()
+        for refit in (False, True)
+    ),
+)
+"""Label-free methods, each with and without the same refit."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arena:
+    """What all contestants share.
+
+    Attributes:
+        experiment: Name of the experiment.
+        network: Name of the network.
+        dataset: Name of the data.
+        model: The dense network.
+        example_inputs: What it is called on.
+        test: Labelled batches to measure accuracy on.
+        dense: What the dense network is worth there.
+        command: The command that makes the records again.
+    """
+
+    experiment: str
+    network: str
+    dataset: str
+    model: nn.Module
+    example_inputs: Batch
+    test: Labelled
+    dense: Outcome
+    command: str
+
+    def run(self, contestant: Contestant, calibration: Iterable[Any], budget: str, seed: int, **shared: Any) -> "Run":
+        """Prune and measure.
+
+        Args:
+            contestant: The method.
+            calibration: Batches, with labels for a contestant that uses them.
+            budget: What may remain.
+            seed: Seed of the method.
+            **shared: Settings that all contestants share.
+        """
+        settings = {**shared, **contestant.settings}
+        result = prune(
+            self.model,
+            calibration,
+            budget,
+            example_inputs=self.example_inputs,
+            method=contestant.method,
+            seed=seed,
+            **settings,
+        )
+        spec = RunSpec(
+            self.experiment, self.network, self.dataset, contestant.label, budget, seed, dict(result.plan.settings)
+        )
+        return Run(result, self._record(spec, contestant, result))
+
+    def _record(self, spec: RunSpec, contestant: Contestant, result: PruneResult) -> RunRecord:
+        return RunRecord(
+            spec=spec,
+            dense=self.dense,
+            pruned=outcome(result.model, result.report.pruned, self.test),
+            seconds=sum(result.report.seconds.values()),
+            sites=tuple(_site(choice) for choice in result.plan.choices),
+            provenance=Provenance.here(datetime.now(UTC).date().isoformat(), self.command, torch.get_num_threads()),
+            max_relative_difference=result.report.difference,
+            dense_hash=result.plan.dense_hash,
+            plan_hash=result.plan.identity,
+            summary=contestant.summary,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A pruned network and its record."""
+
+    result: PruneResult
+    record: RunRecord
+
+
+def outcome(model: nn.Module, cost: Cost, test: Labelled) -> Outcome:
+    """What a network costs and how often it is right."""
+    found = accuracy(model, test)
+    return Outcome(cost.macs, cost.params, found.correct, found.seen)
+
+
+def _site(choice: Choice) -> SiteRecord:
+    """A choice with its curve: the error whenever another unit had come in."""
+    curve: dict[int, float] = {}
+    seen: set[int] = set()
+    for unit, value in zip(choice.order, choice.values, strict=False):
+        seen.add(unit)
+        curve[len(seen)] = -value
+    return SiteRecord(choice.site, choice.width, len(choice.kept), thin(sorted(curve.items())))

@@ -1,0 +1,122 @@
+"""The command line: scionet demo | prune | evaluate | export."""
+
+import argparse
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Annotated, Any
+
+from scionet.commands import config
+from scionet.commands.options import Common, Demo, Evaluate, Export, Prune
+from scionet.commands.show import advise, complain
+from scionet.errors import PruneError, unknown
+from scionet.settings import ForwardSettings, SweepSettings
+
+KINDS: dict[str, type[Common]] = {"demo": Demo, "prune": Prune, "evaluate": Evaluate, "export": Export}
+INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        argv: The arguments; those of this process by default.
+
+    Returns:
+        The exit code: 0 if all went well, 1 after a `PruneError`, 130 after Ctrl-C.
+
+    Raises:
+        SystemExit: With 2 after a usage error, with 0 after ``--help``.
+    """
+    args = list(sys.argv[1:] if argv is None else argv)
+    try:
+        execute(parse(args))
+    except PruneError as error:
+        if "--debug" in args:
+            traceback.print_exc()
+        complain(str(error))
+        return 1
+    except KeyboardInterrupt:
+        complain("interrupted; no file is left half written")
+        return INTERRUPTED
+    return 0
+
+
+def parse(args: Sequence[str]) -> Common:
+    """A command from its arguments and, where they name one, a TOML file; the arguments come last and win.
+
+    Raises:
+        PruneError: If the file cannot be read or has an unknown key, or the method is unknown or lacks a setting.
+        SystemExit: After a usage error or ``--help``.
+    """
+    import tyro  # a tenth of a second, which `python -m scionet` after a Ctrl-C should not wait for
+
+    said = _glance(args)
+    table = config.read(said.config) if said.config else {}
+    settings = _settings_of(str(said.method or table.get("method", "forward")), args)
+    if args and args[0] in KINDS:
+        args = [args[0], *config.arguments(table, KINDS[args[0]], settings, str(said.config)), *args[1:]]
+    choices: Any = (
+        Annotated[Demo, tyro.conf.subcommand("demo")]
+        | Annotated[Prune[settings], tyro.conf.subcommand("prune")]
+        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
+        | Annotated[Export, tyro.conf.subcommand("export")]
+    )
+    description = "Structured pruning of PyTorch networks by greedy forward selection."
+    return tyro.cli(choices, prog="scionet", description=description, args=args, config=(tyro.conf.OmitArgPrefixes,))
+
+
+def execute(command: Common) -> None:
+    """Do what a command says. Here torch is imported, and not before."""
+    if command.threads is not None:
+        import torch
+
+        torch.set_num_threads(command.threads)
+    match command:
+        case Demo():
+            from scionet import demo
+
+            advise(command, "open", str(demo.run(command.out, command.seed)))
+        case Prune():
+            from scionet.commands import prune
+
+            prune.run(command)
+        case Evaluate():
+            from scionet.commands import evaluate
+
+            evaluate.run(command)
+        case Export():
+            from scionet.commands import export
+
+            export.run(command)
+
+
+def _glance(args: Sequence[str]) -> argparse.Namespace:
+    """What decides how the rest is read: the TOML file and the method."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?", type=config.Path)
+    parser.add_argument("--method", nargs="?")
+    return parser.parse_known_args(args)[0]
+
+
+def _settings_of(method: str, args: Sequence[str]) -> type[SweepSettings]:
+    """The settings of a method.
+
+    Raises:
+        InvalidSetting: If there is no such method, or the arguments have a setting that only other methods have.
+    """
+    if method == "forward":
+        return ForwardSettings
+    from scionet.methods.registry import METHODS  # imports torch, which the help must not wait for
+
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    known = {field.name for field in fields(METHODS[method])}
+    others = {field.name for kind in METHODS.values() for field in fields(kind)} - known
+    for arg in args:
+        name = arg.partition("=")[0].removeprefix("--").replace("-", "_")
+        if arg.startswith("--") and name in others:
+            raise unknown(f"setting of method {method!r}", name, known)
+    return METHODS[method]

@@ -1,0 +1,58 @@
+"""Networks for the commands: from the text that names a factory, its arguments and a file of weights."""
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from scionet.commands.show import warn
+from scionet.errors import InvalidSetting
+from scionet.models import FACTORIES, build, load_weights
+
+
+def dense(factory: str, kwargs: Mapping[str, Any], weights: Path | None) -> nn.Module:
+    """A network with its weights; warns where these are random.
+
+    Raises:
+        InvalidSetting: If the factory is unknown or does not take the arguments.
+        UnsupportedModel: If its package is missing.
+        CheckpointError: If the weights cannot be read or do not fit.
+    """
+    model = build(factory, **kwargs)
+    if weights is not None:
+        load_weights(model, weights)
+    elif random_weights(factory, kwargs):
+        warn(f"{factory} has RANDOM weights: what comes out is of no use but for a trial; give --weights FILE")
+    return model
+
+
+def random_weights(factory: str, kwargs: Mapping[str, Any]) -> bool:
+    """Whether a factory is known to leave the weights random. Nothing is known of a user's own function."""
+    source, _, name = factory.partition(":")
+    given = kwargs.get("pretrained") or kwargs.get("weights")
+    if source == "scionet" and name in FACTORIES:
+        pretrained = inspect.signature(FACTORIES[name]).parameters.get("pretrained")
+        return not kwargs.get("pretrained", pretrained is not None and pretrained.default)
+    return source in ("timm", "torchvision") and not given
+
+
+def keywords(texts: Sequence[str]) -> dict[str, Any]:
+    """``NAME=VALUE`` as keyword arguments; a value that is no JSON is a text.
+
+    Raises:
+        InvalidSetting: If a text has no name or no value.
+    """
+    return dict(_keyword(text) for text in texts)
+
+
+def _keyword(text: str) -> tuple[str, Any]:
+    name, sign, value = text.partition("=")
+    if not (sign and name.isidentifier()):
+        raise InvalidSetting(f"an argument of the model is written NAME=VALUE, such as num_classes=10; given {text!r}")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value

@@ -1,0 +1,148 @@
+"""What can be said on the command line or in a TOML file, as frozen dataclasses without torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+from scionet.errors import InvalidSetting
+from scionet.settings import SweepSettings
+
+PresetName = Literal["imagenet", "efficientnet_lite", "cifar"]
+SettingsKind = TypeVar("SettingsKind", bound=SweepSettings)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Common:
+    """What every command understands."""
+
+    config: Path | None = None
+    """A TOML file with values for these flags; flags given here override it."""
+    seed: int = 0
+    """Root of all randomness: which pictures are drawn, and what a method leaves to chance."""
+    threads: int | None = None
+    """Threads that torch may use; all by default."""
+    quiet: bool = False
+    """No progress bars and no advice; only results, warnings and errors."""
+    debug: bool = False
+    """Show where an error comes from (the traceback)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges.
+
+        Raises:
+            InvalidSetting: If the seed is negative or there is no thread.
+        """
+        if self.seed < 0 or (self.threads is not None and self.threads < 1):
+            raise InvalidSetting(f"seed is 0 or more, threads 1 or more; given {self.seed} and {self.threads}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures:
+    """Where the pictures are, and how they become a network's input."""
+
+    data: Path
+    """A folder or zip file of pictures, laid out as [split/]class/name.jpg; sorted class names are labels 0, 1, ..."""
+    split: str | None = None
+    """The folder above the classes, such as train; none where the classes stand at the top."""
+    preprocessing: PresetName | None = None
+    """imagenet (resize to 256, crop 224), efficientnet_lite (so, but bicubic, mean 127), cifar (pictures as they are)."""
+    size: int | None = None
+    """Pixels to which the shorter side is resized."""
+    crop: int | None = None
+    """Side in pixels of the square taken from the centre."""
+    mean: tuple[float, float, float] | None = None
+    """Mean of each channel, for pixels scaled to 0..1."""
+    std: tuple[float, float, float] | None = None
+    """Standard deviation of each channel."""
+    interpolation: Literal["bilinear", "bicubic"] | None = None
+    """Filter of the resize."""
+    batch_size: int = 128
+    """Pictures that the network sees at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo(Common):
+    """Train a small network on handwritten digits, prune it by every method, and show the results on one HTML page."""
+
+    out: Path = Path("scionet-demo")
+    """Folder for the page, the records and the pruned networks."""
+    open_browser: bool = False
+    """Open the page when it is done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prune(Common, Generic[SettingsKind]):
+    """Make a smaller network out of a trained one, without training.
+
+    The settings at the end are those of the chosen method; for another one see `scionet prune --method NAME --help`.
+    """
+
+    model: str
+    """The trained network: timm:NAME, torchvision:NAME, scionet:NAME, or package.module:function."""
+    weights: Path | None = None
+    """Its weights: a .safetensors file, or a state dict written by torch.save."""
+    model_args: tuple[str, ...] = ()
+    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    budget: str | None = None
+    """What may remain: "macs<=50%", "params<=1.2M", or several joined by a comma. Only a tolerance needs none."""
+    method: str = "forward"
+    """forward (greedy forward selection), or a baseline: l1, bn_scale, random."""
+    calibration_images: int = 2048
+    """Pictures drawn from the data to see what the network computes. Labels are used by --objective loss only."""
+    ignored_layers: tuple[str, ...] = ()
+    """Layers whose channels all stay: names, or globs such as "layer4.*"."""
+    out: Path
+    """Where the pruned network goes: a .safetensors file."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+    evaluate_split: str | None = None
+    """Evaluate the dense and the pruned network on this split afterwards."""
+    evaluate_rest: bool = False
+    """Evaluate both on the pictures that were not drawn for calibration."""
+    evaluate_images: int | None = None
+    """Evaluate on this many pictures, drawn at random; all by default."""
+    pictures: Pictures
+    settings: SettingsKind
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate(Common):
+    """Measure the accuracy and the cost of a network, pruned or dense."""
+
+    pruned: Path | None = None
+    """A pruned network, written by `scionet prune`."""
+    model: str | None = None
+    """A dense network instead: timm:NAME, torchvision:NAME, scionet:NAME, or package.module:function."""
+    weights: Path | None = None
+    """Weights of the dense network: a .safetensors file, or a state dict written by torch.save."""
+    model_args: tuple[str, ...] = ()
+    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    images: int | None = None
+    """Evaluate on this many pictures, drawn at random; all by default."""
+    exclude_calibration_of: Path | None = None
+    """A pruned network; leave out the pictures that were drawn to calibrate it."""
+    bf16: bool = False
+    """Compute in bfloat16 where torch's autocast does: quicker, and slightly different."""
+    latency: bool = False
+    """Time forward passes of one picture, too."""
+    json: Path | None = None
+    """Write the results to this file, for programs to read."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+    pictures: Pictures
+
+
+@dataclass(frozen=True, kw_only=True)
+class Export(Common):
+    """Write a pruned network for other runtimes, and check that it computes the same there."""
+
+    pruned: Path
+    """A pruned network, written by `scionet prune`."""
+    to: Path
+    """The file to write; its suffix chooses the format: .onnx, or .pt2 (torch.export)."""
+    model: str | None = None
+    """The network's factory, where the file names none: timm:NAME, ..., package.module:function."""
+    input_shape: tuple[int, ...] | None = None
+    """Shape of one input without the batch, such as 3 224 224; recorded in the pruned file by default."""
+    overwrite: bool = False
+    """Replace the file if it exists."""

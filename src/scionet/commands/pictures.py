@@ -1,0 +1,125 @@
+"""Pictures for the commands: how they are prepared, which are drawn, and how a draw is known again."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scionet.commands.options import Pictures
+from scionet.data import ImageFolder, sample
+from scionet.errors import InvalidSetting
+from scionet.pictures import Preprocessing
+
+PRESETS: Mapping[str, Preprocessing] = MappingProxyType(
+    {
+        "imagenet": Preprocessing(size=256, crop=224),
+        "efficientnet_lite": Preprocessing(256, 224, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic"),
+        "cifar": Preprocessing(),
+    }
+)
+CHANGES = ("size", "crop", "mean", "std", "interpolation")
+
+Indices = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """Which pictures of a folder were drawn, without naming them.
+
+    Attributes:
+        split: The split that was drawn from.
+        count: How many were drawn.
+        seed: Seed of the draw.
+        folder: SHA-256 of the paths of all pictures.
+        drawn: SHA-256 of the paths of the drawn ones.
+    """
+
+    split: str | None
+    count: int
+    seed: int
+    folder: str
+    drawn: str
+
+    @classmethod
+    def of(cls, folder: ImageFolder, count: int, seed: int) -> tuple["Draw", Indices]:
+        """Draw, and describe it.
+
+        Raises:
+            InvalidSetting: If there are fewer pictures than asked for.
+        """
+        indices = sample(folder, count, seed)
+        everything = _digest(folder.paths)
+        return cls(folder.split, count, seed, everything, _digest(folder.paths[i] for i in indices)), indices
+
+    def again(self, folder: ImageFolder) -> Indices:
+        """The same pictures once more.
+
+        Raises:
+            InvalidSetting: If the folder holds other pictures now, or other ones come out.
+        """
+        if not self.fits(folder):
+            raise InvalidSetting(
+                f"{folder.root} (split {folder.split}) is not what the calibration pictures were drawn from (split "
+                f"{self.split}); give the same folder and split, or do not ask for the rest"
+            )
+        again, indices = Draw.of(folder, self.count, self.seed)
+        if again != self:
+            raise InvalidSetting(f"seed {self.seed} draws other pictures now; use the numpy version of the pruning")
+        return indices
+
+    def fits(self, folder: ImageFolder) -> bool:
+        """Whether a folder holds exactly the pictures that were drawn from."""
+        return _digest(folder.paths) == self.folder
+
+    def record(self) -> dict[str, Any]:
+        """The draw as JSON has it."""
+        return asdict(self)
+
+
+def preprocessing(options: Pictures, recorded: Preprocessing | None = None) -> Preprocessing:
+    """How pictures are prepared: the preset, else what a pruned network was made with, changed by single flags.
+
+    Raises:
+        InvalidSetting: If nothing says how, or a value is out of range.
+    """
+    changes = {name: value for name in CHANGES if (value := getattr(options, name)) is not None}
+    base = recorded if options.preprocessing is None else PRESETS[options.preprocessing]
+    if base is None and not changes:
+        raise InvalidSetting(
+            f"how are the pictures prepared? Give --preprocessing {' or '.join(PRESETS)}, or some of "
+            f"{', '.join(f'--{name}' for name in CHANGES)}"
+        )
+    return replace(base or Preprocessing(), **changes)
+
+
+def remaining(folder: ImageFolder, taken: Indices) -> Indices:
+    """The pictures that were not taken.
+
+    Raises:
+        InvalidSetting: If all were.
+    """
+    rest = np.setdiff1d(np.arange(len(folder)), taken)
+    if not len(rest):
+        raise InvalidSetting(f"all {len(folder)} pictures were drawn for calibration; draw fewer to have some left")
+    return rest
+
+
+def some(pool: Indices, count: int | None, seed: int) -> Indices:
+    """So many of a pool, drawn at random; all if no number is given.
+
+    Raises:
+        InvalidSetting: If there are fewer.
+    """
+    if count is None:
+        return pool
+    if not 1 <= count <= len(pool):
+        raise InvalidSetting(f"{count} pictures to evaluate on asked for; there are 1..{len(pool)} to give")
+    return np.sort(np.random.default_rng(seed).choice(pool, count, replace=False))
+
+
+def _digest(paths: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(paths).encode()).hexdigest()

@@ -1,0 +1,161 @@
+"""scionet prune: from a trained network and pictures to the file of a smaller one."""
+
+import shlex
+import time
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from torch import Tensor, nn
+
+from scionet.bench.measure import Accuracy
+from scionet.budget.limits import Budget
+from scionet.commands import networks, pictures
+from scionet.commands.files import check_writable
+from scionet.commands.options import Prune
+from scionet.commands.pictures import Draw, Indices
+from scionet.commands.scoring import count, percent, score
+from scionet.commands.show import advise, line, table
+from scionet.data import ImageBatches, ImageFolder, batches
+from scionet.errors import InvalidSetting
+from scionet.methods.registry import build
+from scionet.network.checkpoint import save_pruned
+from scionet.pictures import Preprocessing
+from scionet.pruning import PruneResult, prune
+
+
+@dataclass(frozen=True)
+class Material:
+    """The pictures of a run.
+
+    Attributes:
+        preprocessing: How they are prepared.
+        draw: How the calibration pictures were drawn.
+        calibration: These pictures, in batches with labels.
+        evaluation: Others to evaluate on, if that was asked for.
+    """
+
+    preprocessing: Preprocessing
+    draw: Draw
+    calibration: ImageBatches
+    evaluation: ImageBatches | None
+
+
+def run(command: Prune[Any]) -> None:
+    """Prune, save, and evaluate where that was asked for.
+
+    Raises:
+        PruneError: If something is wrong with what was given; before the long work wherever that can be known.
+    """
+    check_writable(command.out, command.overwrite, (".safetensors",))
+    method = build(command.method, **{f.name: getattr(command.settings, f.name) for f in fields(command.settings)})
+    budget = None if command.budget is None else Budget(command.budget)
+    material = _material(command)
+    kwargs = networks.keywords(command.model_args)
+    model = networks.dense(command.model, kwargs, command.weights)
+    example = _first(material.calibration)
+    start = time.perf_counter()
+    result = prune(
+        model,
+        material.calibration,
+        budget,
+        example_inputs=example,
+        method=method,
+        ignored_layers=command.ignored_layers,
+        seed=command.seed,
+        progress=not command.quiet,
+    )
+    seconds = time.perf_counter() - start
+    save_pruned(
+        command.out,
+        result.model,
+        result.plan,
+        result.sites,
+        factory=command.model,
+        factory_kwargs=kwargs,
+        example_inputs=example,
+        extra={"calibration": material.draw.record(), "preprocessing": asdict(material.preprocessing)},
+        overwrite=command.overwrite,
+    )
+    _report(command, result, seconds, _evaluated(command, model, result.model, material.evaluation))
+
+
+def _material(command: Prune[Any]) -> Material:
+    """Draw the pictures.
+
+    Raises:
+        InvalidSetting: If the data, the preparation or a number of pictures do not fit.
+    """
+    options = command.pictures
+    prepared = pictures.preprocessing(options)
+    folder = ImageFolder(options.data, options.split)
+    draw, drawn = Draw.of(folder, command.calibration_images, command.seed)
+    calibration = batches(folder, prepared, options.batch_size, drawn, labels=True)
+    evaluation = None
+    if (test := _test_pictures(command, folder, drawn)) is not None:
+        evaluation = batches(test[0], prepared, options.batch_size, test[1], labels=True)
+    return Material(prepared, draw, calibration, evaluation)
+
+
+def _test_pictures(command: Prune[Any], folder: ImageFolder, drawn: Indices) -> tuple[ImageFolder, Indices] | None:
+    """What to evaluate on; never a picture that was drawn for calibration.
+
+    Raises:
+        InvalidSetting: If the flags contradict one another, or there are too few pictures.
+    """
+    split, rest = command.evaluate_split, command.evaluate_rest
+    if rest and split is not None:
+        raise InvalidSetting("give either --evaluate-split or --evaluate-rest, not both")
+    if split is not None and split == folder.split:
+        raise InvalidSetting(f"split {split!r} is for calibration; give another one to evaluate on, or --evaluate-rest")
+    if not rest and split is None:
+        if command.evaluate_images is not None:
+            raise InvalidSetting("--evaluate-images needs --evaluate-split or --evaluate-rest")
+        return None
+    test = folder if rest else ImageFolder(folder.root, split)
+    pool = pictures.remaining(test, drawn if rest else drawn[:0])
+    return test, pictures.some(pool, command.evaluate_images, command.seed)
+
+
+def _first(data: ImageBatches) -> Tensor:
+    """Two of the pictures (one if there are no more), to try the network on."""
+    few = batches(data.folder, data.preprocessing, 2, data.indices[:2])
+    return next(image for image in few if isinstance(image, Tensor))
+
+
+def _evaluated(
+    command: Prune[Any], dense: nn.Module, pruned: nn.Module, test: ImageBatches | None
+) -> tuple[Accuracy, Accuracy] | None:
+    if test is None:
+        return None
+    return score(dense, test, "dense", command.quiet), score(pruned, test, "pruned", command.quiet)
+
+
+def _report(
+    command: Prune[Any], result: PruneResult, seconds: float, accuracies: tuple[Accuracy, Accuracy] | None
+) -> None:
+    """The result table, and how to go on."""
+    before, after = result.report.dense, result.report.pruned
+    rows = [
+        ("MACs", count(before.macs), count(after.macs), f"{percent(after.macs / before.macs)} kept"),
+        ("parameters", count(before.params), count(after.params), f"{percent(after.params / before.params)} kept"),
+    ]
+    if accuracies is not None:
+        dense, pruned = accuracies
+        change = f"{100 * (pruned.rate - dense.rate):+.2f} points"
+        rows.append((f"accuracy ({dense.seen:,} pictures)", percent(dense.rate), percent(pruned.rate), change))
+    table(f"{command.model}, {command.method}, {command.budget}", ("dense", "pruned", ""), rows)
+    line(f"pruned in {seconds:.1f} s; masked and cut network agree to {result.report.difference:.0e}")
+    line(f"saved to {command.out}")
+    for refusal in result.report.refused:
+        advise(command, f"left whole: {refusal.site} ({refusal.operation} in {refusal.module or 'the network'})")
+    advise(command, "go on with:", *(f"  {shlex.join(words)}" for words in _next_commands(command)))
+
+
+def _next_commands(command: Prune[Any]) -> list[list[str]]:
+    split = command.evaluate_split or ("test" if command.pictures.split else None)
+    data = ["--data", str(command.pictures.data), *(["--split", split] if split else [])]
+    exclude = [] if split else ["--exclude-calibration-of", str(command.out)]
+    return [
+        ["scionet", "evaluate", "--pruned", str(command.out), *data, *exclude],
+        ["scionet", "export", "--pruned", str(command.out), "--to", str(command.out.with_suffix(".onnx"))],
+    ]

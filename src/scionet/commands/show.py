@@ -1,0 +1,44 @@
+"""What the commands say: results on standard output, everything else on standard error. Knows no torch."""
+
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table
+
+from scionet.commands.options import Common
+
+
+def complain(text: str) -> None:
+    """An error."""
+    _errors().print(f"error: {text}")
+
+
+def warn(text: str) -> None:
+    """What went on, but should be looked at."""
+    _errors().print(f"warning: {text}", style="yellow")
+
+
+def advise(command: Common, *lines: str) -> None:
+    """How to go on; nothing with ``--quiet``."""
+    if not command.quiet:
+        for line in lines:
+            _errors().print(line)
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Results: one row for each quantity, named in the first column."""
+    drawn = Table("", *columns, title=title, title_justify="left")
+    for column in drawn.columns[1:]:
+        column.justify = "right"
+    for row in rows:
+        drawn.add_row(*row)
+    Console(markup=False, highlight=False).print(drawn)
+
+
+def line(text: str) -> None:
+    """A result in one line, never wrapped."""
+    Console(markup=False, highlight=False, soft_wrap=True).print(text)
+
+
+def _errors() -> Console:
+    return Console(stderr=True, markup=False, highlight=False, soft_wrap=True)

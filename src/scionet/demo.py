@@ -1,0 +1,113 @@
+"""The demo: a small residual network on handwritten digits, pruned by every method, measured, and shown on one page."""
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from scionet.bench.contest import CONTESTANTS, FORWARD, LOSS, Arena, Contestant, outcome
+from scionet.bench.measure import latency
+from scionet.bench.record import RunRecord, save
+from scionet.bench.report import write_html
+from scionet.bench.summary import summarise
+from scionet.bench.tables import to_rich
+from scionet.budget.costs import measure
+from scionet.data import digits
+from scionet.network.checkpoint import load_pruned, save_pruned
+from scionet.network.export import export_onnx
+from scionet.pruning import PruneResult
+from scionet.resnets import digits_cnn
+
+BUDGETS = ("macs<=70%", "macs<=50%", "macs<=30%")
+EPOCHS = 20
+BATCH_SIZE = 64
+CALIBRATION_EXAMPLES = 1024
+LABELLED_EXAMPLES = 256
+"""The task loss is evaluated for every candidate: it gets fewer examples."""
+
+
+def run(out: Path, seed: int = 0, quiet: bool = False) -> Path:
+    """Train, prune to several budgets by every method, verify, save, reload, export, time, and write the page.
+
+    Args:
+        out: Folder for the records, the pruned networks and ``report.html``; made if need be.
+        seed: Root of all randomness.
+        quiet: Say nothing.
+
+    Returns:
+        The page.
+    """
+    console = Console(quiet=quiet)
+    out.mkdir(parents=True, exist_ok=True)
+    train_x, train_y, val_x, val_y = digits(seed)
+    model = trained(train_x, train_y, seed, console)
+    test = [(val_x, val_y)]
+    dense = outcome(model, measure(model, val_x[:1]), test)
+    console.print(f"dense network: {100 * dense.accuracy:.2f} % of {dense.seen} validation digits right")
+    arena = Arena("demo", "digits CNN", "digits", model, val_x[:2], test, dense, f"scionet demo --seed {seed}")
+    records = list(_contest(arena, train_x, train_y, out, seed, console))
+    page = out / "report.html"
+    write_html(records, page, "scionet demo: handwritten digits", headline=FORWARD.label)
+    console.print(to_rich(summarise(records), "Accuracy without any training after the cut"))
+    console.print(f"report: {page}")
+    return page
+
+
+def trained(images: Tensor, labels: Tensor, seed: int, console: Console) -> nn.Module:
+    """The demo's network after a short training: SGD with Nesterov momentum, one cycle of the learning rate."""
+    torch.manual_seed(seed)
+    model = digits_cnn().train()
+    steps = EPOCHS * -(-len(images) // BATCH_SIZE)
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.1, total_steps=steps)
+    for _ in track(range(EPOCHS), "train", console=console):
+        for chosen in torch.randperm(len(images)).split(BATCH_SIZE):
+            loss = nn.functional.cross_entropy(model(images[chosen]), labels[chosen])
+            optimiser.zero_grad()
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+    return model.eval()
+
+
+def _contest(
+    arena: Arena, images: Tensor, labels: Tensor, out: Path, seed: int, console: Console
+) -> Iterator[RunRecord]:
+    """Every method at every budget; each record is saved as soon as it is there."""
+    plain = list(images[:CALIBRATION_EXAMPLES].split(128))
+    labelled = [(images[:LABELLED_EXAMPLES], labels[:LABELLED_EXAMPLES])]
+    runs = [(contestant, budget) for contestant in (*CONTESTANTS, LOSS) for budget in BUDGETS]
+    for contestant, budget in track(runs, "prune", console=console):
+        done = arena.run(contestant, labelled if contestant is LOSS else plain, budget, seed)
+        record = done.record
+        if contestant is FORWARD:
+            record = _used(arena, done.result, record, out, console)
+        save(record, out / "records")
+        yield record
+
+
+def _used(arena: Arena, result: PruneResult, record: RunRecord, out: Path, console: Console) -> RunRecord:
+    """What a user does next: save, load into a fresh network, export, time. The record with the times."""
+    stem = f"digits-{record.spec.budget.removeprefix('macs<=').removesuffix('%')}"
+    path = save_pruned(
+        out / f"{stem}.safetensors", result.model, result.plan, result.sites, factory="scionet:digits_cnn", overwrite=True
+    )
+    loaded = load_pruned(path, digits_cnn())
+    same = _agree(loaded, result.model, arena.example_inputs)
+    exported = export_onnx(loaded, arena.example_inputs, out / f"{stem}.onnx", overwrite=True)
+    batch = torch.cat([inputs for inputs, _ in arena.test])[:256]
+    times = latency({"dense": arena.model, "pruned": loaded}, batch, repeats=50)
+    console.print(
+        f"{record.spec.budget}: saved and loaded ({'equal' if same else 'DIFFERENT'}), "
+        f"ONNX agrees to {exported.difference:.0e}, {times['dense'].median_ms / times['pruned'].median_ms:.2f}x as fast"
+    )
+    return replace(
+        record,
+        dense=replace(record.dense, latency=times["dense"]),
+        pruned=replace(record.pruned, latency=times["pruned"]),
+    )

@@ -1,0 +1,353 @@
+"""A pruned network in one file: safetensors with a JSON plan in its metadata. No pickle, no tracing, no data.
+
+The file holds every tensor of the pruned network's state dict (tied ones once), and the manifest: which entries of
+which dense tensors these are. A fresh instance of the original class plus the file is the pruned network.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from scionet.errors import CheckpointError, InvalidSetting
+from scionet.models import build
+from scionet.network.gates import plan_gates
+from scionet.network.manifest import FORMAT_VERSION, Manifest, blank_inputs, input_record
+from scionet.network.plan import Plan
+from scionet.network.running import Batch, hash_tensors, state_of
+from scionet.network.sites import Sites
+from scionet.network.surgery import install, kept_entries
+from scionet.writing import whole_file
+
+REGISTRIES = ("scionet", "timm", "torchvision")
+"""Sources of factories that can be named in a file without running code of the file's author."""
+
+
+def save_pruned(
+    path: str | Path,
+    pruned: nn.Module,
+    plan: Plan,
+    sites: Sites,
+    *,
+    factory: str | None = None,
+    factory_kwargs: Mapping[str, Any] | None = None,
+    example_inputs: Batch | None = None,
+    extra: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Save a pruned network, fine-tuned or not, as one ``.safetensors`` file. It is written whole or not at all.
+
+    Args:
+        path: The file; its name ends in ``.safetensors``.
+        pruned: What `cut` made of the dense network.
+        plan: The plan that it was cut to.
+        sites: The dense network's sites.
+        factory: What makes the dense network, as `scionet.models.build` takes it (``timm:NAME``,
+            ``torchvision:NAME``, ``scionet:NAME``, ``package.module:function``), so that the file can be loaded alone.
+        factory_kwargs: Arguments of the factory, JSON-able. Weights need not be among them: the file has them.
+        example_inputs: What the network is called on; shapes and types are recorded.
+        extra: Anything else to record, JSON-able.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        CheckpointError: If the file exists or cannot be written, if `pruned` is not what the plan makes, or if it holds
+            state that no safetensors file can.
+        InvalidSetting: If `path` or `factory` is malformed, or the plan is of another network.
+    """
+    if factory is not None and not all(factory.partition(":")):
+        raise InvalidSetting(
+            f"factory must be timm:NAME, torchvision:NAME or package.module:function; given {factory!r}"
+        )
+    with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
+        names, tied, kept = _layout(pruned, plan, sites)
+        state = state_of(pruned)
+        tensors = {n: state[n].detach().to("cpu").clone(memory_format=torch.contiguous_format) for n in names}
+        manifest = Manifest(
+            plan=plan,
+            shapes={name: sites.shapes[name] for name in (*names, *tied)},
+            kept=kept,
+            tied=tied,
+            dense_hash=sites.dense_hash,
+            weights_hash=hash_tensors(tensors),
+            model=f"{type(pruned).__module__}.{type(pruned).__qualname__}",
+            factory=factory,
+            factory_kwargs=dict(factory_kwargs or {}),
+            inputs=None if example_inputs is None else input_record(example_inputs),
+            versions={"scionet": _own_version(), "torch": str(torch.__version__)},
+            extra=dict(extra or {}),
+        )
+        _refuse_disagreement("the given network", manifest, tensors)
+        temporary.write_bytes(_serialised(tensors, manifest))
+    return Path(path)
+
+
+def load_pruned(
+    path: str | Path,
+    model: nn.Module | Callable[[], nn.Module] | None = None,
+    *,
+    strict: bool = True,
+    trust_factory: bool = False,
+) -> nn.Module:
+    """Load a pruned network into a fresh instance of its original class.
+
+    Nothing is unpickled, traced or run. Types of numbers are those of the file, devices and `requires_grad` those of
+    the instance. A fresh instance is in train mode: call ``.eval()`` before use.
+
+    Args:
+        path: What `save_pruned` wrote.
+        model: An instance of the original (dense) class, changed in place, or what makes one when it is called
+            without arguments. Without it, the factory named in the file makes it.
+        strict: Whether to refuse tensors that are not, bit for bit, those that were saved with this plan.
+        trust_factory: Whether to import and call a factory ``package.module:function`` that the file names: that runs
+            code. Those of timm, torchvision and scionet need no trust.
+
+    Returns:
+        The instance, now pruned.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, of a newer format or of another architecture; if its plan and
+            its weights disagree; or if neither `model` nor a trusted factory is there. `model` is then as it was.
+        InvalidSetting: If the recorded factory is unknown.
+        UnsupportedModel: If the package of the recorded factory is not installed.
+    """
+    manifest = _manifest(path)
+    tensors = _tensors(path)
+    _refuse_disagreement(str(path), manifest, tensors)
+    if strict and hash_tensors(tensors) != manifest.weights_hash:
+        raise CheckpointError(
+            f"{path}: plan and weights disagree: the tensors are not those that were saved with this plan. Copy or save "
+            "the file again, or pass strict=False if the weights were changed on purpose"
+        )
+    if model is None:
+        model = _recorded_model(path, manifest, trust_factory)
+    elif not isinstance(model, nn.Module):
+        model = model()
+    _refuse_other_architecture(path, manifest, model)
+    _fill(model, manifest, tensors)
+    return model
+
+
+def read_plan(path: str | Path) -> Plan:
+    """The plan in a file of a pruned network, without replacement tensors.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of a newer format.
+    """
+    return _manifest(path).plan
+
+
+def recorded_inputs(path: str | Path) -> Batch | None:
+    """Zeros in the form of the example inputs of a pruned network's file; None if none were recorded.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of a newer format.
+    """
+    record = _manifest(path).inputs
+    return None if record is None else blank_inputs(record)
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """What a file of a pruned network holds, as JSON-able values for a person to read.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of a newer format.
+    """
+    manifest = _manifest(path)
+    pruned = manifest.pruned_shapes
+    return {
+        "format_version": FORMAT_VERSION,
+        "model": manifest.model,
+        "factory": manifest.factory,
+        "factory_kwargs": manifest.factory_kwargs,
+        "inputs": manifest.inputs,
+        "method": manifest.plan.method,
+        "settings": manifest.plan.settings,
+        "seed": manifest.plan.seed,
+        "status": manifest.plan.status,
+        "widths": {choice.site: (choice.width, len(choice.kept)) for choice in manifest.plan.choices},
+        "entries": (sum(prod(manifest.shapes[name]) for name in pruned), sum(map(prod, pruned.values()))),
+        "bytes": Path(path).stat().st_size,
+        "versions": manifest.versions,
+        "dense_hash": manifest.dense_hash,
+        "weights_hash": manifest.weights_hash,
+        "extra": manifest.extra,
+    }
+
+
+def _layout(
+    pruned: nn.Module, plan: Plan, sites: Sites
+) -> tuple[list[str], dict[str, str], dict[str, dict[int, tuple[int, ...]]]]:
+    """Names to store, the stored name of each tied one, and per tensor and dimension the entries that stayed.
+
+    Raises:
+        CheckpointError: If `pruned` is of another architecture, or holds state besides parameters and buffers.
+        InvalidSetting: If the plan is of another network.
+    """
+    plan_gates(sites, plan)
+    kept = kept_entries(sites, plan)
+    state, persistent = state_of(pruned), pruned.state_dict().keys()
+    strangers = (state.keys() ^ sites.shapes.keys()) | (persistent - state.keys())
+    if strangers:
+        raise CheckpointError(
+            f"{_some(strangers)}: only in one of network and sites, or neither parameter nor buffer; give what cut() "
+            "made, with the sites that it was given"
+        )
+    # what the constructor does not make again: the state dict, and other buffers that were cut or replaced
+    wanted = [name for name in state if name in persistent or name in kept or name in plan.tensors]
+    first: dict[int, str] = {}
+    stored = {name: first.setdefault(id(state[name]), name) for name in wanted}
+    tied = {name: home for name, home in stored.items() if name != home}
+    lists = {name: {dim: tuple(e.tolist()) for dim, e in dims.items()} for name, dims in kept.items()}
+    return list(first.values()), tied, lists | {name: lists[home] for name, home in tied.items() if home in lists}
+
+
+def _serialised(tensors: dict[str, Tensor], manifest: Manifest) -> bytes:
+    """The file.
+
+    Raises:
+        CheckpointError: If a tensor or a record is of a kind that it cannot hold.
+    """
+    metadata = manifest.to_metadata()
+    try:
+        return save(tensors, metadata)
+    except (KeyError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"a tensor cannot be stored as safetensors: {error}; convert it, then save") from error
+
+
+@contextmanager
+def _opened(path: str | Path) -> Iterator[Any]:
+    """A safetensors file, open for reading.
+
+    Raises:
+        CheckpointError: If it is missing, unreadable or damaged.
+    """
+    if not Path(path).is_file():
+        raise CheckpointError(f"there is no file {path}; give the path of a file that save_pruned wrote")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"{path} is truncated, unreadable or no safetensors file ({error}); copy or save it again"
+        ) from error
+
+
+def _manifest(path: str | Path) -> Manifest:
+    with _opened(path) as file:
+        metadata = file.metadata() or {}
+    try:
+        return Manifest.from_metadata(metadata)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path} {error}") from error
+
+
+def _tensors(path: str | Path) -> dict[str, Tensor]:
+    """All tensors, in memory of their own: those of the library lie in the mapped file."""
+    with _opened(path) as file:
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+
+
+def _recorded_model(path: str | Path, manifest: Manifest, trusted: bool) -> nn.Module:
+    """The dense network that the recorded factory makes.
+
+    Raises:
+        CheckpointError: If there is no factory, or none that may be called.
+    """
+    if manifest.factory is None:
+        raise CheckpointError(f"{path} names no factory; pass model, a fresh instance of {manifest.model}")
+    kwargs = dict(manifest.factory_kwargs)
+    source = manifest.factory.partition(":")[0]
+    if not trusted and (source not in REGISTRIES or "checkpoint_path" in kwargs):
+        raise CheckpointError(
+            f"{path} asks for {manifest.factory} with the arguments {kwargs}, which can run any code. Pass "
+            f"trust_factory=True if you trust the file, or model, a fresh instance of {manifest.model}"
+        )
+    if source != "torchvision" and "pretrained" in kwargs:
+        kwargs["pretrained"] = False  # the weights are in the file
+    return build(manifest.factory, **kwargs)
+
+
+def _refuse_disagreement(what: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
+    """Compare shapes of pruned tensors with those that the plan makes.
+
+    Raises:
+        CheckpointError: If they differ.
+    """
+    made = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    planned = manifest.pruned_shapes
+    differ = [
+        f"{name} is {made.get(name, 'missing')}, by the plan {planned.get(name, 'missing')}"
+        for name in sorted(made.keys() | planned.keys())
+        if made.get(name) != planned.get(name)
+    ]
+    if differ:
+        raise CheckpointError(f"{what}: plan and weights disagree ({_some(differ)}); use each with its own")
+
+
+def _refuse_other_architecture(path: str | Path, manifest: Manifest, model: nn.Module) -> None:
+    """Compare a dense network with the one in the file.
+
+    Raises:
+        CheckpointError: If names or shapes differ, or tensors have no memory yet.
+    """
+    state = state_of(model)
+    if any(is_lazy(tensor) or tensor.is_meta for tensor in state.values()):
+        raise CheckpointError("model has tensors without memory (meta device or lazy layers); make it on a real device")
+    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    names = sorted(manifest.shapes.keys() | model.state_dict().keys())
+    differ = [
+        f"{name} is {found.get(name, 'missing')}, in the file {manifest.shapes.get(name, 'missing')}"
+        for name in names
+        if found.get(name) != manifest.shapes.get(name)
+    ]
+    apart = [name for name in manifest.shapes if name not in manifest.tied and name in state]
+    first: dict[int, str] = {}
+    differ += [
+        f"{name} is tied to {home}, in the file apart"
+        for name in apart
+        if (home := first.setdefault(id(state[name]), name)) != name
+    ]
+    if differ:
+        raise CheckpointError(
+            f"{path} holds a pruned {manifest.model}; the given {type(model).__name__} is of another architecture "
+            f"(dense shapes: {_some(differ)}). Pass a fresh, unpruned instance made with the original arguments"
+        )
+
+
+def _fill(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
+    """Put the stored tensors into a dense network, in place."""
+    for name, home in manifest.tied.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, state_of(model)[home])
+    state = state_of(model)
+    shrunk = {name: tensor for name, tensor in tensors.items() if tensor.shape != state[name].shape}
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            state[name].data = state[name].data.to(tensor.dtype)
+            if name not in shrunk:
+                state[name].copy_(tensor)
+    install(model, shrunk)
+
+
+def _some(items: Iterable[str]) -> str:
+    """The first few of many."""
+    listed = sorted(items)
+    return "; ".join(listed[:4]) + (f"; and {len(listed) - 4} more" if len(listed) > 4 else "")
+
+
+def _own_version() -> str:
+    try:
+        return version("scionet")
+    except PackageNotFoundError:  # run from its sources
+        return "unknown"

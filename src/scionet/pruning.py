@@ -1,0 +1,164 @@
+"""prune: the whole way through, in one call."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+from scionet.budget.costs import Cost, measure
+from scionet.budget.limits import Budget
+from scionet.errors import InvalidSetting
+from scionet.methods.contract import Method, silent
+from scionet.methods.registry import build
+from scionet.network.discover import Ignored, discover
+from scionet.network.plan import Plan
+from scionet.network.running import Batch, inputs_like
+from scionet.network.sites import Refusal, Sites
+from scionet.network.surgery import cut, verify
+from scionet.progress import bars
+
+
+@dataclass(frozen=True)
+class PruneReport:
+    """What pruning did, in numbers.
+
+    Attributes:
+        dense: Cost of the dense network.
+        pruned: Cost of the pruned network, measured after the cut.
+        difference: Largest relative difference between masked and cut network on the example inputs.
+        widths: Units before and after, by site.
+        refused: What was left whole, and why.
+        seconds: Wall-clock time of each stage.
+        status: How the selections ended.
+    """
+
+    dense: Cost
+    pruned: Cost
+    difference: float
+    widths: Mapping[str, tuple[int, int]]
+    refused: Sequence[Refusal]
+    seconds: Mapping[str, float]
+    status: str
+
+    def __str__(self) -> str:
+        """The report for a person to read."""
+        kept = sum(after for _, after in self.widths.values()) / max(1, sum(n for n, _ in self.widths.values()))
+        return (
+            f"MACs   {self.dense.macs / 1e6:,.2f} M -> {self.pruned.macs / 1e6:,.2f} M "
+            f"({self.pruned.macs / self.dense.macs:.1%} kept)\n"
+            f"params {self.dense.params / 1e6:,.3f} M -> {self.pruned.params / 1e6:,.3f} M "
+            f"({self.pruned.params / self.dense.params:.1%} kept)\n"
+            f"units  {kept:.1%} kept at {len(self.widths)} sites; {len(self.refused)} left whole\n"
+            f"cut equals masked to {self.difference:.1e} (relative); {sum(self.seconds.values()):.1f} s in all\n"
+            f"{self.status}"
+        )
+
+
+@dataclass(frozen=True)
+class PruneResult:
+    """A smaller network and how it came about.
+
+    Attributes:
+        model: The pruned network: a copy, of the same class.
+        plan: What was kept, and in which order it was chosen.
+        report: The numbers.
+        sites: The dense network's sites, which `save_pruned` records.
+    """
+
+    model: nn.Module
+    plan: Plan
+    report: PruneReport
+    sites: Sites = field(repr=False)
+
+
+def prune(
+    model: nn.Module,
+    calibration_data: Iterable[Any] = (),
+    budget: Budget | str | Mapping[str, object] | None = None,
+    *,
+    example_inputs: Batch,
+    method: str | Method = "forward",
+    ignored_layers: Ignored = (),
+    seed: int = 0,
+    progress: bool = False,
+    **settings: Any,
+) -> PruneResult:
+    """Make a smaller network out of a trained one, without training.
+
+    Args:
+        model: The trained network. It is left exactly as it was.
+        calibration_data: Batches of inputs: tensors, tuples or dicts like `example_inputs`. What a batch holds beyond
+            that (labels of a data loader) is ignored, except by objective ``"loss"``, which takes what follows the
+            inputs as the labels. A few hundred to a few thousand examples; baselines without refit need none.
+        budget: What may remain: ``"macs<=50%"``, ``"params<=1.2M"``, several joined by a comma, or a `Budget`.
+        example_inputs: What the model is called on: a tensor, a tuple of positional or a dict of keyword arguments.
+        method: ``"forward"`` (greedy forward selection), ``"l1"``, ``"bn_scale"``, ``"random"``, or a `Method`.
+        ignored_layers: Layers whose channels stay: names, globs, types or modules.
+        seed: Root of all randomness.
+        progress: Whether to show progress bars on standard error.
+        **settings: The method's settings, such as ``objective="average"``, ``refit=True`` or ``round_to=8``; see
+            `scionet.settings`.
+
+    Raises:
+        UnsupportedModel: If nothing can be pruned.
+        UnreachableBudget: If the budget cannot be met; the text names the smallest reachable cost.
+        CalibrationError: If the calibration data are empty, do not fit, or make the network produce NaN.
+        InvalidSetting: If a name or value is not allowed.
+        VerificationError: If the cut network does not compute what the masked one does.
+    """
+    chosen = method if isinstance(method, Method) else build(method, **settings)
+    if isinstance(method, Method) and settings:
+        raise InvalidSetting(f"a Method carries its own settings; give {sorted(settings)} where it is built")
+    limit = None if budget is None else Budget.of(budget)
+    watch = _StopWatch()
+    sites = discover(model, example_inputs, ignored_layers)
+    watch.lap("discover")
+    batches = CalibrationBatches(calibration_data, example_inputs, with_labels=chosen.uses_labels)
+    with bars() if progress else nullcontext(silent) as tell:
+        plan = chosen.select(model, batches, sites, limit, seed, tell)
+    watch.lap("select")
+    pruned = cut(model, plan, sites)
+    watch.lap("cut")
+    difference = verify(model, plan, sites, pruned, example_inputs)
+    watch.lap("verify")
+    report = PruneReport(
+        dense=measure(model, example_inputs),
+        pruned=measure(pruned, example_inputs),
+        difference=difference,
+        widths={name: (site.width, plan.widths.get(name, site.width)) for name, site in sites.items()},
+        refused=sites.refused,
+        seconds=watch.seconds,
+        status=plan.status,
+    )
+    return PruneResult(pruned, plan, report, sites)
+
+
+class CalibrationBatches:
+    """Calibration data in the form of the example inputs, iterable again and again."""
+
+    def __init__(self, data: Iterable[Any], example_inputs: Batch, with_labels: bool) -> None:
+        one_pass = iter(data) is data
+        self._data = list(data) if one_pass else data
+        self._example, self._with_labels = example_inputs, with_labels
+
+    def __iter__(self) -> Iterator[Any]:
+        """Batches of inputs, or pairs of inputs and labels."""
+        for batch in self._data:
+            inputs, rest = inputs_like(self._example, batch)
+            yield (inputs, rest) if self._with_labels else inputs
+
+
+class _StopWatch:
+    """Seconds of each stage."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        """The stage ends now."""
+        now = time.perf_counter()
+        self.seconds[stage], self._last = now - self._last, now

@@ -1,0 +1,46 @@
+"""Writing files so that nothing is ever half written and nothing is lost."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+from scionet.errors import InvalidSetting, PruneError
+
+
+@contextmanager
+def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[PruneError]) -> Iterator[Path]:
+    """A path to write to, which takes the place of `path` when the block ends well and vanishes when it does not.
+
+    It lies in the same folder, so that the last step is one rename. Where `path` is a symbolic link, what it points to
+    is replaced.
+
+    Args:
+        path: The file that is to be.
+        suffix: How its name must end, with the dot.
+        overwrite: Whether it may exist already.
+        error: What to raise where the file cannot be written.
+
+    Raises:
+        InvalidSetting: If `path` does not end in `suffix`.
+        PruneError: As `error`, if it exists or cannot be written.
+    """
+    if Path(path).suffix != suffix:
+        raise InvalidSetting(f"the name of the file must end in {suffix}; given {path}")
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise error(f"cannot write {path}: it is a folder; give the path of a file")
+    temporary = target.with_name(f".{token_hex(4)}.{target.name}")
+    try:
+        if target.exists() and not overwrite:
+            raise error(f"{path} exists; give another path, or overwrite=True to replace it")
+        yield temporary
+        with temporary.open("rb+") as written:
+            os.fsync(written.fileno())
+        temporary.replace(target)
+    except OSError as reason:
+        advice = "give a path in a writable folder with room"
+        raise error(f"cannot write {path}: {reason.strerror or reason}; {advice}") from reason
+    finally:
+        temporary.unlink(missing_ok=True)

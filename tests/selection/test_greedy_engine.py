@@ -1,0 +1,202 @@
+"""The engine: policies, repetition, ends, ties, replay."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from problems import layer, picks
+
+from scionet.errors import CalibrationError, InvalidSetting
+from scionet.selection.greedy import Exact, Status, Stochastic, greedy, prefix, replay
+from scionet.selection.quadratic import Average, Contributions, LineSearch
+from scionet.selection.setfunctions import Coverage, Modular
+
+
+class Watched(Modular):
+    """Remembers how many candidates it was asked for."""
+
+    def __init__(self, weights):
+        super().__init__(weights)
+        self.asked = []
+
+    def gains(self, state, candidates):
+        assert np.all(np.diff(candidates) > 0)
+        self.asked.append(len(candidates))
+        return super().gains(state, candidates)
+
+
+def coverage(seed: int, size: int = 40) -> Coverage:
+    rng = np.random.default_rng(seed)
+    return Coverage(rng.random((size, 200)) < 0.05, rng.random(200))
+
+
+def test_takes_the_largest_and_the_lowest_among_ties():
+    found = greedy(Modular(np.array([1.0, 3.0, 2.0, 3.0, 2.0])), 4)
+    assert found.order == (1, 3, 2, 4)
+    assert found.kept == (1, 2, 3, 4)
+    assert found.values == (3.0, 6.0, 8.0, 10.0)
+    assert found.status is Status.REACHED
+
+
+def test_twins_tie_in_spite_of_rounding():
+    assert greedy(Modular(np.array([1.0, 2.0, 2.0 + 1e-14])), 1).order == (1,)
+    assert greedy(Modular(np.array([1.0, 2.0, 2.0 + 1e-6])), 1).order == (2,)
+
+
+@given(seed=st.integers(0, 10**6), n_units=st.integers(0, 20))
+@settings(max_examples=25, deadline=None)
+def test_prefixes_of_a_path_are_the_paths_of_smaller_sizes(seed, n_units):
+    for objective in (coverage(seed), Average([layer(seed, size=20).term])):
+        path = greedy(objective, 20)
+        alone, cut = greedy(objective, n_units), prefix(objective, path, n_units)
+        assert alone.order == path.order[:n_units]
+        assert alone.values == path.values[:n_units]
+        assert (cut.kept, cut.order, cut.values, cut.weights) == (alone.kept, alone.order, alone.values, alone.weights)
+
+
+def test_prefix_with_repetition_counts_different_units():
+    objective = Average([layer(1, size=30, rows=100).term])
+    path = greedy(objective, 20, repetition=True)
+    assert len(path.order) > 20
+    cut, alone = prefix(objective, path, 9), greedy(objective, 9, repetition=True)
+    assert (len(cut.kept), cut.order, cut.weights) == (9, alone.order, alone.weights)
+
+
+def test_prefix_longer_than_the_path_is_refused():
+    objective = coverage(0)
+    with pytest.raises(InvalidSetting, match="0 to 3"):
+        prefix(objective, greedy(objective, 3), 4)
+
+
+@pytest.mark.parametrize("policy", [Stochastic(sample_size=40), Stochastic(epsilon=1e-9), Exact()])
+def test_a_sample_of_all_candidates_is_exact(policy):
+    rng = np.random.default_rng(0)
+    assert greedy(coverage(3), 15, policy=policy, rng=rng) == greedy(coverage(3), 15)
+
+
+def test_random_candidates_are_seeded():
+    def run(seed):
+        return greedy(coverage(4), 15, policy=Stochastic(), rng=np.random.default_rng(seed))
+
+    assert run(1) == run(1)
+    assert run(1).order != run(2).order
+
+
+def test_random_candidates_are_as_many_as_promised():
+    watched = Watched(np.random.default_rng(0).random(100))
+    greedy(watched, 10, policy=Stochastic(epsilon=0.1), rng=np.random.default_rng(0))
+    assert watched.asked == [math.ceil(10 * math.log(10))] * 10
+    watched.asked.clear()
+    greedy(watched, 100, policy=Stochastic(sample_size=50), rng=np.random.default_rng(0))
+    assert watched.asked == [min(50, left) for left in range(100, 0, -1)]
+
+
+def test_random_candidates_keep_most_of_the_value():
+    def value(**settings):
+        return greedy(coverage(5, 100), 10, **settings).values[-1]
+
+    found = [value(policy=Stochastic(), rng=np.random.default_rng(seed)) for seed in range(10)]
+    assert np.mean(found) >= 0.9 * value()
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 1.0, -0.1, 2.0, math.nan])
+def test_epsilon_outside_0_1_is_refused(epsilon):
+    with pytest.raises(InvalidSetting, match="epsilon"):
+        Stochastic(epsilon=epsilon)
+
+
+def test_bad_settings_are_refused():
+    with pytest.raises(InvalidSetting, match="sample_size"):
+        Stochastic(sample_size=0)
+    with pytest.raises(InvalidSetting, match="rng"):
+        greedy(coverage(0), 3, policy=Stochastic())
+    with pytest.raises(InvalidSetting, match="n_units"):
+        greedy(coverage(0), -1)
+    with pytest.raises(InvalidSetting, match="patience"):
+        greedy(coverage(0), 3, patience_per_unit=0)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_gains_that_are_no_numbers_are_an_error_that_names_the_unit(bad):
+    class Broken(Modular):
+        def gains(self, state, candidates):
+            return np.where(candidates == 2, bad, 1.0)
+
+    with pytest.raises(CalibrationError, match="unit 2"):
+        greedy(Broken(np.ones(4)), 2)
+
+
+def test_ends_when_it_is_enough():
+    found = greedy(Modular(np.array([1.0, 3.0, 2.0])), 3, enough=lambda value: value >= 5)
+    assert (found.order, found.status) == ((1, 2), Status.ENOUGH)
+
+
+def test_nothing_and_more_than_there_is():
+    assert greedy(coverage(0), 0).kept == ()
+    found = greedy(coverage(0), 41)
+    assert (len(found.kept), found.status) == (40, Status.EXHAUSTED)
+
+
+def hull_with_inner_points() -> Contributions:
+    """Four corners of a square and, after them, six points that are never an extreme point."""
+    rng = np.random.default_rng(0)
+    corners = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+    phi = np.vstack([corners, 1e-3 * rng.standard_normal((6, 2)) + [0.5, 0.0]])
+    target = np.array([-0.3, 0.4])
+    return Contributions(phi @ phi.T / 100, phi @ target / 10, float(target @ target))
+
+
+def test_repetition_saturates_and_says_so():
+    rng = np.random.default_rng(0)
+    a, b, offset = 2 * rng.standard_normal((10, 100)), rng.uniform(0.5, 2, 100), 0.5 * rng.standard_normal(100)
+    phi = (b * np.tanh(rng.standard_normal((3, 10)) @ a / np.sqrt(10) + offset)).T
+    objective = Average(Contributions(phi @ phi.T / 100**2, phi @ phi.mean(0) / 100, float((phi.mean(0) ** 2).sum())))
+    found = greedy(objective, 60, repetition=True)
+    assert (len(found.kept), found.status) == (60, Status.SATURATED)
+    new = [n for n, unit in enumerate(found.order) if unit not in found.order[:n]]
+    before = max(n for n in range(len(found.order)) if n not in new) + 1
+    assert before == min(20 * 60, max(n for n in new if n < before) + 1 + 10 * 60)
+    assert found.order[:before] == picks(objective, before).order
+    assert len(found.order) - before == 60 - len(set(found.order[:before])) > 1
+
+
+@pytest.mark.parametrize("kind", [Average, LineSearch])
+def test_repetition_ends_where_nothing_new_helps(kind):
+    found = greedy(kind(hull_with_inner_points()), 10, repetition=True)
+    assert found.status is Status.SATURATED
+    assert len(found.order) <= 20 * 10 + 10
+
+
+def test_caps_on_repetition_are_kept():
+    objective = Average(hull_with_inner_points())
+    capped = greedy(objective, 10, repetition=True, max_picks_per_unit=1, patience_per_unit=10)
+    assert len(capped.order) <= 20
+    impatient = greedy(objective, 10, repetition=True, patience_per_unit=1)
+    assert len(impatient.order) <= 10 * 10 + 10
+    assert {capped.status, impatient.status} == {Status.SATURATED}
+
+
+def test_without_repetition_no_unit_is_picked_twice():
+    for kind in (Average, LineSearch):
+        order = greedy(kind([layer(2, size=30).term]), 30).order
+        assert len(set(order)) == len(order)
+
+
+def test_with_repetition_weights_are_n_times_the_share_of_picks():
+    found = picks(Average([layer(3, size=30, rows=100).term]), 50)
+    share = np.bincount(found.order, minlength=30) / 50
+    np.testing.assert_allclose(found.weights, 30 * share[list(found.kept)])
+    assert sum(found.weights) == pytest.approx(30)
+    assert len(set(found.order)) < 50
+
+
+@pytest.mark.parametrize("kind", [Average, LineSearch])
+def test_replay_gives_the_same_selection(kind):
+    objective = kind([layer(4, size=20).term])
+    path = greedy(objective, 12, repetition=True)
+    again = replay(objective, path.order)
+    assert (again.kept, again.values, again.weights) == (path.kept, path.values, path.weights)
+    assert again.status is Status.REPLAYED
+    assert len(replay(objective, path.order, 5).kept) == 5

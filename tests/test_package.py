@@ -1,0 +1,55 @@
+import importlib
+import inspect
+import tomllib
+from collections.abc import Callable
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+import scionet
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("module", ["scionet", "scionet.bench.report", "scionet.selection.greedy", "scionet.settings"])
+def test_import_without_torch(module: str, run_python: Callable[[str], str]) -> None:
+    assert run_python(f"import sys, {module}; print('torch' in sys.modules)") == "False\n"
+
+
+def test_import_takes_less_than_half_a_second_beyond_torch(run_python: Callable[[str], str]) -> None:
+    code = "import torch, time; start = time.process_time(); import scionet; {}; print(time.process_time() - start)"
+    assert min(float(run_python(code.format("scionet.prune"))) for _ in range(3)) < 0.5
+
+
+def test_version_has_one_source() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert scionet.__version__ == version("scionet") == project["version"]
+
+
+@pytest.mark.parametrize("name", scionet.__all__)
+def test_public_names_resolve(name: str) -> None:
+    assert getattr(scionet, name) is not None
+    assert name in dir(scionet)
+
+
+def test_type_checkers_and_python_see_the_same_names() -> None:
+    source = inspect.getsource(scionet)
+    for name in set(scionet.__all__) - {"__version__"}:
+        home = getattr(scionet, name).__module__
+        assert f"from {home} import" in source, f"{name} lives in {home}"
+
+
+def test_prune_is_the_function_also_after_its_module_was_imported() -> None:
+    importlib.import_module("scionet.pruning")
+    assert inspect.isfunction(scionet.prune)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'prunes'"):
+        _ = scionet.prunes  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_package_says_that_it_is_typed() -> None:
+    assert (files("scionet") / "py.typed").is_file()
