@@ -108,7 +108,7 @@ class Search:
         plain = self.ladder.climb(at, -stride if quantum < 0 else stride)
         vertices = self.below if quantum < 0 else self.above
         hull = Moves(plain.site, vertices[plain.site, plain.to])
-        return plain
+        return plain | hull.only(hull.to != plain.to)
 
     def change(self, at: IntArray, moves: Moves) -> FloatArray:
         """How much each move alone adds to the error, shape ``(move,)``."""
