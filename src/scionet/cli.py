@@ -5,15 +5,19 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Annotated, Any
+
+import tyro
 
 from scionet.commands import config
 from scionet.commands.options import Common, Demo, Evaluate, Export, Prune
-from scionet.commands.show import advise, complain
+from scionet.commands.show import complain
 from scionet.errors import PruneError, unknown
 from scionet.settings import ForwardSettings, SweepSettings
 
 KINDS: dict[str, type[Common]] = {"demo": Demo, "prune": Prune, "evaluate": Evaluate, "export": Export}
+FAILED = 1
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 
@@ -25,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments; those of this process by default.
 
     Returns:
-        The exit code: 0 if all went well, 1 after a `PruneError`, 130 after Ctrl-C.
+        The exit code: 0 if all went well, 1 after a `PruneError` or trouble with a file, 130 after Ctrl-C.
 
     Raises:
         SystemExit: With 2 after a usage error, with 0 after ``--help``.
@@ -33,11 +37,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = list(sys.argv[1:] if argv is None else argv)
     try:
         execute(parse(args))
-    except PruneError as error:
+    except (PruneError, OSError) as error:
         if "--debug" in args:
             traceback.print_exc()
         complain(str(error))
-        return 1
+        return FAILED
     except KeyboardInterrupt:
         complain("interrupted; no file is left half written")
         return INTERRUPTED
@@ -51,19 +55,12 @@ def parse(args: Sequence[str]) -> Common:
         PruneError: If the file cannot be read or has an unknown key, or the method is unknown or lacks a setting.
         SystemExit: After a usage error or ``--help``.
     """
-    import tyro  # a tenth of a second, which `python -m scionet` after a Ctrl-C should not wait for
-
     said = _glance(args)
     table = config.read(said.config) if said.config else {}
     settings = _settings_of(str(said.method or table.get("method", "forward")), args)
     if args and args[0] in KINDS:
         args = [args[0], *config.arguments(table, KINDS[args[0]], settings, str(said.config)), *args[1:]]
-    choices: Any = (
-        Annotated[Demo, tyro.conf.subcommand("demo")]
-        | Annotated[Prune[settings], tyro.conf.subcommand("prune")]
-        | Annotated[Evaluate, tyro.conf.subcommand("evaluate")]
-        | Annotated[Export, tyro.conf.subcommand("export")]
-    )
+    choices: Any = Demo | Annotated[Prune[settings], tyro.conf.subcommand("prune")] | Evaluate | Export
     description = "Structured pruning of PyTorch networks by greedy forward selection."
     return tyro.cli(choices, prog="scionet", description=description, args=args, config=(tyro.conf.OmitArgPrefixes,))
 
@@ -76,9 +73,13 @@ def execute(command: Common) -> None:
         torch.set_num_threads(command.threads)
     match command:
         case Demo():
+            import webbrowser
+
             from scionet import demo
 
-            advise(command, "open", str(demo.run(command.out, command.seed)))
+            page = demo.run(command.out, command.seed, command.quiet)
+            if command.open_browser:
+                webbrowser.open(page.resolve().as_uri())
         case Prune():
             from scionet.commands import prune
 
@@ -96,7 +97,7 @@ def execute(command: Common) -> None:
 def _glance(args: Sequence[str]) -> argparse.Namespace:
     """What decides how the rest is read: the TOML file and the method."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config", nargs="?", type=config.Path)
+    parser.add_argument("--config", nargs="?", type=Path)
     parser.add_argument("--method", nargs="?")
     return parser.parse_known_args(args)[0]
 

@@ -18,8 +18,10 @@ from scionet.bench.summary import summarise
 from scionet.bench.tables import to_rich
 from scionet.budget.costs import measure
 from scionet.data import digits
+from scionet.errors import VerificationError
 from scionet.network.checkpoint import load_pruned, save_pruned
 from scionet.network.export import export_onnx
+from scionet.network.running import Batch, call
 from scionet.pruning import PruneResult
 from scionet.resnets import digits_cnn
 
@@ -98,12 +100,12 @@ def _used(arena: Arena, result: PruneResult, record: RunRecord, out: Path, conso
         out / f"{stem}.safetensors", result.model, result.plan, result.sites, factory="scionet:digits_cnn", overwrite=True
     )
     loaded = load_pruned(path, digits_cnn())
-    same = _agree(loaded, result.model, arena.example_inputs)
+    _check_equal(result.model, loaded, arena.example_inputs)
     exported = export_onnx(loaded, arena.example_inputs, out / f"{stem}.onnx", overwrite=True)
     batch = torch.cat([inputs for inputs, _ in arena.test])[:256]
     times = latency({"dense": arena.model, "pruned": loaded}, batch, repeats=50)
     console.print(
-        f"{record.spec.budget}: saved and loaded ({'equal' if same else 'DIFFERENT'}), "
+        f"{record.spec.budget}: saved and loaded bit for bit, "
         f"ONNX agrees to {exported.difference:.0e}, {times['dense'].median_ms / times['pruned'].median_ms:.2f}x as fast"
     )
     return replace(
@@ -111,3 +113,9 @@ def _used(arena: Arena, result: PruneResult, record: RunRecord, out: Path, conso
         dense=replace(record.dense, latency=times["dense"]),
         pruned=replace(record.pruned, latency=times["pruned"]),
     )
+
+
+def _check_equal(saved: nn.Module, loaded: nn.Module, inputs: Batch) -> None:
+    with torch.no_grad():
+        if not torch.equal(call(saved, inputs), call(loaded.eval(), inputs)):
+            raise VerificationError("the loaded network differs from the saved one; report this")

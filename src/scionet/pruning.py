@@ -6,16 +6,26 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from scionet.budget.costs import Cost, measure
 from scionet.budget.limits import Budget
-from scionet.errors import InvalidSetting
+from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
 from scionet.methods.contract import Method, silent
 from scionet.methods.registry import build
 from scionet.network.discover import Ignored, discover
 from scionet.network.plan import Plan
-from scionet.network.running import Batch, inputs_like
+from scionet.network.running import (
+    Batch,
+    as_arguments,
+    call,
+    example_count,
+    inputs_like,
+    tensors_of,
+    to_model,
+    undisturbed,
+)
 from scionet.network.sites import Refusal, Sites
 from scionet.network.surgery import cut, verify
 from scionet.progress import bars
@@ -103,20 +113,21 @@ def prune(
             `scionet.settings`.
 
     Raises:
-        UnsupportedModel: If nothing can be pruned.
+        UnsupportedModel: If nothing can be pruned, or the network's own weights are missing, NaN or infinite.
         UnreachableBudget: If the budget cannot be met; the text names the smallest reachable cost.
         CalibrationError: If the calibration data are empty, do not fit, or make the network produce NaN.
-        InvalidSetting: If a name or value is not allowed.
+        InvalidSetting: If a name, a setting or the seed is not allowed.
         VerificationError: If the cut network does not compute what the masked one does.
     """
     chosen = method if isinstance(method, Method) else build(method, **settings)
     if isinstance(method, Method) and settings:
         raise InvalidSetting(f"a Method carries its own settings; give {sorted(settings)} where it is built")
     limit = None if budget is None else Budget.of(budget)
+    _refuse_blank(model)
     watch = _StopWatch()
     sites = discover(model, example_inputs, ignored_layers)
     watch.lap("discover")
-    batches = CalibrationBatches(calibration_data, example_inputs, with_labels=chosen.uses_labels)
+    batches = CalibrationBatches(model, calibration_data, example_inputs, with_labels=chosen.uses_labels)
     with bars() if progress else nullcontext(silent) as tell:
         plan = chosen.select(model, batches, sites, limit, seed, tell)
     watch.lap("select")
@@ -137,18 +148,73 @@ def prune(
 
 
 class CalibrationBatches:
-    """Calibration data in the form of the example inputs, iterable again and again."""
+    """Calibration data in the form of the example inputs, iterable again and again.
 
-    def __init__(self, data: Iterable[Any], example_inputs: Batch, with_labels: bool) -> None:
-        one_pass = iter(data) is data
-        self._data = list(data) if one_pass else data
-        self._example, self._with_labels = example_inputs, with_labels
+    Batches whose sizes beyond the first differ from the example's are tried on the model first, so that data that do
+    not fit are refused in terms of what was given.
+
+    Raises:
+        CalibrationError: If the data are no iterable of batches; on iteration, if a batch does not fit.
+    """
+
+    def __init__(self, model: nn.Module, data: Iterable[Any], example_inputs: Batch, with_labels: bool) -> None:
+        if isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable):
+            raise CalibrationError(
+                f"calibration_data must be an iterable of batches, such as a list or a data loader; given a "
+                f"{type(data).__name__}; wrap a single batch in a list"
+            )
+        self._data = list(data) if isinstance(data, Iterator) else data
+        self._model, self._example, self._with_labels = model, example_inputs, with_labels
 
     def __iter__(self) -> Iterator[Any]:
         """Batches of inputs, or pairs of inputs and labels."""
         for batch in self._data:
-            inputs, rest = inputs_like(self._example, batch)
-            yield (inputs, rest) if self._with_labels else inputs
+            inputs, labels = inputs_like(self._example, batch)
+            self._refuse_misfit(inputs)
+            yield (inputs, labels) if self._with_labels else inputs
+
+    def _refuse_misfit(self, inputs: Batch) -> None:
+        if example_count(inputs) and _form(inputs) == _form(self._example):
+            return
+        text = f"a calibration batch of {_form(inputs)} does not fit the network, which runs on {_form(self._example)}"
+        if not example_count(inputs):
+            raise CalibrationError(f"{text}: it has no examples; leave empty batches out")
+        if _ranks(inputs) != _ranks(self._example):
+            raise CalibrationError(f"{text}; give batches with as many tensors and dimensions, the first for examples")
+        try:
+            with undisturbed(self._model):
+                call(self._model, to_model(inputs, self._model))
+        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+            raise CalibrationError(f"{text}: {error}") from error
+
+
+def _form(batch: Batch) -> str:
+    """Shapes for any number of examples, and types: one for all floating-point types, which are cast."""
+    parts = []
+    for tensor in tensors_of(as_arguments(batch)):
+        kind = "floats" if tensor.is_floating_point() else str(tensor.dtype)
+        parts.append(f"{kind} ({', '.join(['batch', *map(str, tensor.shape[1:])])})")
+    return ", ".join(parts)
+
+
+def _ranks(batch: Batch) -> list[int]:
+    return [tensor.ndim for tensor in tensors_of(as_arguments(batch))]
+
+
+def _refuse_blank(model: nn.Module) -> None:
+    """Refuse a network without usable weights.
+
+    Raises:
+        UnsupportedModel: If a parameter has no data, or holds NaN or infinite values.
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.is_meta:
+            raise UnsupportedModel(
+                f"parameter {name!r} is on the device 'meta' and has no values; give the model memory "
+                "(model.to_empty(device='cpu')) and load its weights, then prune"
+            )
+        if parameter.is_floating_point() and not bool(torch.isfinite(parameter).all()):
+            raise UnsupportedModel(f"parameter {name!r} holds NaN or infinite values; prune a network that works")
 
 
 class _StopWatch:

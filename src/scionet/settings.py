@@ -18,8 +18,9 @@ class SweepSettings:
     """Refit every consumer's weights on the kept units by least squares."""
     ridge: float = 1e-4
     """Ridge of the refit, relative to the mean square of the consumer's inputs."""
-    allocation: Allocation = "uniform"
-    """How the budget is shared out among sites: one density for all, or by each site's error curve."""
+    allocation: Allocation | None = None
+    """How the budget is shared out among sites: one density for all, or by each site's error curve. None takes curves
+    where something is fitted to the calibration data, and one density otherwise."""
     round_to: int = 1
     """Kept widths are multiples of this (8 suits most hardware)."""
     min_units: int = 1
@@ -28,7 +29,7 @@ class SweepSettings:
     """Measure inputs in the network pruned so far and targets in the dense one, so that later layers repair damage."""
     shortcuts: bool = True
     """Let a consumer in front of a residual sum make up for the damage in the shortcut."""
-    positions: int = 32
+    positions: int = 16
     """Output pixels that a convolution's moments are taken from, for each batch; all if there are fewer."""
     memory_gib: float = 2.0
     """Activations of suspended forward passes beyond this wait on disk."""
@@ -40,7 +41,7 @@ class SweepSettings:
             InvalidSetting: If a value is out of range; all problems are listed.
         """
         checks = {
-            "allocation is 'uniform' or 'curves'": self.allocation in ("uniform", "curves"),
+            "allocation is 'uniform', 'curves' or None": self.allocation in ("uniform", "curves", None),
             "ridge is 0 or more": self.ridge >= 0,
             "round_to, min_units and positions are 1 or more": min(self.round_to, self.min_units, self.positions) >= 1,
             "memory_gib is 0 or more": self.memory_gib >= 0,

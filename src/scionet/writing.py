@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from secrets import token_hex
 
@@ -29,10 +29,10 @@ def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[Pr
     if Path(path).suffix != suffix:
         raise InvalidSetting(f"the name of the file must end in {suffix}; given {path}")
     target = Path(path).resolve()
-    if target.is_dir():
-        raise error(f"cannot write {path}: it is a folder; give the path of a file")
     temporary = target.with_name(f".{token_hex(4)}.{target.name}")
     try:
+        if target.is_dir():
+            raise error(f"cannot write {path}: it is a folder; give the path of a file")
         if target.exists() and not overwrite:
             raise error(f"{path} exists; give another path, or overwrite=True to replace it")
         yield temporary
@@ -43,4 +43,5 @@ def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[Pr
         advice = "give a path in a writable folder with room"
         raise error(f"cannot write {path}: {reason.strerror or reason}; {advice}") from reason
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # where it could not be made, it need not go
+            temporary.unlink()

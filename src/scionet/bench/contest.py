@@ -1,6 +1,6 @@
 """One run of a contest: prune a network with a method, measure what came out, record it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -38,47 +38,52 @@ class Contestant:
 
 
 _FITTED = " Then every consumer's weights are refitted by least squares."
-_LOCAL = {
-    "average": "Greedy: the unit that, added to the plain average of those picked, best imitates the consumer's output.",
-    "line_search": "Greedy: the unit and the step towards it that best imitate the consumer's output.",
+_SHARED_OUT = " Widths by the sites' error curves instead of one density for all."
+_RANKINGS = {
+    "forward average": (
+        "forward",
+        {"objective": "average"},
+        "Greedy: the unit that, added to the plain average of those picked, best imitates the consumer's output.",
+    ),
+    "forward line search": (
+        "forward",
+        {"objective": "line_search"},
+        "Greedy: the unit and the step towards it that best imitate the consumer's output.",
+    ),
+    "random": ("random", {}, "Units at random."),
+    "l1": ("l1", {}, "Units whose producing weights have the largest L1 norm."),
+    "bn_scale": ("bn_scale", {}, "Units with the largest BatchNorm scale."),
 }
-_SCORES = {
-    "random": "Units at random.",
-    "l1": "Units whose producing weights have the largest L1 norm.",
-    "bn_scale": "Units with the largest BatchNorm scale.",
-}
-
-FORWARD = Contestant(
-    "forward least squares",
-    "forward",
-    summary="Greedy: the unit that lowers most the error of the consumer's output after refitting its weights by least "
-    "squares; asymmetric targets, shortcut compensation.",
+_GREEDY = (
+    "Greedy: the unit that lowers most the error of the consumer's output after refitting its weights by least squares; "
+    "asymmetric targets, shortcut compensation."
 )
+
+
+def _contestants() -> Iterator[Contestant]:
+    """Every label-free method: at one density for all sites, plain and refitted; refitted at widths by error curves."""
+    uniform, curves = {"allocation": "uniform"}, {"allocation": "curves"}
+    yield Contestant("forward least squares", "forward", uniform, _GREEDY)
+    yield Contestant("forward least squares + curves", "forward", curves, _GREEDY + _SHARED_OUT)
+    for label, (method, settings, text) in _RANKINGS.items():
+        plain, refit = {**settings, "refit": False}, {**settings, "refit": True}
+        yield Contestant(label, method, {**plain, **uniform}, text)
+        yield Contestant(f"{label} + least squares", method, {**refit, **uniform}, text + _FITTED)
+        if method != "forward":
+            yield Contestant(
+                f"{label} + least squares + curves", method, {**refit, **curves}, text + _FITTED + _SHARED_OUT
+            )
+
+
+CONTESTANTS = tuple(_contestants())
+FORWARD = next(contestant for contestant in CONTESTANTS if contestant.label == "forward least squares + curves")
+"""The one that figures bring out: what `prune` does by default."""
 LOSS = Contestant(
     "forward task loss",
     "forward",
     {"objective": "loss", "refit": False},
     "Greedy: the unit that lowers the labelled task loss most, weights re-averaged (ICML 2020).",
 )
-CONTESTANTS = (
-    FORWARD,
-    *(
-        Contestant(
-            f"forward {name.replace('_', ' ')}{' + least squares' if refit else ''}",
-            "forward",
-            {"objective": name, "refit": refit},
-            text + _FITTED * refit,
-        )
-        for name, text in _LOCAL.items()
-        for refit in (False, True)
-    ),
-    *(
-        Contestant(f"{name}{' + least squares' if refit else ''}", name, {"refit": refit}, text + _FITTED * refit)
-        for name, text in _SCORES.items()
-        for refit in (False, True)
-    ),
-)
-"""Label-free methods, each with and without the same refit."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,6 +99,7 @@ class Arena:
         test: Labelled batches to measure accuracy on.
         dense: What the dense network is worth there.
         command: The command that makes the records again.
+        bf16: Whether accuracy is measured in bfloat16, of the dense network too.
     """
 
     experiment: str
@@ -104,6 +110,7 @@ class Arena:
     test: Labelled
     dense: Outcome
     command: str
+    bf16: bool = False
 
     def run(self, contestant: Contestant, calibration: Iterable[Any], budget: str, seed: int, **shared: Any) -> "Run":
         """Prune and measure.
@@ -134,7 +141,7 @@ class Arena:
         return RunRecord(
             spec=spec,
             dense=self.dense,
-            pruned=outcome(result.model, result.report.pruned, self.test),
+            pruned=outcome(result.model, result.report.pruned, self.test, self.bf16),
             seconds=sum(result.report.seconds.values()),
             sites=tuple(_site(choice) for choice in result.plan.choices),
             provenance=Provenance.here(datetime.now(UTC).date().isoformat(), self.command, torch.get_num_threads()),
@@ -142,6 +149,7 @@ class Arena:
             dense_hash=result.plan.dense_hash,
             plan_hash=result.plan.identity,
             summary=contestant.summary,
+            notes=("accuracy measured in bfloat16 (autocast)",) if self.bf16 else (),
         )
 
 
@@ -153,9 +161,9 @@ class Run:
     record: RunRecord
 
 
-def outcome(model: nn.Module, cost: Cost, test: Labelled) -> Outcome:
+def outcome(model: nn.Module, cost: Cost, test: Labelled, bf16: bool = False) -> Outcome:
     """What a network costs and how often it is right."""
-    found = accuracy(model, test)
+    found = accuracy(model, test, bf16)
     return Outcome(cost.macs, cost.params, found.correct, found.seen)
 
 

@@ -36,7 +36,7 @@ def arguments(table: Mapping[str, Any], kind: type, settings: type, where: str) 
         InvalidSetting: If a key is unknown, or a value is no text, number, truth value or list of these.
     """
     hints = get_type_hints(kind)
-    known = {field.name for field in fields(kind)} - {"config"}
+    known = {field.name for field in fields(kind)} - {"config", "debug"}  # they tell how to read, and are known first
     for key, value in table.items():
         if key not in known:
             raise unknown(f"key in {where}", key, known)

@@ -11,6 +11,7 @@ from torch import nn
 from scionet.commands.show import warn
 from scionet.errors import InvalidSetting
 from scionet.models import FACTORIES, build, load_weights
+from scionet.network.checkpoint import load_pruned
 
 
 def dense(factory: str, kwargs: Mapping[str, Any], weights: Path | None) -> nn.Module:
@@ -27,6 +28,28 @@ def dense(factory: str, kwargs: Mapping[str, Any], weights: Path | None) -> nn.M
     elif random_weights(factory, kwargs):
         warn(f"{factory} has RANDOM weights: what comes out is of no use but for a trial; give --weights FILE")
     return model
+
+
+def pruned(path: Path, factory: str | None, kwargs: Mapping[str, Any], trust_factory: bool) -> nn.Module:
+    """A pruned network from its file, ready to run.
+
+    Args:
+        path: The file.
+        factory: What makes the dense network; None takes the factory that the file names.
+        kwargs: Arguments of `factory`.
+        trust_factory: Whether to run a function that the file names.
+
+    Raises:
+        CheckpointError: If the file cannot be read, is damaged or does not fit the factory.
+    """
+    instance = None if factory is None else build(factory, **kwargs)
+    return load_pruned(path, instance, trust_factory=trust_factory).eval()
+
+
+def without_weights(factory: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What to record of the arguments: a pruned file has its own weights and must not wait for a download."""
+    registered = factory.startswith(("timm:", "torchvision:"))
+    return {key: value for key, value in kwargs.items() if not (registered and key in ("pretrained", "weights"))}
 
 
 def random_weights(factory: str, kwargs: Mapping[str, Any]) -> bool:

@@ -45,7 +45,7 @@ class Pictures:
     split: str | None = None
     """The folder above the classes, such as train; none where the classes stand at the top."""
     preprocessing: PresetName | None = None
-    """imagenet (resize to 256, crop 224), efficientnet_lite (so, but bicubic, mean 127), cifar (pictures as they are)."""
+    """imagenet (resize to 256, crop 224), efficientnet_lite (the same, bicubic), or cifar (pictures as they are)."""
     size: int | None = None
     """Pixels to which the shorter side is resized."""
     crop: int | None = None
@@ -112,11 +112,14 @@ class Evaluate(Common):
     pruned: Path | None = None
     """A pruned network, written by `scionet prune`."""
     model: str | None = None
-    """A dense network instead: timm:NAME, torchvision:NAME, scionet:NAME, or package.module:function."""
+    """A dense network, or what makes that of a pruned file: timm:NAME, torchvision:NAME, scionet:NAME, or
+    package.module:function."""
     weights: Path | None = None
     """Weights of the dense network: a .safetensors file, or a state dict written by torch.save."""
     model_args: tuple[str, ...] = ()
     """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    trust_factory: bool = False
+    """Run a package.module:function that the pruned file names as its factory; it may be any code."""
     images: int | None = None
     """Evaluate on this many pictures, drawn at random; all by default."""
     exclude_calibration_of: Path | None = None
@@ -141,7 +144,11 @@ class Export(Common):
     to: Path
     """The file to write; its suffix chooses the format: .onnx, or .pt2 (torch.export)."""
     model: str | None = None
-    """The network's factory, where the file names none: timm:NAME, ..., package.module:function."""
+    """The dense network's factory, where the file names none: timm:NAME, ..., package.module:function."""
+    model_args: tuple[str, ...] = ()
+    """Arguments of this factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    trust_factory: bool = False
+    """Run a package.module:function that the pruned file names as its factory; it may be any code."""
     input_shape: tuple[int, ...] | None = None
     """Shape of one input without the batch, such as 3 224 224; recorded in the pruned file by default."""
     overwrite: bool = False

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 from scionet.commands.options import Pictures
 from scionet.data import ImageFolder, sample
 from scionet.errors import InvalidSetting
+from scionet.network.checkpoint import describe
 from scionet.pictures import Preprocessing
 
+_MEAN, _STD = 127 / 255, 128 / 255  # of EfficientNet-Lite, for every channel
 PRESETS: Mapping[str, Preprocessing] = MappingProxyType(
     {
         "imagenet": Preprocessing(size=256, crop=224),
-        "efficientnet_lite": Preprocessing(256, 224, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic"),
+        "efficientnet_lite": Preprocessing(256, 224, (_MEAN, _MEAN, _MEAN), (_STD, _STD, _STD), "bicubic"),
         "cifar": Preprocessing(),
     }
 )
@@ -75,9 +78,37 @@ class Draw:
         """Whether a folder holds exactly the pictures that were drawn from."""
         return _digest(folder.paths) == self.folder
 
+
+@dataclass(frozen=True)
+class Recipe:
+    """What the file of a pruned network records of its pictures.
+
+    Attributes:
+        preprocessing: How they were prepared.
+        draw: How those for calibration were drawn.
+    """
+
+    preprocessing: Preprocessing
+    draw: Draw
+
     def record(self) -> dict[str, Any]:
-        """The draw as JSON has it."""
-        return asdict(self)
+        """The recipe, JSON-able, to be found again by `recipe_of`."""
+        return {"pictures": asdict(self)}
+
+
+def recipe_of(path: Path) -> Recipe | None:
+    """The recipe in a file of a pruned network; None where a program other than `scionet prune` wrote it.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged or of a newer format.
+    """
+    record = describe(path)["extra"].get("pictures")
+    if record is None:
+        return None
+    prepared: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in record["preprocessing"].items()
+    }
+    return Recipe(Preprocessing(**prepared), Draw(**record["draw"]))
 
 
 def preprocessing(options: Pictures, recorded: Preprocessing | None = None) -> Preprocessing:

@@ -2,24 +2,23 @@
 
 import shlex
 import time
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from scionet.bench.measure import Accuracy
 from scionet.budget.limits import Budget
 from scionet.commands import networks, pictures
 from scionet.commands.files import check_writable
 from scionet.commands.options import Prune
-from scionet.commands.pictures import Draw, Indices
-from scionet.commands.scoring import count, percent, score
+from scionet.commands.pictures import Draw, Indices, Recipe
+from scionet.commands.scoring import count, first, percent, score
 from scionet.commands.show import advise, line, table
 from scionet.data import ImageBatches, ImageFolder, batches
 from scionet.errors import InvalidSetting
 from scionet.methods.registry import build
 from scionet.network.checkpoint import save_pruned
-from scionet.pictures import Preprocessing
 from scionet.pruning import PruneResult, prune
 
 
@@ -28,14 +27,12 @@ class Material:
     """The pictures of a run.
 
     Attributes:
-        preprocessing: How they are prepared.
-        draw: How the calibration pictures were drawn.
-        calibration: These pictures, in batches with labels.
+        recipe: How they are prepared, and which are drawn for calibration.
+        calibration: Those, in batches with labels.
         evaluation: Others to evaluate on, if that was asked for.
     """
 
-    preprocessing: Preprocessing
-    draw: Draw
+    recipe: Recipe
     calibration: ImageBatches
     evaluation: ImageBatches | None
 
@@ -52,7 +49,7 @@ def run(command: Prune[Any]) -> None:
     material = _material(command)
     kwargs = networks.keywords(command.model_args)
     model = networks.dense(command.model, kwargs, command.weights)
-    example = _first(material.calibration)
+    example = first(material.calibration)
     start = time.perf_counter()
     result = prune(
         model,
@@ -71,9 +68,9 @@ def run(command: Prune[Any]) -> None:
         result.plan,
         result.sites,
         factory=command.model,
-        factory_kwargs=kwargs,
+        factory_kwargs=networks.without_weights(command.model, kwargs),
         example_inputs=example,
-        extra={"calibration": material.draw.record(), "preprocessing": asdict(material.preprocessing)},
+        extra=material.recipe.record(),
         overwrite=command.overwrite,
     )
     _report(command, result, seconds, _evaluated(command, model, result.model, material.evaluation))
@@ -93,7 +90,7 @@ def _material(command: Prune[Any]) -> Material:
     evaluation = None
     if (test := _test_pictures(command, folder, drawn)) is not None:
         evaluation = batches(test[0], prepared, options.batch_size, test[1], labels=True)
-    return Material(prepared, draw, calibration, evaluation)
+    return Material(Recipe(prepared, draw), calibration, evaluation)
 
 
 def _test_pictures(command: Prune[Any], folder: ImageFolder, drawn: Indices) -> tuple[ImageFolder, Indices] | None:
@@ -114,12 +111,6 @@ def _test_pictures(command: Prune[Any], folder: ImageFolder, drawn: Indices) -> 
     test = folder if rest else ImageFolder(folder.root, split)
     pool = pictures.remaining(test, drawn if rest else drawn[:0])
     return test, pictures.some(pool, command.evaluate_images, command.seed)
-
-
-def _first(data: ImageBatches) -> Tensor:
-    """Two of the pictures (one if there are no more), to try the network on."""
-    few = batches(data.folder, data.preprocessing, 2, data.indices[:2])
-    return next(image for image in few if isinstance(image, Tensor))
 
 
 def _evaluated(

@@ -1,13 +1,13 @@
-"""Accuracy with a progress bar, and numbers for people."""
+"""Accuracy with a progress bar, an example to try, and numbers for people."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from scionet.bench.measure import Accuracy, accuracy
-from scionet.data import ImageBatches
+from scionet.data import ImageBatches, batches
 from scionet.methods.contract import Progress, silent
 from scionet.progress import bars
 
@@ -34,6 +34,12 @@ def _told(batches: ImageBatches, stage: str, tell: Progress) -> Iterator[Any]:
     for done, batch in enumerate(batches, 1):
         yield batch
         tell(stage, done, len(batches))
+
+
+def first(data: ImageBatches) -> Tensor:
+    """Two of the pictures (one if there are no more), to try a network on."""
+    few = batches(data.folder, data.preprocessing, 2, data.indices[:2])
+    return next(images for images in few if isinstance(images, Tensor))
 
 
 def count(number: float) -> str:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from scionet.budget.limits import Budget
 from scionet.network.plan import Plan
-from scionet.network.running import Batch
 from scionet.network.sites import Site, Sites
 from scionet.selection.greedy import Selection
 from scionet.selection.terms import Term
@@ -81,15 +80,17 @@ class SiteView:
 
 
 class Ranker(ABC):
-    """The order in which a site's units are taken: what tells methods apart.
+    """The order in which a site's units are taken: what tells methods apart."""
 
-    Attributes:
-        uses_moments: Whether `SiteView.terms` must be there.
-        uses_labels: Whether batches are pairs of inputs and labels.
-    """
+    @property
+    def uses_moments(self) -> bool:
+        """Whether `SiteView.terms` must be there."""
+        return False
 
-    uses_moments: bool = False
-    uses_labels: bool = False
+    @property
+    def uses_labels(self) -> bool:
+        """Whether batches are pairs of inputs and labels."""
+        return False
 
     @abstractmethod
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:

@@ -5,14 +5,14 @@ loss); Ye et al., *Greedy Optimization Provably Wins the Lottery*, NeurIPS 2020 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.loss import TaskLoss
-from scionet.selection.greedy import Exact, Policy, Selection, Stochastic, greedy
+from scionet.selection.greedy import Exact, Policy, Selection, Status, Stochastic, greedy
 from scionet.selection.objective import Objective
 from scionet.selection.quadratic import Average, LeastSquares, LineSearch
 from scionet.settings import ForwardSettings
@@ -37,7 +37,7 @@ class ForwardRanker(Ranker):
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """Pick until `n_units` different units are kept, or the stop rule holds."""
         objective = self._objective(view)
-        return greedy(
+        selection = greedy(
             objective,
             n_units,
             policy=self._policy(),
@@ -45,6 +45,7 @@ class ForwardRanker(Ranker):
             rng=rng,
             enough=None if self.settings.tolerance is None else _within(objective, self.settings.tolerance),
         )
+        return _filled(selection, n_units) if self.settings.refit else selection
 
     def _policy(self) -> Policy:
         if self.settings.candidates == "exact":
@@ -67,3 +68,14 @@ def _within(objective: Objective[Any], tolerance: float) -> Callable[[float], bo
     """Stop rule of the paper: the loss exceeds that of the dense network by at most `tolerance`."""
     assert isinstance(objective, TaskLoss), "settings admit a tolerance for the task loss alone"
     return lambda value: -value <= objective.dense_loss + tolerance
+
+
+def _filled(selection: Selection, n_units: int) -> Selection:
+    """The selection with the units that line search dropped again, up to the number asked for: a refit can use them."""
+    if selection.status is Status.ENOUGH or len(selection.kept) >= n_units:
+        return selection
+    dropped = [unit for unit in dict.fromkeys(selection.order) if unit not in selection.kept]
+    weight_of = dict(zip(selection.kept, selection.weights, strict=True))
+    weight_of |= dict.fromkeys(dropped[: n_units - len(selection.kept)], 1.0)
+    kept = tuple(sorted(weight_of))
+    return replace(selection, kept=kept, weights=tuple(weight_of[unit] for unit in kept))

@@ -1,5 +1,6 @@
 """The task loss as an objective: what greedy forward selection was published with."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import vmap
 
 from scionet.errors import CalibrationError, UnsupportedModel
@@ -42,15 +43,18 @@ class TaskLoss(Objective[_Picks]):
             view: The site; its batches are pairs of inputs and labels.
 
         Raises:
-            CalibrationError: If they are not, or a label is out of range.
+            CalibrationError: If they are not, if there are none, if labels do not fit what the network gives, or if
+                its loss is NaN or infinite.
         """
         self.size, self.facts = view.site.width, frozenset()
         self._view = view
-        self._pairs = [_pair(batch, view) for batch in view.batches]
         self._device = place_of(view.model)[0]
         with undisturbed(view.model):
+            self._pairs = [_pair(batch, view.model) for batch in view.batches]
+            if not self._pairs:
+                raise CalibrationError("the calibration data are empty; give at least one batch of inputs and labels")
             self._base = gated_tensors(view.model, view.sites, view.gates, view.tensors)
-            self.dense_loss = self._mean([float(_loss(call(view.model, x), y)) for x, y in self._pairs])
+            self.dense_loss = self._mean([_dense_loss(view.model, x, y) for x, y in self._pairs])
             self._empty = float(self._losses(np.zeros((1, self.size)))[0])
 
     def start(self) -> _Picks:
@@ -110,21 +114,69 @@ class TaskLoss(Objective[_Picks]):
 
 
 def _loss(outputs: Any, labels: Tensor) -> Tensor:
-    return torch.nn.functional.cross_entropy(next(tensors_of(outputs)).float(), labels)
+    logits = next(tensors_of(outputs))
+    return torch.nn.functional.cross_entropy(logits if logits.dtype == torch.float64 else logits.float(), labels)
+
+
+def _dense_loss(model: nn.Module, inputs: Batch, labels: Tensor) -> float:
+    """The loss of the network as it is on one batch.
+
+    Raises:
+        CalibrationError: If the labels do not fit its output, or the loss is NaN or infinite.
+    """
+    outputs = call(model, inputs)
+    logits = next(tensors_of(outputs))
+    if logits.ndim != 2 or len(logits) != len(labels) or labels.min() < 0 or labels.max() >= logits.shape[1]:
+        raise CalibrationError(
+            f"objective 'loss' needs outputs (batch, classes) and as many labels of 0..classes-1; given outputs "
+            f"{tuple(logits.shape)} and {len(labels)} labels of {int(labels.min())}..{int(labels.max())}"
+        )
+    loss = float(_loss(outputs, labels))
+    if not math.isfinite(loss):
+        raise CalibrationError(
+            f"the network's loss on the calibration data is {loss}: {_first_not_finite(model, inputs)} gives NaN or "
+            "infinite values; look for them in the data and in the layers before it"
+        )
+    return loss
+
+
+def _first_not_finite(model: nn.Module, inputs: Batch) -> str:
+    """The first layer whose output has NaN or infinite values."""
+    found: list[str] = []
+
+    def look(name: str, outputs: Any) -> None:
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors_of(outputs)):
+            found.append(repr(name) if name else "the network")
+
+    hooks = [
+        m.register_forward_hook(lambda _m, _i, out, name=name: look(name, out)) for name, m in model.named_modules()
+    ]
+    try:
+        call(model, inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else "the loss itself"
 
 
 def _chunk(labels: Tensor) -> int:
     return max(1, STACKED_EXAMPLES // len(labels))
 
 
-def _pair(batch: Any, view: SiteView) -> tuple[Batch, Tensor]:
-    if isinstance(batch, Mapping) or not isinstance(batch, tuple | list) or len(batch) != 2:
+def _pair(batch: Any, model: nn.Module) -> tuple[Batch, Tensor]:
+    """Inputs and labels on the model's device.
+
+    Raises:
+        CalibrationError: If the batch is no pair of inputs and class indices.
+    """
+    if isinstance(batch, Mapping) or not isinstance(batch, tuple | list) or len(batch) != 2 or batch[1] is None:
         raise CalibrationError(
             "objective 'loss' needs labels: give batches as pairs (inputs, labels), or choose a label-free objective "
-            f"such as 'least_squares'; given a {type(batch).__name__}"
+            f"such as 'least_squares'; given a {type(batch).__name__} without labels"
         )
-    inputs, labels = batch
-    labels = torch.as_tensor(labels).to(place_of(view.model)[0])
-    if labels.ndim != 1 or labels.is_floating_point():
-        raise CalibrationError(f"labels must be class indices of shape (batch,); given {labels.dtype} {labels.shape}")
-    return to_model(inputs, view.model), labels
+    inputs, labels = batch[0], torch.as_tensor(batch[1]).to(place_of(model)[0])
+    if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
+        raise CalibrationError(
+            f"labels must be class indices of shape (batch,); given {labels.dtype} of shape {tuple(labels.shape)}"
+        )
+    return to_model(inputs, model), labels

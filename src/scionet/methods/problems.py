@@ -29,12 +29,12 @@ def norm_scale(model: nn.Module, consumer: Consumer) -> FloatArray | None:
     return (np.ones_like(sigma) if gamma is None else _array(gamma)) / sigma
 
 
-def shift_target(consumer: Consumer, sites_shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, float] | None:
+def shift_target(consumer: Consumer, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, float] | None:
     """Where an intercept of a refit goes: a tensor's name and the sign; None if there is no place for it."""
     if consumer.bias is not None:
         return consumer.bias, 1.0
     mean = f"{consumer.norm}.running_mean"
-    return (mean, -1.0) if consumer.norm is not None and mean in sites_shapes else None
+    return (mean, -1.0) if consumer.norm is not None and mean in shapes else None
 
 
 def flat_columns(channels: IntArray, weight: Tensor) -> IntArray:
@@ -43,21 +43,32 @@ def flat_columns(channels: IntArray, weight: Tensor) -> IntArray:
     return (channels[..., None] + np.arange(taps) * weight.shape[1]).reshape(*channels.shape[:-1], -1)
 
 
-def kept_channels(sites: Sites, consumer: str, gates: Mapping[str, Tensor], without: str | None = None) -> IntArray:
-    """Input channels of a consumer that are present: not gated to zero, and not of the site `without`."""
-    present = np.ones(sites.shapes[consumer][1], dtype=bool)
+def per_column(gates: FloatArray, weight: Tensor) -> FloatArray:
+    """Gates ``(I,)`` of a consumer's input channels as factors of its flattened weight's columns; 1 where one is 0."""
+    return np.tile(np.where(gates == 0, 1.0, gates), int(np.prod(weight.shape[2:], dtype=int)))
+
+
+def channel_gates(sites: Sites, consumer: str, gates: Mapping[str, Tensor], without: str | None = None) -> FloatArray:
+    """Gate of each input channel of a consumer, shape ``(I,)``; 0 for those of the site `without`."""
+    factors = np.ones(sites.shapes[consumer][1])
     for site in sites.values():
         if consumer in site.consumers:
             index = site.slot(consumer, 1).index
             if site.name == without:
-                present[index.ravel()] = False
+                factors[index] = 0
             elif site.name in gates:
-                present[index[(gates[site.name] == 0).numpy()].ravel()] = False
-    return np.flatnonzero(present)
+                factors[index] = gates[site.name].numpy()[:, None]
+    return factors
 
 
 def make_term(
-    site: Site, consumer: str, weight: Tensor, moments: Moments, present: IntArray, scale: FloatArray | None, centred: bool
+    site: Site,
+    consumer: str,
+    weight: Tensor,
+    moments: Moments,
+    others: FloatArray,
+    scale: FloatArray | None,
+    centred: bool,
 ) -> Term:
     """The problem of choosing among a site's units for one consumer.
 
@@ -66,16 +77,16 @@ def make_term(
         consumer: The consumer's name.
         weight: Its dense weight, shape ``(O, I, ...)``.
         moments: Inputs and targets there.
-        present: Input channels of other sites, or of none, that are there whatever is chosen.
+        others: Gates of the input channels that are there whatever is chosen, 0 elsewhere, shape ``(I,)``.
         scale: Factor of each output in which errors are measured, shape ``(O,)``.
         centred: Whether an intercept makes up for the means.
     """
     xx, xy, yy = moments.means(centred)
-    flat = _array(flatten_weight(weight))
+    flat = _array(flatten_weight(weight)) * per_column(others, weight)
     if scale is not None:
         xy, yy, flat = xy * scale, yy * scale**2, flat * scale[:, None]
     columns = flat_columns(site.slot(consumer, 1).index, weight)
-    return Term(xx, xy, float(yy.sum()), columns, flat_columns(present, weight), flat)
+    return Term(xx, xy, float(yy.sum()), columns, flat_columns(np.flatnonzero(others), weight), flat)
 
 
 def _array(tensor: Tensor) -> FloatArray:

@@ -3,7 +3,7 @@
 from dataclasses import fields
 from typing import Any
 
-from scionet.errors import unknown
+from scionet.errors import InvalidSetting, unknown
 from scionet.methods import scores
 from scionet.methods.contract import Method
 from scionet.methods.forward import ForwardRanker
@@ -27,9 +27,10 @@ def build(name: str, **options: Any) -> Method:
     for option in options:
         if option not in known:
             raise unknown(f"setting of method {name!r}", option, known)
-    settings = METHODS[name](**options)
+    try:
+        settings = METHODS[name](**options)
+    except TypeError as error:
+        raise InvalidSetting(f"a setting of method {name!r} has the wrong type ({error}); given {options}") from error
     if isinstance(settings, ForwardSettings):
         return Sweep(name, settings, ForwardRanker(settings))
     return Sweep(name, settings, scores.ScoreRanker(SCORES[name], settings.ridge))
-
-

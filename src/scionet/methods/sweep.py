@@ -18,16 +18,15 @@ from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
 from scionet.errors import InvalidSetting
 from scionet.methods.contract import Method, Progress, Ranker, SiteView, silent
-from scionet.methods.problems import flat_columns, kept_channels, make_term, norm_scale, shift_target
+from scionet.methods.fitting import Fitting
 from scionet.methods.survey import survey
 from scionet.network.gates import gated_tensors
 from scionet.network.lockstep import Stop, lockstep
-from scionet.network.moments import Moments, input_rows, output_rows, sample_positions, unflatten_weight
+from scionet.network.moments import Moments
 from scionet.network.plan import Choice, Plan
-from scionet.network.running import state_of
 from scionet.network.sites import Site, Sites
 from scionet.selection.greedy import Selection
-from scionet.selection.regression import refit
+from scionet.selection.terms import Term
 from scionet.settings import SweepSettings
 
 
@@ -50,13 +49,16 @@ class Sweep(Method):
         """Choose; see `Method.select`.
 
         Raises:
-            InvalidSetting: If there is neither a budget nor a stop rule, or both.
+            InvalidSetting: If there is neither a budget nor a stop rule, or both;
+                or if the seed is no whole number from 0 on.
             UnreachableBudget: If no widths meet the budget.
             CalibrationError: If the calibration data are empty or make the network produce NaN or infinite values.
         """
         stop_rule = getattr(self.settings, "tolerance", None) is not None
         if (budget is None) != stop_rule:
             raise InvalidSetting("give either a budget (such as 'macs<=50%') or a tolerance with objective 'loss'")
+        if not isinstance(seed, int | np.integer) or seed < 0:
+            raise InvalidSetting(f"the seed must be a whole number from 0 on; given {seed!r}")
         growth = _Growth(self, model, batches, sites, seed, progress)
         growth.allocate(budget)
         growth.decide_streams()
@@ -75,12 +77,12 @@ class _Growth:
     ) -> None:
         self.method, self.settings, self.ranker = method, method.settings, method.ranker
         self.model, self.batches, self.sites, self.seed, self.progress = model, batches, sites, seed, progress
-        self.state = state_of(model)
+        self.fitting = Fitting(model, sites, method.settings)
         self.widths: dict[str, int] = {}
         self.choices: dict[str, Choice] = {}
         self.gates: dict[str, Tensor] = {}
         self.tensors: dict[str, Tensor] = {}
-        self.shifts: dict[str, Tensor] = {}
+        self.shifts: dict[str, Tensor | None] = {}
         self.effective: dict[str, Tensor] = {}
         self.pending: Moments | None = None
 
@@ -102,7 +104,8 @@ class _Growth:
             return
         model = CostModel(self.sites)
         options = {"round_to": self.settings.round_to, "min_units": self.settings.min_units}
-        if self.settings.allocation == "uniform":
+        fitted = self.ranker.uses_moments or (self.settings.refit and not self.ranker.uses_labels)
+        if (self.settings.allocation or ("curves" if fitted else "uniform")) == "uniform":
             self.widths = uniform(model, budget, **options)
         else:
             self.widths = by_curves(model, budget, self.error_curves(), **options)
@@ -117,8 +120,7 @@ class _Growth:
 
     def survey(self, names: Iterable[str]) -> Iterable[SiteView]:
         """The named sites in the dense network."""
-        rng = self.rng("survey")
-        return survey(self.model, self.inputs, self.sites, names, self.settings, rng, self.progress)
+        return survey(self.fitting, self.inputs, names, self.rng("survey"), self.progress)
 
     # -- decisions --------------------------------------------------------------------------------------------------
 
@@ -130,7 +132,8 @@ class _Growth:
         """Choose the units of one site."""
         site = view.site
         selection = self.rank(view, self.widths[site.name])
-        weights = (1.0,) * len(selection.kept) if self.settings.refit else selection.weights
+        absorbed = self.settings.refit and all(self.called_once(consumer) for consumer in site.consumers)
+        weights = (1.0,) * len(selection.kept) if absorbed else selection.weights
         self.choices[site.name] = Choice(
             site.name, site.width, selection.kept, weights, selection.order, selection.values, selection.status.value
         )
@@ -138,13 +141,17 @@ class _Growth:
         gate[list(selection.kept)] = torch.tensor(weights, dtype=torch.float64)
         self.gates[site.name] = gate
 
-    def view(self, site: Site, terms: Sequence[Any] = ()) -> SiteView:
+    def view(self, site: Site, terms: Sequence[Term] = ()) -> SiteView:
         """What is known of a site now."""
         return SiteView(site, self.sites, self.model, terms, self.gates, self.tensors, self.batches)
 
+    def called_once(self, weight: str) -> bool:
+        """Whether one forward pass runs a consumer once: others are not refitted."""
+        return self.sites.consumers[weight].calls == 1
+
     def decided_on_arrival(self, site: Site) -> bool:
         """Whether the site waits for the walk: its one consumer is called once."""
-        return len(site.consumers) == 1 and self.sites.consumers[site.consumers[0]].calls == 1
+        return len(site.consumers) == 1 and self.called_once(site.consumers[0])
 
     def decide_streams(self) -> None:
         """Decide the sites that cannot wait for the walk."""
@@ -176,7 +183,7 @@ class _Growth:
 
         def observe(present: tuple[Stop, ...]) -> None:
             if self.wants_moments(present[0].weight):
-                moments = self.moments(*present, rng)
+                moments = self.fitting.moments(present[0], present[1], rng)
                 self.pending = moments if self.pending is None else self.pending + moments
 
         with lockstep(self.model, self.inputs, stops, 2, self.settings.memory_gib * 2**30) as march:
@@ -188,69 +195,30 @@ class _Growth:
 
     def wants_moments(self, weight: str) -> bool:
         """Whether something is fitted at a consumer, or chosen by what it sees."""
-        consumer = self.sites.consumers[weight]
         chooses = self.ranker.uses_moments and any(s.name not in self.choices for s in self.fed_by(weight))
-        return consumer.calls == 1 and (self.settings.refit or chooses)
+        return self.called_once(weight) and (self.settings.refit or chooses)
 
     def fed_by(self, weight: str) -> list[Site]:
         """The sites that a consumer contracts over."""
         return [site for site in self.sites.values() if weight in site.consumers]
 
-    def moments(self, dense: Stop, pruned: Stop, rng: np.random.Generator) -> Moments:
-        """Inputs of the pruned network and targets of the dense one at one consumer, for one batch."""
-        consumer = self.sites.consumers[dense.weight]
-        positions = sample_positions(dense, dense.output.shape, self.settings.positions, rng)
-        target = output_rows(dense.output_without_bias, positions)
-        source = pruned if self.settings.asymmetric else dense
-        if self.settings.asymmetric and dense.shortcut is not None and pruned.shortcut is not None:
-            gap = output_rows(dense.shortcut, positions) - output_rows(pruned.shortcut, positions)
-            target = target + gap.view_as(target) * self.unscale(consumer.weight, target)
-        return Moments.of(input_rows(source, positions), target)
-
-    def unscale(self, weight: str, like: Tensor) -> Tensor:
-        """What a difference behind a consumer's BatchNorm amounts to in front of it, per output."""
-        scale = norm_scale(self.model, self.sites.consumers[weight])
-        if scale is None:
-            return torch.ones((), dtype=like.dtype, device=like.device)
-        inverse = np.divide(1.0, scale, out=np.zeros_like(scale), where=np.abs(scale) > 1e-6 * np.abs(scale).max())
-        return torch.as_tensor(inverse, dtype=like.dtype, device=like.device)
-
     def settle(self, weight: str) -> None:
         """All batches are at a consumer: decide its sites, refit it, and know what it computes from here on."""
-        for site in self.fed_by(weight):
+        feeding = self.fed_by(weight)
+        for site in feeding:
             if site.name not in self.choices:
-                terms = (self.term(site, weight),) if self.pending is not None else ()
+                terms = () if self.pending is None else (self.fitting.term(site, weight, self.pending, self.gates),)
                 self.decide(self.view(site, terms))
-        if self.settings.refit and self.pending is not None:
-            self.refit(weight, self.pending)
-        gates = {site.name: self.gates[site.name] for site in self.fed_by(weight)}
+        gates = {site.name: self.gates[site.name] for site in feeding}
+        if self.settings.refit and self.pending is not None and self.touched():
+            fitted = self.fitting.refit(weight, self.pending, gates)
+            self.tensors.update(fitted.tensors)
+            self.shifts[weight] = fitted.shift
         self.effective[weight] = gated_tensors(self.model, self.sites, gates, self.tensors)[weight]
 
-    def term(self, site: Site, weight: str) -> Any:
-        """The problem of one site at the consumer where all batches are."""
-        assert self.pending is not None
-        consumer = self.sites.consumers[weight]
-        present = kept_channels(self.sites, weight, self.gates, without=site.name)
-        scale = norm_scale(self.model, consumer)
-        return make_term(site, weight, self.state[weight], self.pending, present, scale, self.centred(weight))
-
-    def centred(self, weight: str) -> bool:
-        """Whether a refit may shift the consumer's output."""
-        return self.settings.refit and shift_target(self.sites.consumers[weight], self.sites.shapes) is not None
-
-    def refit(self, weight: str, moments: Moments) -> None:
-        """Fit a consumer's weights on the channels that are present, and its intercept where there is a place."""
-        dense = self.state[weight]
-        columns = flat_columns(kept_channels(self.sites, weight, self.gates), dense)
-        xx, xy, _ = moments.means(self.centred(weight))
-        fitted = refit(xx, xy, columns, self.settings.ridge)
-        self.tensors[weight] = unflatten_weight(torch.from_numpy(fitted), dense.shape).to(dense)
-        place = shift_target(self.sites.consumers[weight], self.sites.shapes)
-        if place is not None:
-            name, sign = place
-            shift = torch.from_numpy(moments.shift(fitted)).to(self.state[name])
-            self.tensors[name] = self.state[name] + sign * shift
-            self.shifts[weight] = shift
+    def touched(self) -> bool:
+        """Whether anything was removed or re-weighted so far: where nothing was, dense weights are the best ones."""
+        return any(bool((gate != 1).any()) for gate in self.gates.values())
 
     def answer(self, present: tuple[Stop, ...]) -> list[Tensor]:
         """Outputs of the consumer at which all batches are: dense, and pruned."""
@@ -265,7 +233,7 @@ class _Growth:
         """The result."""
         return Plan(
             choices=tuple(self.choices[name] for name in self.sites if name in self.choices),
-            tensors={name: tensor.detach() for name, tensor in self.tensors.items()},
+            tensors=self.tensors,
             method=self.method.name,
             settings=asdict(self.settings),
             seed=self.seed,

@@ -1,10 +1,10 @@
 """A pruned network in one file: safetensors with a JSON plan in its metadata. No pickle, no tracing, no data.
 
-The file holds every tensor of the pruned network's state dict (tied ones once), and the manifest: which entries of
+The file holds every parameter and buffer of the pruned network (tied ones once), and the manifest: which entries of
 which dense tensors these are. A fresh instance of the original class plus the file is the pruned network.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
@@ -15,16 +15,14 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from scionet.errors import CheckpointError, InvalidSetting
 from scionet.models import build
-from scionet.network.gates import plan_gates
 from scionet.network.manifest import FORMAT_VERSION, Manifest, blank_inputs, input_record
+from scionet.network.packing import fill, layout, refuse_disagreement, refuse_other_architecture
 from scionet.network.plan import Plan
 from scionet.network.running import Batch, hash_tensors, state_of
 from scionet.network.sites import Sites
-from scionet.network.surgery import install, kept_entries
 from scionet.writing import whole_file
 
 REGISTRIES = ("scionet", "timm", "torchvision")
@@ -70,7 +68,7 @@ def save_pruned(
             f"factory must be timm:NAME, torchvision:NAME or package.module:function; given {factory!r}"
         )
     with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
-        names, tied, kept = _layout(pruned, plan, sites)
+        names, tied, kept = layout(pruned, plan, sites)
         state = state_of(pruned)
         tensors = {n: state[n].detach().to("cpu").clone(memory_format=torch.contiguous_format) for n in names}
         manifest = Manifest(
@@ -87,7 +85,7 @@ def save_pruned(
             versions={"scionet": _own_version(), "torch": str(torch.__version__)},
             extra=dict(extra or {}),
         )
-        _refuse_disagreement("the given network", manifest, tensors)
+        refuse_disagreement("the given network", manifest, tensors)
         temporary.write_bytes(_serialised(tensors, manifest))
     return Path(path)
 
@@ -123,18 +121,20 @@ def load_pruned(
     """
     manifest = _manifest(path)
     tensors = _tensors(path)
-    _refuse_disagreement(str(path), manifest, tensors)
+    refuse_disagreement(str(path), manifest, tensors)
     if strict and hash_tensors(tensors) != manifest.weights_hash:
         raise CheckpointError(
-            f"{path}: plan and weights disagree: the tensors are not those that were saved with this plan. Copy or save "
-            "the file again, or pass strict=False if the weights were changed on purpose"
+            f"{path}: plan and weights disagree: the tensors are not those that were saved with this plan. Copy or "
+            "save the file again, or pass strict=False if the weights were changed on purpose"
         )
     if model is None:
         model = _recorded_model(path, manifest, trust_factory)
     elif not isinstance(model, nn.Module):
         model = model()
-    _refuse_other_architecture(path, manifest, model)
-    _fill(model, manifest, tensors)
+    if not isinstance(model, nn.Module):
+        raise InvalidSetting(f"model must be a torch.nn.Module or a function that makes one; given {model!r}")
+    refuse_other_architecture(path, manifest, model)
+    fill(model, manifest, tensors)
     return model
 
 
@@ -185,33 +185,6 @@ def describe(path: str | Path) -> dict[str, Any]:
     }
 
 
-def _layout(
-    pruned: nn.Module, plan: Plan, sites: Sites
-) -> tuple[list[str], dict[str, str], dict[str, dict[int, tuple[int, ...]]]]:
-    """Names to store, the stored name of each tied one, and per tensor and dimension the entries that stayed.
-
-    Raises:
-        CheckpointError: If `pruned` is of another architecture, or holds state besides parameters and buffers.
-        InvalidSetting: If the plan is of another network.
-    """
-    plan_gates(sites, plan)
-    kept = kept_entries(sites, plan)
-    state, persistent = state_of(pruned), pruned.state_dict().keys()
-    strangers = (state.keys() ^ sites.shapes.keys()) | (persistent - state.keys())
-    if strangers:
-        raise CheckpointError(
-            f"{_some(strangers)}: only in one of network and sites, or neither parameter nor buffer; give what cut() "
-            "made, with the sites that it was given"
-        )
-    # what the constructor does not make again: the state dict, and other buffers that were cut or replaced
-    wanted = [name for name in state if name in persistent or name in kept or name in plan.tensors]
-    first: dict[int, str] = {}
-    stored = {name: first.setdefault(id(state[name]), name) for name in wanted}
-    tied = {name: home for name, home in stored.items() if name != home}
-    lists = {name: {dim: tuple(e.tolist()) for dim, e in dims.items()} for name, dims in kept.items()}
-    return list(first.values()), tied, lists | {name: lists[home] for name, home in tied.items() if home in lists}
-
-
 def _serialised(tensors: dict[str, Tensor], manifest: Manifest) -> bytes:
     """The file.
 
@@ -255,7 +228,7 @@ def _manifest(path: str | Path) -> Manifest:
 def _tensors(path: str | Path) -> dict[str, Tensor]:
     """All tensors, in memory of their own: those of the library lie in the mapped file."""
     with _opened(path) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return {name: file.get_tensor(name).clone() for name in file.keys()}
 
 
 def _recorded_model(path: str | Path, manifest: Manifest, trusted: bool) -> nn.Module:
@@ -276,74 +249,6 @@ def _recorded_model(path: str | Path, manifest: Manifest, trusted: bool) -> nn.M
     if source != "torchvision" and "pretrained" in kwargs:
         kwargs["pretrained"] = False  # the weights are in the file
     return build(manifest.factory, **kwargs)
-
-
-def _refuse_disagreement(what: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Compare shapes of pruned tensors with those that the plan makes.
-
-    Raises:
-        CheckpointError: If they differ.
-    """
-    made = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    planned = manifest.pruned_shapes
-    differ = [
-        f"{name} is {made.get(name, 'missing')}, by the plan {planned.get(name, 'missing')}"
-        for name in sorted(made.keys() | planned.keys())
-        if made.get(name) != planned.get(name)
-    ]
-    if differ:
-        raise CheckpointError(f"{what}: plan and weights disagree ({_some(differ)}); use each with its own")
-
-
-def _refuse_other_architecture(path: str | Path, manifest: Manifest, model: nn.Module) -> None:
-    """Compare a dense network with the one in the file.
-
-    Raises:
-        CheckpointError: If names or shapes differ, or tensors have no memory yet.
-    """
-    state = state_of(model)
-    if any(is_lazy(tensor) or tensor.is_meta for tensor in state.values()):
-        raise CheckpointError("model has tensors without memory (meta device or lazy layers); make it on a real device")
-    found = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    names = sorted(manifest.shapes.keys() | model.state_dict().keys())
-    differ = [
-        f"{name} is {found.get(name, 'missing')}, in the file {manifest.shapes.get(name, 'missing')}"
-        for name in names
-        if found.get(name) != manifest.shapes.get(name)
-    ]
-    apart = [name for name in manifest.shapes if name not in manifest.tied and name in state]
-    first: dict[int, str] = {}
-    differ += [
-        f"{name} is tied to {home}, in the file apart"
-        for name in apart
-        if (home := first.setdefault(id(state[name]), name)) != name
-    ]
-    if differ:
-        raise CheckpointError(
-            f"{path} holds a pruned {manifest.model}; the given {type(model).__name__} is of another architecture "
-            f"(dense shapes: {_some(differ)}). Pass a fresh, unpruned instance made with the original arguments"
-        )
-
-
-def _fill(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Put the stored tensors into a dense network, in place."""
-    for name, home in manifest.tied.items():
-        owner, _, leaf = name.rpartition(".")
-        setattr(model.get_submodule(owner), leaf, state_of(model)[home])
-    state = state_of(model)
-    shrunk = {name: tensor for name, tensor in tensors.items() if tensor.shape != state[name].shape}
-    with torch.no_grad():
-        for name, tensor in tensors.items():
-            state[name].data = state[name].data.to(tensor.dtype)
-            if name not in shrunk:
-                state[name].copy_(tensor)
-    install(model, shrunk)
-
-
-def _some(items: Iterable[str]) -> str:
-    """The first few of many."""
-    listed = sorted(items)
-    return "; ".join(listed[:4]) + (f"; and {len(listed) - 4} more" if len(listed) > 4 else "")
 
 
 def _own_version() -> str:

@@ -73,7 +73,24 @@ class Stop:
         """The consumer's own output less the bias that the operation itself adds."""
         position = _BIAS_ARGUMENT.get(self.operation)
         bias = None if position is None else self.args[position]
-        return self.output if bias is None else self.output - bias.view([-1 if d == 1 else 1 for d in range(self.output.ndim)])
+        return (
+            self.output
+            if bias is None
+            else self.output - bias.view([-1 if d == 1 else 1 for d in range(self.output.ndim)])
+        )
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a network's own tensors are: names by the address of the data, and addresses of the storages."""
+
+    names: Mapping[int, str]
+    storages: frozenset[int]
+
+    @classmethod
+    def of(cls, model: nn.Module) -> "State":
+        """The addresses of a model's parameters and buffers."""
+        return cls(data_addresses(model), frozenset(t.untyped_storage().data_ptr() for t in state_of(model).values()))
 
 
 class _Abandoned(BaseException):
@@ -87,11 +104,12 @@ class Walk:
         model: The network, in eval mode.
         batch: Its inputs, on its device.
         stops: Weights of the consumers to stop at, with the operation whose result is kept until then, if any.
+        state: Where the network's own tensors are.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch, stops: Mapping[str, Address | None]) -> None:
+    def __init__(self, model: nn.Module, batch: Batch, stops: Mapping[str, Address | None], state: "State") -> None:
         batch = _private(batch)
-        self._tap = _Tap(self._pause, model, batch, stops)
+        self._tap = _Tap(self._pause, batch, stops, state)
         self._to_walk: SimpleQueue[Tensor | None | type[_Abandoned]] = SimpleQueue()
         self._to_caller: SimpleQueue[Stop | None | BaseException] = SimpleQueue()
         self._stop: Stop | None = None
@@ -159,13 +177,12 @@ class _Tap(TorchDispatchMode):
     def __init__(
         self,
         pause: Callable[[Stop], Tensor],
-        model: nn.Module,
         batch: Batch,
         stops: Mapping[str, Address | None],
+        state: "State",
     ) -> None:
         super().__init__()
-        self._pause, self._stops, self._names = pause, stops, data_addresses(model)
-        self._foreign = {tensor.untyped_storage().data_ptr() for tensor in state_of(model).values()}
+        self._pause, self._stops, self._state = pause, stops, state
         self._wanted = frozenset(address for address in stops.values() if address is not None)
         self._saved: dict[Address, Tensor] = {}
         self._calls: Counter[str] = Counter()
@@ -175,7 +192,7 @@ class _Tap(TorchDispatchMode):
         """Run the operation, or wait for the result if it is a consumer."""
         name = func.overloadpacket.__name__
         position = _WEIGHT_ARGUMENT.get(name)
-        weight = self._names.get(args[position].data_ptr()) if position is not None else None
+        weight = self._state.names.get(args[position].data_ptr()) if position is not None else None
         if weight is not None and weight in self._stops:
             wanted = self._stops[weight]
             out = self._pause(Stop(weight, name, func, tuple(args), self._saved.pop(wanted, None) if wanted else None))
@@ -193,7 +210,7 @@ class _Tap(TorchDispatchMode):
         alive = [(ref, tensor) for ref in self._made if (tensor := ref()) is not None]
         self._made = [ref for ref, _ in alive]
         storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for _, tensor in alive}
-        return [storage for address, storage in storages.items() if address not in self._foreign]
+        return [storage for address, storage in storages.items() if address not in self._state.storages]
 
 
 def _private(batch: Batch) -> Batch:
@@ -294,7 +311,10 @@ class Lockstep:
             yield walks
 
     def _advance(
-        self, walks: tuple[Walk, ...], answer: Callable[[tuple[Stop, ...]], Sequence[Tensor]], stops: tuple[Stop, ...] | None
+        self,
+        walks: tuple[Walk, ...],
+        answer: Callable[[tuple[Stop, ...]], Sequence[Tensor]],
+        stops: tuple[Stop, ...] | None,
     ) -> list[Stop | None]:
         for walk in walks:
             walk.wake()
@@ -319,8 +339,11 @@ def lockstep(
         abreast: Number of passes of each batch: 1, or 2 for a dense and a pruned one.
         memory_bytes: Activations of suspended passes beyond this wait on disk.
     """
+    state = State.of(model)
     placed = (to_model(batch, model) for batch in batches)
-    march = Lockstep((tuple(Walk(model, batch, stops) for _ in range(abreast)) for batch in placed), memory_bytes)
+    march = Lockstep(
+        (tuple(Walk(model, batch, stops, state) for _ in range(abreast)) for batch in placed), memory_bytes
+    )
     with undisturbed(model):
         try:
             yield march

@@ -79,8 +79,7 @@ class Manifest:
                 f"cannot be recorded as JSON: {error}; settings, factory_kwargs and extra may hold text, numbers, "
                 "truth values, None, lists and dicts of these with text as keys"
             ) from error
-        # "format": other readers of safetensors files ask for it
-        return {"format": "pt", _TEXT: text, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
+        return {_TEXT: text, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "Manifest":

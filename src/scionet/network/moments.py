@@ -44,11 +44,11 @@ class Moments:
         wide = torch.float64
         return cls(
             count=x.shape[0],
-            x=x.sum(0, dtype=wide),
-            y=y.sum(0, dtype=wide),
+            x=x.sum(0).to(wide),
+            y=y.sum(0).to(wide),
             xx=(x.T @ x).to(wide),
             xy=(x.T @ y).to(wide),
-            yy=y.square().sum(0, dtype=wide),
+            yy=y.square().sum(0).to(wide),
         )
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -92,7 +92,7 @@ def input_rows(stop: Stop, positions: Tensor | None) -> Tensor:
     x = stop.inputs
     if stop.operation == "convolution":
         x = _patches(x, stop, positions)
-    if not bool(torch.isfinite(x.sum(dtype=torch.float64))):
+    if not bool(torch.isfinite(x.sum())):
         raise CalibrationError(
             f"the input of {stop.weight!r} has NaN or infinite values on the calibration data; look for them in the "
             "data and in the layers before it (a half-precision network may overflow: calibrate it in float32)"

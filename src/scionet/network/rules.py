@@ -4,6 +4,7 @@ An operation moves labels (and is done to the label planes themselves), unites t
 over them, reduces or pools beside them, or, if it is none of these, locks them. A new operation is one line in a table.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,17 +13,18 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from scionet.network.running import tensors_of
-from scionet.network.tracing import Call, Planes, Trace, varying
+from scionet.network.tracing import Call, Planes, Trace, compact, varying
 
-PERMUTES = frozenset("permute transpose t alias detach lift_fresh".split())
 MOVES = frozenset(
-    "view _unsafe_view reshape slice select split split_with_sizes unbind expand squeeze unsqueeze "
-    "constant_pad_nd pixel_shuffle pixel_unshuffle channel_shuffle roll flip repeat index index_select "
-    "narrow unfold diagonal movedim".split()
+    "view _unsafe_view reshape slice select split split_with_sizes unbind expand squeeze unsqueeze permute transpose t "
+    "alias detach lift_fresh constant_pad_nd pixel_shuffle pixel_unshuffle roll flip repeat index index_select narrow "
+    "unfold diagonal movedim".split()
 )
+RESHAPES = frozenset("view _unsafe_view reshape pixel_shuffle pixel_unshuffle".split())
+BY_POSITION = frozenset("slice split split_with_sizes narrow roll index index_select unfold diagonal".split())
 ELEMENTWISE = frozenset(
     "clone contiguous copy copy_ _to_copy dropout native_dropout hardswish hardsigmoid silu mish gelu elu celu selu "
-    "leaky_relu prelu _prelu_kernel softplus hardtanh relu6 fill zero".split()
+    "leaky_relu prelu _prelu_kernel softplus hardtanh relu6 fill zero zeros_like ones_like empty_like full_like".split()
 )
 POOLS = frozenset(
     "max_pool1d max_pool2d max_pool3d max_pool2d_with_indices max_pool3d_with_indices avg_pool1d avg_pool2d avg_pool3d "
@@ -37,65 +39,88 @@ BATCH_NORMS = frozenset(
     "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit_no_training "
     "_native_batch_norm_legit _batch_norm_no_update".split()
 )
+FACTORIES = frozenset("new_zeros new_ones new_full new_empty".split())
 PRODUCTS = frozenset("mm addmm bmm baddbmm".split())
 
 _ADVICE = {
     "native_layer_norm": "a normalisation over the channels changes when one is removed; prune inner widths instead",
     "native_group_norm": "group normalisation mixes the channels of a group; only BatchNorm sites can be pruned",
 }
-_SPREAD = "the channels are spread over several dimensions where they are contracted"
+_SPREAD = "the channels are spread over other dimensions than the one that is contracted or normalised"
 _FIXED = "the tensor it meets there has a fixed number of channels (an input of the network, or locked elsewhere)"
+_COMPUTED = (
+    "no stored weight of the layout (outputs, inputs) contracts the channels there; make a computed one a parameter "
+    "(torch.nn.utils.parametrize.remove_parametrizations), and a transposed one an nn.Linear"
+)
+_TRANSPOSED = "transposed convolutions are not supported; the channels on both sides of one stay whole"
 _UNKNOWN = "this operation mixes channels in a way that is not known to be prunable; the channels stay whole"
 
 
 def apply(trace: Trace, done: Call) -> None:
-    """Hand the labels of an operation's inputs on to its outputs."""
-    base = done.name.rstrip("_") if not done.name.startswith("_") else done.name
-    if base == "convolution":
-        _convolution(trace, done)
-    elif base in PRODUCTS:
-        _product(trace, done)
-    elif any(trace.planes(t) for t in tensors_of((done.args, done.kwargs))):
-        _rule_for(base, done)(trace, done)
+    """Hand the labels of an operation's inputs on to its outputs; what a rule cannot follow stays whole."""
+    try:
+        _rule_for(trace, done)(trace, done)
+    except Exception as error:  # an overload or argument that the rule does not know
+        _lock_all(trace, done, f"this form of the operation cannot be followed ({error}); the channels stay whole")
 
 
-def _rule_for(base: str, done: Call) -> Callable[[Trace, Call], None]:
+def _rule_for(trace: Trace, done: Call) -> Callable[[Trace, Call], None]:
+    name = done.name if done.name.startswith("_") else done.name.rstrip("_")
+    if name == "convolution":
+        return _convolution
+    if name in PRODUCTS:
+        return _product
+    if not any(trace.planes(t) for t in tensors_of((done.args, done.kwargs))):
+        return _ignore
+    if done.name in MOVES:  # those that work in place change the shape of what they read
+        return _move
     tables: tuple[tuple[frozenset[str], Callable[[Trace, Call], None]], ...] = (
         (BATCH_NORMS, _batch_norm),
         (frozenset({"cat"}), _concatenate),
-        (frozenset({"stack"}), _lock_all),
-        (PERMUTES, _permute),
-        (MOVES, _move),
+        (frozenset({"glu"}), _gated_linear_unit),
+        (FACTORIES, _ignore),
         (POOLS, _pool),
         (REDUCTIONS, _reduce),
         (SOFTMAXES, _softmax),
         (ELEMENTWISE, _elementwise),
     )
     for names, rule in tables:
-        if base in names:
+        if name in names:
             return rule
     return _elementwise if torch.Tag.pointwise in done.func.tags else _lock_all
 
 
-def _lock_all(trace: Trace, done: Call) -> None:
-    advice = _ADVICE.get(done.name, _UNKNOWN)
+def _ignore(trace: Trace, done: Call) -> None:
+    """Nothing of the channels goes into the result."""
+
+
+def _lock_all(trace: Trace, done: Call, advice: str | None = None) -> None:
     for tensor in tensors_of((done.args, done.kwargs)):
-        trace.lock(trace.planes(tensor), done.name, advice)
+        trace.lock(trace.planes(tensor), done.name, advice or _ADVICE.get(done.name, _UNKNOWN))
+    for tensor in tensors_of(done.out):
+        trace.give(tensor, (), done.name)
+
+
+def _argument(done: Call, name: str) -> Any:
+    """An argument by its name in the operator's schema, given by position or keyword, or its default."""
+    for position, argument in enumerate(done.func._schema.arguments):
+        if argument.name == name:
+            given = done.args[position] if position < len(done.args) else argument.default_value
+            return done.kwargs.get(name, given)
+    return None
 
 
 def _elementwise(trace: Trace, done: Call) -> None:
     inputs = [t for t in tensors_of((done.args, done.kwargs)) if t.ndim or trace.planes(t)]
     out = next(tensors_of(done.out))
     planes: Planes = ()
-    for number, tensor in enumerate(inputs):
-        mine = _aligned(trace.planes(tensor), out.ndim)
-        if number == 0:
-            planes = mine
-        else:
-            before = [_aligned_shape(t, out.ndim) for t in inputs[:number]]
-            planes = _join(trace, done.name, planes, _broadcast_shape(before), mine, _aligned_shape(tensor, out.ndim))
+    shape = (1,) * out.ndim
+    for tensor in inputs:
+        other = _aligned_shape(tensor, out.ndim)
+        planes = _join(trace, done.name, planes, shape, _aligned(trace.planes(tensor), out.ndim), other)
+        shape = tuple(map(max, shape, other))
     for result in tensors_of(done.out):
-        trace.give(result, planes)
+        trace.give(result, planes, done.name)
     if done.name in {"add", "add_"} and len(inputs) == 2:
         trace.meet(inputs[0], inputs[1])
         trace.meet(inputs[1], inputs[0])
@@ -109,17 +134,15 @@ def _join(
     for plane in first:
         partners = [p for p in second if varying(p) & varying(plane)]
         for partner in partners:
-            trace.unite(plane, partner)
+            trace.unite(plane, partner, operation)
             plane = torch.where(plane < 0, partner, plane)
-        if not partners and any(second_shape[d] > 1 for d in varying(plane)):
-            trace.lock((plane,), operation, "it is combined with a tensor of fixed size that holds no channels")
         out.append(plane)
-    for plane in second:
-        if not any(varying(plane) & varying(p) for p in first):
-            if any(first_shape[d] > 1 for d in varying(plane)):
-                trace.lock((plane,), operation, "it is combined with a tensor of fixed size that holds no channels")
-            out.append(plane)
-    return tuple(out)
+    alone = [(p, second_shape) for p in first if not any(varying(p) & varying(q) for q in second)]
+    new = [p for p in second if not any(varying(p) & varying(q) for q in first)]
+    for plane, shape in [*alone, *((p, first_shape) for p in new)]:
+        if any(shape[dim] > 1 for dim in varying(plane)):
+            trace.lock((plane,), operation, "it is combined with a tensor of fixed size that holds no channels")
+    return (*out, *new)
 
 
 def _aligned(planes: Planes, ndim: int) -> Planes:
@@ -130,40 +153,64 @@ def _aligned_shape(tensor: Tensor, ndim: int) -> tuple[int, ...]:
     return (1,) * (ndim - tensor.ndim) + tuple(tensor.shape)
 
 
-def _broadcast_shape(shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    return tuple(max(sizes) for sizes in zip(*shapes, strict=True))
-
-
-def _permute(trace: Trace, done: Call) -> None:
-    trace.give(done.out, (done.func(p, *done.args[1:], **done.kwargs) for p in trace.planes(done.args[0])))
-
-
 def _move(trace: Trace, done: Call) -> None:
-    source = done.args[0]
-    results = [[] for _ in tensors_of(done.out)]
+    source, *rest = done.args
+    results: list[list[Tensor]] = [[] for _ in tensors_of(done.out)]
     for plane in trace.planes(source):
-        labels = plane.expand(source.shape)
-        if done.name == "constant_pad_nd":
-            moved = done.func(labels, done.args[1], -1)
-        elif "view" in done.name:
-            moved = labels.reshape(done.args[1])
-        else:
-            moved = done.func(labels, *tree_map(_to_cpu, done.args[1:]), **done.kwargs)
-        for planes, part in zip(results, tensors_of(moved), strict=True):
+        parts = [compact(part) for part in tensors_of(_moved(plane, source, rest, done))]
+        if done.name in RESHAPES:
+            trace.spread(parts[0], done.name)
+        elif done.name in BY_POSITION:
+            _keep_positions(trace, done.name, plane, parts)
+        for planes, part in zip(results, parts, strict=True):
             planes.append(part)
     for tensor, planes in zip(tensors_of(done.out), results, strict=True):
-        trace.give(tensor, planes)
+        trace.give(tensor, planes, done.name)
         if "view" in done.name and tensor.shape[-1:] == source.shape[-1:]:
             trace.hand_on(source, tensor)
+    for tensor in tensors_of((rest, done.kwargs)):
+        trace.lock(trace.planes(tensor), done.name, _UNKNOWN)
 
 
-def _to_cpu(value: Any) -> Any:
-    return value.cpu() if isinstance(value, Tensor) else value
+def _moved(plane: Tensor, source: Tensor, rest: Sequence[Any], done: Call) -> Any:
+    """The operation, done to the labels of its input."""
+    if done.name == "constant_pad_nd":
+        last = source.ndim - 1
+        pads = [size if plane.shape[last - n // 2] > 1 else 0 for n, size in enumerate(rest[0])]
+        return done.func(plane, pads, -1)
+    labels = plane.expand(source.shape)
+    if "view" in done.name:
+        return labels.reshape(rest[0])
+    arguments = tree_map(lambda value: value.cpu() if isinstance(value, Tensor) else value, rest)
+    return done.func(labels, *arguments, **done.kwargs)
+
+
+def _keep_positions(trace: Trace, operation: str, plane: Tensor, parts: Sequence[Tensor]) -> None:
+    """Equal parts of the channels must shrink alike; channels that are picked by their position otherwise stay."""
+    if all(torch.equal(part.flatten(), plane.flatten()) for part in parts):
+        return
+    sizes = {part.numel() for part in parts}
+    equal = len(sizes) == 1 and plane.numel() % max(sizes) == 0 and len(varying(plane)) == 1
+    if equal and operation in {"slice", "split", "split_with_sizes"}:
+        trace.spread(plane.reshape(-1, max(sizes)), operation)
+    else:
+        trace.lock((plane,), operation, "channels are picked out by their position, which changes when one is removed")
+
+
+def _gated_linear_unit(trace: Trace, done: Call) -> None:
+    source = done.args[0]
+    dim = _argument(done, "dim") % source.ndim
+    planes: Planes = ()
+    for plane in trace.planes(source):
+        first, second = plane.chunk(2, dim) if dim in varying(plane) else (plane, plane)
+        trace.unite(first, second, done.name)
+        planes = (*planes, first)
+    trace.give(done.out, planes, done.name)
 
 
 def _concatenate(trace: Trace, done: Call) -> None:
     parts: Sequence[Tensor] = done.args[0]
-    dim = (done.args[1] if len(done.args) > 1 else done.kwargs.get("dim", 0)) % done.out.ndim
+    dim = _argument(done, "dim") % done.out.ndim
     across: Planes | None = None
     for part in parts:
         other = tuple(p for p in trace.planes(part) if dim not in varying(p))
@@ -171,7 +218,7 @@ def _concatenate(trace: Trace, done: Call) -> None:
         across = other if across is None else _join(trace, done.name, across, shape, other, shape)
     along = [_single(trace, done, part, dim) for part in parts]
     planes = [*(across or ()), torch.cat(along, dim)] if any(bool((a >= 0).any()) for a in along) else across or ()
-    trace.give(done.out, planes)
+    trace.give(done.out, planes, done.name)
 
 
 def _single(trace: Trace, done: Call, part: Tensor, dim: int) -> Tensor:
@@ -185,43 +232,46 @@ def _single(trace: Trace, done: Call, part: Tensor, dim: int) -> Tensor:
 
 
 def _pool(trace: Trace, done: Call) -> None:
-    source = done.args[0]
-    spatial = set(range(2, source.ndim)) if source.ndim > 2 else {source.ndim - 1}
+    source, *rest = done.args
+    found = re.search(r"(\d)d", done.name)
+    spatial = set(range(source.ndim - int(found[1] if found else 0), source.ndim))
     kept = [p for p in trace.planes(source) if not varying(p) & spatial]
     trace.lock((p for p in trace.planes(source) if varying(p) & spatial), done.name, _UNKNOWN)
+    for tensor in tensors_of((rest, done.kwargs)):
+        trace.lock(trace.planes(tensor), done.name, _UNKNOWN)
     for tensor in tensors_of(done.out):
-        trace.give(tensor, kept)
+        trace.give(tensor, kept, done.name)
 
 
 def _reduce(trace: Trace, done: Call) -> None:
     source, out = done.args[0], next(tensors_of(done.out))
-    given = done.args[1] if len(done.args) > 1 else done.kwargs.get("dim")
-    if not isinstance(given, int | list | tuple) or (not isinstance(given, int) and not given):
-        given = list(range(source.ndim))
-    dims = {d % source.ndim for d in ([given] if isinstance(given, int) else given)}
+    given = _argument(done, "dim")
+    given = [given] if isinstance(given, int) else given or range(source.ndim)
+    dims = {d % source.ndim for d in given}
     mixed = [p for p in trace.planes(source) if varying(p) & dims]
     trace.lock(mixed, done.name, "a reduction over the channels changes when one is removed")
-    for plane in trace.planes(source):
-        if not varying(plane) & dims:
-            small = plane if out.ndim == source.ndim else plane.squeeze(tuple(sorted(dims)))
-            for tensor in tensors_of(done.out):
-                trace.give(tensor, (*trace.planes(tensor), small))
+    kept = [p for p in trace.planes(source) if not varying(p) & dims]
+    small = kept if out.ndim == source.ndim else [p.squeeze(tuple(sorted(dims))) for p in kept]
+    for tensor in tensors_of(done.out):
+        trace.give(tensor, small, done.name)
 
 
 def _softmax(trace: Trace, done: Call) -> None:
-    source, dim = done.args[0], done.args[1] % done.args[0].ndim
+    source = done.args[0]
+    dim = _argument(done, "dim") % source.ndim
     trace.lock((p for p in trace.planes(source) if dim in varying(p)), done.name, _UNKNOWN)
-    trace.give(done.out, (p for p in trace.planes(source) if dim not in varying(p)))
+    trace.give(done.out, (p for p in trace.planes(source) if dim not in varying(p)), done.name)
 
 
 def _batch_norm(trace: Trace, done: Call) -> None:
     source, *affine = done.args[:5]
     out = next(tensors_of(done.out))
-    planes = trace.planes(source)
+    planes = tuple(trace.gather(p, 1, done.name) for p in trace.planes(source) if 1 in varying(p))
+    trace.lock((p for p in trace.planes(source) if 1 not in varying(p)), done.name, _SPREAD)
     for tensor in (t for t in affine if isinstance(t, Tensor)):
         own = _vectors(trace.planes(tensor), out.ndim)
         planes = _join(trace, done.name, planes, source.shape, own, [1, tensor.numel()] + [1] * (out.ndim - 2))
-    trace.give(out, planes)
+    trace.give(out, planes, done.name)
     mean = affine[2]
     name = trace.name_of(mean) if isinstance(mean, Tensor) else None
     if name is not None:
@@ -231,19 +281,20 @@ def _batch_norm(trace: Trace, done: Call) -> None:
 def _convolution(trace: Trace, done: Call) -> None:
     source, weight, bias = done.args[:3]
     transposed, groups = bool(done.args[6]), int(done.args[8])
-    trace.contract(trace.name_of(weight), done)
-    if transposed:
-        _lock_all(trace, done)
+    name = None if transposed else trace.name_of(weight)
+    trace.contract(name, done)
+    if name is None:
+        _lock_all(trace, done, _TRANSPOSED if transposed else _COMPUTED)
         return
     outer, inner = (tuple(p for p in trace.planes(weight) if varying(p) == {dim}) for dim in (0, 1))
-    channels = tuple(p for p in trace.planes(source) if varying(p) == {1})
-    trace.lock((p for p in trace.planes(source) if varying(p) - {1}), done.name, _SPREAD)
+    channels = tuple(trace.gather(p, 1, done.name) for p in trace.planes(source) if 1 in varying(p))
+    trace.lock((p for p in trace.planes(source) if 1 not in varying(p)), done.name, _SPREAD)
     if groups > 1:
         _unite_groups(trace, done.name, channels, outer, groups)
         trace.lock(inner, done.name, "the width inside a group is fixed; whole groups are removed")
     else:
         _unite_or_lock(trace, done.name, channels, inner)
-    trace.give(done.out, _plus_bias(trace, done, _vectors(outer, done.out.ndim), bias))
+    trace.give(done.out, _plus_bias(trace, done, _vectors(outer, done.out.ndim), bias), done.name)
 
 
 def _vectors(planes: Planes, ndim: int) -> Planes:
@@ -263,7 +314,7 @@ def _unite_or_lock(trace: Trace, operation: str, first: Planes, second: Planes) 
     """Unite what is contracted over; where one side has no labels the other side stays."""
     for plane in first:
         for partner in second:
-            trace.unite(plane, partner)
+            trace.unite(plane, partner, operation)
     if not (first and second):
         trace.lock((*first, *second), operation, _FIXED)
 
@@ -272,23 +323,30 @@ def _unite_groups(trace: Trace, operation: str, channels: Planes, outer: Planes,
     """All inputs and outputs of one group of a grouped convolution go together."""
     if not (channels and outer):
         trace.lock((*channels, *outer), operation, _FIXED)
-        return
-    made = outer[0].reshape(groups, -1)
-    for plane in (channels[0].reshape(groups, -1), made):
-        trace.unite(plane, made[:, :1])
-    trace.lock((p[p >= 0] for p in channels if bool((p < 0).any())), operation, _FIXED)
+    for made in (p.reshape(groups, -1) for p in outer):
+        for plane in (*(p.reshape(groups, -1) for p in channels), made):
+            trace.unite(plane, made[:, :1], operation)
 
 
 def _product(trace: Trace, done: Call) -> None:
-    left, right = done.args[-2:] if done.name.startswith("b") or done.name == "mm" else done.args[1:3]
-    trace.contract(trace.name_of(right), done)
+    added = _argument(done, "self") if done.name.startswith(("add", "badd")) else None
+    left, right = done.args[:2] if added is None else done.args[1:3]
+    name = trace.name_of(right, transposed=True)
+    trace.contract(name, done)
+    if name is None and right.ndim == 2:
+        _lock_all(trace, done, _COMPUTED)
+        return
     rows, keys_left = _split(trace, done.name, trace.planes(left), left.ndim - 1)
     columns, keys_right = _split(trace, done.name, trace.planes(right), right.ndim - 2)
-    _unite_or_lock(trace, done.name, keys_left, tuple(p.transpose(-1, -2) for p in keys_right))
+    if name is None:
+        trace.lock((*keys_left, *keys_right), done.name, _COMPUTED)
+    else:
+        _unite_or_lock(trace, done.name, keys_left, tuple(p.transpose(-1, -2) for p in keys_right))
     planes = (*rows, *columns)
-    if done.name == "addmm":
-        planes = _plus_bias(trace, done, planes, done.args[0])
-    trace.give(done.out, planes)
+    if added is not None:
+        own, shape = _aligned(trace.planes(added), done.out.ndim), _aligned_shape(added, done.out.ndim)
+        planes = _join(trace, done.name, planes, done.out.shape, own, shape)
+    trace.give(done.out, planes, done.name)
 
 
 def _split(trace: Trace, operation: str, planes: Planes, contracted: int) -> tuple[Planes, Planes]:

@@ -29,7 +29,7 @@ def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
         keep = kept_entries(sites, plan)
         state = state_of(model)
         shrunk = {name: _shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in {*tensors, *keep}}
-        pruned = _copy(model)
+        pruned = copied(model)
         install(pruned, shrunk)
     return pruned
 
@@ -55,10 +55,15 @@ def _shrink(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
     return tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
-def _copy(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module) -> nn.Module:
+    """A deep copy of a model.
+
+    Raises:
+        UnsupportedModel: If it cannot be copied.
+    """
     try:
         return copy.deepcopy(model)
-    except (RuntimeError, TypeError) as error:
+    except Exception as error:  # whatever the attributes of a stranger's modules raise
         raise UnsupportedModel(
             f"{type(model).__name__} cannot be copied by copy.deepcopy ({error}); remove what it holds besides "
             "parameters, buffers and plain attributes (open files, non-leaf tensors), then prune"
@@ -93,7 +98,7 @@ def _record_sizes(module: nn.Module) -> None:
         module.out_channels, module.in_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._BatchNorm):
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
         module.num_features = next(t for t in (module.weight, module.running_mean) if t is not None).shape[0]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
@@ -121,8 +126,9 @@ def verify(
         expected = list(tensors_of(call_with(model, masked_tensors(model, sites, plan), batch)))
     with undisturbed(pruned):
         found = list(tensors_of(call(pruned, batch)))
-    difference = max((_difference(a, b) for a, b in zip(expected, found, strict=True)), default=0.0)
-    allowed = TOLERANCES[place_of(model)[1]] if tolerance is None else tolerance
+    gaps = [_difference(a, b) for a, b in zip(expected, found, strict=True)]
+    difference = float(np.max(gaps, initial=0.0))  # unlike the built-in, NaN if one of them is
+    allowed = TOLERANCES.get(place_of(model)[1], max(TOLERANCES.values())) if tolerance is None else tolerance
     if not difference <= allowed:
         raise VerificationError(
             f"the cut network differs from the masked one by {difference:.2e} (relative; allowed {allowed:.0e}); "
@@ -132,10 +138,11 @@ def verify(
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:
-    if not expected.is_floating_point():
-        return float(not torch.equal(expected, found))
+    """Largest difference of two tensors, relative to the largest entry of the first; infinite for unequal shapes."""
     if expected.shape != found.shape:
         return float("inf")
-    wide = torch.float64
+    if not (expected.is_floating_point() or expected.is_complex()) or not expected.numel():
+        return float(not torch.equal(expected, found))
+    wide = torch.promote_types(expected.dtype, torch.float64)
     gap = (expected.to(wide) - found.to(wide)).abs().max()
     return float(gap / expected.to(wide).abs().max().clamp_min(torch.finfo(torch.float32).tiny))

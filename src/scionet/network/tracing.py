@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from scionet.errors import UnsupportedModel
 from scionet.network.running import Batch, call, data_addresses, state_of, tensors_of, undisturbed
 from scionet.network.sites import Address
 
@@ -43,6 +44,15 @@ class Lock:
     operation: str
     module: str
     advice: str
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Labels spread over several dimensions by an operation; without whole rows of them nothing of a shape is left."""
+
+    plane: Tensor
+    operation: str
+    module: str
 
 
 @dataclass
@@ -83,19 +93,19 @@ class Trace(TorchDispatchMode):
     """The record of one forward pass, filled while the mode is active.
 
     Attributes:
-        names: Parameter and buffer names by the address of their data.
         blocks: Labels of the parameters and buffers.
         edges: Pairs of equally long label arrays that must be removed together.
         locks: Labels that must stay.
+        grids: Where labels were spread over several dimensions.
         contractions: Every convolution and matrix product, in order.
     """
 
     def __init__(self, model: nn.Module, rule: Callable[["Trace", Call], None]) -> None:
         super().__init__()
-        self.names = data_addresses(model)
         self.blocks: list[Block] = []
         self.edges: list[tuple[Tensor, Tensor]] = []
         self.locks: list[Lock] = []
+        self.grids: list[Grid] = []
         self.contractions: list[Contraction] = []
         self._rule = rule
         self._modules = {module: name for name, module in model.named_modules()}
@@ -105,41 +115,63 @@ class Trace(TorchDispatchMode):
         self._made = WeakTensorKeyDictionary()
         self._calls: Counter[str] = Counter()
         self._position = 0
-        self._label_state(state_of(model))
+        self._names = data_addresses(model)
+        self._state = state_of(model)
+        self._label_state()
 
-    def _label_state(self, state: dict[str, Tensor]) -> None:
+    def _label_state(self) -> None:
         first = 0
-        for name, tensor in state.items():
-            if self.names.get(tensor.data_ptr()) != name:
+        for name, tensor in self._state.items():
+            if self._names.get(tensor.data_ptr()) != name:
                 continue
             planes = []
             for dim in (d for d, size in enumerate(tensor.shape) if size > 1):
                 size = tensor.shape[dim]
-                planes.append(torch.arange(first, first + size).view([-1 if d == dim else 1 for d in range(tensor.ndim)]))
+                planes.append(
+                    torch.arange(first, first + size).view([-1 if d == dim else 1 for d in range(tensor.ndim)])
+                )
                 self.blocks.append(Block(name, dim, first, size))
                 first += size
             self._planes[tensor] = tuple(planes)
 
-    def name_of(self, tensor: Tensor) -> str | None:
-        """Name of the parameter or buffer whose data this tensor (or transposed view) is."""
-        return self.names.get(tensor.data_ptr())
+    def name_of(self, tensor: Tensor, transposed: bool = False) -> str | None:
+        """Name of the parameter or buffer that this tensor is as a whole, or the transpose of if so said."""
+        name = self._names.get(tensor.data_ptr())
+        if name is None or (transposed and self._state[name].ndim != 2):
+            return None
+        stored = self._state[name].t() if transposed else self._state[name]
+        return name if (stored.shape, stored.stride()) == (tensor.shape, tensor.stride()) else None
 
     def planes(self, tensor: Any) -> Planes:
         """The label planes of a tensor; none for anything else."""
-        return self._planes.get(tensor, ()) if isinstance(tensor, Tensor) else ()
+        return (self._planes.get(tensor) or ()) if isinstance(tensor, Tensor) else ()
 
-    def give(self, tensor: Tensor, planes: Iterable[Tensor]) -> None:
+    def give(self, tensor: Tensor, planes: Iterable[Tensor], operation: str) -> None:
         """Set a tensor's planes. A plane of one label throughout locks it: the tensor would vanish with it."""
         small = [compact(plane) for plane in planes]
-        self.lock((p for p in small if p.numel() == 1), "select", "a single channel is picked out of its site")
+        self.lock((p for p in small if p.numel() == 1), operation, "a single channel is picked out of its site")
         self._planes[tensor] = tuple(p for p in small if p.numel() > 1)
 
-    def unite(self, first: Tensor, second: Tensor) -> None:
-        """Labels at the same place in two broadcastable planes are removed together."""
+    def spread(self, plane: Tensor, operation: str) -> None:
+        """The labels in this plane can only be removed in whole rows of it, along one dimension or another."""
+        if len(varying(plane)) > 1:
+            self.grids.append(Grid(plane, operation, self._stack[-1]))
+
+    def unite(self, first: Tensor, second: Tensor, operation: str) -> None:
+        """Labels at the same place in two broadcastable planes are removed together, or stay where one has none."""
         a, b = torch.broadcast_tensors(first, second)
-        both = (a >= 0) & (b >= 0) & (a != b)
-        if bool(both.any()):
+        both = (a >= 0) & (b >= 0)
+        if bool((both & (a != b)).any()):
             self.edges.append((a[both], b[both]))
+        self.lock((a[~both], b[~both]), operation, "part of the tensor it meets there has a fixed number of channels")
+
+    def gather(self, plane: Tensor, dim: int, operation: str) -> Tensor:
+        """Unite all labels at the same place of one dimension; the plane that varies along this dimension alone."""
+        for other in varying(plane) - {dim}:
+            first = plane.narrow(other, 0, 1)
+            self.unite(plane, first, operation)
+            plane = first
+        return plane
 
     def lock(self, planes: Iterable[Tensor], operation: str, advice: str) -> None:
         """Labels in these planes stay."""
@@ -159,9 +191,10 @@ class Trace(TorchDispatchMode):
 
     def hand_on(self, source: Any, out: Tensor, norm: str | None = None) -> None:
         """`out` is still the result of the contraction that made `source`, after BatchNorm `norm` if given."""
-        made, normed = self._origins.get(source, (None, False)) if isinstance(source, Tensor) else (None, False)
-        if made is None or (norm and normed):
+        origin = self._origins.get(source) if isinstance(source, Tensor) else None
+        if origin is None or (norm and origin[1]):
             return
+        made, normed = origin
         if norm:
             made.norm = norm
         elif not normed:
@@ -217,9 +250,10 @@ def varying(plane: Tensor) -> set[int]:
 def compact(plane: Tensor) -> Tensor:
     """The plane with size 1 in every dimension along which it is constant."""
     for dim, size in enumerate(plane.shape):
-        first = plane.narrow(dim, 0, min(1, size))
-        if size > 1 and bool((plane == first).all()):
-            plane = first
+        if size > 1:
+            first = plane.narrow(dim, 0, 1)
+            if plane.stride(dim) == 0 or bool((plane == first).all()):
+                plane = first
     return plane
 
 
@@ -227,11 +261,20 @@ def watch(model: nn.Module, batch: Batch, rule: Callable[[Trace, Call], None]) -
     """Run `model` once on `batch` in eval mode and return the record; the model is left as it was.
 
     The labels that reach the network's output are locked.
+
+    Raises:
+        UnsupportedModel: If the model returns no tensor.
     """
     trace = Trace(model, rule)
     with undisturbed(model), trace.following_modules():
         with trace:
             out = call(model, batch)
-        for tensor in tensors_of(out):
-            trace.lock(trace.planes(tensor), "output", "it is an output of the network and stays whole")
+        outputs = list(tensors_of(out))
+    if not outputs:
+        raise UnsupportedModel(
+            f"{type(model).__name__} returns no tensor ({type(out).__name__}); wrap it in a module that returns a "
+            "tensor, a tuple, a list, a dict or an object with tensors as attributes"
+        )
+    for tensor in outputs:
+        trace.lock(trace.planes(tensor), "output", "it is an output of the network and stays whole")
     return trace

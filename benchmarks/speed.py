@@ -1,0 +1,190 @@
+"""Time and memory of `prune`, as ratios within one run, so that the machine's own speed drops out.
+
+    python benchmarks/speed.py --data ../shared/data
+
+Writes benchmarks/results/speed/speed.json, and a profile of a whole prune beside it.
+"""
+
+import cProfile
+import io
+import json
+import pstats
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+from scionet.bench.provenance import Provenance
+from scionet.data import ImageFolder, Preprocessing, batches, sample
+from scionet.models import build, load_weights
+from scionet.pruning import prune
+from scionet.selection.greedy import greedy
+from scionet.selection.quadratic import Average, LeastSquares
+from scionet.selection.terms import Term
+
+OUT = Path(__file__).parent / "results" / "speed"
+IMAGES = 2048
+UNITS = 256
+
+
+def main(data: Path = Path("../shared/data"), threads: int = 2, repeats: int = 3) -> None:
+    """Measure everything and write the record."""
+    torch.set_num_threads(threads)
+    model = build("scionet:resnet56").eval()
+    load_weights(model, data / "resnet56-cifar10-jpeg.safetensors")
+    folder = ImageFolder(data / "cifar10-jpeg.zip", "train")
+    images = list(batches(folder, Preprocessing(), 128, sample(folder, IMAGES, 0)))
+    rows = [*_whole_prune(model, images, repeats), *_selection(), *_memory(), _import_time()]
+    OUT.mkdir(parents=True, exist_ok=True)
+    command = "python benchmarks/speed.py"
+    provenance = Provenance.here(datetime.now(UTC).date().isoformat(), command, threads)
+    record = {"provenance": vars(provenance), "rows": rows}
+    (OUT / "speed.json").write_text(json.dumps(record, indent=1) + "\n")
+    for row in rows:
+        print(f"{row['name']}: {row['value']:.3g} {row['unit']}")
+
+
+def _row(name: str, value: float, unit: str, meaning: str) -> dict[str, Any]:
+    return {"name": name, "value": value, "unit": unit, "meaning": meaning}
+
+
+def _whole_prune(model: nn.Module, images: list[Tensor], repeats: int) -> Iterator[dict[str, Any]]:
+    """The ratio of a whole prune to a plain forward pass; runs take turns, the medians are compared."""
+    fast = [batch.contiguous(memory_format=torch.channels_last) for batch in images]
+
+    def forward(given: list[Tensor]) -> None:
+        with torch.no_grad():
+            for batch in given:
+                model(batch)
+
+    def whole() -> None:
+        prune(model, images, "macs<=50%", example_inputs=images[0][:2])
+
+    timed: dict[str, list[float]] = {"plain": [], "fast": [], "prune": []}
+    for _ in range(repeats):
+        timed["plain"].append(_seconds(lambda: forward(images)))
+        timed["fast"].append(_seconds(lambda: forward(fast)))
+        timed["prune"].append(_seconds(whole))
+    plain, quick, taken = (float(np.median(timed[name])) for name in ("plain", "fast", "prune"))
+    meaning = f"whole prune of ResNet-56 to 50 % MACs, {len(images) * len(images[0])} images, over one forward pass"
+    yield _row("prune / forward", taken / plain, "×", meaning)
+    yield _row("prune / channels_last forward", taken / quick, "×", meaning + " in the faster memory format")
+    yield _row("prune", taken, "s", "the same in seconds on this machine")
+    profile = cProfile.Profile()
+    profile.runcall(whole)
+    text = io.StringIO()
+    pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats("scionet|torch", 25)
+    OUT.mkdir(parents=True, exist_ok=True)
+    lines = [line.replace(str(Path.cwd()), "").rstrip() for line in text.getvalue().splitlines()]
+    (OUT / "profile.txt").write_text("\n".join(_without_folders(line) for line in lines) + "\n")
+
+
+def _without_folders(line: str) -> str:
+    head, separator, tail = line.rpartition("  ")
+    return head + separator + tail.rpartition("site-packages/")[2].rpartition("src/")[2]
+
+
+def _selection() -> Iterator[dict[str, Any]]:
+    """Greedy picks from moments against one forward pass of the consumer for every candidate and step."""
+    rng = np.random.default_rng(0)
+    inputs = np.maximum(rng.normal(size=(2000, UNITS)) @ rng.normal(size=(UNITS, UNITS)) / 16, 0)
+    weight = rng.normal(size=(UNITS, UNITS))
+    outputs = inputs @ weight.T
+    count = len(inputs)
+    columns = np.arange(UNITS)[:, None]
+    term = Term(
+        inputs.T @ inputs / count,
+        inputs.T @ outputs / count,
+        float((outputs**2).sum() / count),
+        columns,
+        np.zeros(0, dtype=int),
+        weight,
+    )
+    picks = UNITS // 2
+    fast = _seconds(lambda: greedy(Average([term]), picks))
+    refit = _seconds(lambda: greedy(LeastSquares([term]), picks))
+    steps = 2
+    slow = _seconds(lambda: _brute_force(inputs, outputs, weight, steps)) / steps * picks
+    meaning = f"N = {UNITS}, {picks} picks: one forward pass of the consumer per candidate and pick, over the moments' way"
+    yield _row("brute force / average", slow / fast, "×", meaning + f" (brute force timed for {steps} picks)")
+    yield _row("brute force / least squares", slow / refit, "×", meaning + "; brute force does not even refit")
+
+
+def _brute_force(inputs: np.ndarray, outputs: np.ndarray, weight: np.ndarray, steps: int) -> list[int]:
+    picked: list[int] = []
+    for _ in range(steps):
+        errors = []
+        for unit in range(UNITS):
+            chosen = [*picked, unit]
+            given = inputs[:, chosen] @ (UNITS / len(chosen) * weight[:, chosen].T)
+            errors.append(np.inf if unit in picked else float(((given - outputs) ** 2).sum()))
+        picked.append(int(np.argmin(errors)))
+    return picked
+
+
+def _memory() -> Iterator[dict[str, Any]]:
+    """Peak memory beyond the dense forward pass, for one and for ten times the images, in processes of their own."""
+    peaks = {}
+    for images in (512, 5120):
+        command = [sys.executable, __file__, "--peak-of", str(images)]
+        peaks[images] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    few, many = peaks.values()
+    meaning = "peak resident memory of a prune beyond a forward pass, ResNet-56, random images, memory_gib=0.1"
+    yield _row("memory, 512 images", few, "MB", meaning)
+    yield _row("memory, 5,120 images", many, "MB", meaning)
+
+
+def peak(images: int) -> None:
+    """Print the peak memory in MB of a prune beyond that of a forward pass; for a process of its own."""
+    torch.set_num_threads(1)
+    model = build("scionet:resnet56").eval()
+    data = _Random(images)
+    with torch.no_grad():
+        for batch in data:
+            model(batch)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    prune(model, data, "macs<=50%", example_inputs=torch.zeros(2, 3, 32, 32), memory_gib=0.1)
+    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+
+
+class _Random:
+    """Random batches, made anew at each iteration."""
+
+    def __init__(self, images: int) -> None:
+        self._images = images
+
+    def __iter__(self) -> Iterator[Tensor]:
+        generator = torch.Generator().manual_seed(0)
+        return (torch.randn(128, 3, 32, 32, generator=generator) for _ in range(self._images // 128))
+
+
+def _import_time() -> dict[str, Any]:
+    """Seconds that `import scionet` takes beyond `import torch`."""
+
+    def run(code: str) -> float:
+        return float(np.median([_seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True)) for _ in range(5)]))
+
+    beyond = run("import torch, scionet") - run("import torch")
+    return _row("import scionet", beyond, "s", "beyond import torch, median of five processes")
+
+
+def _seconds(action: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    action()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--peak-of"]:
+        peak(int(sys.argv[2]))
+    else:
+        tyro.cli(main)

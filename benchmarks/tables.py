@@ -1,0 +1,57 @@
+"""Write every generated figure of README.md and docs/benchmarks.md from the records under benchmarks/results.
+
+    python benchmarks/tables.py
+"""
+
+import json
+from pathlib import Path
+
+from scionet.bench.record import RunRecord, load_all
+from scionet.bench.report import write_html
+from scionet.bench.summary import summarise
+from scionet.bench.tables import replace_between, to_csv, to_markdown, to_matrix
+
+ROOT = Path(__file__).parent.parent
+RESULTS = Path(__file__).parent / "results"
+HEADLINE = (
+    "forward least squares + curves",
+    "l1 + least squares + curves",
+    "random + least squares + curves",
+    "forward least squares",
+    "l1 + least squares",
+    "random + least squares",
+    "l1",
+    "random",
+)
+"""What README shows."""
+
+
+def main() -> None:
+    """Write all tables."""
+    records = load_all(RESULTS / "untrained")
+    chosen = [record for record in records if record.spec.method in HEADLINE]
+    replace_between(ROOT / "README.md", "untrained", to_matrix(summarise(chosen)))
+    page = ROOT / "docs" / "benchmarks.md"
+    replace_between(page, "untrained", _per_network(records))
+    replace_between(page, "speed", _speed())
+    (RESULTS / "untrained.csv").write_text(to_csv(summarise(records)))
+    write_html(records, ROOT / "docs" / "benchmarks.html", "scionet: accuracy right after the cut", HEADLINE[0])
+
+
+def _per_network(records: tuple[RunRecord, ...]) -> str:
+    parts = []
+    for network in dict.fromkeys(record.spec.network for record in records):
+        mine = [record for record in records if record.spec.network == network]
+        parts.append(f"### {network} on {mine[0].spec.dataset}\n\n{to_markdown(summarise(mine))}")
+    return "\n\n".join(parts)
+
+
+def _speed() -> str:
+    found = [json.loads(path.read_text()) for path in sorted((RESULTS / "speed").glob("*.json"))]
+    lines = ["| measurement | value | what it is |", "| :-- | --: | :-- |"]
+    lines += [f"| {row['name']} | {row['value']:.3g} {row['unit']} | {row['meaning']} |" for entry in found for row in entry["rows"]]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""Accuracy right after the cut, without any training: every method, three calibration seeds, the same images for all.
+
+Run it from the repository, with the shared benchmark data beside it:
+
+    python benchmarks/untrained.py resnet20 resnet56 --data ../shared/data
+    python benchmarks/untrained.py efficientnet_lite0 --data ../shared/data
+
+Each run is one record under benchmarks/results/untrained; a run whose record is there is not run again. The tables of
+README.md and docs/ are made from the records by `python benchmarks/tables.py`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+from scionet.bench.contest import CONTESTANTS, LOSS, Arena, Contestant, outcome
+from scionet.bench.record import load_all, save
+from scionet.budget.costs import measure
+from scionet.data import ImageBatches, ImageFolder, Preprocessing, batches, sample
+from scionet.models import build, load_weights
+
+RESULTS = Path(__file__).parent / "results" / "untrained"
+STOCHASTIC_LOSS = replace(
+    LOSS, settings={**LOSS.settings, "candidates": "stochastic"}, summary=LOSS.summary + " Stochastic candidates, epsilon 0.1."
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network, its data, and what is asked of it."""
+
+    network: str
+    dataset: str
+    archive: str
+    weights: str | None
+    preprocessing: Preprocessing
+    side: int
+    budgets: tuple[str, ...]
+    calibration: int
+    contestants: tuple[Contestant, ...] = CONTESTANTS
+
+
+def cifar(network: str, contestants: tuple[Contestant, ...]) -> Task:
+    """A CIFAR ResNet: calibrated on the training part, evaluated on the whole test part."""
+    budgets = ("macs<=70%", "macs<=50%", "macs<=30%")
+    weights = f"{network}-cifar10-jpeg.safetensors"
+    data = "CIFAR-10 (JPEG)"
+    return Task(network, data, "cifar10-jpeg.zip", weights, Preprocessing(), 32, budgets, 2048, contestants)
+
+
+LITE = Preprocessing(256, 224, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
+TASKS = {
+    "resnet20": cifar("resnet20", (*CONTESTANTS, STOCHASTIC_LOSS)),
+    "resnet56": cifar("resnet56", CONTESTANTS),
+    "efficientnet_lite0": Task(
+        "efficientnet_lite0", "ImageNet photographs", "imagenet-1000.zip", None, LITE, 224, ("macs<=80%", "macs<=60%"), 500
+    ),
+}
+
+
+def main(
+    networks: Annotated[tuple[str, ...], tyro.conf.Positional],
+    data: Path = Path("../shared/data"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    only: tuple[str, ...] = (),
+) -> None:
+    """Run what has no record yet.
+
+    Args:
+        networks: Which of resnet20, resnet56, efficientnet_lite0.
+        data: Folder of the archives and weights.
+        seeds: Calibration seeds.
+        only: Labels of the methods to run; all if empty.
+    """
+    for seed in seeds:
+        for name in networks:
+            _run(TASKS[name], data, seed, only)
+
+
+def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
+    done = {(r.spec.network, r.spec.method, r.spec.budget, r.spec.seed) for r in _records()}
+    model = build(f"scionet:{task.network}").eval()
+    if task.weights is not None:
+        load_weights(model, data / task.weights)
+    calibration, test = _split(task, data / task.archive, seed)
+    example = torch.zeros(2, 3, task.side, task.side)
+    arena = _arena(task, model, example, test)
+    for contestant in task.contestants:
+        for budget in task.budgets:
+            if (task.network, contestant.label, budget, seed) in done or (only and contestant.label not in only):
+                continue
+            given = calibration[:2] if contestant.settings.get("objective") == "loss" else calibration
+            record = arena.run(contestant, given, budget, seed).record
+            save(record, RESULTS)
+            print(f"{task.network} {contestant.label} {budget} seed {seed}: {record.pruned.accuracy:.4f}", flush=True)
+
+
+def _records() -> tuple[Any, ...]:
+    return load_all(RESULTS) if RESULTS.exists() else ()
+
+
+def _arena(task: Task, model: nn.Module, example: Tensor, test: Sequence[tuple[Tensor, Tensor]]) -> Arena:
+    dense = outcome(model, measure(model, example), test, bf16=True)
+    command = f"python benchmarks/untrained.py {task.network}"
+    return Arena("untrained", task.network, task.dataset, model, example, test, dense, command, bf16=True)
+
+
+def _split(task: Task, archive: Path, seed: int) -> tuple[list[Any], list[tuple[Tensor, Tensor]]]:
+    """Calibration batches and labelled test batches, in the faster memory format."""
+    if task.weights is not None:
+        train, test = ImageFolder(archive, "train"), ImageFolder(archive, "test")
+        return list(_load(task, train, sample(train, task.calibration, seed), 128)), list(_load(task, test, None, 200))
+    folder = ImageFolder(archive)
+    chosen = sample(folder, task.calibration, seed)
+    rest = np.setdiff1d(np.arange(len(folder)), chosen)
+    return list(_load(task, folder, chosen, 50)), list(_load(task, folder, rest, 50))
+
+
+def _load(task: Task, folder: ImageFolder, indices: Any, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    found: ImageBatches = batches(folder, task.preprocessing, size, indices, labels=True)
+    for images, labels in found:
+        yield images.contiguous(memory_format=torch.channels_last), labels
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,146 @@
+"""scionet evaluate: how often a network is right, what it costs, how long it takes."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from scionet.bench.measure import Accuracy, latency
+from scionet.bench.record import Latency
+from scionet.budget.costs import Cost, measure
+from scionet.commands import networks, pictures
+from scionet.commands.files import check_writable
+from scionet.commands.options import Evaluate
+from scionet.commands.pictures import Draw, Indices, recipe_of
+from scionet.commands.scoring import count, first, percent, score
+from scionet.commands.show import line, table, warn
+from scionet.data import ImageBatches, ImageFolder, batches
+from scionet.errors import InvalidSetting
+from scionet.writing import whole_file
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What came out.
+
+    Attributes:
+        accuracy: How many pictures were classified correctly.
+        cost: MACs and parameters.
+        latency: Time of a forward pass, if it was asked for.
+    """
+
+    accuracy: Accuracy
+    cost: Cost
+    latency: Latency | None
+
+
+def run(command: Evaluate) -> None:
+    """Measure, show, and write where that was asked for.
+
+    Raises:
+        PruneError: If something is wrong with what was given.
+    """
+    if command.json is not None:
+        check_writable(command.json, command.overwrite, (".json",))
+    test = _test_pictures(command)
+    model = _network(command)
+    findings = Findings(
+        score(model, test, "evaluate", command.quiet, command.bf16),
+        measure(model, first(test)),
+        _latency(model, test) if command.latency else None,
+    )
+    _report(command, findings)
+    if command.json is not None:
+        record = _record(command, findings)
+        with whole_file(command.json, ".json", overwrite=command.overwrite, error=InvalidSetting) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        line(f"written to {command.json}")
+
+
+def _network(command: Evaluate) -> nn.Module:
+    """The network to measure.
+
+    Raises:
+        InvalidSetting: If the flags name none, or contradict one another.
+    """
+    kwargs = networks.keywords(command.model_args)
+    if command.pruned is not None:
+        if command.weights is not None:
+            raise InvalidSetting("a pruned file has its own weights; leave out --weights, or give --model instead")
+        return networks.pruned(command.pruned, command.model, kwargs, command.trust_factory)
+    if command.model is None:
+        raise InvalidSetting("which network? Give --pruned FILE, or --model FACTORY with --weights FILE")
+    return networks.dense(command.model, kwargs, command.weights)
+
+
+def _test_pictures(command: Evaluate) -> ImageBatches:
+    """What to evaluate on. Warns where calibration pictures of the pruned network are among it.
+
+    Raises:
+        InvalidSetting: If the data, the preparation or the number of pictures do not fit.
+    """
+    options = command.pictures
+    recipe = recipe_of(command.pruned) if command.pruned is not None else None
+    prepared = pictures.preprocessing(options, recipe.preprocessing if recipe else None)
+    folder = ImageFolder(options.data, options.split)
+    taken = np.empty(0, dtype=np.int64) if command.exclude_calibration_of is None else _excluded(command, folder)
+    indices = pictures.some(pictures.remaining(folder, taken), command.images, command.seed)
+    if recipe is not None:
+        _warn_of_overlap(recipe.draw, folder, indices, str(command.pruned))
+    return batches(folder, prepared, options.batch_size, indices, labels=True)
+
+
+def _excluded(command: Evaluate, folder: ImageFolder) -> Indices:
+    """The calibration pictures of another file.
+
+    Raises:
+        InvalidSetting: If it does not say which they were, or the folder holds others.
+    """
+    path = command.exclude_calibration_of
+    recipe = recipe_of(path) if path is not None else None
+    if recipe is None:
+        raise InvalidSetting(f"{path} does not record its calibration pictures; give a file of `scionet prune`")
+    return recipe.draw.again(folder)
+
+
+def _warn_of_overlap(draw: Draw, folder: ImageFolder, indices: Indices, path: str) -> None:
+    if draw.fits(folder) and (shared := len(np.intersect1d(draw.again(folder), indices))):
+        warn(
+            f"{shared} of these {len(indices)} pictures were seen in calibration; leave them out with "
+            f"--exclude-calibration-of {path}"
+        )
+
+
+def _latency(model: nn.Module, test: ImageBatches) -> Latency:
+    return latency({"": model}, first(test)[:1], threads=torch.get_num_threads())[""]
+
+
+def _report(command: Evaluate, findings: Findings) -> None:
+    accuracy, cost, timed = findings.accuracy, findings.cost, findings.latency
+    rows = [
+        ("top-1 accuracy", f"{percent(accuracy.rate)} ({accuracy.correct:,} of {accuracy.seen:,})"),
+        ("MACs", count(cost.macs)),
+        ("parameters", count(cost.params)),
+    ]
+    if timed is not None:
+        rows.append(("one picture", f"{timed.median_ms:.2f} ms ({timed.lower_ms:.2f} to {timed.upper_ms:.2f})"))
+    split = f", {command.pictures.split}" if command.pictures.split else ""
+    table(f"{command.pruned or command.model} on {command.pictures.data}{split}", ("",), rows)
+
+
+def _record(command: Evaluate, findings: Findings) -> dict[str, Any]:
+    """What is written for programs to read."""
+    return {
+        "network": str(command.pruned or command.model),
+        "data": str(command.pictures.data),
+        "split": command.pictures.split,
+        "seed": command.seed,
+        "bf16": command.bf16,
+        "accuracy": findings.accuracy.rate,
+        **asdict(findings.accuracy),
+        **asdict(findings.cost),
+        "latency": None if findings.latency is None else asdict(findings.latency),
+    }

@@ -1,0 +1,113 @@
+"""What is measured at a network's consumers, and what is fitted there."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scionet.methods.problems import (
+    FloatArray,
+    channel_gates,
+    flat_columns,
+    make_term,
+    norm_scale,
+    per_column,
+    shift_target,
+)
+from scionet.network.lockstep import Stop
+from scionet.network.moments import Moments, input_rows, output_rows, sample_positions, unflatten_weight
+from scionet.network.running import state_of
+from scionet.network.sites import Site, Sites
+from scionet.selection.regression import refit
+from scionet.selection.terms import Term
+from scionet.settings import SweepSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A consumer after its refit.
+
+    Attributes:
+        tensors: Replacements in dense shapes: its weight, and what takes its intercept.
+        shift: The intercept, shape ``(O,)``; None where there is no place for one.
+    """
+
+    tensors: Mapping[str, Tensor]
+    shift: Tensor | None
+
+
+@dataclass(frozen=True, eq=False)
+class Fitting:
+    """Measures and fits the consumers of one network.
+
+    Attributes:
+        model: The dense network.
+        sites: Its sites.
+        settings: How to measure and fit.
+    """
+
+    model: nn.Module
+    sites: Sites
+    settings: SweepSettings
+
+    def dense_moments(self, stop: Stop, rng: np.random.Generator) -> Moments:
+        """Moments of one batch at one consumer: its inputs, and what it makes of them without its bias."""
+        positions = sample_positions(stop, stop.output.shape, self.settings.positions, rng)
+        return Moments.of(input_rows(stop, positions), output_rows(stop.output_without_bias, positions))
+
+    def moments(self, dense: Stop, pruned: Stop, rng: np.random.Generator) -> Moments:
+        """Inputs of the pruned network and targets of the dense one at one consumer, for one batch."""
+        if not self.settings.asymmetric:
+            return self.dense_moments(dense, rng)
+        positions = sample_positions(dense, dense.output.shape, self.settings.positions, rng)
+        target = output_rows(dense.output_without_bias, positions)
+        if dense.shortcut is not None and pruned.shortcut is not None:
+            # linear maps see all leading dimensions as one, the residual sum does not
+            gap = (dense.shortcut - pruned.shortcut).reshape(dense.output.shape)
+            target = target + output_rows(gap, positions) * self._unscale(dense.weight, target)
+        return Moments.of(input_rows(pruned, positions), target)
+
+    def term(self, site: Site, weight: str, moments: Moments, gates: Mapping[str, Tensor]) -> Term:
+        """The problem of one site at one of its consumers, when the sites in `gates` are decided."""
+        return make_term(
+            site,
+            weight,
+            state_of(self.model)[weight],
+            moments,
+            channel_gates(self.sites, weight, gates, without=site.name),
+            norm_scale(self.model, self.sites.consumers[weight]),
+            centred=self.settings.refit and self._shift_target(weight) is not None,
+        )
+
+    def refit(self, weight: str, moments: Moments, gates: Mapping[str, Tensor]) -> Fitted:
+        """Fit a consumer's weights on the channels that are present, and its intercept where there is a place.
+
+        The weights are such that they are right behind the gates.
+        """
+        state, place = state_of(self.model), self._shift_target(weight)
+        dense, factors = state[weight], channel_gates(self.sites, weight, gates)
+        xx, xy, _ = moments.means(place is not None)
+        flat = refit(xx, xy, flat_columns(np.flatnonzero(factors), dense), self.settings.ridge)
+        ungated = torch.from_numpy(flat / per_column(factors, dense))
+        fitted = {weight: unflatten_weight(ungated, dense.shape).to(dense)}
+        if place is None:
+            return Fitted(fitted, None)
+        name, sign = place
+        shift = torch.from_numpy(moments.shift(flat)).to(state[name])
+        return Fitted({**fitted, name: (state[name] + sign * shift).detach()}, shift)
+
+    def _shift_target(self, weight: str) -> tuple[str, float] | None:
+        return shift_target(self.sites.consumers[weight], self.sites.shapes)
+
+    def _unscale(self, weight: str, like: Tensor) -> Tensor:
+        """What a difference behind a consumer's BatchNorm amounts to in front of it, per output."""
+        scale = norm_scale(self.model, self.sites.consumers[weight])
+        return torch.ones((), dtype=like.dtype, device=like.device) if scale is None else _inverse(scale).to(like)
+
+
+def _inverse(scale: FloatArray) -> Tensor:
+    """1 / scale; 0 where the scale is 0 beside the others, since no output of any size could be seen behind it."""
+    seen = np.abs(scale) > 1e-6 * np.abs(scale).max()
+    return torch.from_numpy(np.divide(1.0, scale, out=np.zeros_like(scale), where=seen))

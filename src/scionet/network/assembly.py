@@ -1,0 +1,183 @@
+"""From the labels of a watched forward pass to sites: connected components of labels are units, like units a site."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from torch import nn
+
+from scionet.network.running import hash_tensors, state_of
+from scionet.network.sites import Consumer, Operation, Refusal, Site, Sites, Slot
+from scionet.network.tracing import Contraction, Grid, Lock, Trace
+
+IntArray = NDArray[np.int64]
+
+_RAGGED = (
+    "channels are divided by position, and without one of them the parts are no longer alike; the channels stay whole"
+)
+
+
+def assemble(model: nn.Module, trace: Trace, examples: int, ignored: frozenset[str]) -> Sites:
+    """All sites of a watched network; those that are locked or ignored as refusals.
+
+    Args:
+        model: The network.
+        trace: Its record.
+        examples: Number of examples in the batch that was watched.
+        ignored: Names of the tensors whose output channels stay.
+    """
+    assembly = _Assembly(model, trace)
+    found: list[Site] = []
+    refused: list[Refusal] = []
+    for units in assembly.alike():
+        site = assembly.site(units)
+        if site is not None:
+            refusal = assembly.refusal(site, units, ignored)
+            found.append(site) if refusal is None else refused.append(refusal)
+    found.sort(key=lambda s: (assembly.order[s.consumers[0]], assembly.order[s.producers[0]]))
+    return Sites(
+        sites={site.name: site for site in _distinct(found)},
+        consumers=assembly.consumers(found),
+        operations=tuple(Operation(c.weight, c.flops / 2 / examples) for c in trace.contractions),
+        shapes={name: tuple(tensor.shape) for name, tensor in assembly.state.items()},
+        parameters=tuple(name for name, _ in model.named_parameters()),
+        refused=tuple(refused),
+        dense_hash=hash_tensors(model.state_dict()),
+    )
+
+
+class _Assembly:
+    """The components of a trace, and what is known of them.
+
+    Attributes:
+        model: The network.
+        state: Its parameters and buffers.
+        trace: The record of its forward pass.
+        order: Position of the first contraction of every weight.
+        block: Block of every label.
+        entry: Entry of every label in its block.
+        component: Component of every label.
+    """
+
+    def __init__(self, model: nn.Module, trace: Trace) -> None:
+        self.model, self.state, self.trace = model, state_of(model), trace
+        self.order: dict[str, int] = {}
+        for made in trace.contractions:
+            if made.weight is not None:
+                self.order.setdefault(made.weight, made.position)
+        sizes = [block.size for block in trace.blocks]
+        self.block = np.repeat(np.arange(len(sizes)), sizes)
+        self.entry = np.concatenate([np.arange(size) for size in (0, *sizes)])
+        self.component = _components(trace, len(self.block))
+        self._locks = [*trace.locks, *(self._ragged(grid) for grid in trace.grids)]
+        self._lock_of = np.full(self.component.max(initial=-1) + 1, -1)
+        for number, lock in reversed(list(enumerate(self._locks))):
+            self._lock_of[self.component[lock.labels.numpy()]] = number
+
+    def alike(self) -> Iterable[IntArray]:
+        """The components that touch the same tensors in the same way, each kind as labels ``(units, labels)``."""
+        by_component = np.argsort(self.component, kind="stable")
+        starts = np.flatnonzero(np.diff(self.component[by_component], prepend=-1))
+        kinds: dict[bytes, list[IntArray]] = defaultdict(list)
+        for labels in np.split(by_component, starts[1:]):
+            kinds[self.block[labels].tobytes()].append(labels)
+        return [np.stack(members) for members in kinds.values()]
+
+    def _ragged(self, grid: Grid) -> Lock:
+        """The labels of a grid whose components do not fill whole rows of it."""
+        plane = grid.plane.squeeze().numpy()
+        parts = np.where(plane < 0, -1, self.component[plane])
+        whole = np.zeros(parts.shape, dtype=bool)
+        for dim in range(parts.ndim):
+            rows = np.moveaxis(parts, dim, 0).reshape(parts.shape[dim], -1)
+            constant = (rows == rows[:, :1]).all(1)
+            whole |= constant.reshape([-1 if d == dim else 1 for d in range(parts.ndim)])
+        labels = plane[~whole & (plane >= 0)]
+        return Lock(torch.from_numpy(labels), grid.operation, grid.module, _RAGGED)
+
+    def site(self, units: IntArray) -> Site | None:
+        """The site made of units of one kind; None if they are no channels that a weight contracts or makes."""
+        blocks = self.trace.blocks
+        columns = self.block[units[0]]
+        slots = tuple(
+            Slot(blocks[b].tensor, blocks[b].dim, self.entry[units[:, columns == b]])
+            for b in dict.fromkeys(columns.tolist())
+        )
+        made = [slot for slot in slots if slot.dim == 0]
+        producers = sorted((s.tensor for s in made if s.tensor in self.order), key=self.order.__getitem__)
+        read = [slot.tensor for slot in slots if slot.dim == 1 and slot.tensor in self.order]
+        if not made or not (producers or read):
+            return None
+        name = _owner(producers[0] if producers else made[0].tensor)
+        unit = "group" if any(s.index.shape[1] > 1 and self._grouped(s.tensor) for s in made) else "channel"
+        consumers = sorted(read, key=self.order.__getitem__)
+        return Site(name, len(units), slots, tuple(producers), tuple(consumers), unit)
+
+    def _grouped(self, tensor: str) -> bool:
+        return getattr(self.model.get_submodule(_owner(tensor)), "groups", 1) > 1
+
+    def refusal(self, site: Site, units: IntArray, ignored: frozenset[str]) -> Refusal | None:
+        """Why a site is left whole, if it is."""
+        if any(slot.tensor in ignored for slot in site.slots if slot.dim == 0):
+            return Refusal(site.name, "ignored_layers", site.name, "take it off ignored_layers to prune it")
+        locked = self._lock_of[self.component[units[:, 0]]]
+        if locked.max() >= 0:
+            lock = self._locks[locked[locked >= 0].min()]
+            return Refusal(site.name, lock.operation, lock.module, lock.advice)
+        if not site.producers:
+            return Refusal(site.name, "no producer", site.name, "no convolution or linear map makes its channels")
+        if not site.consumers:
+            return Refusal(site.name, "no consumer", site.name, "no convolution or linear map reads its channels")
+        if site.width < 2:
+            return Refusal(site.name, "one unit", site.name, "there is nothing to choose")
+        return None
+
+    def consumers(self, sites: Iterable[Site]) -> dict[str, Consumer]:
+        """The consumers of sites by weight, in order of execution."""
+        calls: dict[str, list[Contraction]] = defaultdict(list)
+        for made in self.trace.contractions:
+            if made.weight is not None:
+                calls[made.weight].append(made)
+        names = {weight for site in sites for weight in site.consumers}
+        return {w: self._consumer(w, calls[w]) for w in sorted(names, key=self.order.__getitem__)}
+
+    def _consumer(self, weight: str, calls: list[Contraction]) -> Consumer:
+        first, module = calls[0], _owner(weight)
+        bias = f"{module}.bias" if module else "bias"
+        has_bias = bias in self.state and self.state[bias].shape == self.state[weight].shape[:1]
+        return Consumer(
+            weight=weight,
+            module=module,
+            bias=bias if has_bias else None,
+            norm=first.norm if first.readers == 1 else None,
+            shortcut=first.shortcut if len(calls) == 1 else None,
+            calls=len(calls),
+        )
+
+
+def _components(trace: Trace, count: int) -> IntArray:
+    """The component of every label."""
+    none = torch.zeros(0, dtype=torch.long)
+    first, second = (torch.cat([none, *(edge[side] for edge in trace.edges)]).numpy() for side in (0, 1))
+    graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(count, count))
+    return connected_components(graph, directed=False)[1].astype(np.int64)
+
+
+def _owner(tensor: str) -> str:
+    """Name of the module that owns a tensor."""
+    return tensor.rpartition(".")[0]
+
+
+def _distinct(sites: Iterable[Site]) -> list[Site]:
+    """The sites with a counter behind names that several of them share."""
+    seen: dict[str, int] = defaultdict(int)
+    out = []
+    for site in sites:
+        seen[site.name] += 1
+        out.append(site if seen[site.name] == 1 else replace(site, name=f"{site.name}:{seen[site.name]}"))
+    return out

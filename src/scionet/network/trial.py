@@ -1,0 +1,83 @@
+"""The proof of a site: a copy of the network is really cut there, runs, and equals the masked one."""
+
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from scionet.network.plan import Choice, Plan
+from scionet.network.running import Batch
+from scionet.network.sites import Refusal, Sites
+from scionet.network.surgery import copied, cut, verify
+
+_SILENT = 1e-3
+"""Largest entry of a parameter that hides what it multiplies: a BatchNorm that starts at zero, a layer scale."""
+
+
+def proved(model: nn.Module, sites: Sites, batch: Batch) -> Sites:
+    """The sites that survive a trial cut, all together; the others as refusals with the error they gave."""
+    failed: dict[str, Exception] = {}
+    lively = _without_silent_parameters(model)
+
+    def survivors(names: list[str]) -> list[str]:
+        error = _trial_error(lively, sites, names, batch) if names else None
+        if error is None:
+            return names
+        middle = len(names) // 2
+        alone = [*survivors(names[:middle]), *survivors(names[middle:])] if middle else []
+        if len(alone) < len(names) and middle:
+            return survivors(alone)
+        failed.update(dict.fromkeys(names, error))
+        return []
+
+    kept = survivors(list(sites))
+    refused = (*sites.refused, *(_refusal(name, error) for name, error in failed.items()))
+    return replace(sites, sites={name: sites[name] for name in kept}, refused=refused)
+
+
+def _without_silent_parameters(model: nn.Module) -> nn.Module:
+    """A copy in which no branch is switched off by tiny parameters, so that a wrong cut of it shows.
+
+    Raises:
+        UnsupportedModel: If the model cannot be copied.
+    """
+    lively = copied(model)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in lively.parameters():
+            if parameter.is_floating_point() and parameter.numel() and float(parameter.abs().max()) < _SILENT:
+                noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
+                parameter.copy_(0.5 + noise)
+    return lively
+
+
+def _trial_error(model: nn.Module, sites: Sites, names: list[str], batch: Batch) -> Exception | None:
+    """The error of cutting about a third of the units of the named sites, if there is one."""
+    choices = []
+    for name in names:
+        kept = lopsided(sites[name].width)
+        choices.append(Choice(name, sites[name].width, kept, (1.0,) * len(kept)))
+    plan = Plan(tuple(choices))
+    try:
+        verify(model, plan, sites, cut(model, plan, sites), batch)
+    except Exception as error:  # whatever a stranger's forward raises means: not prunable here
+        return error
+    return None
+
+
+def lopsided(width: int) -> tuple[int, ...]:
+    """Two thirds of the units, without every second one of the first two thirds.
+
+    What goes is spread unevenly over halves and over even and odd units: a forward that divides or shuffles channels by
+    position then fails, where a random choice might leave equal parts by chance.
+    """
+    gone = set(range(0, max(1, 2 * width // 3), 2))
+    return tuple(unit for unit in range(width) if unit not in gone)
+
+
+def _refusal(site: str, error: Exception) -> Refusal:
+    text = str(error).strip().splitlines()
+    advice = f"a trial cut failed ({text[0][:200] if text else type(error).__name__}); "
+    return Refusal(
+        site, "trial cut", site, advice + "a size may be written into a forward: take it from the tensor's shape"
+    )

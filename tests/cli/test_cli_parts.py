@@ -1,0 +1,85 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from commandline import CLASSES, TEST
+from hypothesis import given
+from hypothesis import strategies as st
+
+from scionet.cli import parse
+from scionet.commands.networks import keywords, random_weights, without_weights
+from scionet.commands.options import Evaluate, Pictures
+from scionet.commands.pictures import PRESETS, Draw, preprocessing, remaining, some
+from scionet.data import ImageFolder
+from scionet.errors import InvalidSetting, PruneError
+from scionet.pictures import Preprocessing
+
+
+@given(count=st.integers(1, CLASSES * TEST - 1), seed=st.integers(0, 2**32), data=st.data())
+def test_a_draw_and_what_remains(home: Path, count: int, seed: int, data: st.DataObject) -> None:
+    folder = ImageFolder(home / "pictures", "test")
+    draw, drawn = Draw.of(folder, count, seed)
+    rest = remaining(folder, drawn)
+    assert sorted([*drawn, *rest]) == list(range(len(folder))) and len(drawn) == count
+    assert Draw(**json.loads(json.dumps(vars(draw)))).again(folder).tolist() == drawn.tolist()
+    few = some(rest, data.draw(st.integers(1, len(rest))), seed)
+    assert len(set(few)) == len(few) and set(few) <= set(rest)
+
+
+def test_a_draw_is_known_again_only_in_the_same_folder(home: Path) -> None:
+    draw, _ = Draw.of(ImageFolder(home / "pictures", "test"), 5, 0)
+    with pytest.raises(InvalidSetting, match="is not what"):
+        draw.again(ImageFolder(home / "pictures", "train"))
+    with pytest.raises(InvalidSetting, match="numpy"):
+        replace(draw, seed=1).again(ImageFolder(home / "pictures", "test"))
+
+
+def test_single_flags_change_the_recorded_or_named_preparation() -> None:
+    recorded = Preprocessing(size=40, crop=32)
+    plain = Pictures(data=Path())
+    assert preprocessing(plain, recorded) == recorded
+    assert preprocessing(replace(plain, crop=30), recorded) == Preprocessing(size=40, crop=30)
+    assert preprocessing(replace(plain, preprocessing="imagenet", size=232), recorded) == Preprocessing(232, 224)
+    assert preprocessing(replace(plain, std=(1, 1, 1))) == Preprocessing(std=(1, 1, 1))
+
+
+def test_every_preset_has_a_name_on_the_command_line() -> None:
+    for name in PRESETS:
+        command = parse(["evaluate", "--data", "d", "--preprocessing", name])
+        assert isinstance(command, Evaluate) and preprocessing(command.pictures) == PRESETS[name]
+
+
+def test_arguments_of_a_factory_are_json_or_text() -> None:
+    assert keywords(["n=10", "p=true", "w=DEFAULT", "s=a=b", "f=0.5"]) == {
+        "n": 10,
+        "p": True,
+        "w": "DEFAULT",
+        "s": "a=b",
+        "f": 0.5,
+    }
+    with pytest.raises(PruneError, match="NAME=VALUE"):
+        keywords(["=3"])
+
+
+@pytest.mark.parametrize(
+    ("factory", "kwargs", "expected"),
+    [
+        ("scionet:resnet20", {}, True),
+        ("scionet:efficientnet_lite0", {}, False),
+        ("scionet:efficientnet_lite0", {"pretrained": False}, True),
+        ("timm:resnet50d", {}, True),
+        ("timm:resnet50d", {"pretrained": True}, False),
+        ("torchvision:resnet18", {}, True),
+        ("torchvision:resnet18", {"weights": "DEFAULT"}, False),
+        ("my.package:network", {}, False),
+    ],
+)
+def test_random_weights_are_known(factory: str, kwargs: dict[str, object], expected: bool) -> None:
+    assert random_weights(factory, kwargs) is expected
+
+
+def test_a_pruned_file_asks_for_no_download() -> None:
+    given_ = {"pretrained": True, "weights": "DEFAULT", "num_classes": 10}
+    assert without_weights("torchvision:resnet18", given_) == without_weights("timm:x", given_) == {"num_classes": 10}
+    assert without_weights("my.package:network", given_) == given_

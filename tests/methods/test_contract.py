@@ -1,0 +1,205 @@
+"""What every method must keep, over the table of methods and a few small networks."""
+
+import random
+import threading
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pytest
+import torch
+from subjects import SUBJECTS
+from table import ROWS, Row
+from torch import nn
+
+from scionet import load_pruned, save_pruned
+from scionet.budget.costs import Cost, CostModel, measure
+from scionet.budget.limits import Budget
+from scionet.methods.registry import METHODS, SCORES, build
+from scionet.network.discover import discover
+from scionet.network.plan import Plan
+from scionet.network.running import call, hash_tensors, state_of
+from scionet.network.sites import Sites
+from scionet.network.surgery import cut, verify
+from scionet.selection.greedy import Status
+from scionet.settings import Allocation, CandidateName, ForwardSettings, ObjectiveName, ScoreSettings
+
+CARDS = "\n".join(card.read_text() for card in Path(__file__).parents[2].joinpath("docs", "methods").glob("*.md"))
+WIDE = ("branched", "mlp")
+PRINCIPAL = [
+    row
+    for row in ROWS
+    if str(row) in {"forward", "forward objective=line_search refit=False", "random refit=False", "l1 refit=True"}
+    or str(row).startswith("forward objective=loss candidates")
+]
+CASES = [(row, name) for row in ROWS for name in WIDE]
+CASES += [(row, name) for row in PRINCIPAL for name in SUBJECTS if name not in WIDE]
+
+each = pytest.mark.parametrize(("row", "name"), CASES, ids=lambda value: str(value))
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """A network and what a method made of it."""
+
+    model: nn.Module
+    sites: Sites
+    plan: Plan
+    pruned: nn.Module
+    dense_cost: Cost
+
+
+@cache
+def network(name: str) -> tuple[nn.Module, Sites]:
+    model = SUBJECTS[name].network()
+    return model, discover(model, SUBJECTS[name].example())
+
+
+def select(row: Row, name: str, seed: int = 0) -> Plan:
+    model, sites = network(name)
+    subject = SUBJECTS[name]
+    batches = subject.pairs(2, 8) if row.uses_labels else subject.batches()
+    budget = None if row.budget is None else Budget(row.budget)
+    return build(row.method, **row.settings).select(model, batches, sites, budget, seed)
+
+
+@cache
+def outcome(row_text: str, name: str) -> Outcome:
+    row = next(row for row in ROWS if str(row) == row_text)
+    model, sites = network(name)
+    plan = select(row, name)
+    return Outcome(model, sites, plan, cut(model, plan, sites), measure(model, SUBJECTS[name].example()))
+
+
+def test_rows_have_different_names():
+    assert len({str(row) for row in ROWS}) == len(ROWS)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_rows_and_a_card(name):
+    refits = {build(name, **row.settings).settings.refit for row in ROWS if row.method == name}  # type: ignore[attr-defined]
+    assert refits == {True, False}
+    assert f"`{name}`" in CARDS
+
+
+def test_every_score_is_a_method():
+    assert SCORES.keys() <= METHODS.keys()
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("objective", value) for value in get_args(ObjectiveName)),
+        *(("candidates", value) for value in get_args(CandidateName)),
+        *(("allocation", value) for value in get_args(Allocation)),
+    ],
+)
+def test_every_named_choice_has_a_row_and_stands_in_a_card(setting, value):
+    assert any(asdict(METHODS[row.method](**row.settings)).get(setting) == value for row in ROWS)
+    assert f"`{value}`" in CARDS or f'"{value}"' in CARDS
+
+
+@pytest.mark.parametrize("settings", [ForwardSettings, ScoreSettings])
+def test_every_setting_stands_in_a_card(settings):
+    assert [field.name for field in fields(settings) if f"`{field.name}`" not in CARDS] == []
+
+
+@each
+def test_budget_is_respected_and_predicted(row, name):
+    found = outcome(str(row), name)
+    cost = measure(found.pruned, SUBJECTS[name].example())
+    assert cost == CostModel(found.sites).cost(found.plan.widths)
+    assert set(found.plan.widths) == set(found.sites)
+    if row.budget is None:
+        return
+    limit = Budget(row.budget).absolute(found.dense_cost).macs
+    assert cost.macs <= limit
+    # line search without refit gives some units the weight 0: to keep them would be a waste
+    saturated = {c.site for c in found.plan.choices if c.status == Status.SATURATED.value}
+    assert cost.macs >= limit - 0.01 * found.dense_cost.macs or (row.settings.get("refit") is False and saturated)
+
+
+@each
+def test_same_seed_gives_the_same_plan(row, name):
+    assert select(row, name).identity == outcome(str(row), name).plan.identity
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if row.is_random], ids=str)
+def test_other_seed_gives_other_units(row):
+    assert select(row, "branched", seed=1).kept != outcome(str(row), "branched").plan.kept
+
+
+@each
+def test_plan_survives_json(row, name):
+    plan = outcome(str(row), name).plan
+    back = Plan.from_json(plan.to_json(), plan.tensors)
+    assert back.identity == plan.identity
+    assert (back.choices, back.method, dict(back.settings)) == (plan.choices, row.method, dict(plan.settings))
+    assert Plan.from_json(plan.to_json()).choices == plan.choices
+
+
+@each
+def test_masked_network_equals_cut_one(row, name):
+    found = outcome(str(row), name)
+    fresh = SUBJECTS[name].batches(1, 5, seed=7)[0]
+    assert verify(found.model, found.plan, found.sites, found.pruned, fresh, 1e-10) <= 1e-10
+
+
+@each
+def test_result_survives_save_and_load(row, name, tmp_path):
+    found, subject = outcome(str(row), name), SUBJECTS[name]
+    path = save_pruned(tmp_path / "pruned.safetensors", found.pruned, found.plan, found.sites)
+    back = load_pruned(path, subject.network(seed=5)).eval()
+    fresh = subject.batches(1, 5, seed=7)[0]
+    assert torch.equal(call(back, fresh), call(found.pruned, fresh))
+    assert hash_tensors(back.state_dict()) == hash_tensors(found.pruned.state_dict())
+
+
+def traces(model: nn.Module) -> Mapping[str, Any]:
+    """Everything that a method might leave behind."""
+    return {
+        "state": hash_tensors(state_of(model)),
+        "objects": {name: id(tensor) for name, tensor in state_of(model).items()},
+        "training": [module.training for module in model.modules()],
+        "grads": {name: (p.requires_grad, p.grad) for name, p in model.named_parameters()},
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": np.random.get_state()[1].tolist(),  # type: ignore[index]  # noqa: NPY002
+        "python": random.getstate(),
+        "grad mode": torch.is_grad_enabled(),
+        "threads": threading.active_count(),
+    }
+
+
+@pytest.mark.parametrize("row", ROWS, ids=str)
+def test_input_is_left_untouched(row):
+    subject = SUBJECTS["branched"]
+    model = subject.network()
+    model.train()
+    model.get_submodule("side").eval()
+    model.get_parameter("join.weight").requires_grad_(False)
+    sites = discover(model, subject.example())
+    batches = subject.pairs(2, 8) if row.uses_labels else subject.batches(2, 8)
+    copies = [tuple(t.clone() for t in b) if isinstance(b, tuple) else b.clone() for b in batches]
+    budget = None if row.budget is None else Budget(row.budget)
+    before = traces(model)
+    plan = build(row.method, **row.settings).select(model, batches, sites, budget, 0)
+    cut(model, plan, sites)
+    assert traces(model) == before
+    for batch, copy in zip(batches, copies, strict=True):
+        assert all(map(torch.equal, batch, copy)) if isinstance(batch, tuple) else torch.equal(batch, copy)
+
+
+@pytest.mark.parametrize("stage", ["first batch", "later batch"])
+def test_failure_leaves_no_thread_and_no_trace(stage):
+    subject = SUBJECTS["residual"]
+    model, sites = network("residual")
+    batches = subject.batches(3, 4)
+    batches[0 if stage == "first batch" else 2][0, 0, 0, 0] = torch.nan
+    before = traces(model)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        build("forward").select(model, batches, sites, Budget("macs<=50%"), 0)
+    assert traces(model) == before

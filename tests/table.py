@@ -1,0 +1,63 @@
+"""One row for each method and notable setting: what every contract test runs over. A new method is a new row."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from scionet.settings import ForwardSettings
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method with settings.
+
+    Attributes:
+        method: Registry name.
+        settings: What differs from the defaults.
+        budget: What may remain; None where the method stops by itself.
+    """
+
+    method: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    budget: str | None = "macs<=60%"
+
+    def __str__(self) -> str:
+        return " ".join([self.method, *(f"{key}={value}" for key, value in self.settings.items())])
+
+    @property
+    def objective(self) -> str | None:
+        return self.settings.get("objective", ForwardSettings.objective) if self.method == "forward" else None
+
+    @property
+    def uses_labels(self) -> bool:
+        return self.objective == "loss"
+
+    @property
+    def is_random(self) -> bool:
+        """Whether another seed may choose other units."""
+        return self.method == "random" or self.settings.get("candidates") == "stochastic"
+
+
+def _forward(objective: str, **settings: Any) -> Row:
+    return Row("forward", {"objective": objective, **settings})
+
+
+ROWS = (
+    Row("forward"),
+    _forward("least_squares", refit=False),
+    _forward("least_squares", allocation="uniform"),
+    _forward("least_squares", allocation="curves", asymmetric=False),
+    _forward("least_squares", candidates="stochastic", epsilon=0.3),
+    _forward("line_search"),
+    _forward("line_search", refit=False),
+    _forward("average"),
+    _forward("average", refit=False, allocation="curves"),
+    _forward("average", refit=False, repetition=True),
+    _forward("loss", candidates="stochastic", sample_size=2),
+    _forward("loss", refit=False),
+    _forward("loss", refit=False, repetition=True, candidates="stochastic", epsilon=0.5),
+    Row("forward", {"objective": "loss", "refit": False, "tolerance": 0.05}, budget=None),
+    *(Row(name, {"refit": refit}) for name in ("random", "l1", "bn_scale") for refit in (False, True)),
+    Row("l1", {"allocation": "curves"}),
+    Row("l1", {"refit": True, "allocation": "uniform", "shortcuts": False}),
+    Row("random", {"round_to": 2, "min_units": 3}, budget="macs<=75%"),
+)
