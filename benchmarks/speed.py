@@ -114,7 +114,9 @@ def _selection() -> Iterator[dict[str, Any]]:
     refit = _seconds(lambda: greedy(LeastSquares([term]), picks))
     steps = 2
     slow = _seconds(lambda: _brute_force(inputs, outputs, weight, steps)) / steps * picks
-    meaning = f"N = {UNITS}, {picks} picks: one forward pass of the consumer per candidate and pick, over the moments' way"
+    meaning = (
+        f"N = {UNITS}, {picks} picks: one forward pass of the consumer per candidate and pick, over the moments' way"
+    )
     yield _row("brute force / average", slow / fast, "×", meaning + f" (brute force timed for {steps} picks)")
     yield _row("brute force / least squares", slow / refit, "×", meaning + "; brute force does not even refit")
 
@@ -171,7 +173,9 @@ def _import_time() -> dict[str, Any]:
     """Seconds that `import scionet` takes beyond `import torch`."""
 
     def run(code: str) -> float:
-        return float(np.median([_seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True)) for _ in range(5)]))
+        return float(
+            np.median([_seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True)) for _ in range(5)])
+        )
 
     beyond = run("import torch, scionet") - run("import torch")
     return _row("import scionet", beyond, "s", "beyond import torch, median of five processes")

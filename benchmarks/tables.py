@@ -1,6 +1,6 @@
 """Write every generated figure of README.md and docs/benchmarks.md from the records under benchmarks/results.
 
-    python benchmarks/tables.py
+python benchmarks/tables.py
 """
 
 import json
@@ -49,7 +49,11 @@ def _per_network(records: tuple[RunRecord, ...]) -> str:
 def _speed() -> str:
     found = [json.loads(path.read_text()) for path in sorted((RESULTS / "speed").glob("*.json"))]
     lines = ["| measurement | value | what it is |", "| :-- | --: | :-- |"]
-    lines += [f"| {row['name']} | {row['value']:.3g} {row['unit']} | {row['meaning']} |" for entry in found for row in entry["rows"]]
+    lines += [
+        f"| {row['name']} | {row['value']:.3g} {row['unit']} | {row['meaning']} |"
+        for entry in found
+        for row in entry["rows"]
+    ]
     return "\n".join(lines)
 
 

@@ -27,7 +27,9 @@ from scionet.models import build, load_weights
 
 RESULTS = Path(__file__).parent / "results" / "untrained"
 STOCHASTIC_LOSS = replace(
-    LOSS, settings={**LOSS.settings, "candidates": "stochastic"}, summary=LOSS.summary + " Stochastic candidates, epsilon 0.1."
+    LOSS,
+    settings={**LOSS.settings, "candidates": "stochastic"},
+    summary=LOSS.summary + " Stochastic candidates, epsilon 0.1.",
 )
 
 
@@ -59,7 +61,14 @@ TASKS = {
     "resnet20": cifar("resnet20", (*CONTESTANTS, STOCHASTIC_LOSS)),
     "resnet56": cifar("resnet56", CONTESTANTS),
     "efficientnet_lite0": Task(
-        "efficientnet_lite0", "ImageNet photographs", "imagenet-1000.zip", None, LITE, 224, ("macs<=80%", "macs<=60%"), 500
+        "efficientnet_lite0",
+        "ImageNet photographs",
+        "imagenet-1000.zip",
+        None,
+        LITE,
+        224,
+        ("macs<=80%", "macs<=60%"),
+        500,
     ),
 }
 

@@ -1,11 +1,16 @@
 """Small networks to prune, in double precision, with BatchNorm statistics as after a training."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from scionet.budget.costs import CostModel
+from scionet.budget.limits import Budget
+from scionet.network.sites import Sites
 
 
 class Block(nn.Module):
@@ -48,7 +53,7 @@ class Branched(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = functional.relu(self.stem_norm(self.stem(x)))
         y = functional.relu6(self.depthwise_norm(self.depthwise(functional.relu6(self.expand_norm(self.expand(x))))))
-        y = y * torch.sigmoid(self.excite(functional.relu(self.squeeze(y.mean((2, 3), keepdim=True)))))
+        y = y * torch.sigmoid(self.excite(functional.silu(self.squeeze(y.mean((2, 3), keepdim=True)))))
         z = torch.cat([y, functional.relu(self.side(x))], 1)
         return self.head(functional.relu(self.join_norm(self.join(z))).mean((2, 3)))
 
@@ -112,12 +117,18 @@ class Subject:
 
 
 def settled(norm: nn.BatchNorm2d) -> None:
-    """Random statistics and affine parameters."""
+    """Random statistics and affine parameters; channels that a ReLU would silence for good are rare."""
     assert norm.running_mean is not None and norm.running_var is not None
     norm.running_mean.normal_(0, 0.3)
     norm.running_var.uniform_(0.5, 2)
     nn.init.uniform_(norm.weight, 0.5, 2)
-    nn.init.normal_(norm.bias, 0, 0.5)
+    nn.init.uniform_(norm.bias, 1, 2)
+
+
+def budget_for(sites: Sites, density: float) -> Budget:
+    """A budget that is reached exactly where every site keeps this fraction of its units, rounded up."""
+    cost = CostModel(sites).cost({name: math.ceil(density * site.width) for name, site in sites.items()})
+    return Budget(f"macs<={cost.macs!r}")
 
 
 SUBJECTS = {

@@ -8,7 +8,14 @@ from contextlib import contextmanager
 def bars() -> Iterator[Callable[[str, int, int], None]]:
     """A function that is told (stage, steps done, steps in all) and draws one bar per stage on standard error."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     columns = (
         TextColumn("{task.description:>12}"),

@@ -28,15 +28,13 @@ from scionet.selection.greedy import Status
 from scionet.settings import Allocation, CandidateName, ForwardSettings, ObjectiveName, ScoreSettings
 
 CARDS = "\n".join(card.read_text() for card in Path(__file__).parents[2].joinpath("docs", "methods").glob("*.md"))
-WIDE = ("branched", "mlp")
 PRINCIPAL = [
     row
     for row in ROWS
     if str(row) in {"forward", "forward objective=line_search refit=False", "random refit=False", "l1 refit=True"}
     or str(row).startswith("forward objective=loss candidates")
 ]
-CASES = [(row, name) for row in ROWS for name in WIDE]
-CASES += [(row, name) for row in PRINCIPAL for name in SUBJECTS if name not in WIDE]
+CASES = [(row, name) for name in SUBJECTS for row in (ROWS if name == "branched" else PRINCIPAL)]
 
 each = pytest.mark.parametrize(("row", "name"), CASES, ids=lambda value: str(value))
 

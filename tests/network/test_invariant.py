@@ -55,16 +55,15 @@ def vision_transformer() -> nn.Module:
 
 @dataclass(frozen=True)
 class Architecture:
-    """A network, how many sites it has by hand count, the operations that forbid others, and its input's height."""
+    """A network, how many sites it has by hand count, and the operations that forbid others."""
 
     make: Callable[[], nn.Module]
     sites: int
     refused: frozenset[str] = frozenset({"output"})
-    pixels: int = 32
 
 
-def named(factory: str, sites: int, refused: str = "output", pixels: int = 32) -> Architecture:
-    return Architecture(lambda: build(factory), sites, frozenset(refused.split()), pixels)
+def named(factory: str, sites: int, refused: str = "output") -> Architecture:
+    return Architecture(lambda: build(factory), sites, frozenset(refused.split()))
 
 
 ARCHITECTURES = {
@@ -77,11 +76,11 @@ ARCHITECTURES = {
     "resnet50": Architecture(resnet50, 2 * 16 + 5),
     "resnet50d": named("timm:resnet50d", 2 * 16 + 5 + 2),
     # Stem, hidden widths of all blocks but the first, widths of squeeze-and-excitation, streams, head.
-    "mobilenet_v2": named("torchvision:mobilenet_v2", 1 + 16 + 7 + 1, pixels=16),
-    "mobilenet_v3_small": named("torchvision:mobilenet_v3_small", 1 + 10 + 9 + 5 + 2, pixels=16),
-    "efficientnet_b0": named("torchvision:efficientnet_b0", 1 + 15 + 16 + 7 + 1, pixels=16),
-    "efficientnet_lite0": named("timm:efficientnet_lite0", 1 + 15 + 7 + 1, pixels=16),
-    "mnasnet1_0": named("torchvision:mnasnet1_0", 1 + 16 + 7 + 1, pixels=16),
+    "mobilenet_v2": named("torchvision:mobilenet_v2", 1 + 16 + 7 + 1),
+    "mobilenet_v3_small": named("torchvision:mobilenet_v3_small", 1 + 10 + 9 + 5 + 2),
+    "efficientnet_b0": named("torchvision:efficientnet_b0", 1 + 15 + 16 + 7 + 1),
+    "efficientnet_lite0": named("timm:efficientnet_lite0", 1 + 15 + 7 + 1),
+    "mnasnet1_0": named("torchvision:mnasnet1_0", 1 + 16 + 7 + 1),
     "regnet_y_400mf": named("torchvision:regnet_y_400mf", 16 + 16 + 5),
     # Bottlenecks, growths, transitions, stem.
     "densenet121": Architecture(densenet121, 58 + 58 + 3 + 1),
@@ -103,7 +102,7 @@ def test_masked_is_cut_at_every_site(name: str) -> None:
     torch.manual_seed(0)
     architecture = ARCHITECTURES[name]
     model = randomise(architecture.make())
-    x = torch.randn(2, 3, architecture.pixels, architecture.pixels, dtype=torch.float64)
+    x = torch.randn(2, 3, 32, 32, dtype=torch.float64)
     sites = discover(model, x)
     assert len(sites) == architecture.sites
     assert {refusal.operation for refusal in sites.refused} == architecture.refused
@@ -112,7 +111,9 @@ def test_masked_is_cut_at_every_site(name: str) -> None:
     kept = {site: random_subset(sites[site].width, rng) for site in sites}
     with torch.no_grad():
         dense = model(x)
-        failed = {site: gap for site in sites if (gap := difference(model, sites, {site: kept[site]}, x, dense)) > EXACT}
+        failed = {
+            site: gap for site in sites if (gap := difference(model, sites, {site: kept[site]}, x, dense)) > EXACT
+        }
         assert not failed
         assert difference(model, sites, kept, x, dense) <= EXACT
     verify(model, plan_of(sites, kept), sites, cut(model, plan_of(sites, kept), sites), x)

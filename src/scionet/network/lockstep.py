@@ -8,9 +8,8 @@ on as the consumer's output. Activations of suspended passes beyond a limit wait
 
 import tempfile
 import threading
-import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,9 +21,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.network.running import Batch, call, data_addresses, state_of, tensors_of, to_model, undisturbed
+from scionet.network.running import Batch, call, data_addresses, tensors_of, to_model, undisturbed
 from scionet.network.sites import Address
 
 _WEIGHT_ARGUMENT = {"convolution": 1, "addmm": 2, "mm": 1}
@@ -80,19 +80,6 @@ class Stop:
         )
 
 
-@dataclass(frozen=True)
-class State:
-    """Where a network's own tensors are: names by the address of the data, and addresses of the storages."""
-
-    names: Mapping[int, str]
-    storages: frozenset[int]
-
-    @classmethod
-    def of(cls, model: nn.Module) -> "State":
-        """The addresses of a model's parameters and buffers."""
-        return cls(data_addresses(model), frozenset(t.untyped_storage().data_ptr() for t in state_of(model).values()))
-
-
 class _Abandoned(BaseException):
     """Ends a suspended pass from inside."""
 
@@ -104,14 +91,16 @@ class Walk:
         model: The network, in eval mode.
         batch: Its inputs, on its device.
         stops: Weights of the consumers to stop at, with the operation whose result is kept until then, if any.
-        state: Where the network's own tensors are.
+        names: Names of the network's tensors by the address of their data.
     """
 
-    def __init__(self, model: nn.Module, batch: Batch, stops: Mapping[str, Address | None], state: "State") -> None:
+    def __init__(
+        self, model: nn.Module, batch: Batch, stops: Mapping[str, Address | None], names: Mapping[int, str]
+    ) -> None:
         batch = _private(batch)
-        self._tap = _Tap(self._pause, batch, stops, state)
-        self._to_walk: SimpleQueue[Tensor | None | type[_Abandoned]] = SimpleQueue()
-        self._to_caller: SimpleQueue[Stop | None | BaseException] = SimpleQueue()
+        self._tap = _Tap(self._pause, batch, stops, names)
+        self._to_walk: SimpleQueue[Tensor | type[_Abandoned] | None] = SimpleQueue()
+        self._to_caller: SimpleQueue[Stop | BaseException | None] = SimpleQueue()
         self._stop: Stop | None = None
         self._spilled: _Spill | None = None
         self._thread = threading.Thread(target=self._main, args=(model, batch, torch.get_num_threads()), daemon=True)
@@ -179,20 +168,21 @@ class _Tap(TorchDispatchMode):
         pause: Callable[[Stop], Tensor],
         batch: Batch,
         stops: Mapping[str, Address | None],
-        state: "State",
+        names: Mapping[int, str],
     ) -> None:
         super().__init__()
-        self._pause, self._stops, self._state = pause, stops, state
+        self._pause, self._stops, self._names = pause, stops, names
         self._wanted = frozenset(address for address in stops.values() if address is not None)
         self._saved: dict[Address, Tensor] = {}
         self._calls: Counter[str] = Counter()
-        self._made: list[weakref.ref[Tensor]] = [weakref.ref(tensor) for tensor in tensors_of(batch)]
+        self._own = WeakTensorKeyDictionary()
+        self._claim(tensors_of(batch), frozenset())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation, or wait for the result if it is a consumer."""
         name = func.overloadpacket.__name__
         position = _WEIGHT_ARGUMENT.get(name)
-        weight = self._state.names.get(args[position].data_ptr()) if position is not None else None
+        weight = self._names.get(args[position].data_ptr()) if position is not None else None
         if weight is not None and weight in self._stops:
             wanted = self._stops[weight]
             out = self._pause(Stop(weight, name, func, tuple(args), self._saved.pop(wanted, None) if wanted else None))
@@ -202,15 +192,19 @@ class _Tap(TorchDispatchMode):
         self._calls[name] += 1
         if address in self._wanted:
             self._saved[address] = next(tensors_of(out))
-        self._made.extend(weakref.ref(t) for t in tensors_of(out))
+        inputs = [tensor for tensor in tensors_of((args, kwargs)) if tensor not in self._own]
+        self._claim(tensors_of(out), {tensor.untyped_storage().data_ptr() for tensor in inputs})
         return out
 
+    def _claim(self, results: Iterable[Tensor], foreign: Collection[int]) -> None:
+        """Note results whose memory this pass made; not views of parameters and constants, which others share."""
+        for tensor in results:
+            if tensor.untyped_storage().data_ptr() not in foreign:
+                self._own[tensor] = True
+
     def live_storages(self) -> list[torch.UntypedStorage]:
-        """The distinct storages of results that something still refers to; not those of parameters and inputs."""
-        alive = [(ref, tensor) for ref in self._made if (tensor := ref()) is not None]
-        self._made = [ref for ref, _ in alive]
-        storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for _, tensor in alive}
-        return [storage for address, storage in storages.items() if address not in self._state.storages]
+        """The distinct storages that this pass made and something still refers to."""
+        return list({t.untyped_storage().data_ptr(): t.untyped_storage() for t in list(self._own.keys())}.values())
 
 
 def _private(batch: Batch) -> Batch:
@@ -231,7 +225,8 @@ class _Spill:
         self._file = tempfile.TemporaryFile()
         self._sizes = [(storage, storage.nbytes()) for storage in storages]
         for storage, _ in self._sizes:
-            _bytes_of(storage).cpu().numpy().tofile(self._file)
+            # a copy: a storage that NumPy has seen cannot be resized
+            _bytes_of(storage).to("cpu", copy=True).numpy().tofile(self._file)
             storage.resize_(0)
 
     def restore(self) -> None:
@@ -339,10 +334,10 @@ def lockstep(
         abreast: Number of passes of each batch: 1, or 2 for a dense and a pruned one.
         memory_bytes: Activations of suspended passes beyond this wait on disk.
     """
-    state = State.of(model)
+    names = data_addresses(model)
     placed = (to_model(batch, model) for batch in batches)
     march = Lockstep(
-        (tuple(Walk(model, batch, stops, state) for _ in range(abreast)) for batch in placed), memory_bytes
+        (tuple(Walk(model, batch, stops, names) for _ in range(abreast)) for batch in placed), memory_bytes
     )
     with undisturbed(model):
         try:

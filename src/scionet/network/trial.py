@@ -19,18 +19,18 @@ def proved(model: nn.Module, sites: Sites, batch: Batch) -> Sites:
     failed: dict[str, Exception] = {}
     lively = _without_silent_parameters(model)
 
-    def survivors(names: list[str]) -> list[str]:
-        error = _trial_error(lively, sites, names, batch) if names else None
+    def grown(kept: list[str], names: list[str]) -> list[str]:
+        """`kept`, and those of `names` that can be cut along with them."""
+        error = _trial_error(lively, sites, [*kept, *names], batch) if names else None
         if error is None:
-            return names
+            return [*kept, *names]
+        if len(names) == 1:
+            failed[names[0]] = error
+            return kept
         middle = len(names) // 2
-        alone = [*survivors(names[:middle]), *survivors(names[middle:])] if middle else []
-        if len(alone) < len(names) and middle:
-            return survivors(alone)
-        failed.update(dict.fromkeys(names, error))
-        return []
+        return grown(grown(kept, names[:middle]), names[middle:])
 
-    kept = survivors(list(sites))
+    kept = grown([], list(sites))
     refused = (*sites.refused, *(_refusal(name, error) for name, error in failed.items()))
     return replace(sites, sites={name: sites[name] for name in kept}, refused=refused)
 
