@@ -16,8 +16,8 @@ class SweepSettings:
 
     refit: bool = True
     """Refit every consumer's weights on the kept units by least squares."""
-    ridge: float = 1e-4
-    """Ridge of the refit, relative to the mean square of the consumer's inputs."""
+    shrinkage: float | None = None
+    """How far a refit is held back towards the dense weights, from 0 to 1; None decides by inputs and rows seen."""
     allocation: Allocation | None = None
     """How the budget is shared out among sites: one density for all, or by each site's error curve. None takes curves
     where something is fitted to the calibration data, and one density otherwise."""
@@ -42,7 +42,7 @@ class SweepSettings:
         """
         checks = {
             "allocation is 'uniform', 'curves' or None": self.allocation in ("uniform", "curves", None),
-            "ridge is 0 or more": self.ridge >= 0,
+            "shrinkage lies between 0 and 1": self.shrinkage is None or 0 <= self.shrinkage <= 1,
             "round_to, min_units and positions are 1 or more": min(self.round_to, self.min_units, self.positions) >= 1,
             "memory_gib is 0 or more": self.memory_gib >= 0,
         }

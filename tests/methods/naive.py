@@ -64,24 +64,59 @@ def input_of(model: nn.Module, module: str, batches: Sequence[Tensor]) -> FloatA
     return np.concatenate(found)
 
 
-def ridge_regression(x: FloatArray, y: FloatArray, ridge: float, size: int) -> FloatArray:
-    """argmin mean ||y - x b||^2 + ridge ||b||^2 by lstsq on stacked rows; `ridge` is absolute."""
-    stacked = np.vstack([x / np.sqrt(len(x)), np.sqrt(ridge) * np.eye(x.shape[1])])
-    return np.linalg.lstsq(stacked, np.vstack([y / np.sqrt(len(y)), np.zeros((size, y.shape[1]))]), rcond=1e-12)[0]
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """Rows of which a refit is the plain ridge regression.
+
+    Attributes:
+        x: (rows, channels, taps).
+        y: (rows, outputs).
+        ridge: Absolute ridge.
+    """
+
+    x: FloatArray
+    y: FloatArray
+    ridge: float
+
+    def error(self, channels: Sequence[int]) -> float:
+        """Smallest squared error with the inputs of some channels, relative to giving nothing."""
+        weight = self.solve(channels)
+        residual = self.y - np.einsum("rct,oct->ro", self.x, weight)
+        return float(((residual**2).sum() + self.ridge * (weight**2).sum()) / (self.y**2).sum())
+
+    def solve(self, channels: Sequence[int]) -> FloatArray:
+        """Weights (outputs, channels, taps), 0 for other channels."""
+        used = self.x[:, list(channels)].reshape(len(self.x), -1)
+        x = np.vstack([used, np.sqrt(self.ridge) * np.eye(used.shape[1])])
+        y = np.vstack([self.y, np.zeros((used.shape[1], self.y.shape[1]))])
+        weight = np.zeros((self.y.shape[1], *self.x.shape[1:]))
+        found = np.linalg.lstsq(x, y, rcond=1e-13)[0]
+        weight[:, list(channels)] = found.T.reshape(len(weight), len(channels), -1)
+        return weight
+
+
+def regression(
+    seen: FloatArray, target: FloatArray, dense: Tensor, *, centred: bool, share: float, scale: FloatArray | float = 1.0
+) -> Regression:
+    """The data, and one row more for each input that pulls its weights to the dense ones, as strong as it varies."""
+    x, y = seen.reshape(len(seen), -1), target
+    if centred:
+        x, y = x - x.mean(0), y - y.mean(0)
+    spread = np.sqrt(share * np.mean(x**2, axis=0))
+    root = np.sqrt((1 - share) / len(x))
+    pull = spread[:, None] * dense.detach().flatten(1).numpy().T
+    rows = np.vstack([root * x, np.diag(spread)]).reshape(-1, *seen.shape[1:])
+    return Regression(rows, np.vstack([root * y, pull]) * scale, 1e-6 * float(np.mean(x**2)))
 
 
 def refit(
-    seen: FloatArray, target: FloatArray, kept: Sequence[int], ridge: float, centred: bool
+    seen: FloatArray, target: FloatArray, kept: Sequence[int], dense: Tensor, centred: bool = True
 ) -> tuple[FloatArray, FloatArray]:
-    """Weights (outputs, channels, taps), 0 for channels that are not kept, and the intercept."""
-    x, y = seen.reshape(len(seen), -1), target
-    x_mean, y_mean = (x.mean(0), y.mean(0)) if centred else (np.zeros(x.shape[1]), np.zeros(y.shape[1]))
-    x, y = x - x_mean, y - y_mean
-    absolute = ridge * np.mean(np.mean(x**2, axis=0))
-    columns = np.arange(x.shape[1]).reshape(seen.shape[1:])[list(kept)].ravel()
-    weight = np.zeros((x.shape[1], y.shape[1]))
-    weight[columns] = ridge_regression(x[:, columns], y, absolute, len(columns))
-    return weight.T.reshape(-1, *seen.shape[1:]), y_mean - weight.T @ x_mean
+    """Weights in the layout of the dense ones, 0 for channels that are not kept, and the intercept."""
+    inputs = seen[0].size
+    share = inputs / (inputs + len(seen))
+    weight = regression(seen, target, dense, centred=centred, share=share).solve(kept)
+    return weight.reshape(dense.shape), target.mean(0) - np.einsum("ct,oct->o", seen.mean(0), weight)
 
 
 def after(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:

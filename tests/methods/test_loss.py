@@ -100,11 +100,12 @@ def test_tolerance_stops_at_the_first_pick_that_is_good_enough():
     subject = SUBJECTS["mlp"]
     model = subject.network()
     with torch.no_grad():
+        model.get_parameter("4.weight").mul_(20)
         pairs = [(x, model(x).argmax(1)) for x in subject.batches(1, 64)]
     sites = discover(model, subject.example(), ["2"])
-    plan = build("forward", objective="loss", refit=False, tolerance=0.1).select(model, pairs, sites, None, 0)
+    plan = build("forward", objective="loss", refit=False, tolerance=0.2).select(model, pairs, sites, None, 0)
     (choice,) = plan.choices
-    allowed = naive_loss(model, pairs) + 0.1
+    allowed = naive_loss(model, pairs) + 0.2
     assert 1 < len(choice.kept) < choice.width
     assert -choice.values[-1] <= allowed < min(-value for value in choice.values[:-1])
     assert "stop rule" in choice.status
@@ -170,6 +171,4 @@ def test_network_that_cannot_be_stacked_is_refused_with_advice():
     model = Branching().double()
     sites = discover(model, torch.zeros(2, 6))
     with pytest.raises(UnsupportedModel, match="least_squares"):
-        build("forward", objective="loss").select(
-            model, SUBJECTS["mlp"].pairs(1, 12), sites, budget_for(sites, 0.5), 0
-        )
+        build("forward", objective="loss").select(model, SUBJECTS["mlp"].pairs(1, 12), sites, budget_for(sites, 0.5), 0)

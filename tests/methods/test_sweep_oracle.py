@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-from naive import FloatArray, after, gated, input_of, refit, ridge_regression, rows, scale_of, seen_at
+from naive import FloatArray, after, gated, input_of, refit, regression, rows, scale_of, seen_at
 from subjects import SUBJECTS, Subject, budget_for, settled
 from torch import Tensor, nn
 
@@ -16,7 +16,6 @@ from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 
 ALL_PIXELS = 10_000
-RIDGE = 1e-4
 
 
 def chain() -> nn.Module:
@@ -24,7 +23,7 @@ def chain() -> nn.Module:
     return nn.Sequential(
         nn.Conv2d(2, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
         nn.Conv2d(8, 9, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(9), nn.ReLU(),
-        nn.Conv2d(9, 10, 2, dilation=2), nn.ReLU(), nn.Flatten(), nn.Linear(10, 4),
+        nn.Conv2d(9, 10, 2, dilation=2), nn.Softplus(), nn.Flatten(), nn.Linear(10, 4),
     )  # fmt: skip
 
 
@@ -54,8 +53,8 @@ def test_refit_is_the_regression_of_dense_targets_on_inputs_of_the_network_cut_s
     for site, (layer, norm) in CONSUMERS.items():
         dense = seen_at(model, layer, batches)
         seen = seen_at(growing if asymmetric else model, layer, batches)
-        weight, intercept = refit(seen.inputs, dense.outputs, plan.kept[site], RIDGE, centred=True)
-        close(plan.tensors[f"{layer}.weight"], weight.reshape(model.get_submodule(layer).weight.shape))
+        weight, intercept = refit(seen.inputs, dense.outputs, plan.kept[site], model.get_submodule(layer).weight)
+        close(plan.tensors[f"{layer}.weight"], weight)
         name, sign = (f"{norm}.running_mean", -1) if norm else (f"{layer}.bias", 1)
         close(plan.tensors[name], model.state_dict()[name].numpy() + sign * intercept)
         growing = after(growing, {key: plan.tensors[key] for key in (f"{layer}.weight", name)})
@@ -66,7 +65,8 @@ def test_refit_without_a_place_for_an_intercept_is_uncentred():
     model = subject.network()
     plan, _ = planned(subject, model)
     seen = seen_at(model, "2", subject.batches())
-    close(plan.tensors["2.weight"], refit(seen.inputs, seen.outputs, plan.kept["0"], RIDGE, centred=False)[0][..., 0])
+    expected, _ = refit(seen.inputs, seen.outputs, plan.kept["0"], model.get_parameter("2.weight"), centred=False)
+    close(plan.tensors["2.weight"], expected)
     assert plan.tensors.keys() == {"2.weight"}
 
 
@@ -100,8 +100,9 @@ def test_target_takes_over_the_damage_of_the_shortcut(shortcuts):
         target = target + gap / scale_of(model.get_submodule("block2.bn2"))
     assert np.abs(gap).max() > 1e-3
     seen = seen_at(growing, "block2.conv2", batches)
-    weight, intercept = refit(seen.inputs, target, plan.kept["block2.conv1"], RIDGE, centred=True)
-    close(plan.tensors["block2.conv2.weight"], weight.reshape(10, 12, 3, 3))
+    dense = model.get_parameter("block2.conv2.weight")
+    weight, intercept = refit(seen.inputs, target, plan.kept["block2.conv1"], dense)
+    close(plan.tensors["block2.conv2.weight"], weight)
     mean = model.get_submodule("block2.bn2").running_mean
     close(plan.tensors["block2.bn2.running_mean"], mean.numpy() - intercept)  # type: ignore[union-attr]
 
@@ -117,8 +118,8 @@ def test_target_takes_over_the_damage_of_a_shortcut_of_tokens():
     gap = stream_before_second_block(model, batches) - stream_before_second_block(growing, batches)
     assert np.abs(gap).max() > 1e-3
     seen = seen_at(growing, "down2", batches)
-    weight, intercept = refit(seen.inputs, target + gap, plan.kept["up2"], RIDGE, centred=True)
-    close(plan.tensors["down2.weight"], weight[..., 0])
+    weight, intercept = refit(seen.inputs, target + gap, plan.kept["up2"], model.get_parameter("down2.weight"))
+    close(plan.tensors["down2.weight"], weight)
     close(plan.tensors["down2.bias"], model.get_parameter("down2.bias").detach().numpy() + intercept)
 
 
@@ -185,24 +186,18 @@ def sites_on_the_way(plan: Plan, model: nn.Module, refitted: bool):
             growing = after(growing, {name: gated(model.state_dict()[name], gates)})
 
 
-@pytest.mark.parametrize("refitted", [True, False])
-def test_least_squares_picks_are_those_of_brute_force_at_every_site(refitted):
+@pytest.mark.parametrize(("refitted", "shrinkage"), [(True, None), (True, 0.0), (True, 0.3), (False, None)])
+def test_least_squares_picks_are_those_of_brute_force_at_every_site(refitted, shrinkage):
+    """Without a refit there is no intercept to make up for the means, and nothing to hold back."""
     model = CHAIN.network()
-    plan, _ = planned(CHAIN, model, refit=refitted)
-    for choice, seen, target, _, scale in sites_on_the_way(plan, model, refitted):
-        mean = refitted  # the intercept makes up for the means only where there is a refit
-        x = seen - seen.mean(0) * mean
-        y = (target - target.mean(0) * mean) * scale
-        ridge = RIDGE * np.mean(x**2)
-
-        def error(units: list[int], x: FloatArray = x, y: FloatArray = y, ridge: float = ridge) -> float:
-            used = x[:, units].reshape(len(x), -1)
-            found = ridge_regression(used, y, ridge, used.shape[1])
-            return float(((y - used @ found) ** 2).sum() / len(x) + ridge * (found**2).sum())
-
-        order = picks(choice.width, len(choice.kept), error)
-        assert list(choice.order) == order
-        expected = [-error(order[: n + 1]) / (y**2).sum() * len(y) for n in range(len(order))]
+    plan, _ = planned(CHAIN, model, refit=refitted, shrinkage=shrinkage)
+    for choice, seen, target, layer, scale in sites_on_the_way(plan, model, refitted):
+        inputs = seen[0].size
+        share = (inputs / (inputs + len(seen)) if shrinkage is None else shrinkage) if refitted else 0.0
+        dense = model.get_submodule(layer).weight
+        problem = regression(seen, target, dense, centred=refitted, share=share, scale=scale)
+        assert list(choice.order) == picks(choice.width, len(choice.kept), problem.error)
+        expected = [-problem.error(choice.order[: n + 1]) for n in range(len(choice.order))]
         np.testing.assert_allclose(choice.values, expected, rtol=1e-6, atol=1e-9)
 
 

@@ -15,6 +15,7 @@ from scionet.methods.problems import (
     norm_scale,
     per_column,
     shift_target,
+    shrunk,
 )
 from scionet.network.lockstep import Stop
 from scionet.network.moments import Moments, input_rows, output_rows, sample_positions, unflatten_weight
@@ -79,6 +80,7 @@ class Fitting:
             channel_gates(self.sites, weight, gates, without=site.name),
             norm_scale(self.model, self.sites.consumers[weight]),
             centred=self.settings.refit and self._shift_target(weight) is not None,
+            shrinkage=self.settings.shrinkage if self.settings.refit else 0.0,
         )
 
     def refit(self, weight: str, moments: Moments, gates: Mapping[str, Tensor]) -> Fitted:
@@ -88,8 +90,8 @@ class Fitting:
         """
         state, place = state_of(self.model), self._shift_target(weight)
         dense, factors = state[weight], channel_gates(self.sites, weight, gates)
-        xx, xy, _ = moments.means(place is not None)
-        flat = refit(xx, xy, flat_columns(np.flatnonzero(factors), dense), self.settings.ridge)
+        xx, xy, _ = shrunk(moments, place is not None, dense, self.settings.shrinkage)
+        flat = refit(xx, xy, flat_columns(np.flatnonzero(factors), dense))
         ungated = torch.from_numpy(flat / per_column(factors, dense))
         fitted = {weight: unflatten_weight(ungated, dense.shape).to(dense)}
         if place is None:

@@ -55,7 +55,7 @@ class ForwardRanker(Ranker):
     def _objective(self, view: SiteView) -> Objective[Any]:
         match self.settings.objective:
             case "least_squares":
-                return LeastSquares(view.terms, self.settings.ridge)
+                return LeastSquares(view.terms)
             case "line_search":
                 return LineSearch(view.terms)
             case "average":

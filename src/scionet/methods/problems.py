@@ -61,6 +61,28 @@ def channel_gates(sites: Sites, consumer: str, gates: Mapping[str, Tensor], with
     return factors
 
 
+def shrunk(
+    moments: Moments, centred: bool, weight: Tensor, shrinkage: float | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean products shrunk towards uncorrelated inputs of the same variances, on which the dense weights are right.
+
+    A refit on few images would fit their accidents; shrunk, it stays near the dense weights as far as the images do not
+    speak against them: ``xx`` goes towards its diagonal, ``xy`` towards ``diag(xx) Wᵀ``.
+
+    Args:
+        moments: Of the consumer.
+        centred: Whether to use covariances.
+        weight: The dense weight, shape ``(O, I, ...)``.
+        shrinkage: From 0 (the moments as they are) to 1; None takes ``D / (D + rows)``.
+    """
+    xx, xy, yy = moments.means(centred)
+    share = len(xx) / (len(xx) + moments.count) if shrinkage is None else shrinkage
+    flat, squares = _array(flatten_weight(weight)), np.diag(xx).copy()
+    xx = (1 - share) * xx
+    xx[np.diag_indices_from(xx)] += share * squares
+    return xx, (1 - share) * xy + share * squares[:, None] * flat.T, (1 - share) * yy + share * flat**2 @ squares
+
+
 def make_term(
     site: Site,
     consumer: str,
@@ -69,6 +91,7 @@ def make_term(
     others: FloatArray,
     scale: FloatArray | None,
     centred: bool,
+    shrinkage: float | None,
 ) -> Term:
     """The problem of choosing among a site's units for one consumer.
 
@@ -80,8 +103,9 @@ def make_term(
         others: Gates of the input channels that are there whatever is chosen, 0 elsewhere, shape ``(I,)``.
         scale: Factor of each output in which errors are measured, shape ``(O,)``.
         centred: Whether an intercept makes up for the means.
+        shrinkage: See `shrunk`.
     """
-    xx, xy, yy = moments.means(centred)
+    xx, xy, yy = shrunk(moments, centred, weight, shrinkage)
     flat = _array(flatten_weight(weight)) * per_column(others, weight)
     if scale is not None:
         xy, yy, flat = xy * scale, yy * scale**2, flat * scale[:, None]

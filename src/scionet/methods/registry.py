@@ -33,4 +33,4 @@ def build(name: str, **options: Any) -> Method:
         raise InvalidSetting(f"a setting of method {name!r} has the wrong type ({error}); given {options}") from error
     if isinstance(settings, ForwardSettings):
         return Sweep(name, settings, ForwardRanker(settings))
-    return Sweep(name, settings, scores.ScoreRanker(SCORES[name], settings.ridge))
+    return Sweep(name, settings, scores.ScoreRanker(SCORES[name]))

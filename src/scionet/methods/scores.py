@@ -25,13 +25,12 @@ class ScoreRanker(Ranker):
     """Takes units by descending score; ties go to the lowest index."""
 
     score: Score
-    ridge: float
 
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """The `n_units` of highest score, with the curve of the refit's error where moments are known."""
         order = np.argsort(-self.score(view, rng), kind="stable")[:n_units].tolist()
         if view.terms:
-            return replay(LeastSquares(view.terms, self.ridge), order)
+            return replay(LeastSquares(view.terms), order)
         return Selection(tuple(sorted(order)), tuple(order), (), (1.0,) * len(order), Status.REPLAYED)
 
 

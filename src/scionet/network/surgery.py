@@ -122,10 +122,10 @@ def verify(
         VerificationError: If the two differ by more, or give NaN or infinite values.
     """
     batch = to_model(batch, model)
-    with undisturbed(model):
-        expected = list(tensors_of(call_with(model, masked_tensors(model, sites, plan), batch)))
+    with undisturbed(model):  # on copies of the inputs: a network may write into them
+        expected = list(tensors_of(call_with(model, masked_tensors(model, sites, plan), copy.deepcopy(batch))))
     with undisturbed(pruned):
-        found = list(tensors_of(call(pruned, batch)))
+        found = list(tensors_of(call(pruned, copy.deepcopy(batch))))
     gaps = [_difference(a, b) for a, b in zip(expected, found, strict=True)]
     difference = float(np.max(gaps, initial=0.0))  # unlike the built-in, NaN if one of them is
     allowed = TOLERANCES.get(place_of(model)[1], max(TOLERANCES.values())) if tolerance is None else tolerance

@@ -6,6 +6,7 @@ vanishes from the network when any of its labels is removed. Operations hand lab
 each operation does is said in `scionet.network.rules`.
 """
 
+import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -265,10 +266,10 @@ def watch(model: nn.Module, batch: Batch, rule: Callable[[Trace, Call], None]) -
     Raises:
         UnsupportedModel: If the model returns no tensor.
     """
-    trace = Trace(model, rule)
+    trace, inputs = Trace(model, rule), copy.deepcopy(batch)  # the network may write into its inputs
     with undisturbed(model), trace.following_modules():
         with trace:
-            out = call(model, batch)
+            out = call(model, inputs)
         outputs = list(tensors_of(out))
     if not outputs:
         raise UnsupportedModel(

@@ -1,0 +1,323 @@
+"""prune: the whole way through in one call, what may be given, and what is refused."""
+
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from subjects import SUBJECTS
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from scionet import Budget, PruneError, PruneResult, prune
+from scionet.budget.costs import measure
+from scionet.errors import CalibrationError, InvalidSetting, UnreachableBudget, UnsupportedModel
+from scionet.methods.registry import build
+from scionet.network.running import call, hash_tensors, state_of
+
+RESIDUAL = SUBJECTS["residual"]
+
+
+class Paired(nn.Module):
+    """Two inputs, one of them optional: called with a tuple or by keywords."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left, self.right = nn.Linear(4, 12), nn.Linear(3, 12)
+        self.hidden, self.last = nn.Linear(12, 10), nn.Linear(10, 2)
+
+    def forward(self, left: Tensor, right: Tensor | None = None, double: bool = False) -> Tensor:
+        x = self.left(left) if right is None else self.left(left) + self.right(right)
+        x = self.last(torch.relu(self.hidden(torch.relu(x))))
+        return 2 * x if double else x
+
+
+def pruned(model: nn.Module | None = None, data=None, budget: str | None = "macs<=60%", **options) -> PruneResult:
+    """The residual network pruned, unless something else is given."""
+    model = RESIDUAL.network() if model is None else model
+    data = RESIDUAL.batches(2, 8) if data is None else data
+    return prune(model, data, budget, **{"example_inputs": RESIDUAL.example()} | options)
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "l1", "refit": True}, {"method": "random"}], ids=str)
+def test_pruned_network_runs_within_the_budget(settings):
+    result = pruned(**settings)
+    dense, found = (measure(model, RESIDUAL.example()) for model in (RESIDUAL.network(), result.model))
+    assert 0.59 * dense.macs <= found.macs <= 0.6 * dense.macs
+    assert (result.report.dense, result.report.pruned) == (dense, found)
+    assert result.report.difference <= 1e-10
+    assert type(result.model) is type(RESIDUAL.network())
+    assert result.plan.widths == {name: after for name, (_, after) in result.report.widths.items()}
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict", "tensor"])
+def test_inputs_of_any_form(form):
+    torch.manual_seed(0)
+    model = Paired()
+    left, right = torch.randn(32, 4), torch.randn(32, 3)
+    batch = {"tuple": (left, right), "dict": {"left": left, "right": right, "double": True}, "tensor": left}[form]
+    result = prune(model, [batch], "params<=60%", example_inputs=batch, method="forward")
+    assert call(result.model, batch).shape == (32, 2)
+    assert result.report.pruned.params <= 0.6 * result.report.dense.params
+
+
+@pytest.mark.parametrize("form", ["dict with labels", "pairs", "triples"])
+def test_labels_and_what_else_a_batch_holds_are_put_aside(form):
+    x = RESIDUAL.batches(1, 16)[0]
+    labels = torch.arange(16) % 4
+    if form == "dict with labels":
+        left, right = torch.randn(16, 4), torch.randn(16, 3)
+        example = {"left": left[:2], "right": right[:2]}
+        batch = {"right": right, "left": left, "labels": labels % 2, "name": ["a"] * 16}
+        results = [
+            prune(Paired(), [batch], "params<=60%", example_inputs=example, objective=objective, refit=False)
+            for objective in ("average", "loss")
+        ]
+        assert all(result.report.pruned.params <= 0.6 * result.report.dense.params for result in results)
+        return
+    with_labels = pruned(data=[(x, labels)] if form == "pairs" else [(x, labels, labels)])
+    assert with_labels.plan.identity == pruned(data=[x]).plan.identity
+
+
+@pytest.mark.parametrize("objective", ["average", "loss"])
+def test_data_loader_with_labels(objective):
+    data = TensorDataset(RESIDUAL.batches(1, 20)[0], torch.arange(20) % 4)
+    loader = DataLoader(data, batch_size=8, shuffle=True)
+    model = RESIDUAL.network()
+    before = torch.get_rng_state()
+    result = pruned(model, loader, objective=objective, refit=False)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert result.report.pruned.macs <= 0.6 * result.report.dense.macs
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "curves"])
+def test_generator_that_can_be_read_once(allocation):
+    def once() -> Iterator[Tensor]:
+        yield from RESIDUAL.batches(2, 8)
+
+    assert pruned(data=once(), allocation=allocation).plan.identity == pruned(allocation=allocation).plan.identity
+
+
+def test_baseline_without_refit_needs_no_data():
+    assert pruned(data=(), method="l1").report.pruned.macs > 0
+
+
+@pytest.mark.parametrize("state", ["frozen", "train", "train frozen"])
+def test_frozen_networks_and_networks_in_training_are_pruned_and_left_alone(state):
+    model = RESIDUAL.network()
+    model.requires_grad_("frozen" not in state).train("train" in state)
+    before = hash_tensors(state_of(model))
+    result = pruned(model)
+    assert hash_tensors(state_of(model)) == before
+    assert result.plan.identity == pruned().plan.identity
+    assert {m.training for m in (*model.modules(), *result.model.modules())} == {"train" in state}
+    assert {p.requires_grad for p in (*model.parameters(), *result.model.parameters())} == {"frozen" not in state}
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"objective": "loss", "refit": False}, {"method": "l1", "refit": True}], ids=str
+)
+def test_network_in_half_precision(settings):
+    model = RESIDUAL.network().bfloat16()
+    data = [(x.float(), y) for x, y in RESIDUAL.pairs(2, 8)]
+    result = pruned(model, data, **settings)
+    assert {p.dtype for p in result.model.parameters()} == {torch.bfloat16}
+    assert {tensor.dtype for tensor in result.plan.tensors.values()} <= {torch.bfloat16}
+    assert result.report.pruned.macs <= 0.6 * result.report.dense.macs
+
+
+def test_half_precision_chooses_almost_as_double_precision_does():
+    kept, expected = (pruned(model).plan.kept for model in (RESIDUAL.network().bfloat16(), RESIDUAL.network()))
+    common = sum(len({*kept[site]} & {*expected[site]}) for site in expected)
+    assert common >= 0.75 * sum(map(len, expected.values()))
+
+
+def test_tolerance_takes_the_place_of_a_budget():
+    x = RESIDUAL.batches(1, 24)[0]
+    labels = RESIDUAL.network()(x).argmax(1)
+    loss = {"objective": "loss", "refit": False, "tolerance": 0.5}
+    result = pruned(data=[(x, labels)], budget=None, **loss)
+    assert "stop rule" in result.report.status
+    assert result.report.pruned.macs < result.report.dense.macs
+    for budget, settings in ((None, {}), ("macs<=50%", loss)):
+        with pytest.raises(InvalidSetting, match="either a budget"):
+            pruned(data=[(x, labels)], budget=budget, **settings)
+
+
+def test_budget_of_everything_gives_back_the_same_function():
+    model, x = RESIDUAL.network(), RESIDUAL.batches(1, 4, seed=9)[0]
+    result = pruned(model, budget="macs<=100%")
+    assert torch.equal(result.model(x), model(x))
+
+
+def test_budget_may_be_a_budget_a_mapping_or_several_limits():
+    plans = [
+        pruned(budget=budget).plan.identity  # type: ignore[arg-type]
+        for budget in ("macs<=60%, params<=90%", Budget("params<=90%", "macs<=60%"), {"macs": "60%", "params": "90%"})
+    ]
+    assert len(set(plans)) == 1
+
+
+def test_method_may_be_built_by_hand():
+    assert pruned(method=build("l1", refit=True)).plan.identity == pruned(method="l1", refit=True).plan.identity
+    with pytest.raises(InvalidSetting, match="refit"):
+        pruned(method=build("l1"), refit=True)
+
+
+@pytest.mark.parametrize("ignored", [["block1"], [nn.Linear, "block1.*"], ["*1.conv?"]], ids=str)
+def test_ignored_layers_stay_whole(ignored):
+    result = pruned(ignored_layers=ignored, budget="macs<=85%")
+    assert "block1.conv1" not in result.plan.widths
+    assert result.model.get_submodule("block1.conv1").weight.shape[0] == 12
+
+
+def test_report_is_for_a_person_to_read():
+    result = pruned(ignored_layers=["block1"], budget="macs<=85%")
+    text = str(result.report)
+    kept, width = sum(result.plan.widths.values()), sum(site.width for site in result.sites.values())
+    assert f"({result.report.pruned.macs / result.report.dense.macs:.1%} kept)" in text
+    assert f"({result.report.pruned.params / result.report.dense.params:.1%} kept)" in text
+    assert f"{kept / width:.1%} kept at {len(result.sites)} sites; {len(result.report.refused)} left whole" in text
+    assert "number of units asked for is kept" in text
+    assert result.report.seconds.keys() >= {"discover", "select", "cut", "verify"}
+
+
+# -- what is refused -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "foward"}, "unknown method 'foward'; allowed: .*Did you mean 'forward'"),
+        ({"shrink": 1}, "unknown setting of method 'forward' 'shrink'; allowed: .*Did you mean 'shrinkage'"),
+        ({"method": "l1", "objective": "loss"}, "unknown setting of method 'l1' 'objective'"),
+        ({"objective": "leastsquares"}, "objective is 'least_squares'"),
+        ({"allocation": "even", "shrinkage": -1}, "allocation is .*shrinkage lies between 0 and 1"),
+        ({"shrinkage": "much"}, "wrong type"),
+        ({"ignored_layers": ["block3"]}, "unknown ignored layer 'block3'; allowed: .*Did you mean .*'block"),
+        ({"seed": -1}, "seed .*given -1"),
+        ({"seed": 0.5}, "seed .*given 0.5"),
+        ({"budget": "macs<=0%"}, "above 0%"),
+        ({"budget": "macs<=-10%"}, "above 0%"),
+        ({"budget": "macs<=110%"}, "at most 100%"),
+        ({"budget": "flops<=50%"}, "unknown quantity of a budget 'flops'"),
+        ({"budget": "half"}, "is not a limit"),
+        ({"budget": ""}, "budget"),
+    ],
+    ids=str,
+)
+def test_settings_that_are_not_allowed(options, message):
+    with pytest.raises(InvalidSetting, match=message):
+        pruned(**options)
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "l1"}, {"min_units": 9}])
+def test_budget_out_of_reach_names_what_can_be_reached(settings):
+    with pytest.raises(UnreachableBudget, match=r"smallest network .*M MACs.*macs [\d.]+%"):
+        pruned(budget="macs<=1%" if not settings.get("min_units") else "macs<=30%", **settings)
+
+
+class Seen:
+    """Something that is no batch."""
+
+
+IMAGES = RESIDUAL.batches(1, 8)[0]
+
+
+@pytest.mark.parametrize("settings", [{}, {"method": "l1", "refit": True}, {"objective": "loss"}], ids=str)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "empty"),
+        ([IMAGES[:0]], "no examples"),
+        ([IMAGES[0]], r"floats \(batch, 5, 5\) does not fit .* floats \(batch, 2, 5, 5\)"),
+        ([IMAGES, IMAGES[:, :1]], r"floats \(batch, 1, 5, 5\) does not fit .* \(batch, 2, 5, 5\): .*channels"),
+        ([IMAGES.flatten(1)], r"floats \(batch, 50\) does not fit .* \(batch, 2, 5, 5\)"),
+        ([IMAGES.long()], r"torch.int64 \(batch, 2, 5, 5\) does not fit"),
+        ([Seen()], "like example_inputs .*tensor.*given Seen"),
+        ([{"x": IMAGES}], "like example_inputs .*tensor.*given dict of x"),
+        (IMAGES, "an iterable of batches.*given a Tensor.*in a list"),
+        ({"x": IMAGES}, "an iterable of batches.*given a dict"),
+        (None, "an iterable of batches.*given a NoneType"),
+        (7, "an iterable of batches.*given a int"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_calibration_data_that_do_not_fit(settings, data, message):
+    def labelled(batch):
+        return (batch, torch.zeros(len(batch), dtype=torch.long)) if isinstance(batch, Tensor) else batch
+
+    if settings.get("objective") == "loss" and isinstance(data, list):
+        data = [labelled(batch) for batch in data]
+        message = message.replace(".*tensor.*given Seen", "|labels")
+    with pytest.raises(CalibrationError, match=message):
+        prune(RESIDUAL.network(), data, "macs<=60%", example_inputs=RESIDUAL.example(), **settings)
+    assert threading.active_count() == 1
+
+
+def test_pictures_of_another_size_are_welcome_where_the_network_takes_them():
+    larger = torch.randn(4, 2, 7, 6)
+    assert pruned(data=[larger, IMAGES]).report.difference <= 1e-10
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+@pytest.mark.parametrize(
+    "settings", [{}, {"method": "random", "refit": True}, {"objective": "loss", "refit": False}], ids=str
+)
+def test_nan_in_the_data_names_a_layer(value, settings):
+    x, y = RESIDUAL.pairs(1, 8)[0]
+    x[3, 1, 2, 2] = value
+    with pytest.raises(CalibrationError, match=r"'(block1\.conv1\.weight|stem|norm)'.*NaN or infinite"):
+        pruned(data=[(x, y)], **settings)
+
+
+def test_network_with_broken_weights_is_refused_by_name():
+    model = RESIDUAL.network()
+    with torch.no_grad():
+        model.get_parameter("block2.conv1.weight")[3, 0, 0, 0] = torch.nan
+    with pytest.raises(UnsupportedModel, match=r"'block2\.conv1\.weight' holds NaN"):
+        pruned(model)
+
+
+def test_network_without_memory_is_refused():
+    with pytest.raises(UnsupportedModel, match=r"'stem\.weight' is on the device 'meta'"):
+        pruned(RESIDUAL.network().to("meta"))
+
+
+def dead_channel(model: nn.Module) -> None:
+    norm = model.get_submodule("block1.bn1")
+    norm.weight.data[2], norm.bias.data[2] = 0, -1  # type: ignore[union-attr, index]
+
+
+def dead_site(model: nn.Module) -> None:
+    norm = model.get_submodule("block1.bn1")
+    norm.weight.data.zero_(), norm.bias.data.fill_(-1)  # type: ignore[union-attr]
+
+
+def constant_site(model: nn.Module) -> None:
+    model.get_submodule("block1.bn1").weight.data.zero_()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("objective", ["least_squares", "line_search", "average"])
+@pytest.mark.parametrize("refit", [True, False])
+@pytest.mark.parametrize("spoil", [dead_channel, dead_site, constant_site])
+def test_sites_without_variance_are_pruned(spoil: Callable[[nn.Module], None], refit, objective):
+    model = RESIDUAL.network()
+    spoil(model)
+    result = pruned(model, objective=objective, refit=refit)
+    assert bool(torch.isfinite(result.model(IMAGES)).all())
+    assert result.report.pruned.macs <= 0.6 * result.report.dense.macs
+    if spoil is dead_channel and objective == "least_squares" and len(result.plan.kept["block1.conv1"]) < 12:
+        assert 2 not in result.plan.kept["block1.conv1"]
+
+
+@pytest.mark.parametrize("model", [nn.Linear(4, 3), nn.ReLU(), nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8))])
+def test_network_without_prunable_layers(model):
+    with pytest.raises(UnsupportedModel, match="no prunable layer"):
+        prune(model, [torch.randn(5, 4)], "macs<=50%", example_inputs=torch.randn(2, 4))
+
+
+def test_all_refusals_are_of_one_family():
+    for options in ({"data": []}, {"method": "x"}, {"budget": "macs<=1%"}, {"model": nn.Linear(5, 3)}):
+        with pytest.raises(PruneError):
+            pruned(**options)
