@@ -57,11 +57,11 @@ def _row(name: str, value: float, unit: str, meaning: str) -> dict[str, Any]:
     return {"name": name, "value": value, "unit": unit, "meaning": meaning}
 
 
-def _whole_prune(model: nn.Module, images: list[Tensor], repeats: int) -> Iterator[dict[str, Any]]:
+def _whole_prune(model: nn.Module, images: list[Any], repeats: int) -> Iterator[dict[str, Any]]:
     """The ratio of a whole prune to a plain forward pass; runs take turns, the medians are compared."""
     fast = [batch.contiguous(memory_format=torch.channels_last) for batch in images]
 
-    def forward(given: list[Tensor]) -> None:
+    def forward(given: list[Any]) -> None:
         with torch.no_grad():
             for batch in given:
                 model(batch)

@@ -56,7 +56,9 @@ def cifar(network: str, contestants: tuple[Contestant, ...]) -> Task:
     return Task(network, data, "cifar10-jpeg.zip", weights, Preprocessing(), 32, budgets, 2048, contestants)
 
 
-LITE = Preprocessing(256, 224, (127 / 255,) * 3, (128 / 255,) * 3, "bicubic")
+_GREY = (127 / 255, 127 / 255, 127 / 255)
+_SPREAD = (128 / 255, 128 / 255, 128 / 255)
+LITE = Preprocessing(256, 224, _GREY, _SPREAD, "bicubic")
 TASKS = {
     "resnet20": cifar("resnet20", (*CONTESTANTS, STOCHASTIC_LOSS)),
     "resnet56": cifar("resnet56", CONTESTANTS),

@@ -118,7 +118,7 @@ def _used(arena: Arena, result: PruneResult, record: RunRecord, out: Path, conso
     loaded = load_pruned(path, digits_cnn())
     _check_equal(result.model, loaded, arena.example_inputs)
     exported = export_onnx(loaded, arena.example_inputs, out / f"{stem}.onnx", overwrite=True)
-    batch = torch.cat([inputs for inputs, _ in arena.test])[:256]
+    batch = next(iter(arena.test))[0]
     times = latency({"dense": arena.model, "pruned": loaded}, batch, repeats=50)
     console.print(
         f"{record.spec.budget}: saved and loaded bit for bit, "

@@ -1,4 +1,4 @@
-"""Every setting of a method, as frozen dataclasses without torch: the command line and TOML files are made from them."""
+"""Every setting of a method, as frozen dataclasses without torch: command line and TOML files are made from them."""
 
 from dataclasses import dataclass
 from typing import Literal

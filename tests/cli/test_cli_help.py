@@ -73,16 +73,16 @@ def test_a_file_says_the_same_as_flags(at_home: Path) -> None:
 def test_flags_override_the_file(at_home: Path) -> None:
     Path("more.toml").write_text(
         'quiet = true\nmodel = "a"\nout = "o"\nignored_layers = ["a", "b"]\n'
-        '[pictures]\ndata = "d"\nmean = [0.1, 0.2, 0.3]\n[settings]\nrefit = false\nridge = 0.5\n'
+        '[pictures]\ndata = "d"\nmean = [0.1, 0.2, 0.3]\n[settings]\nrefit = false\nshrinkage = 0.5\n'
     )
-    flags = ["--no-quiet", "--model=b", "--ignored-layers", "c", "--refit", "--ridge", "1e-3"]
+    flags = ["--no-quiet", "--model=b", "--ignored-layers", "c", "--refit", "--shrinkage", "1e-3"]
     said = [parse(["prune", "--config", "more.toml", *more]) for more in ([], flags)]
     Path("more.toml").unlink()
     assert all(isinstance(command, Prune) for command in said)
     found = [(c.quiet, c.model, c.ignored_layers, c.pictures.mean, c.settings) for c in said if isinstance(c, Prune)]
     assert found == [
-        (True, "a", ("a", "b"), (0.1, 0.2, 0.3), ForwardSettings(refit=False, ridge=0.5)),
-        (False, "b", ("c",), (0.1, 0.2, 0.3), ForwardSettings(refit=True, ridge=1e-3)),
+        (True, "a", ("a", "b"), (0.1, 0.2, 0.3), ForwardSettings(refit=False, shrinkage=0.5)),
+        (False, "b", ("c",), (0.1, 0.2, 0.3), ForwardSettings(refit=True, shrinkage=1e-3)),
     ]
 
 

@@ -120,7 +120,7 @@ def test_existing_files_are_refused_at_once(
         ["export", "--pruned", "a", "--to", "b.onnx", "--seed", "x"],
         ["export", "--pruned", "a", "--to", "b.onnx", "--seed", "-1"],
         ["export", "--pruned", "a", "--to", "b.onnx", "--threads", "0"],
-        ["prune", "--model", "a", "--data", "b", "--out", "c", "--ridge", "-1"],
+        ["prune", "--model", "a", "--data", "b", "--out", "c", "--shrinkage", "-1"],
         ["prune", "--model", "a", "--data", "b", "--out", "c", "--candidates", "some"],
     ],
 )

@@ -332,6 +332,31 @@ def test_layers_that_run_twice_keep_the_weights_of_the_selection():
     assert plan.tensors.keys() == {"last.weight", "last.bias"}
 
 
+class Mixed(nn.Module):
+    """A site that is read by a layer that runs twice and by one that runs once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.twice, self.once = nn.Linear(5, 12), nn.Linear(12, 3), nn.Linear(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = torch.relu(self.first(x))
+        return self.twice(hidden) + self.twice(2 * hidden) + self.once(hidden)
+
+
+def test_refit_beside_a_layer_that_keeps_the_weights_of_the_selection():
+    subject = Subject(Mixed, (5,))
+    model = subject.network()
+    plan, _ = planned(subject, model, objective="average", shortcuts=False)
+    (choice,) = plan.choices
+    gate = 12 / len(choice.kept)
+    assert set(choice.weights) == {gate} and gate > 1
+    assert plan.tensors.keys() == {"once.weight", "once.bias"}
+    seen = seen_at(model, "once", subject.batches())
+    weight, _ = refit(seen.inputs, seen.outputs, choice.kept, model.get_parameter("once.weight"))
+    close(gate * plan.tensors["once.weight"], weight)
+
+
 def test_refit_uses_units_that_line_search_dropped():
     """A site whose units give nothing: line search keeps one of them, a refit all that were asked for."""
     subject = Subject(chain, (2, 6, 6))

@@ -55,8 +55,8 @@ _RANKINGS = {
     "bn_scale": ("bn_scale", {}, "Units with the largest BatchNorm scale."),
 }
 _GREEDY = (
-    "Greedy: the unit that lowers most the error of the consumer's output after refitting its weights by least squares; "
-    "asymmetric targets, shortcut compensation."
+    "Greedy: the unit that lowers most the error of the consumer's output after refitting its weights by least "
+    "squares; asymmetric targets, shortcut compensation."
 )
 
 

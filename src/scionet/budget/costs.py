@@ -1,19 +1,16 @@
 """What a network costs: measured on a model, and predicted for any widths before anything is cut."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel, unknown
-from scionet.network.running import Batch, call, example_count, to_model, undisturbed
+from scionet.network.running import Batch, attention_unfused, call, example_count, to_model, undisturbed
 from scionet.network.sites import Sites
 
 FloatArray = NDArray[np.float64]
@@ -49,23 +46,11 @@ def measure(model: nn.Module, example_inputs: Batch) -> Cost:
     examples = example_count(example_inputs)
     if examples == 0:
         raise CalibrationError("the example inputs have batch size 0; give at least one example")
-    with undisturbed(model), _attention_unfused(), FlopCounterMode(display=False) as counter:
+    with undisturbed(model), attention_unfused(), FlopCounterMode(display=False) as counter:
         call(model, to_model(example_inputs, model))
     flops_per_mac = 2
     macs = counter.get_total_flops() / flops_per_mac / examples
     return Cost(macs, sum(parameter.numel() for parameter in model.parameters()))
-
-
-@contextmanager
-def _attention_unfused() -> Iterator[None]:
-    """Attention as matrix products: torch's counter knows neither its fused CPU kernel nor the encoder's fast path."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 @dataclass(frozen=True, eq=False)

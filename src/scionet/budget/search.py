@@ -4,7 +4,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import isotonic_regression
 
 from scionet.budget.costs import FloatArray, IntArray
 from scionet.budget.ladder import Ladder, Moves
@@ -128,4 +127,6 @@ def _hull(widths: IntArray, error: FloatArray) -> IntArray:
     if len(widths) < 3:
         return np.arange(len(widths))
     steps = np.diff(widths)
+    from scipy.optimize import isotonic_regression  # half a second to import
+
     return isotonic_regression(np.diff(error) / steps, weights=steps).blocks.astype(np.int64)

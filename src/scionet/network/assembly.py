@@ -1,7 +1,7 @@
 """From the labels of a watched forward pass to sites: connected components of labels are units, like units a site."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -79,14 +79,15 @@ class _Assembly:
         for number, lock in reversed(list(enumerate(self._locks))):
             self._lock_of[self.component[lock.labels.numpy()]] = number
 
-    def alike(self) -> Iterable[IntArray]:
+    def alike(self) -> Iterator[IntArray]:
         """The components that touch the same tensors in the same way, each kind as labels ``(units, labels)``."""
         by_component = np.argsort(self.component, kind="stable")
         starts = np.flatnonzero(np.diff(self.component[by_component], prepend=-1))
-        kinds: dict[bytes, list[IntArray]] = defaultdict(list)
-        for labels in np.split(by_component, starts[1:]):
-            kinds[self.block[labels].tobytes()].append(labels)
-        return [np.stack(members) for members in kinds.values()]
+        sizes = np.diff(starts, append=len(by_component))
+        for size in np.unique(sizes):
+            labels = by_component[starts[sizes == size, None] + np.arange(size)]
+            kinds, kind = np.unique(self.block[labels], axis=0, return_inverse=True)
+            yield from (labels[kind.ravel() == number] for number in range(len(kinds)))
 
     def _ragged(self, grid: Grid) -> Lock:
         """The labels of a grid whose components do not fill whole rows of it."""
@@ -102,21 +103,42 @@ class _Assembly:
 
     def site(self, units: IntArray) -> Site | None:
         """The site made of units of one kind; None if they are no channels that a weight contracts or makes."""
-        blocks = self.trace.blocks
+        slots = self._slots(units)
+        made = [slot for slot in slots if slot.dim == 0]
+        producers = sorted((s for s in made if s.tensor in self.order), key=lambda s: self.order[s.tensor])
+        read = [slot.tensor for slot in slots if slot.dim == 1 and slot.tensor in self.order]
+        if not made or not (producers or read or self._makes_weights(made, units)):
+            return None
+        first, *_ = producers or made
+        unit = "group" if any(s.index.shape[1] > 1 and self._grouped(s.tensor) for s in made) else "channel"
+        return Site(
+            name=_owner(first.tensor),
+            width=len(units),
+            slots=self._slots(units[np.argsort(first.index[:, 0])]),
+            producers=tuple(slot.tensor for slot in producers),
+            consumers=tuple(sorted(read, key=self.order.__getitem__)),
+            unit=unit,
+        )
+
+    def _slots(self, units: IntArray) -> tuple[Slot, ...]:
+        """Where these units sit."""
         columns = self.block[units[0]]
-        slots = tuple(
-            Slot(blocks[b].tensor, blocks[b].dim, self.entry[units[:, columns == b]])
+        return tuple(
+            Slot(self.trace.blocks[b].tensor, self.trace.blocks[b].dim, self.entry[units[:, columns == b]])
             for b in dict.fromkeys(columns.tolist())
         )
-        made = [slot for slot in slots if slot.dim == 0]
-        producers = sorted((s.tensor for s in made if s.tensor in self.order), key=self.order.__getitem__)
-        read = [slot.tensor for slot in slots if slot.dim == 1 and slot.tensor in self.order]
-        if not made or not (producers or read):
-            return None
-        name = _owner(producers[0] if producers else made[0].tensor)
-        unit = "group" if any(s.index.shape[1] > 1 and self._grouped(s.tensor) for s in made) else "channel"
-        consumers = sorted(read, key=self.order.__getitem__)
-        return Site(name, len(units), slots, tuple(producers), tuple(consumers), unit)
+
+    def _makes_weights(self, made: list[Slot], units: IntArray) -> bool:
+        """Whether the weight of a contraction is computed from these tensors."""
+        matrices = [slot.tensor for slot in made if self.state[slot.tensor].ndim > 1]
+        lock = self._lock(units)
+        contracted = lock is not None and lock.operation in ("convolution", "addmm", "mm")
+        return bool(matrices) and (contracted or any(".parametrizations." in name for name in matrices))
+
+    def _lock(self, units: IntArray) -> Lock | None:
+        """The first lock on any of these units."""
+        locked = self._lock_of[self.component[units[:, 0]]]
+        return self._locks[locked[locked >= 0].min()] if locked.max() >= 0 else None
 
     def _grouped(self, tensor: str) -> bool:
         return getattr(self.model.get_submodule(_owner(tensor)), "groups", 1) > 1
@@ -125,9 +147,8 @@ class _Assembly:
         """Why a site is left whole, if it is."""
         if any(slot.tensor in ignored for slot in site.slots if slot.dim == 0):
             return Refusal(site.name, "ignored_layers", site.name, "take it off ignored_layers to prune it")
-        locked = self._lock_of[self.component[units[:, 0]]]
-        if locked.max() >= 0:
-            lock = self._locks[locked[locked >= 0].min()]
+        lock = self._lock(units)
+        if lock is not None:
             return Refusal(site.name, lock.operation, lock.module, lock.advice)
         if not site.producers:
             return Refusal(site.name, "no producer", site.name, "no convolution or linear map makes its channels")

@@ -1,7 +1,7 @@
 """discover: every site of a network, found by watching one forward pass and proved by trial cuts."""
 
 import fnmatch
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from torch import nn
 
@@ -9,7 +9,7 @@ from scionet.errors import PruneError, UnsupportedModel, unknown
 from scionet.network import rules
 from scionet.network.assembly import assemble
 from scionet.network.running import Batch, data_addresses, example_count, state_of, to_model
-from scionet.network.sites import Sites
+from scionet.network.sites import Refusal, Sites
 from scionet.network.tracing import Trace, watch
 from scionet.network.trial import proved
 
@@ -40,13 +40,22 @@ def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = 
     trace = _watched(model, batch)
     sites = proved(model, assemble(model, trace, example_count(batch), ignored), batch)
     if not sites:
-        reasons = "; ".join(
-            f"{r.site}: {r.operation} in {r.module or 'the network'}: {r.advice}" for r in sites.refused
-        )
-        raise UnsupportedModel(
-            f"no prunable layer in {type(model).__name__}. {reasons or 'It has no two layers in a row'}"
-        )
+        reasons = _reasons(sites.refused) or "It has no two layers in a row"
+        raise UnsupportedModel(f"no prunable layer in {type(model).__name__}. {reasons}")
     return sites
+
+
+def _reasons(refused: Iterable[Refusal]) -> str:
+    """All reasons, each with the first of the sites that it forbids."""
+    alike: dict[tuple[str, str], list[Refusal]] = {}
+    for refusal in refused:
+        alike.setdefault((refusal.operation, refusal.advice), []).append(refusal)
+    return "; ".join(
+        ", ".join(refusal.site for refusal in group[:3])
+        + (f" and {len(group) - 3} more" if len(group) > 3 else "")
+        + f": {operation} in {group[0].module or 'the network'}: {advice}"
+        for (operation, advice), group in alike.items()
+    )
 
 
 def ignored_tensors(model: nn.Module, ignored_layers: Ignored) -> frozenset[str]:

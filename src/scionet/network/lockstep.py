@@ -24,7 +24,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.network.running import Batch, call, data_addresses, tensors_of, to_model, undisturbed
+from scionet.network.running import Batch, attention_unfused, call, data_addresses, tensors_of, to_model, undisturbed
 from scionet.network.sites import Address
 
 _WEIGHT_ARGUMENT = {"convolution": 1, "addmm": 2, "mm": 1}
@@ -339,7 +339,7 @@ def lockstep(
     march = Lockstep(
         (tuple(Walk(model, batch, stops, names) for _ in range(abreast)) for batch in placed), memory_bytes
     )
-    with undisturbed(model):
+    with undisturbed(model), attention_unfused():
         try:
             yield march
         finally:

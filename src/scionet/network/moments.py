@@ -109,7 +109,7 @@ def output_rows(tensor: Tensor, positions: Tensor | None) -> Tensor:
 
 
 def flatten_weight(weight: Tensor) -> Tensor:
-    """A weight ``(O, channels, ...)`` as a matrix ``(O, taps * channels)``: kernel positions outside, channels inside."""
+    """A weight ``(O, channels, ...)`` as a matrix ``(O, taps * channels)``: taps outside, channels inside."""
     return weight.movedim(1, -1).flatten(1)
 
 

@@ -121,10 +121,7 @@ class Plan:
         """
         try:
             record = json.loads(text)
-            choices = tuple(
-                Choice(**{k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()})
-                for entry in record.pop("choices")
-            )
+            choices = tuple(_choice(entry) for entry in record.pop("choices"))
             return cls(choices=choices, tensors=dict(tensors or {}), **record)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
             raise InvalidSetting(f"not a plan: {error!r}") from error
@@ -133,3 +130,9 @@ class Plan:
     def identity(self) -> str:
         """SHA-256 of the plan and its tensors: equal for equal plans, on every machine."""
         return hashlib.sha256((self.to_json() + hash_tensors(self.tensors)).encode()).hexdigest()
+
+
+def _choice(entry: dict[str, Any]) -> Choice:
+    """A choice from its JSON form, in which tuples are lists."""
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
+    return Choice(**fields)

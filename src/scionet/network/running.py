@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scionet.errors import CalibrationError
 
@@ -129,6 +130,18 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             for module, flag in training.items():
                 module.training = flag
+
+
+@contextmanager
+def attention_unfused() -> Iterator[None]:
+    """Attention as plain matrix products: fused kernels hide from torch's counter and from us what they compute."""
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -29,8 +30,9 @@ def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
         keep = kept_entries(sites, plan)
         state = state_of(model)
         shrunk = {name: _shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in {*tensors, *keep}}
-        pruned = copied(model)
-        install(pruned, shrunk)
+        renewed = _renewed(state, shrunk)
+        pruned = copied(model, renewed)
+        _record_sizes(pruned, renewed)
     return pruned
 
 
@@ -52,17 +54,21 @@ def kept_entries(sites: Sites, plan: Plan) -> dict[str, dict[int, Tensor]]:
 def _shrink(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
     for dim, entries in keep.items():
         tensor = tensor.index_select(dim, entries.to(tensor.device))
-    return tensor.detach().clone(memory_format=torch.contiguous_format)
+    return tensor.detach() if keep else tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
-def copied(model: nn.Module) -> nn.Module:
+def copied(model: nn.Module, instead: Mapping[int, Tensor] = MappingProxyType({})) -> nn.Module:
     """A deep copy of a model.
+
+    Args:
+        model: The model.
+        instead: By identity of tensors of the model, those that take their places in the copy.
 
     Raises:
         UnsupportedModel: If it cannot be copied.
     """
     try:
-        return copy.deepcopy(model)
+        return copy.deepcopy(model, dict(instead))
     except Exception as error:  # whatever the attributes of a stranger's modules raise
         raise UnsupportedModel(
             f"{type(model).__name__} cannot be copied by copy.deepcopy ({error}); remove what it holds besides "
@@ -75,22 +81,33 @@ def install(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 
     Tied parameters stay tied; `requires_grad` stays as it was.
     """
-    state = state_of(model)
+    renewed = _renewed(state_of(model), tensors)
+    for module in model.modules():
+        for key, old in (*module._parameters.items(), *module._buffers.items()):
+            if id(old) in renewed:
+                setattr(module, key, renewed[id(old)])
+    _record_sizes(model, renewed)
+
+
+def _renewed(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """New parameters and buffers by the identity of those that they replace."""
     renewed: dict[int, Tensor] = {}
     for name, tensor in tensors.items():
         old = state[name]
         fresh = tensor.to(old)
         renewed[id(old)] = nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh
+    return renewed
+
+
+def _record_sizes(model: nn.Module, renewed: Mapping[int, Tensor]) -> None:
+    """Set the sizes that modules with new tensors record."""
+    fresh = {id(tensor) for tensor in renewed.values()}
     for module in model.modules():
-        owned = [*module._parameters.items(), *module._buffers.items()]
-        for key, old in owned:
-            if old is not None and id(old) in renewed:
-                setattr(module, key, renewed[id(old)])
-        if any(old is not None and id(old) in renewed for _, old in owned):
-            _record_sizes(module)
+        if any(id(tensor) in fresh for tensor in (*module._parameters.values(), *module._buffers.values())):
+            _record_size(module)
 
 
-def _record_sizes(module: nn.Module) -> None:
+def _record_size(module: nn.Module) -> None:
     """Attributes that PyTorch's own layers keep beside their tensors."""
     if isinstance(module, nn.modules.conv._ConvNd):
         if module.groups > 1:

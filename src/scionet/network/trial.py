@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scionet.network.plan import Choice, Plan
 from scionet.network.running import Batch
@@ -36,19 +36,24 @@ def proved(model: nn.Module, sites: Sites, batch: Batch) -> Sites:
 
 
 def _without_silent_parameters(model: nn.Module) -> nn.Module:
-    """A copy in which no branch is switched off by tiny parameters, so that a wrong cut of it shows.
+    """The model, or a copy in which no branch is switched off by tiny parameters, so that a wrong cut of it shows.
 
     Raises:
         UnsupportedModel: If the model cannot be copied.
     """
-    lively = copied(model)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for parameter in lively.parameters():
-            if parameter.is_floating_point() and parameter.numel() and float(parameter.abs().max()) < _SILENT:
-                noise = torch.rand(parameter.shape, generator=generator, dtype=torch.float64)
-                parameter.copy_(0.5 + noise)
-    return lively
+        loud = {
+            id(parameter): nn.Parameter((0.5 + torch.rand(parameter.shape, generator=generator)).to(parameter))
+            for parameter in model.parameters()
+            if parameter.is_floating_point() and parameter.numel() and _largest(parameter) < _SILENT
+        }
+    return copied(model, loud) if loud else model
+
+
+def _largest(tensor: Tensor) -> float:
+    low, high = torch.aminmax(tensor)
+    return max(-float(low), float(high))
 
 
 def _trial_error(model: nn.Module, sites: Sites, names: list[str], batch: Batch) -> Exception | None:

@@ -1,0 +1,106 @@
+"""Write docs/models.md: for well-known networks, how many sites `discover` finds, what it refuses, and how long it takes.
+
+    python benchmarks/model_table.py
+
+Networks have random weights; nothing is downloaded. Names on the command line write only their rows, to the terminal.
+"""
+
+import re
+import sys
+import time
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from scionet.budget.costs import CostModel
+from scionet.errors import UnsupportedModel
+from scionet.models import build
+from scionet.network.discover import discover
+
+PAGE = Path(__file__).parent.parent / "docs" / "models.md"
+PIXELS = {"scionet": 32, "inception_v3": 299}
+MODELS = {
+    "scionet": "resnet20 resnet56",
+    "torchvision": "alexnet vgg16_bn resnet18 resnet50 resnext50_32x4d densenet121 googlenet inception_v3 squeezenet1_1 "
+    "mobilenet_v2 mobilenet_v3_small mnasnet1_0 efficientnet_b0 efficientnet_v2_s regnet_y_400mf shufflenet_v2_x1_0 "
+    "convnext_tiny vit_b_16 swin_t",
+    "timm": "efficientnet_lite0 tf_efficientnet_lite0 resnet50d res2net50_26w_4s hrnet_w18_small dla34 repvgg_a0 "
+    "ghostnet_100 cspresnet50 nf_resnet50 vit_tiny_patch16_224 mixer_s32_224 convnextv2_atto mobilevit_xxs",
+}
+INTRODUCTION = """# Which networks can be pruned, and where
+
+Made by `python benchmarks/model_table.py` from networks with random weights; do not edit by hand.
+
+*Sites* are sets of channels that can be removed (see [the design](design.md)); *smallest* is the share of MACs that is
+left with one unit in each of them. *Left whole* are the channels that `discover` refuses to touch, by the operation
+that forbids it, with the number of such places (kinds of places, where nothing is left to prune); each refusal also names its module and says what to do. The output of
+the network always stays whole. *Time* is that of `discover` on one picture, in forward passes of the same network.
+
+| network | parameters | sites | smallest | left whole | time |
+| :-- | --: | --: | --: | :-- | --: |
+"""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What is known of one network."""
+
+    name: str
+    parameters: int
+    sites: int
+    smallest: float
+    refused: tuple[str, ...]
+    passes: float
+
+    def __str__(self) -> str:
+        """The row of the table."""
+        counts = Counter(self.refused).most_common()
+        whole = ", ".join(f"`{name}`" + (f" × {count}" if count > 1 else "") for name, count in counts)
+        size = f"{self.parameters / 1e6:.2f} M"
+        return f"| {self.name} | {size} | {self.sites} | {self.smallest:.1%} | {whole} | {self.passes:.0f} |"
+
+
+def main(names: list[str]) -> None:
+    """Write the page, or print the rows of the named networks."""
+    torch.set_num_threads(1)
+    if names:
+        for name in names:
+            print(row(name))
+        return
+    rows = [row(f"{source}:{name}") for source, list_ in MODELS.items() for name in list_.split()]
+    PAGE.write_text(INTRODUCTION + "\n".join(map(str, rows)) + "\n")
+
+
+def row(name: str) -> Row:
+    """Build one network and discover its sites."""
+    torch.manual_seed(0)
+    model = build(name).eval()
+    source, _, short = name.partition(":")
+    pixels = PIXELS.get(short, PIXELS.get(source, 224))
+    x = torch.randn(1, 3, pixels, pixels)
+    forward = min(_forward_seconds(model, x) for _ in range(3))
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    start = time.perf_counter()
+    try:
+        sites = discover(model, x)
+    except UnsupportedModel as error:
+        operations = re.findall(r": (\w+) in ", str(error))
+        return Row(name, parameters, 0, 1.0, tuple(operations), (time.perf_counter() - start) / forward)
+    passes = (time.perf_counter() - start) / forward
+    costs = CostModel(sites)
+    smallest = costs.cost(dict.fromkeys(sites, 1)).macs / costs.dense.macs
+    return Row(name, parameters, len(sites), smallest, tuple(r.operation for r in sites.refused), passes)
+
+
+def _forward_seconds(model: nn.Module, x: Tensor) -> float:
+    start = time.perf_counter()
+    with torch.no_grad():
+        model(x)
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
