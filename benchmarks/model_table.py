@@ -1,4 +1,4 @@
-"""Write docs/models.md: for well-known networks, how many sites `discover` finds, what it refuses, and how long it takes.
+"""Write docs/models.md: for well-known networks, the number of sites, what is refused, and the time of `discover`.
 
     python benchmarks/model_table.py
 
@@ -24,9 +24,9 @@ PAGE = Path(__file__).parent.parent / "docs" / "models.md"
 PIXELS = {"scionet": 32, "inception_v3": 299}
 MODELS = {
     "scionet": "resnet20 resnet56",
-    "torchvision": "alexnet vgg16_bn resnet18 resnet50 resnext50_32x4d densenet121 googlenet inception_v3 squeezenet1_1 "
-    "mobilenet_v2 mobilenet_v3_small mnasnet1_0 efficientnet_b0 efficientnet_v2_s regnet_y_400mf shufflenet_v2_x1_0 "
-    "convnext_tiny vit_b_16 swin_t",
+    "torchvision": "alexnet vgg16_bn resnet18 resnet50 resnext50_32x4d densenet121 googlenet inception_v3 "
+    "squeezenet1_1 mobilenet_v2 mobilenet_v3_small mnasnet1_0 efficientnet_b0 efficientnet_v2_s regnet_y_400mf "
+    "shufflenet_v2_x1_0 convnext_tiny vit_b_16 swin_t",
     "timm": "efficientnet_lite0 tf_efficientnet_lite0 resnet50d res2net50_26w_4s hrnet_w18_small dla34 repvgg_a0 "
     "ghostnet_100 cspresnet50 nf_resnet50 vit_tiny_patch16_224 mixer_s32_224 convnextv2_atto mobilevit_xxs",
 }
@@ -36,8 +36,9 @@ Made by `python benchmarks/model_table.py` from networks with random weights; do
 
 *Sites* are sets of channels that can be removed (see [the design](design.md)); *smallest* is the share of MACs that is
 left with one unit in each of them. *Left whole* are the channels that `discover` refuses to touch, by the operation
-that forbids it, with the number of such places (kinds of places, where nothing is left to prune); each refusal also names its module and says what to do. The output of
-the network always stays whole. *Time* is that of `discover` on one picture, in forward passes of the same network.
+that forbids it, with the number of such places (just the operations, where nothing is left to prune); each refusal also
+names its module and says what to do. The output of the network always stays whole. *Time* is that of `discover` on one
+picture, in forward passes of the same network.
 
 | network | parameters | sites | smallest | left whole | time |
 | :-- | --: | --: | --: | :-- | --: |

@@ -1,6 +1,7 @@
 """The walk through a network as one would write it down: plain forward hooks, unfolded images, lstsq."""
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -28,12 +29,12 @@ class Seen:
 def seen_at(model: nn.Module, layer: str, batches: Sequence[Tensor]) -> Seen:
     module = model.get_submodule(layer)
     calls: list[tuple[Tensor, Tensor]] = []
-    hook = module.register_forward_hook(lambda _, args, out: calls.append((args[0], out)))
+    hook = module.register_forward_hook(lambda _, args, out: calls.append((args[0], out)))  # type: ignore[arg-type]
     with torch.no_grad():
         for batch in batches:
             model(batch)
     hook.remove()
-    bias = 0 if module.bias is None else module.bias.detach().numpy()
+    bias = dict(module.named_parameters()).get("bias", torch.zeros(1)).detach().numpy()
     inputs = np.concatenate([_patches(module, x) for x, _ in calls])
     outputs = np.concatenate([rows(out) for _, out in calls]) - bias
     return Seen(inputs, outputs)
@@ -44,7 +45,7 @@ def _patches(module: nn.Module, x: Tensor) -> FloatArray:
         return x.reshape(-1, module.in_features, 1).numpy()
     assert isinstance(module, nn.Conv2d)
     unfolded = nn.functional.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride)  # type: ignore[arg-type]
-    return unfolded.transpose(1, 2).reshape(-1, module.in_channels, np.prod(module.kernel_size)).numpy()
+    return unfolded.transpose(1, 2).reshape(-1, module.in_channels, math.prod(module.kernel_size)).numpy()
 
 
 def rows(value: Tensor) -> FloatArray:

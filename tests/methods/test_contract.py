@@ -13,7 +13,7 @@ import pytest
 import torch
 from subjects import SUBJECTS
 from table import ROWS, Row
-from torch import nn
+from torch import Tensor, nn
 
 from scionet import load_pruned, save_pruned
 from scionet.budget.costs import Cost, CostModel, measure
@@ -190,7 +190,7 @@ def test_input_is_left_untouched(row):
     cut(model, plan, sites)
     assert traces(model) == before
     for batch, copy in zip(batches, copies, strict=True):
-        assert all(map(torch.equal, batch, copy)) if isinstance(batch, tuple) else torch.equal(batch, copy)
+        assert all(map(torch.equal, *([x] if isinstance(x, Tensor) else x for x in (batch, copy))))
 
 
 @pytest.mark.parametrize("stage", ["first batch", "later batch"])

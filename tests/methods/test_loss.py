@@ -32,7 +32,7 @@ def with_gates(model: nn.Module, sites: Sites, gates: dict[str, FloatArray]) -> 
     tensors: dict[str, Tensor] = {}
     for name, gate in gates.items():
         for consumer in sites[name].consumers:
-            weight = tensors.get(consumer, model.state_dict()[consumer])
+            weight = tensors[consumer] if consumer in tensors else model.state_dict()[consumer]
             factors = np.ones(weight.shape[1])
             for unit, columns in enumerate(sites[name].slot(consumer, 1).index):
                 factors[columns] = gate[unit]
@@ -147,9 +147,9 @@ def test_layer_that_gives_nan_is_named():
 
     model = nn.Sequential(nn.Linear(6, 8), Root(), nn.Linear(8, 4)).double()
     with torch.no_grad():
-        model[0].weight.zero_()
-        model[0].bias.fill_(1.0)  # fine on the example, not on the data
-        model[0].weight[0, 0] = -100.0
+        model.get_parameter("0.weight").zero_()
+        model.get_parameter("0.bias").fill_(1.0)  # fine on the example, not on the data
+        model.get_parameter("0.weight")[0, 0] = -100.0
     sites = discover(model, torch.zeros(2, 6))
     pairs = SUBJECTS["mlp"].pairs(1, 12)
     hooks = [len(module._forward_hooks) for module in model.modules()]

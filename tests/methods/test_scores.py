@@ -70,8 +70,9 @@ def test_bn_scale_without_batch_norm_is_l1():
 def test_the_highest_scores_stay_and_ties_go_to_the_lowest_index(name, refit):
     model = nn.Sequential(nn.Conv2d(2, 5, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 3, 1)).double().eval()
     with torch.no_grad():
-        for tensor in (model[0].weight, model[1].weight):
-            tensor.copy_(torch.tensor([2.0, 1, 3, 1, 2]).view(-1, *[1] * (tensor.ndim - 1)).expand_as(tensor))
+        for tensor in (model.get_parameter("0.weight"), model.get_parameter("1.weight")):
+            for unit, size in enumerate([2.0, 1, 3, 1, 2]):
+                tensor[unit] = size
     sites = discover(model, torch.zeros(1, 2, 3, 3))
     batches = [torch.randn(6, 2, 3, 3, generator=torch.Generator().manual_seed(0))]
     plan = build(name, refit=refit, allocation="uniform").select(model, batches, sites, budget_for(sites, 0.8), 0)

@@ -53,7 +53,7 @@ def test_refit_is_the_regression_of_dense_targets_on_inputs_of_the_network_cut_s
     for site, (layer, norm) in CONSUMERS.items():
         dense = seen_at(model, layer, batches)
         seen = seen_at(growing if asymmetric else model, layer, batches)
-        weight, intercept = refit(seen.inputs, dense.outputs, plan.kept[site], model.get_submodule(layer).weight)
+        weight, intercept = refit(seen.inputs, dense.outputs, plan.kept[site], model.get_parameter(f"{layer}.weight"))
         close(plan.tensors[f"{layer}.weight"], weight)
         name, sign = (f"{norm}.running_mean", -1) if norm else (f"{layer}.bias", 1)
         close(plan.tensors[name], model.state_dict()[name].numpy() + sign * intercept)
@@ -90,7 +90,7 @@ def test_target_takes_over_the_damage_of_the_shortcut(shortcuts):
     subject = SUBJECTS["residual"]
     model = subject.network()
     with torch.no_grad():
-        model.get_submodule("block2.bn2").weight[1] *= -1
+        model.get_parameter("block2.bn2.weight")[1] *= -1
     plan, _ = planned(subject, model, shortcuts=shortcuts)
     growing = walked(model, plan, [f"{b}.{m}" for b in ("block1", "block2") for m in ("conv1", "bn1", "conv2", "bn2")])
     batches = subject.batches()
@@ -194,7 +194,7 @@ def test_least_squares_picks_are_those_of_brute_force_at_every_site(refitted, sh
     for choice, seen, target, layer, scale in sites_on_the_way(plan, model, refitted):
         inputs = seen[0].size
         share = (inputs / (inputs + len(seen)) if shrinkage is None else shrinkage) if refitted else 0.0
-        dense = model.get_submodule(layer).weight
+        dense = model.get_parameter(f"{layer}.weight")
         problem = regression(seen, target, dense, centred=refitted, share=share, scale=scale)
         assert list(choice.order) == picks(choice.width, len(choice.kept), problem.error)
         expected = [-problem.error(choice.order[: n + 1]) for n in range(len(choice.order))]
@@ -205,7 +205,7 @@ def test_average_picks_are_those_of_brute_force_at_every_site():
     model = CHAIN.network()
     plan, _ = planned(CHAIN, model, refit=False, objective="average")
     for choice, seen, target, layer, scale in sites_on_the_way(plan, model, refitted=False):
-        phi = contributions(seen, model.get_submodule(layer).weight, scale)
+        phi = contributions(seen, model.get_parameter(f"{layer}.weight"), scale)
         goal, size = target * scale, choice.width
 
         def error(units: list[int], phi: FloatArray = phi, goal: FloatArray = goal, size: int = size) -> float:
@@ -219,7 +219,7 @@ def test_line_search_picks_are_those_of_brute_force_at_every_site():
     model = CHAIN.network()
     plan, _ = planned(CHAIN, model, refit=False, objective="line_search")
     for choice, seen, target, layer, scale in sites_on_the_way(plan, model, refitted=False):
-        phi = contributions(seen, model.get_submodule(layer).weight, scale)
+        phi = contributions(seen, model.get_parameter(f"{layer}.weight"), scale)
         order, weights = line_search_picks(phi, (target * scale).ravel(), len(choice.kept))
         assert list(choice.order) == order
         np.testing.assert_allclose(choice.weights, weights[list(choice.kept)], rtol=1e-6)
@@ -237,7 +237,7 @@ def test_stream_is_chosen_for_all_its_consumers_in_the_dense_network():
         seen = seen_at(model, layer, subject.batches())
         goal = seen.outputs * scale
         root = np.sqrt((goal**2).sum())
-        shares.append((contributions(seen.inputs, model.get_submodule(layer).weight, scale) / root, goal / root))
+        shares.append((contributions(seen.inputs, model.get_parameter(f"{layer}.weight"), scale) / root, goal / root))
     choice = next(choice for choice in plan.choices if choice.site == "stem")
 
     def error(units: list[int]) -> float:
@@ -283,10 +283,10 @@ def test_errors_are_measured_behind_the_batch_norm():
     for gamma in ([1.0, 1.0], [0.1, 10.0]):
         model = subject.network()
         with torch.no_grad():
-            model[0].weight.copy_(torch.eye(2)[..., None, None])
-            model[1].weight.copy_(torch.diag(torch.tensor([3.0, 1.0]))[..., None, None])
-            model[2].weight.copy_(torch.tensor(gamma))
-            model[2].running_var.fill_(1.0)
+            model.get_parameter("0.weight").copy_(torch.eye(2)[..., None, None])
+            model.get_parameter("1.weight").copy_(torch.diag(torch.tensor([3.0, 1.0]))[..., None, None])
+            model.get_parameter("2.weight").copy_(torch.tensor(gamma))
+            model.get_buffer("2.running_var").fill_(1.0)
         plan, _ = planned(subject, model, ignored=["1"], density=0.5)
         picked.append(plan.kept["0"])
     assert picked == [(0,), (1,)]
@@ -332,6 +332,32 @@ def test_layers_that_run_twice_keep_the_weights_of_the_selection():
     assert plan.tensors.keys() == {"last.weight", "last.bias"}
 
 
+class SharedNorm(nn.Module):
+    """Two layers whose outputs go through one BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2, 8, 3, padding=1)
+        self.left, self.right = nn.Conv2d(8, 6, 3, bias=False), nn.Conv2d(8, 6, 3, bias=False)
+        self.norm, self.last = nn.BatchNorm2d(6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.softplus(self.first(x))
+        both = torch.relu(self.norm(self.left(x))) + torch.relu(self.norm(self.right(x)))
+        return self.last(both.mean((2, 3)))
+
+
+def test_batch_norm_of_two_consumers_takes_no_intercept():
+    subject = Subject(SharedNorm, (2, 5, 5))
+    model = subject.network()
+    plan, _ = planned(subject, model, ignored=["left", "right"])
+    assert plan.tensors.keys() == {"left.weight", "right.weight"}
+    for layer in ("left", "right"):
+        seen = seen_at(model, layer, subject.batches())
+        dense = model.get_parameter(f"{layer}.weight")
+        close(plan.tensors[f"{layer}.weight"], refit(seen.inputs, seen.outputs, plan.kept["first"], dense, False)[0])
+
+
 class Mixed(nn.Module):
     """A site that is read by a layer that runs twice and by one that runs once."""
 
@@ -362,8 +388,8 @@ def test_refit_uses_units_that_line_search_dropped():
     subject = Subject(chain, (2, 6, 6))
     model = subject.network()
     with torch.no_grad():
-        model[1].weight.zero_()  # type: ignore[index]
-        model[1].bias.fill_(-1.0)  # type: ignore[index]
+        model.get_parameter("1.weight").zero_()
+        model.get_parameter("1.bias").fill_(-1.0)
     plan, _ = planned(subject, model, objective="line_search")
     without, _ = planned(subject, model, objective="line_search", refit=False)
     assert plan.widths["0"] > without.widths["0"] == 1

@@ -58,9 +58,10 @@ def toy() -> Toy:
         centres, of = 1.2 * torch.randn(30, 20), torch.randint(0, 30, (8192,))
         x, y = centres[of] + 0.9 * torch.randn(8192, 20), of % 10
         model = nn.Sequential(nn.Linear(20, WIDTH), nn.ReLU(), nn.Linear(WIDTH, 64), nn.ReLU(), nn.Linear(64, 10))
-        for layer in (model[0], model[2], model[4]):
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+        for layer in model:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)
         optimiser = torch.optim.Adam(model.parameters(), 1e-3)
         for _ in range(1500):
             chosen = torch.randint(0, 4096, (128,))

@@ -31,9 +31,7 @@ def flattened() -> Net:
 
 def grouped() -> Net:
     """conv 3-6, three groups of two, conv 9-2."""
-    return Net(
-        lambda m, x: m.c(m.b(m.a(x).relu()).relu()), a=conv(3, 6), b=conv(6, 9, groups=3), c=conv(9, 2)
-    )
+    return Net(lambda m, x: m.c(m.b(m.a(x).relu()).relu()), a=conv(3, 6), b=conv(6, 9, groups=3), c=conv(9, 2))
 
 
 def sequences() -> Net:

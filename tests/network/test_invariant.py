@@ -88,11 +88,11 @@ ARCHITECTURES = {
     "squeezenet1_1": named("torchvision:squeezenet1_1", 1 + 8 * 3),
     # Hidden widths of the blocks' MLPs alone.
     "convnext_tiny": Architecture(convnext_tiny, 18, frozenset({"output", "native_layer_norm", "add_", "convolution"})),
-    "vit": Architecture(vision_transformer, 3, frozenset({"output", "native_layer_norm"})),
+    "vit": Architecture(vision_transformer, 3, frozenset({"output", "native_layer_norm", "view", "bmm"})),
     "timm_vit_tiny": Architecture(
         lambda: build("timm:vit_tiny_patch16_224", img_size=32, depth=3, num_classes=10),
         3,
-        frozenset({"output", "native_layer_norm", "_scaled_dot_product_flash_attention_for_cpu"}),
+        frozenset({"output", "native_layer_norm", "view", "bmm"}),
     ),
 }
 

@@ -91,9 +91,7 @@ def assert_same(found: Sequence[tuple[str | None, list[Tensor]]], expected: Sequ
 
 def twice() -> Net:
     """A layer that is called twice."""
-    return Net(
-        lambda m, x: m.c(relu(m.b(relu(m.b(relu(m.a(x))))))), a=conv(3, 4), b=conv(4, 4), c=conv(4, 2)
-    )
+    return Net(lambda m, x: m.c(relu(m.b(relu(m.b(relu(m.a(x))))))), a=conv(3, 4), b=conv(4, 4), c=conv(4, 2))
 
 
 def in_place() -> Net:

@@ -142,9 +142,7 @@ def rows(seed: int, count: int, inputs: int, outputs: int) -> tuple[Tensor, Tens
     return x, torch.randn(count, outputs, generator=generator, dtype=WIDE) - 1
 
 
-@given(
-    st.integers(0, 1000), st.integers(1, 4), st.integers(1, 3), st.lists(st.integers(1, 6), min_size=1, max_size=4)
-)
+@given(st.integers(0, 1000), st.integers(1, 4), st.integers(1, 3), st.lists(st.integers(1, 6), min_size=1, max_size=4))
 @settings(max_examples=50)
 def test_moments_add_up_over_batches(seed: int, inputs: int, outputs: int, parts: list[int]) -> None:
     x, y = rows(seed, sum(parts), inputs, outputs)

@@ -232,7 +232,7 @@ def test_a_plan_of_another_network() -> None:
 def test_networks_that_cannot_be_copied() -> None:
     model = chain()
     object.__setattr__(model, "cached", torch.ones(2, requires_grad=True) * 2)
-    with pytest.raises(UnsupportedModel, match="Net cannot be copied by copy.deepcopy .* non-leaf tensors"):
+    with pytest.raises(UnsupportedModel, match=r"Net cannot be copied by copy\.deepcopy .* non-leaf tensors"):
         copied(model)
 
 
@@ -257,7 +257,7 @@ def test_every_wrong_tensor_is_noticed(name: str) -> None:
     model, plan, sites, pruned, x = cut_and_plan()
     with torch.no_grad():
         pruned.get_parameter(name).mul_(1 + 1e-6)
-    with pytest.raises(VerificationError, match="differs from the masked one by .* allowed 1e-10"):
+    with pytest.raises(VerificationError, match=r"differs from the masked one by .* allowed 1e-10"):
         verify(model, plan, sites, pruned, x)
 
 
@@ -278,9 +278,7 @@ def test_the_dense_network_is_no_cut() -> None:
 @pytest.mark.parametrize("output", [0, 1])
 def test_values_that_are_not_finite_are_noticed_in_any_output(output: int, value: float) -> None:
     def make() -> Net:
-        return Net(
-            lambda m, x: (m.b(relu(m.a(x))), m.c(relu(m.a(x)))), a=conv(3, 4), b=conv(4, 2), c=conv(4, 2)
-        )
+        return Net(lambda m, x: (m.b(relu(m.a(x))), m.c(relu(m.a(x)))), a=conv(3, 4), b=conv(4, 2), c=conv(4, 2))
 
     model, plan, sites, pruned, x = cut_and_plan(make)
     verify(model, plan, sites, pruned, x)

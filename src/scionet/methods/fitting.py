@@ -101,7 +101,9 @@ class Fitting:
         return Fitted({**fitted, name: (state[name] + sign * shift).detach()}, shift)
 
     def _shift_target(self, weight: str) -> tuple[str, float] | None:
-        return shift_target(self.sites.consumers[weight], self.sites.shapes)
+        """Where the intercept goes; nowhere if another consumer's would go to the same place (a shared BatchNorm)."""
+        places = {name: shift_target(consumer, self.sites.shapes) for name, consumer in self.sites.consumers.items()}
+        return places[weight] if list(places.values()).count(places[weight]) == 1 else None
 
     def _unscale(self, weight: str, like: Tensor) -> Tensor:
         """What a difference behind a consumer's BatchNorm amounts to in front of it, per output."""

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from scionet.network.contractions import batch_norm, convolution, product
+from scionet.network.joins import UNKNOWN, aligned, aligned_shape, argument, join, lock_all
 from scionet.network.running import tensors_of
 from scionet.network.tracing import Call, Planes, Trace, compact, varying
 
@@ -42,40 +44,27 @@ BATCH_NORMS = frozenset(
 FACTORIES = frozenset("new_zeros new_ones new_full new_empty".split())
 PRODUCTS = frozenset("mm addmm bmm baddbmm".split())
 
-_ADVICE = {
-    "native_layer_norm": "a normalisation over the channels changes when one is removed; prune inner widths instead",
-    "native_group_norm": "group normalisation mixes the channels of a group; only BatchNorm sites can be pruned",
-}
-_SPREAD = "the channels are spread over other dimensions than the one that is contracted or normalised"
-_FIXED = "the tensor it meets there has a fixed number of channels (an input of the network, or locked elsewhere)"
-_COMPUTED = (
-    "no stored weight of the layout (outputs, inputs) contracts the channels there; make a computed one a parameter "
-    "(torch.nn.utils.parametrize.remove_parametrizations), and a transposed one an nn.Linear"
-)
-_TRANSPOSED = "transposed convolutions are not supported; the channels on both sides of one stay whole"
-_UNKNOWN = "this operation mixes channels in a way that is not known to be prunable; the channels stay whole"
-
 
 def apply(trace: Trace, done: Call) -> None:
     """Hand the labels of an operation's inputs on to its outputs; what a rule cannot follow stays whole."""
     try:
         _rule_for(trace, done)(trace, done)
     except Exception as error:  # an overload or argument that the rule does not know
-        _lock_all(trace, done, f"this form of the operation cannot be followed ({error}); the channels stay whole")
+        lock_all(trace, done, f"this form of the operation cannot be followed ({error}); the channels stay whole")
 
 
 def _rule_for(trace: Trace, done: Call) -> Callable[[Trace, Call], None]:
     name = done.name if done.name.startswith("_") else done.name.rstrip("_")
     if name == "convolution":
-        return _convolution
+        return convolution
     if name in PRODUCTS:
-        return _product
+        return product
     if not any(trace.planes(t) for t in tensors_of((done.args, done.kwargs))):
         return _ignore
     if done.name in MOVES:  # those that work in place change the shape of what they read
         return _move
     tables: tuple[tuple[frozenset[str], Callable[[Trace, Call], None]], ...] = (
-        (BATCH_NORMS, _batch_norm),
+        (BATCH_NORMS, batch_norm),
         (frozenset({"cat"}), _concatenate),
         (frozenset({"glu"}), _gated_linear_unit),
         (FACTORIES, _ignore),
@@ -87,27 +76,11 @@ def _rule_for(trace: Trace, done: Call) -> Callable[[Trace, Call], None]:
     for names, rule in tables:
         if name in names:
             return rule
-    return _elementwise if torch.Tag.pointwise in done.func.tags else _lock_all
+    return _elementwise if torch.Tag.pointwise in done.func.tags else lock_all
 
 
 def _ignore(trace: Trace, done: Call) -> None:
     """Nothing of the channels goes into the result."""
-
-
-def _lock_all(trace: Trace, done: Call, advice: str | None = None) -> None:
-    for tensor in tensors_of((done.args, done.kwargs)):
-        trace.lock(trace.planes(tensor), done.name, advice or _ADVICE.get(done.name, _UNKNOWN))
-    for tensor in tensors_of(done.out):
-        trace.give(tensor, (), done.name)
-
-
-def _argument(done: Call, name: str) -> Any:
-    """An argument by its name in the operator's schema, given by position or keyword, or its default."""
-    for position, argument in enumerate(done.func._schema.arguments):
-        if argument.name == name:
-            given = done.args[position] if position < len(done.args) else argument.default_value
-            return done.kwargs.get(name, given)
-    return None
 
 
 def _elementwise(trace: Trace, done: Call) -> None:
@@ -116,41 +89,14 @@ def _elementwise(trace: Trace, done: Call) -> None:
     planes: Planes = ()
     shape = (1,) * out.ndim
     for tensor in inputs:
-        other = _aligned_shape(tensor, out.ndim)
-        planes = _join(trace, done.name, planes, shape, _aligned(trace.planes(tensor), out.ndim), other)
+        other = aligned_shape(tensor, out.ndim)
+        planes = join(trace, done.name, planes, shape, aligned(trace.planes(tensor), out.ndim), other)
         shape = tuple(map(max, shape, other))
     for result in tensors_of(done.out):
         trace.give(result, planes, done.name)
     if done.name in {"add", "add_"} and len(inputs) == 2:
         trace.meet(inputs[0], inputs[1])
         trace.meet(inputs[1], inputs[0])
-
-
-def _join(
-    trace: Trace, operation: str, first: Planes, first_shape: Sequence[int], second: Planes, second_shape: Sequence[int]
-) -> Planes:
-    """Unite the planes of two operands of an elementwise operation and return those of the result."""
-    out = []
-    for plane in first:
-        partners = [p for p in second if varying(p) & varying(plane)]
-        for partner in partners:
-            trace.unite(plane, partner, operation)
-            plane = torch.where(plane < 0, partner, plane)
-        out.append(plane)
-    alone = [(p, second_shape) for p in first if not any(varying(p) & varying(q) for q in second)]
-    new = [p for p in second if not any(varying(p) & varying(q) for q in first)]
-    for plane, shape in [*alone, *((p, first_shape) for p in new)]:
-        if any(shape[dim] > 1 for dim in varying(plane)):
-            trace.lock((plane,), operation, "it is combined with a tensor of fixed size that holds no channels")
-    return (*out, *new)
-
-
-def _aligned(planes: Planes, ndim: int) -> Planes:
-    return tuple(p.reshape((1,) * (ndim - p.ndim) + tuple(p.shape)) for p in planes)
-
-
-def _aligned_shape(tensor: Tensor, ndim: int) -> tuple[int, ...]:
-    return (1,) * (ndim - tensor.ndim) + tuple(tensor.shape)
 
 
 def _move(trace: Trace, done: Call) -> None:
@@ -169,7 +115,7 @@ def _move(trace: Trace, done: Call) -> None:
         if "view" in done.name and tensor.shape[-1:] == source.shape[-1:]:
             trace.hand_on(source, tensor)
     for tensor in tensors_of((rest, done.kwargs)):
-        trace.lock(trace.planes(tensor), done.name, _UNKNOWN)
+        trace.lock(trace.planes(tensor), done.name, UNKNOWN)
 
 
 def _moved(plane: Tensor, source: Tensor, rest: Sequence[Any], done: Call) -> Any:
@@ -199,7 +145,7 @@ def _keep_positions(trace: Trace, operation: str, plane: Tensor, parts: Sequence
 
 def _gated_linear_unit(trace: Trace, done: Call) -> None:
     source = done.args[0]
-    dim = _argument(done, "dim") % source.ndim
+    dim = argument(done, "dim") % source.ndim
     planes: Planes = ()
     for plane in trace.planes(source):
         first, second = plane.chunk(2, dim) if dim in varying(plane) else (plane, plane)
@@ -210,12 +156,12 @@ def _gated_linear_unit(trace: Trace, done: Call) -> None:
 
 def _concatenate(trace: Trace, done: Call) -> None:
     parts: Sequence[Tensor] = done.args[0]
-    dim = _argument(done, "dim") % done.out.ndim
+    dim = argument(done, "dim") % done.out.ndim
     across: Planes | None = None
     for part in parts:
         other = tuple(p for p in trace.planes(part) if dim not in varying(p))
         shape = [1 if d == dim else size for d, size in enumerate(part.shape)]
-        across = other if across is None else _join(trace, done.name, across, shape, other, shape)
+        across = other if across is None else join(trace, done.name, across, shape, other, shape)
     along = [_single(trace, done, part, dim) for part in parts]
     planes = [*(across or ()), torch.cat(along, dim)] if any(bool((a >= 0).any()) for a in along) else across or ()
     trace.give(done.out, planes, done.name)
@@ -236,16 +182,16 @@ def _pool(trace: Trace, done: Call) -> None:
     found = re.search(r"(\d)d", done.name)
     spatial = set(range(source.ndim - int(found[1] if found else 0), source.ndim))
     kept = [p for p in trace.planes(source) if not varying(p) & spatial]
-    trace.lock((p for p in trace.planes(source) if varying(p) & spatial), done.name, _UNKNOWN)
+    trace.lock((p for p in trace.planes(source) if varying(p) & spatial), done.name, UNKNOWN)
     for tensor in tensors_of((rest, done.kwargs)):
-        trace.lock(trace.planes(tensor), done.name, _UNKNOWN)
+        trace.lock(trace.planes(tensor), done.name, UNKNOWN)
     for tensor in tensors_of(done.out):
         trace.give(tensor, kept, done.name)
 
 
 def _reduce(trace: Trace, done: Call) -> None:
     source, out = done.args[0], next(tensors_of(done.out))
-    given = _argument(done, "dim")
+    given = argument(done, "dim")
     given = [given] if isinstance(given, int) else given or range(source.ndim)
     dims = {d % source.ndim for d in given}
     mixed = [p for p in trace.planes(source) if varying(p) & dims]
@@ -258,99 +204,6 @@ def _reduce(trace: Trace, done: Call) -> None:
 
 def _softmax(trace: Trace, done: Call) -> None:
     source = done.args[0]
-    dim = _argument(done, "dim") % source.ndim
-    trace.lock((p for p in trace.planes(source) if dim in varying(p)), done.name, _UNKNOWN)
+    dim = argument(done, "dim") % source.ndim
+    trace.lock((p for p in trace.planes(source) if dim in varying(p)), done.name, UNKNOWN)
     trace.give(done.out, (p for p in trace.planes(source) if dim not in varying(p)), done.name)
-
-
-def _batch_norm(trace: Trace, done: Call) -> None:
-    source, *affine = done.args[:5]
-    out = next(tensors_of(done.out))
-    planes = tuple(trace.gather(p, 1, done.name) for p in trace.planes(source) if 1 in varying(p))
-    trace.lock((p for p in trace.planes(source) if 1 not in varying(p)), done.name, _SPREAD)
-    for tensor in (t for t in affine if isinstance(t, Tensor)):
-        own = _vectors(trace.planes(tensor), out.ndim)
-        planes = _join(trace, done.name, planes, source.shape, own, [1, tensor.numel()] + [1] * (out.ndim - 2))
-    trace.give(out, planes, done.name)
-    mean = affine[2]
-    name = trace.name_of(mean) if isinstance(mean, Tensor) else None
-    if name is not None:
-        trace.hand_on(source, out, norm=name.rpartition(".")[0])
-
-
-def _convolution(trace: Trace, done: Call) -> None:
-    source, weight, bias = done.args[:3]
-    transposed, groups = bool(done.args[6]), int(done.args[8])
-    name = None if transposed else trace.name_of(weight)
-    trace.contract(name, done)
-    if name is None:
-        _lock_all(trace, done, _TRANSPOSED if transposed else _COMPUTED)
-        return
-    outer, inner = (tuple(p for p in trace.planes(weight) if varying(p) == {dim}) for dim in (0, 1))
-    channels = tuple(trace.gather(p, 1, done.name) for p in trace.planes(source) if 1 in varying(p))
-    trace.lock((p for p in trace.planes(source) if 1 not in varying(p)), done.name, _SPREAD)
-    if groups > 1:
-        _unite_groups(trace, done.name, channels, outer, groups)
-        trace.lock(inner, done.name, "the width inside a group is fixed; whole groups are removed")
-    else:
-        _unite_or_lock(trace, done.name, channels, inner)
-    trace.give(done.out, _plus_bias(trace, done, _vectors(outer, done.out.ndim), bias), done.name)
-
-
-def _vectors(planes: Planes, ndim: int) -> Planes:
-    """One-dimensional planes along dimension 1 of `ndim` dimensions."""
-    return tuple(p.reshape([-1 if d == 1 else 1 for d in range(ndim)]) for p in planes)
-
-
-def _plus_bias(trace: Trace, done: Call, planes: Planes, bias: Any) -> Planes:
-    if not isinstance(bias, Tensor):
-        return planes
-    own = _vectors(trace.planes(bias), done.out.ndim)
-    shape = [1, bias.numel()] + [1] * (done.out.ndim - 2)
-    return _join(trace, done.name, planes, shape, own, shape)
-
-
-def _unite_or_lock(trace: Trace, operation: str, first: Planes, second: Planes) -> None:
-    """Unite what is contracted over; where one side has no labels the other side stays."""
-    for plane in first:
-        for partner in second:
-            trace.unite(plane, partner, operation)
-    if not (first and second):
-        trace.lock((*first, *second), operation, _FIXED)
-
-
-def _unite_groups(trace: Trace, operation: str, channels: Planes, outer: Planes, groups: int) -> None:
-    """All inputs and outputs of one group of a grouped convolution go together."""
-    if not (channels and outer):
-        trace.lock((*channels, *outer), operation, _FIXED)
-    for made in (p.reshape(groups, -1) for p in outer):
-        for plane in (*(p.reshape(groups, -1) for p in channels), made):
-            trace.unite(plane, made[:, :1], operation)
-
-
-def _product(trace: Trace, done: Call) -> None:
-    added = _argument(done, "self") if done.name.startswith(("add", "badd")) else None
-    left, right = done.args[:2] if added is None else done.args[1:3]
-    name = trace.name_of(right, transposed=True)
-    trace.contract(name, done)
-    if name is None and right.ndim == 2:
-        _lock_all(trace, done, _COMPUTED)
-        return
-    rows, keys_left = _split(trace, done.name, trace.planes(left), left.ndim - 1)
-    columns, keys_right = _split(trace, done.name, trace.planes(right), right.ndim - 2)
-    if name is None:
-        trace.lock((*keys_left, *keys_right), done.name, _COMPUTED)
-    else:
-        _unite_or_lock(trace, done.name, keys_left, tuple(p.transpose(-1, -2) for p in keys_right))
-    planes = (*rows, *columns)
-    if added is not None:
-        own, shape = _aligned(trace.planes(added), done.out.ndim), _aligned_shape(added, done.out.ndim)
-        planes = _join(trace, done.name, planes, done.out.shape, own, shape)
-    trace.give(done.out, planes, done.name)
-
-
-def _split(trace: Trace, operation: str, planes: Planes, contracted: int) -> tuple[Planes, Planes]:
-    """Planes beside the contracted dimension, and planes along it alone; mixed ones are locked."""
-    trace.lock((p for p in planes if contracted in varying(p) and len(varying(p)) > 1), operation, _SPREAD)
-    beside = tuple(p for p in planes if contracted not in varying(p))
-    return beside, tuple(p for p in planes if varying(p) == {contracted})
