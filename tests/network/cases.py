@@ -325,6 +325,15 @@ CASES = {
         up=nn.ConvTranspose2d(5, 6, 2, 2),
         c=conv(6, 2),
     ),
+    "square transposed convolution": case(
+        lambda m, x: m.c(relu(m.up(relu(m.b(relu(m.a(x))))))),
+        {"a": 4},
+        {"b": "convolution", "up": "convolution", "c": "output"},
+        a=conv(3, 4),
+        b=conv(4, 5),
+        up=nn.ConvTranspose2d(5, 5, 2, 2),
+        c=conv(5, 2),
+    ),
     "hard-coded view": case(
         hard_coded_view,
         {"a": 4},
@@ -335,6 +344,20 @@ CASES = {
     ),
     "normalisation over channels": case(
         normalised, {}, {"a": "linalg_vector_norm", "b": "output"}, a=conv(3, 4), b=conv(4, 2)
+    ),
+    "norm of integer order over channels": case(
+        lambda m, x: m.b(m.a(x) / torch.linalg.vector_norm(m.a(x), 2, dim=1, keepdim=True)),
+        {},
+        {"a": "linalg_vector_norm", "b": "output"},
+        a=conv(3, 4),
+        b=conv(4, 2),
+    ),
+    "norm over pixels": case(
+        lambda m, x: m.b(m.a(x) / torch.linalg.vector_norm(m.a(x), 1, dim=(2, 3), keepdim=True)),
+        {"a": 4},
+        {"b": "output"},
+        a=conv(3, 4),
+        b=conv(4, 2),
     ),
     "softmax over channels": case(
         lambda m, x: m.b(torch.softmax(m.a(x), 1)), {}, {"a": "_softmax", "b": "output"}, a=conv(3, 4), b=conv(4, 2)

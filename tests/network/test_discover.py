@@ -311,6 +311,13 @@ def test_discovery_leaves_no_trace(name: str) -> None:
     assert torch.equal(batch, given)
 
 
+def test_inputs_that_the_network_writes_into_are_left_as_they_were() -> None:
+    model = Net(lambda m, x: m.b(relu(m.a(x.mul_(2)))), a=conv(3, 4), b=conv(4, 2))
+    batch = image()
+    assert list(discover(model, batch)) == ["a"]
+    assert torch.equal(batch, image())
+
+
 def test_a_failing_forward_leaves_no_trace() -> None:
     model = chain().train()
     batch = image(channels=5)

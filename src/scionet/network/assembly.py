@@ -176,7 +176,7 @@ class _Assembly:
             module=module,
             bias=bias if has_bias else None,
             norm=first.norm if first.readers == 1 else None,
-            shortcut=first.shortcut if len(calls) == 1 else None,
+            shortcut=first.shortcut if len(calls) == 1 and first.readers == 1 else None,
             calls=len(calls),
         )
 

@@ -92,12 +92,13 @@ def input_rows(stop: Stop, positions: Tensor | None) -> Tensor:
     x = stop.inputs
     if stop.operation == "convolution":
         x = _patches(x, stop, positions)
+    x = _wide_enough(x)
     if not bool(torch.isfinite(x.sum())):
         raise CalibrationError(
             f"the input of {stop.weight!r} has NaN or infinite values on the calibration data; look for them in the "
             "data and in the layers before it (a half-precision network may overflow: calibrate it in float32)"
         )
-    return _wide_enough(x)
+    return x
 
 
 def output_rows(tensor: Tensor, positions: Tensor | None) -> Tensor:
