@@ -1,9 +1,12 @@
 """The command line: scionet demo | prune | evaluate | export."""
 
 import argparse
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +23,7 @@ KINDS: dict[str, type[Common]] = {"demo": Demo, "prune": Prune, "evaluate": Eval
 FAILED = 1
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
+INSIST_SECONDS = 3.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +40,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     args = list(sys.argv[1:] if argv is None else argv)
     try:
-        execute(parse(args))
+        with _insistent_interrupts():
+            execute(parse(args))
     except (PruneError, OSError) as error:
         if "--debug" in args:
             traceback.print_exc()
@@ -46,6 +51,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         complain("interrupted; no file is left half written")
         return INTERRUPTED
     return 0
+
+
+@contextmanager
+def _insistent_interrupts() -> Iterator[None]:
+    """Repeat Ctrl-C until it is heard: Python drops one that falls into a callback of the garbage collector."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    timers: list[threading.Timer] = []
+
+    def interrupt(number: int, frame: object) -> None:
+        timers.append(threading.Timer(INSIST_SECONDS, signal.raise_signal, (number,)))
+        timers[-1].daemon = True
+        timers[-1].start()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        for timer in timers:
+            timer.cancel()
 
 
 def parse(args: Sequence[str]) -> Common:

@@ -361,3 +361,24 @@ def test_the_network_runs_in_eval_mode_and_is_as_before() -> None:
     assert torch.equal(torch.get_rng_state(), rng)
     expected = [x for _, inputs in plain(model.eval(), batches(2)) for x in inputs]
     torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_consumers_of_one_shortcut_all_receive_it() -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 4, 1)
+            self.left, self.right = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            stream = self.stem(x).tanh()
+            return (self.left(stream) + stream) * (self.right(stream) + stream)
+
+    model = Twins().eval()
+    address = Address("tanh", 0)
+    found = []
+    with lockstep(model, [torch.randn(2, 3, 4, 4)], {"left.weight": address, "right.weight": address}) as march:
+        while march.step(lambda stops: [stops[0].output], lambda stops: found.append(stops[0].shortcut)) is not None:
+            pass
+    assert len(found) == 2
+    assert found[0] is not None and found[0] is found[1]

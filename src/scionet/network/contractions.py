@@ -85,7 +85,8 @@ def product(trace: Trace, done: Call) -> None:
     left, right = done.args[:2] if added is None else done.args[1:3]
     name = trace.name_of(right, transposed=True)
     trace.contract(name, done)
-    if name is None and right.ndim == 2:
+    scaled = any(done.kwargs.get(factor, 1) != 1 for factor in ("alpha", "beta"))
+    if scaled or (name is None and right.ndim == 2):
         lock_all(trace, done, _COMPUTED)
         return
     rows, keys_left = _split(trace, done.name, trace.planes(left), left.ndim - 1)

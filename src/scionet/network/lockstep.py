@@ -120,6 +120,9 @@ class Walk:
 
     def abandon(self) -> None:
         """End the pass where it stands."""
+        if self._spilled is not None:
+            self._spilled.close()
+            self._spilled = None
         if self._thread.is_alive():
             self._to_walk.put(_Abandoned)
             self._thread.join()
@@ -172,7 +175,7 @@ class _Tap(TorchDispatchMode):
     ) -> None:
         super().__init__()
         self._pause, self._stops, self._names = pause, stops, names
-        self._wanted = frozenset(address for address in stops.values() if address is not None)
+        self._wanted = Counter(address for address in stops.values() if address is not None)
         self._saved: dict[Address, Tensor] = {}
         self._calls: Counter[str] = Counter()
         self._own = WeakTensorKeyDictionary()
@@ -184,8 +187,7 @@ class _Tap(TorchDispatchMode):
         position = _WEIGHT_ARGUMENT.get(name)
         weight = self._names.get(args[position].data_ptr()) if position is not None else None
         if weight is not None and weight in self._stops:
-            wanted = self._stops[weight]
-            out = self._pause(Stop(weight, name, func, tuple(args), self._saved.pop(wanted, None) if wanted else None))
+            out = self._pause(Stop(weight, name, func, tuple(args), self._shortcut_of(weight)))
         else:
             out = func(*args, **(kwargs or {}))
         address = Address(name, self._calls[name])
@@ -195,6 +197,14 @@ class _Tap(TorchDispatchMode):
         inputs = [tensor for tensor in tensors_of((args, kwargs)) if tensor not in self._own]
         self._claim(tensors_of(out), {tensor.untyped_storage().data_ptr() for tensor in inputs})
         return out
+
+    def _shortcut_of(self, weight: str) -> Tensor | None:
+        """What was kept for a consumer; let go when the last consumer that wants it is there."""
+        wanted = self._stops[weight]
+        if wanted is None:
+            return None
+        self._wanted[wanted] -= 1
+        return self._saved.get(wanted) if self._wanted[wanted] > 0 else self._saved.pop(wanted, None)
 
     def _claim(self, results: Iterable[Tensor], foreign: Collection[int]) -> None:
         """Note results whose memory this pass made; not views of parameters and constants, which others share."""
@@ -235,6 +245,10 @@ class _Spill:
         for storage, size in self._sizes:
             storage.resize_(size)
             _bytes_of(storage).copy_(torch.from_numpy(np.fromfile(self._file, dtype=np.uint8, count=size)))
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
         self._file.close()
 
 
@@ -267,7 +281,7 @@ class Lockstep:
             The weight's name of the consumer at which all are now, or None at the end of the passes.
 
         Raises:
-            CalibrationError: If there is no batch, or the network fails on one.
+            CalibrationError: If there is no batch.
             UnsupportedModel: If the passes of different batches do not meet the same consumers.
         """
         present, self._stops = self._stops, []
@@ -295,7 +309,6 @@ class Lockstep:
     def end(self) -> None:
         """End all passes where they stand."""
         for walk in (walk for walks in self._ranks for walk in walks):
-            walk.wake()
             walk.abandon()
 
     def _all_ranks(self) -> Iterator[tuple[Walk, ...]]:
