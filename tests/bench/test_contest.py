@@ -1,0 +1,42 @@
+"""A contest run: what it records is what the pruned network is."""
+
+import torch
+
+from scionet.bench.contest import CONTESTANTS, FORWARD, LOSS, Arena, outcome
+from scionet.bench.measure import accuracy
+from scionet.bench.record import RunRecord, load, save
+from scionet.budget.costs import measure
+from scionet.resnets import digits_cnn
+
+
+def arena() -> Arena:
+    torch.manual_seed(0)
+    model = digits_cnn().eval()
+    images, labels = torch.rand(30, 1, 8, 8), torch.arange(30) % 10
+    test = [(images[:20], labels[:20]), (images[20:], labels[20:])]
+    dense = outcome(model, measure(model, images[:1]), test)
+    return Arena("test", "digits CNN", "noise", model, images[:2], test, dense, "pytest")
+
+
+def test_a_run_records_what_came_out(tmp_path):
+    place = arena()
+    run = place.run(FORWARD, [images for images, _ in place.test], "macs<=60%", seed=3)
+    record = run.record
+    cost, found = measure(run.result.model, place.example_inputs), accuracy(run.result.model, place.test)
+    assert (record.pruned.macs, record.pruned.params) == (cost.macs, cost.params)
+    assert (record.pruned.correct, record.pruned.seen) == (found.correct, 30)
+    assert 0.59 * record.dense.macs <= record.pruned.macs <= 0.6 * record.dense.macs
+    assert {site.name: site.kept for site in record.sites} == run.result.plan.widths
+    for site, choice in zip(record.sites, run.result.plan.choices, strict=True):
+        assert site.curve[-1][0] == len(choice.kept)
+        assert abs(site.curve[-1][1] + choice.values[-1]) < 1e-5
+    assert record.plan_hash == run.result.plan.identity and record.spec.seed == 3
+    assert load(save(record, tmp_path)) == RunRecord.from_json(record.to_json())
+
+
+def test_contestants_differ_and_only_the_task_loss_asks_for_labels():
+    labels = [contestant.label for contestant in (*CONTESTANTS, LOSS)]
+    assert len(set(labels)) == len(labels)
+    asked = {(c.method, tuple(sorted(c.settings.items()))) for c in (*CONTESTANTS, LOSS)}
+    assert len(asked) == len(labels)
+    assert FORWARD in CONTESTANTS and [c for c in CONTESTANTS if c.settings.get("objective") == "loss"] == []
