@@ -1,8 +1,9 @@
 """Time and memory of `prune`, as ratios within one run, so that the machine's own speed drops out.
 
-    python benchmarks/speed.py --data ../shared/data
+    python benchmarks/speed.py --data FOLDER
 
-Writes benchmarks/results/speed/speed.json, and a profile of a whole prune beside it.
+FOLDER holds what benchmarks/untrained.py needs for resnet56. Writes benchmarks/results/speed/speed.json, and a profile
+of a whole prune beside it.
 """
 
 import cProfile
@@ -36,7 +37,7 @@ IMAGES = 2048
 UNITS = 256
 
 
-def main(data: Path = Path("../shared/data"), threads: int = 2, repeats: int = 2) -> None:
+def main(data: Path, threads: int = 2, repeats: int = 2) -> None:
     """Measure everything and write the record."""
     torch.set_num_threads(threads)
     model = build("scionet:resnet56").eval()

@@ -1,9 +1,10 @@
 """Accuracy right after the cut, without any training: every method, three calibration seeds, the same images for all.
 
-Run it from the repository, with the shared benchmark data beside it:
+    python benchmarks/untrained.py resnet20 resnet56 --data FOLDER
+    python benchmarks/untrained.py efficientnet_lite0 --data FOLDER
 
-    python benchmarks/untrained.py resnet20 resnet56 --data ../shared/data
-    python benchmarks/untrained.py efficientnet_lite0 --data ../shared/data
+FOLDER holds cifar10-jpeg.zip (CIFAR-10 as JPEG, in the layout train/class/name.jpg and test/class/name.jpg) with
+resnet20-cifar10-jpeg.safetensors and resnet56-cifar10-jpeg.safetensors, and imagenet-1000.zip (wnid/name.jpg).
 
 Each run is one record under benchmarks/results/untrained; a run whose record is there is not run again. The tables of
 README.md and docs/ are made from the records by `python benchmarks/tables.py`.
@@ -77,7 +78,7 @@ TASKS = {
 
 def main(
     networks: Annotated[tuple[str, ...], tyro.conf.Positional],
-    data: Path = Path("../shared/data"),
+    data: Path,
     seeds: tuple[int, ...] = (0, 1, 2),
     only: tuple[str, ...] = (),
 ) -> None:
