@@ -44,14 +44,20 @@ def main(data: Path, threads: int = 2, repeats: int = 2) -> None:
     load_weights(model, data / "resnet56-cifar10-jpeg.safetensors")
     folder = ImageFolder(data / "cifar10-jpeg.zip", "train")
     images = list(batches(folder, Preprocessing(), 128, sample(folder, IMAGES, 0)))
-    rows = [*_whole_prune(model, images, repeats), *_selection(), *_memory(), _import_time()]
+    rows: list[dict[str, Any]] = []
+    parts = (lambda: _whole_prune(model, images, repeats), _selection, lambda: [_import_time()], _memory)
+    for part in parts:
+        for row in part():
+            rows.append(row)
+            print(f"{row['name']}: {row['value']:.3g} {row['unit']}", flush=True)
+        _write(rows, threads)
+
+
+def _write(rows: list[dict[str, Any]], threads: int) -> None:
+    """The record of what has been measured so far."""
+    provenance = Provenance.here(datetime.now(UTC).date().isoformat(), "python benchmarks/speed.py", threads)
     OUT.mkdir(parents=True, exist_ok=True)
-    command = "python benchmarks/speed.py"
-    provenance = Provenance.here(datetime.now(UTC).date().isoformat(), command, threads)
-    record = {"provenance": vars(provenance), "rows": rows}
-    (OUT / "speed.json").write_text(json.dumps(record, indent=1) + "\n")
-    for row in rows:
-        print(f"{row['name']}: {row['value']:.3g} {row['unit']}")
+    (OUT / "speed.json").write_text(json.dumps({"provenance": vars(provenance), "rows": rows}, indent=1) + "\n")
 
 
 def _row(name: str, value: float, unit: str, meaning: str) -> dict[str, Any]:
@@ -135,15 +141,15 @@ def _brute_force(inputs: np.ndarray, outputs: np.ndarray, weight: np.ndarray, st
 
 
 def _memory() -> Iterator[dict[str, Any]]:
-    """Peak memory beyond the dense forward pass, for one and for ten times the images, in processes of their own."""
+    """Peak memory beyond the dense forward pass, for one and for five times the images, in processes of their own."""
     peaks = {}
-    for images in (256, 2560):
+    for images in (256, 1280):
         command = [sys.executable, __file__, "--peak-of", str(images)]
         peaks[images] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     few, many = peaks.values()
     meaning = "peak resident memory of a prune beyond a forward pass, ResNet-56, random images, memory_gib=0.1"
     yield _row("memory, 256 images", few, "MB", meaning)
-    yield _row("memory, 2,560 images", many, "MB", meaning)
+    yield _row("memory, 1,280 images", many, "MB", meaning)
 
 
 def peak(images: int) -> None:
