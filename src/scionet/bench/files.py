@@ -1,10 +1,9 @@
 """Writing text files so that nothing is ever half written."""
 
-import os
 from pathlib import Path
-from secrets import token_hex
 
 from scionet.errors import PruneError
+from scionet.writing import whole_file
 
 
 class RecordError(PruneError):
@@ -17,17 +16,8 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         RecordError: If the folder is missing, not writable or full.
     """
-    temporary = path.with_name(f".{path.name}.{token_hex(4)}.tmp")
-    try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise RecordError(f"cannot write {path}: {error.strerror}; give a path in a writable folder") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    with whole_file(path, path.suffix, overwrite=True, error=RecordError) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
 
 
 def read_text(path: Path) -> str:

@@ -54,6 +54,8 @@ class TaskLoss(Objective[_Picks]):
             if not self._pairs:
                 raise CalibrationError("the calibration data are empty; give at least one batch of inputs and labels")
             self._base = gated_tensors(view.model, view.sites, view.gates, view.tensors)
+            state = state_of(view.model)
+            self._weights = {c: self._base.get(c, state[c]) for c in view.site.consumers}
             self.dense_loss = self._mean([_dense_loss(view.model, x, y) for x, y in self._pairs])
             self._empty = float(self._losses(np.zeros((1, self.size)))[0])
 
@@ -101,9 +103,7 @@ class TaskLoss(Objective[_Picks]):
 
     def _gated(self, gate: Tensor, inputs: Batch) -> Any:
         tensors: dict[str, Tensor] = dict(self._base)
-        state = state_of(self._view.model)
-        for consumer in self._view.site.consumers:
-            weight = self._base.get(consumer, state[consumer])
+        for consumer, weight in self._weights.items():
             factors = column_factors(self._view.site, consumer, gate.to(weight.dtype), weight.shape[1])
             tensors[consumer] = weight * factors.view(1, -1, *[1] * (weight.ndim - 2))
         return call_with(self._view.model, tensors, inputs)
