@@ -31,6 +31,8 @@ class SweepSettings:
     """Let a consumer in front of a residual sum make up for the damage in the shortcut."""
     positions: int = 16
     """Output pixels that a convolution's moments are taken from, for each batch; all if there are fewer."""
+    survey_examples: int = 1024
+    """Examples from which error curves are measured and residual streams decided; everything else uses all."""
     memory_gib: float = 2.0
     """Activations of suspended forward passes beyond this wait on disk."""
 
@@ -43,7 +45,10 @@ class SweepSettings:
         checks = {
             "allocation is 'uniform', 'curves' or None": self.allocation in ("uniform", "curves", None),
             "shrinkage lies between 0 and 1": self.shrinkage is None or 0 <= self.shrinkage <= 1,
-            "round_to, min_units and positions are 1 or more": min(self.round_to, self.min_units, self.positions) >= 1,
+            "round_to, min_units, positions and survey_examples are 1 or more": min(
+                self.round_to, self.min_units, self.positions, self.survey_examples
+            )
+            >= 1,
             "memory_gib is 0 or more": self.memory_gib >= 0,
         }
         refuse(self, checks)

@@ -149,3 +149,29 @@ def peak_of_moments(monkeypatch: pytest.MonkeyPatch, count: int, allocation: str
 def test_more_batches_need_no_more_memory_for_moments(monkeypatch, allocation):
     few, many = (peak_of_moments(monkeypatch, count, allocation) for count in (3, 12))
     assert 0 < many <= few
+
+
+@pytest.mark.parametrize(("method", "options"), [("forward", {}), ("random", {"refit": True}), ("l1", {"refit": True})])
+def test_streams_take_the_beginning_of_the_path_that_gave_their_curve(method, options, monkeypatch):
+    batches = SUBJECTS["residual"].batches(3, 8)
+    plan = select("residual", method, 0.6, batches, allocation="curves", **options)
+    ranker = type(build(method, **options).ranker)
+    monkeypatch.setattr(ranker, "nested", property(lambda _: False))
+    ranked_anew = select("residual", method, 0.6, batches, allocation="curves", **options)
+    assert ranked_anew.kept == plan.kept
+    assert {name for name, site in plan.widths.items()} == {name for name in ranked_anew.widths}
+    for ours, theirs in zip(plan.choices, ranked_anew.choices, strict=True):
+        assert (ours.order, ours.weights) == (theirs.order, theirs.weights)
+        np.testing.assert_allclose(ours.values, theirs.values, rtol=1e-9, atol=1e-12)
+
+
+def test_the_survey_takes_as_many_examples_as_it_is_told_and_the_refit_all():
+    batches = SUBJECTS["residual"].batches(3, 8)
+    told = select("residual", "forward", 0.6, batches, allocation="curves", survey_examples=9)
+    fewer = select("residual", "forward", 0.6, batches[:2], allocation="curves")
+    every = select("residual", "forward", 0.6, batches, allocation="curves")
+    stream = next(name for name in told.widths if name == "stem")
+    assert told.widths == fewer.widths
+    assert told.kept[stream] == fewer.kept[stream]
+    assert any(not torch.equal(told.tensors[name], tensor) for name, tensor in fewer.tensors.items())
+    assert told.choices[0].values != every.choices[0].values

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.models import import_torchvision
+from scionet.models import build, import_torchvision
 from scionet.network.discover import discover
 from scionet.network.running import Batch, call, hash_tensors, state_of, to_model
 from scionet.network.sites import Sites
@@ -325,3 +325,23 @@ def test_a_failing_forward_leaves_no_trace() -> None:
     with pytest.raises(UnsupportedModel):
         discover(model, batch)
     assert fingerprint(model) == before
+
+
+@pytest.mark.parametrize("weights_too", [False, True])
+def test_channels_last_changes_nothing(weights_too: bool) -> None:
+    model = build("scionet:resnet20").eval()  # average pooling to one pixel sets new strides in place
+    plain = discover(model, torch.zeros(2, 3, 32, 32))
+    if weights_too:
+        model = model.to(memory_format=torch.channels_last)
+    sites = discover(model, torch.zeros(2, 3, 32, 32).contiguous(memory_format=torch.channels_last))
+    assert list(sites) == list(plain) and sites.refused == plain.refused
+
+
+def test_new_strides_that_move_entries_lock_the_channels() -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        y = net.a(x).mean((2, 3), keepdim=True)
+        return net.b(y.as_strided_(y.shape, (1, y.shape[0], 1, 1)))
+
+    net = Net(forward, a=nn.Conv2d(3, 6, 3), b=nn.Conv2d(6, 4, 1))
+    with pytest.raises(UnsupportedModel, match="as_strided_"):
+        discover(net, torch.randn(2, 3, 8, 8))

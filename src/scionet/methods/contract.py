@@ -92,6 +92,11 @@ class Ranker(ABC):
         """Whether batches are pairs of inputs and labels."""
         return False
 
+    @property
+    def nested(self) -> bool:
+        """Whether each selection is the beginning of every larger one, so that one path serves all widths."""
+        return False
+
     @abstractmethod
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """Take units until `n_units` different ones are kept."""

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -53,6 +54,16 @@ class Fitting:
     sites: Sites
     settings: SweepSettings
 
+    @cached_property
+    def state(self) -> dict[str, Tensor]:
+        """The dense network's tensors; looked up once, since a walk asks at every batch of every consumer."""
+        return state_of(self.model)
+
+    @cached_property
+    def scales(self) -> dict[str, FloatArray | None]:
+        """For each consumer the factor of the BatchNorm behind it."""
+        return {name: norm_scale(self.model, self.state, consumer) for name, consumer in self.sites.consumers.items()}
+
     def dense_moments(self, stop: Stop, rng: np.random.Generator) -> Moments:
         """Moments of one batch at one consumer: its inputs, and what it makes of them without its bias."""
         positions = sample_positions(stop, stop.output.shape, self.settings.positions, rng)
@@ -75,10 +86,10 @@ class Fitting:
         return make_term(
             site,
             weight,
-            state_of(self.model)[weight],
+            self.state[weight],
             moments,
             channel_gates(self.sites, weight, gates, without=site.name),
-            norm_scale(self.model, self.sites.consumers[weight]),
+            self.scales[weight],
             centred=self.settings.refit and self._shift_target(weight) is not None,
             shrinkage=self.settings.shrinkage if self.settings.refit else 0.0,
         )
@@ -88,7 +99,7 @@ class Fitting:
 
         The weights are such that they are right behind the gates.
         """
-        state, place = state_of(self.model), self._shift_target(weight)
+        state, place = self.state, self._shift_target(weight)
         dense, factors = state[weight], channel_gates(self.sites, weight, gates)
         xx, xy, _ = shrunk(moments, place is not None, dense, self.settings.shrinkage)
         flat = refit(xx, xy, flat_columns(np.flatnonzero(factors), dense))
@@ -107,7 +118,7 @@ class Fitting:
 
     def _unscale(self, weight: str, like: Tensor) -> Tensor:
         """What a difference behind a consumer's BatchNorm amounts to in front of it, per output."""
-        scale = norm_scale(self.model, self.sites.consumers[weight])
+        scale = self.scales[weight]
         return torch.ones((), dtype=like.dtype, device=like.device) if scale is None else _inverse(scale).to(like)
 
 

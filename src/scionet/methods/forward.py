@@ -34,6 +34,11 @@ class ForwardRanker(Ranker):
         """Whether the objective is the task loss."""
         return self.settings.objective == "loss"
 
+    @property
+    def nested(self) -> bool:
+        """Whether the objective is a set function and every candidate is looked at."""
+        return self.settings.objective == "least_squares" and self.settings.candidates == "exact"
+
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """Pick until `n_units` different units are kept, or the stop rule holds."""
         objective = self._objective(view)

@@ -8,7 +8,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scionet.network.moments import Moments, flatten_weight
-from scionet.network.running import state_of
 from scionet.network.sites import Consumer, Site, Sites
 from scionet.selection.terms import Term
 
@@ -16,9 +15,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
-def norm_scale(model: nn.Module, consumer: Consumer) -> FloatArray | None:
+def norm_scale(model: nn.Module, state: Mapping[str, Tensor], consumer: Consumer) -> FloatArray | None:
     """The factor gamma / sigma of the BatchNorm behind a consumer, shape ``(O,)``; None if there is none."""
-    state = state_of(model)
     variance = state.get(f"{consumer.norm}.running_var") if consumer.norm is not None else None
     if variance is None:
         return None

@@ -26,6 +26,11 @@ class ScoreRanker(Ranker):
 
     score: Score
 
+    @property
+    def nested(self) -> bool:
+        """Always: the scores do not depend on the width."""
+        return True
+
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """The `n_units` of highest score, with the curve of the refit's error where moments are known."""
         order = np.argsort(-self.score(view, rng), kind="stable")[:n_units].tolist()

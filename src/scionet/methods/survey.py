@@ -10,12 +10,15 @@ from scionet.methods.contract import Progress, SiteView
 from scionet.methods.fitting import Fitting
 from scionet.network.lockstep import Stop, lockstep
 from scionet.network.moments import Moments
+from scionet.network.running import Batch, example_count
 
 
 def survey(
     fitting: Fitting, batches: Iterable[Any], names: Iterable[str], rng: np.random.Generator, progress: Progress
 ) -> Iterator[SiteView]:
     """The named sites as they stand in the dense network, each with one term per consumer.
+
+    Whole batches are taken until they hold as many examples as the settings ask for.
 
     Moments are dropped as soon as every site that needs them was given, so memory is bounded by the widest site (by
     all consumers of a residual stream, where there is one).
@@ -31,7 +34,8 @@ def survey(
         weight = present[0].weight
         found[weight] = found[weight] + moments if weight in found else moments
 
-    with lockstep(fitting.model, batches, stops, 1, memory_bytes) as march:
+    seen = first_examples(batches, fitting.settings.survey_examples)
+    with lockstep(fitting.model, seen, stops, 1, memory_bytes) as march:
         while (weight := march.step(lambda present: [present[0].output], observe)) is not None:
             visits[weight] += 1
             progress("survey", len(visits), len(stops))
@@ -42,3 +46,13 @@ def survey(
                 waiting.remove(site)
             needed = {consumer for site in waiting for consumer in site.consumers}
             found = {consumer: moments for consumer, moments in found.items() if consumer in needed}
+
+
+def first_examples(batches: Iterable[Batch], limit: int) -> Iterator[Batch]:
+    """Batches until at least `limit` examples were given."""
+    given = 0
+    for batch in batches:
+        yield batch
+        given += example_count(batch)
+        if given >= limit:
+            return

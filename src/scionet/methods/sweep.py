@@ -25,7 +25,7 @@ from scionet.network.lockstep import Stop, lockstep
 from scionet.network.moments import Moments
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Site, Sites
-from scionet.selection.greedy import Selection
+from scionet.selection.greedy import Selection, shortened
 from scionet.selection.terms import Term
 from scionet.settings import SweepSettings
 
@@ -84,6 +84,7 @@ class _Growth:
         self.tensors: dict[str, Tensor] = {}
         self.shifts: dict[str, Tensor | None] = {}
         self.effective: dict[str, Tensor] = {}
+        self.paths: dict[str, Selection] = {}
         self.pending: Moments | None = None
 
     def rng(self, *axes: str) -> np.random.Generator:
@@ -116,6 +117,8 @@ class _Growth:
         for view in self.survey(self.sites):
             path = self.rank(view, view.site.width)
             curves[view.site.name] = error_curve(path, view.site.width)
+            if self.ranker.nested and not self.decided_on_arrival(view.site):
+                self.paths[view.site.name] = path
         return curves
 
     def survey(self, names: Iterable[str]) -> Iterable[SiteView]:
@@ -130,8 +133,10 @@ class _Growth:
 
     def decide(self, view: SiteView) -> None:
         """Choose the units of one site."""
-        site = view.site
-        selection = self.rank(view, self.widths[site.name])
+        self.settle_on(view.site, self.rank(view, self.widths[view.site.name]))
+
+    def settle_on(self, site: Site, selection: Selection) -> None:
+        """Take a selection as the site's choice."""
         absorbed = self.settings.refit and all(self.called_once(consumer) for consumer in site.consumers)
         weights = (1.0,) * len(selection.kept) if absorbed else selection.weights
         self.choices[site.name] = Choice(
@@ -162,7 +167,10 @@ class _Growth:
             for name in early:
                 self.decide(self.view(self.sites[name]))
             return
-        for view in self.survey(early):
+        for name, path in self.paths.items():
+            self.settle_on(self.sites[name], shortened(path, self.widths[name]))
+        rest = [name for name in early if name not in self.choices]
+        for view in self.survey(rest) if rest else ():
             self.decide(replace(view, gates=self.gates))
 
     def decide_rest(self) -> None:
@@ -226,7 +234,7 @@ class _Growth:
         out = pruned.run(self.effective[pruned.weight])
         shift = self.shifts.get(pruned.weight)
         if shift is not None:
-            out = out + shift.view([-1 if d == 1 else 1 for d in range(out.ndim)])
+            out.add_(shift.view([-1 if d == 1 else 1 for d in range(out.ndim)]))
         return [dense.output, out]
 
     def plan(self) -> Plan:

@@ -128,12 +128,21 @@ def _patches(x: Tensor, stop: Stop, positions: Tensor | None) -> Tensor:
     """Rows of unfolded patches ``(batch * positions, taps * channels)`` at the given output pixels."""
     weight, (stride, padding, dilation) = stop.args[1], stop.args[3:6]
     taps = weight.shape[2:]
-    x = torch.nn.functional.pad(x, [p for size in reversed(padding) for p in (size, size)])
-    out = [(n - d * (k - 1) - 1) // s + 1 for n, d, k, s in zip(x.shape[2:], dilation, taps, stride, strict=True)]
+    sizes = x.shape[2:]
+    padding = padding * len(sizes) if len(padding) == 1 else padding  # as the operator does for padding="valid"
+    out = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, p, d, k, s in zip(sizes, padding, dilation, taps, stride, strict=True)
+    ]
     chosen = torch.arange(int(np.prod(out))) if positions is None else positions
     offsets = torch.meshgrid(*map(torch.arange, taps), indexing="ij")
     pixel = torch.zeros(len(chosen), int(np.prod(taps)), dtype=torch.long)
+    outside = torch.zeros_like(pixel, dtype=torch.bool)
     for axis, (corner, offset) in enumerate(zip(torch.unravel_index(chosen, out), offsets, strict=True)):
-        pixel = pixel * x.shape[2 + axis] + corner[:, None] * stride[axis] + offset.reshape(1, -1) * dilation[axis]
+        place = corner[:, None] * stride[axis] + offset.reshape(1, -1) * dilation[axis] - padding[axis]
+        outside |= (place < 0) | (place >= sizes[axis])
+        pixel = pixel * sizes[axis] + place.clamp(0, sizes[axis] - 1)
     gathered = x.movedim(1, -1).flatten(1, -2)[:, pixel.flatten().to(x.device)]
+    if bool(outside.any()):  # zero padding, without a padded copy of the whole input
+        gathered[:, outside.flatten().to(x.device)] = 0
     return gathered.reshape(x.shape[0] * len(chosen), -1)

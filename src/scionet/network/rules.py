@@ -61,6 +61,8 @@ def _rule_for(trace: Trace, done: Call) -> Callable[[Trace, Call], None]:
         return product
     if not any(trace.planes(t) for t in tensors_of((done.args, done.kwargs))):
         return _ignore
+    if done.name == "as_strided_":
+        return _restride
     if done.name in MOVES:  # those that work in place change the shape of what they read
         return _move
     tables: tuple[tuple[frozenset[str], Callable[[Trace, Call], None]], ...] = (
@@ -81,6 +83,21 @@ def _rule_for(trace: Trace, done: Call) -> Callable[[Trace, Call], None]:
 
 def _ignore(trace: Trace, done: Call) -> None:
     """Nothing of the channels goes into the result."""
+
+
+def _restride(trace: Trace, done: Call) -> None:
+    """New strides in place. Pooling to one pixel writes channels-last ones, which leave every entry where it was."""
+    tensor, sizes, strides, *offset = done.args
+    expected, dense = 1, not offset
+    for size, stride in reversed([pair for pair in zip(sizes, strides, strict=True) if pair[0] > 1]):
+        dense &= stride == expected
+        expected *= size
+    same = all(
+        plane.ndim == len(sizes) and all(n in (1, size) for n, size in zip(plane.shape, sizes, strict=True))
+        for plane in trace.planes(tensor)
+    )
+    if not (dense and same and max(sizes[2:], default=1) == 1):
+        lock_all(trace, done)
 
 
 def _elementwise(trace: Trace, done: Call) -> None:

@@ -184,8 +184,11 @@ def prefix(objective: Objective[Any], path: Selection, n_units: int) -> Selectio
     """
     if not 0 <= n_units <= len(path.kept):
         raise InvalidSetting(f"a path of {len(path.kept)} units has prefixes of 0 to {len(path.kept)}; given {n_units}")
-    if not objective.facts:
-        return replay(objective, path.order, n_units)
+    return shortened(path, n_units) if objective.facts else replay(objective, path.order, n_units)
+
+
+def shortened(path: Selection, n_units: int) -> Selection:
+    """The first `n_units` different units of a path whose objective is a set function."""
     n_picks = _picks_for(path.order, n_units)
     order = path.order[:n_picks]
     kept = tuple(sorted(set(order)))
