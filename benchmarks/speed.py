@@ -120,23 +120,28 @@ def _selection() -> Iterator[dict[str, Any]]:
     fast = _seconds(lambda: greedy(Average([term]), picks))
     refit = _seconds(lambda: greedy(LeastSquares([term]), picks))
     steps = 2
-    slow = _seconds(lambda: _brute_force(inputs, outputs, weight, steps)) / steps * picks
-    meaning = (
-        f"N = {UNITS}, {picks} picks: one forward pass of the consumer per candidate and pick, over the moments' way"
-    )
-    yield _row("brute force / average", slow / fast, "×", meaning + f" (brute force timed for {steps} picks)")
-    yield _row("brute force / least squares", slow / refit, "×", meaning + "; brute force does not even refit")
+
+    def averaged(chosen: list[int]) -> np.ndarray:
+        return inputs[:, chosen] @ (UNITS / len(chosen) * weight[:, chosen].T)
+
+    def refitted(chosen: list[int]) -> np.ndarray:
+        return inputs[:, chosen] @ np.linalg.lstsq(inputs[:, chosen], outputs)[0]
+
+    for name, quick, given in (("average", fast, averaged), ("least squares", refit, refitted)):
+        slow = _seconds(lambda given=given: _brute_force(given, outputs, steps)) / steps * picks
+        meaning = (
+            f"N = {UNITS}, {picks} picks: one forward pass of the consumer per candidate and pick, over the moments' "
+            f"way (brute force timed for the first {steps} picks)"
+        )
+        yield _row(f"brute force / {name}", slow / quick, "×", meaning)
 
 
-def _brute_force(inputs: np.ndarray, outputs: np.ndarray, weight: np.ndarray, steps: int) -> list[int]:
+def _brute_force(forward: Callable[[list[int]], np.ndarray], outputs: np.ndarray, steps: int) -> list[int]:
     picked: list[int] = []
     for _ in range(steps):
-        errors = []
-        for unit in range(UNITS):
-            chosen = [*picked, unit]
-            given = inputs[:, chosen] @ (UNITS / len(chosen) * weight[:, chosen].T)
-            errors.append(np.inf if unit in picked else float(((given - outputs) ** 2).sum()))
-        picked.append(int(np.argmin(errors)))
+        units = [unit for unit in range(UNITS) if unit not in picked]
+        errors = [float(((forward([*picked, unit]) - outputs) ** 2).sum()) for unit in units]
+        picked.append(units[int(np.argmin(errors))])
     return picked
 
 

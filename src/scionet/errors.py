@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+_SHOWN = 40
+
 
 class PruneError(ValueError):
     """Root of all errors that scionet raises on purpose."""
@@ -33,8 +35,9 @@ class VerificationError(PruneError):
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> InvalidSetting:
-    """The error for a name that is not in a registry, with the nearest names first."""
+    """The error for a name that is not in a registry: the nearest names, and all that are allowed unless too many."""
     names = sorted(allowed)
     near = get_close_matches(given, names, n=3, cutoff=0.4)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
-    return InvalidSetting(f"unknown {kind} {given!r}; allowed: {', '.join(names)}.{hint}")
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return InvalidSetting(f"unknown {kind} {given!r}; allowed: {', '.join(names[:_SHOWN])}{more}.{hint}")

@@ -45,10 +45,10 @@ class SweepSettings:
         checks = {
             "allocation is 'uniform', 'curves' or None": self.allocation in ("uniform", "curves", None),
             "shrinkage lies between 0 and 1": self.shrinkage is None or 0 <= self.shrinkage <= 1,
-            "round_to, min_units, positions and survey_examples are 1 or more": min(
-                self.round_to, self.min_units, self.positions, self.survey_examples
-            )
-            >= 1,
+            "round_to, min_units, positions and survey_examples are whole numbers of 1 or more": all(
+                isinstance(count, int) and count >= 1
+                for count in (self.round_to, self.min_units, self.positions, self.survey_examples)
+            ),
             "memory_gib is 0 or more": self.memory_gib >= 0,
         }
         refuse(self, checks)
@@ -84,11 +84,14 @@ class ForwardSettings(SweepSettings):
             in ("least_squares", "line_search", "average", "loss"),
             "candidates is 'exact' or 'stochastic'": self.candidates in ("exact", "stochastic"),
             "epsilon lies inside (0, 1)": 0 < self.epsilon < 1,
-            "sample_size is 1 or more": self.sample_size is None or self.sample_size >= 1,
+            "sample_size is a whole number of 1 or more": self.sample_size is None
+            or (isinstance(self.sample_size, int) and self.sample_size >= 1),
             "repetition goes with objective 'average' or 'loss'": not self.repetition
             or self.objective in ("average", "loss"),
             "tolerance goes with objective 'loss' and is 0 or more": self.tolerance is None
             or (loss and self.tolerance >= 0),
+            "round_to, min_units and allocation go with a budget, not with a tolerance": self.tolerance is None
+            or (self.round_to, self.min_units, self.allocation) == (1, 1, None),
             "allocation 'curves' needs a local objective, not 'loss'": not (loss and self.allocation == "curves"),
         }
         refuse(self, checks)

@@ -345,3 +345,17 @@ def test_new_strides_that_move_entries_lock_the_channels() -> None:
     net = Net(forward, a=nn.Conv2d(3, 6, 3), b=nn.Conv2d(6, 4, 1))
     with pytest.raises(UnsupportedModel, match="as_strided_"):
         discover(net, torch.randn(2, 3, 8, 8))
+
+
+def test_buffers_that_a_forward_changes_are_put_back() -> None:
+    def forward(net: Net, x: Tensor) -> Tensor:
+        net.calls.add_(1)
+        net.seen = net.seen + 1
+        return net.b(relu(net.a(x)))
+
+    net = Net(forward, a=nn.Linear(3, 6), b=nn.Linear(6, 4))
+    net.register_buffer("calls", torch.zeros(()))
+    net.register_buffer("seen", torch.zeros(()))
+    calls, seen = net.calls, net.seen
+    discover(net, torch.randn(2, 3))
+    assert net.calls is calls and net.seen is seen and not calls and not seen

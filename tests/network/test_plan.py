@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -141,3 +142,10 @@ def damaged(**changes: Any) -> str:
 def test_texts_that_are_no_plans(text: str) -> None:
     with pytest.raises(InvalidSetting):
         Plan.from_json(text)
+
+
+def test_units_are_made_plain_integers_and_others_are_refused() -> None:
+    choice = Choice("a", 4, tuple(np.array([0, 2])), (1.0, 1.0), order=tuple(np.array([2, 0])))
+    assert Plan.from_json(Plan((choice,)).to_json()).choices == (Choice("a", 4, (0, 2), (1.0, 1.0), (2, 0)),)
+    with pytest.raises(InvalidSetting, match="'a': units are whole numbers"):
+        Plan.from_json(Plan((choice,)).to_json().replace("[0,2]", "[0.0,2.0]"))

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import operator
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
@@ -37,11 +38,16 @@ class Choice:
     status: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the indices are a non-empty, ascending subset of the site's units.
+        """Check that the indices are a non-empty, ascending subset of the site's units, and make them plain integers.
 
         Raises:
             InvalidSetting: If they are not, or if there is not one weight for each.
         """
+        try:
+            for name in ("kept", "order"):  # NumPy's integers have no place in JSON
+                object.__setattr__(self, name, tuple(operator.index(unit) for unit in getattr(self, name)))
+        except TypeError as error:
+            raise InvalidSetting(f"site {self.site!r}: units are whole numbers; {error}") from error
         ascending = all(a < b for a, b in zip(self.kept, self.kept[1:], strict=False))
         if not self.kept or not ascending or self.kept[0] < 0 or self.kept[-1] >= self.width:
             raise InvalidSetting(

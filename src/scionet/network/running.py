@@ -119,8 +119,10 @@ def to_model(batch: Batch, model: nn.Module) -> Batch:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; training flags and random-number state are as before afterwards."""
+    """Eval mode without gradients; training flags, buffers and random-number state are as before afterwards."""
     training = {module: module.training for module in model.modules()}
+    buffers = [(module._buffers, dict(module._buffers)) for module in training if module._buffers]
+    contents = [(t, t.clone()) for _, held in buffers for t in held.values() if t is not None and not t.is_meta]
     devices = [torch.device(d) for d in {t.device for t in model.parameters()} if d.type == "cuda"]
     with torch.random.fork_rng(devices=devices), torch.no_grad():
         for module in training:
@@ -130,6 +132,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
         finally:
             for module, flag in training.items():
                 module.training = flag
+            for registered, held in buffers:
+                registered.update(held)
+            for tensor, content in contents:
+                if not torch.equal(tensor, content):
+                    tensor.copy_(content)
 
 
 @contextmanager
