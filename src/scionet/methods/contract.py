@@ -17,6 +17,9 @@ from scionet.selection.terms import Term
 Progress = Callable[[str, int, int], None]
 """Told what goes on: stage, steps done, steps in all."""
 
+Draw = Callable[..., np.random.Generator]
+"""A generator for each purpose, named by texts and whole numbers, so that none depends on what others drew."""
+
 
 def silent(stage: str, done: int, total: int) -> None:
     """A `Progress` that tells nobody."""

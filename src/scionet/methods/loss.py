@@ -14,6 +14,7 @@ from torch.func import vmap
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.contract import SiteView
 from scionet.network.gates import call_with, column_factors, gated_tensors
+from scionet.network.processes import everywhere, summed
 from scionet.network.running import Batch, call, place_of, state_of, tensors_of, to_model, undisturbed
 from scionet.selection.objective import Objective
 
@@ -51,12 +52,16 @@ class TaskLoss(Objective[_Picks]):
         self._device = place_of(view.model)[0]
         with undisturbed(view.model):
             self._pairs = [_pair(batch, view.model) for batch in view.batches]
-            if not self._pairs:
-                raise CalibrationError("the calibration data are empty; give at least one batch of inputs and labels")
+            if not everywhere(bool(self._pairs), self._device):
+                raise CalibrationError(
+                    "the calibration data are empty; give at least one batch of inputs and labels (to every process, "
+                    "if there are several)"
+                )
             self._base = gated_tensors(view.model, view.sites, view.gates, view.tensors)
             state = state_of(view.model)
             self._weights = {c: self._base.get(c, state[c]) for c in view.site.consumers}
-            self.dense_loss = self._mean([_dense_loss(view.model, x, y) for x, y in self._pairs])
+            losses = [_dense_loss(view.model, x, y) for x, y in self._pairs]
+            self.dense_loss = float(self._mean([*torch.tensor(losses, dtype=torch.float64, device=self._device)]))
             self._empty = float(self._losses(np.zeros((1, self.size)))[0])
 
     def start(self) -> _Picks:
@@ -99,7 +104,7 @@ class TaskLoss(Objective[_Picks]):
                 f"the network cannot be evaluated for several candidates at once by torch.func.vmap ({error}); choose "
                 "a local objective such as 'least_squares'"
             ) from error
-        return np.array(self._mean([row.double().cpu().numpy() for row in rows]))
+        return self._mean([row.double() for row in rows]).cpu().numpy()
 
     def _gated(self, gate: Tensor, inputs: Batch) -> Any:
         tensors: dict[str, Tensor] = dict(self._base)
@@ -108,9 +113,13 @@ class TaskLoss(Objective[_Picks]):
             tensors[consumer] = weight * factors.view(1, -1, *[1] * (weight.ndim - 2))
         return call_with(self._view.model, tensors, inputs)
 
-    def _mean(self, losses: list[Any]) -> Any:
+    def _mean(self, losses: list[Tensor]) -> Tensor:
+        """The mean over the examples of all processes, of means over batches of one shape."""
         counts = [len(labels) for _, labels in self._pairs]
-        return sum(loss * count for loss, count in zip(losses, counts, strict=True)) / sum(counts)
+        weighted = [loss.double() * count for loss, count in zip(losses, counts, strict=True)]
+        total = torch.stack([torch.ones_like(weighted[0]) * sum(counts), torch.stack(weighted).sum(0)])
+        examples, loss = summed(total)
+        return loss / examples
 
 
 def _loss(outputs: Any, labels: Tensor) -> Tensor:

@@ -4,21 +4,20 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import numpy as np
-
-from scionet.methods.contract import Progress, SiteView
+from scionet.methods.contract import Draw, Progress, SiteView
 from scionet.methods.fitting import Fitting
 from scionet.network.lockstep import Stop, lockstep
 from scionet.network.moments import Moments
+from scionet.network.processes import overall_index, world
 from scionet.network.running import Batch, example_count
 
 
 def survey(
-    fitting: Fitting, batches: Iterable[Any], names: Iterable[str], rng: np.random.Generator, progress: Progress
+    fitting: Fitting, batches: Iterable[Any], names: Iterable[str], draw: Draw, progress: Progress
 ) -> Iterator[SiteView]:
     """The named sites as they stand in the dense network, each with one term per consumer.
 
-    Whole batches are taken until they hold as many examples as the settings ask for.
+    Whole batches are taken until they hold as many examples as the settings ask for; from each process at least one.
 
     Moments are dropped as soon as every site that needs them was given, so memory is bounded by the widest site (by
     all consumers of a residual stream, where there is one).
@@ -28,10 +27,13 @@ def survey(
     stops = {consumer: None for site in waiting for consumer in site.consumers}
     found: dict[str, Moments] = {}
     visits: Counter[str] = Counter()
+    taken: Counter[tuple[str, int]] = Counter()
 
     def observe(present: tuple[Stop, ...]) -> None:
-        moments = fitting.dense_moments(present[0], rng)
         weight = present[0].weight
+        visit = weight, visits[weight]
+        moments = fitting.dense_moments(present[0], draw("survey", *visit, overall_index(taken[visit])))
+        taken[visit] += 1
         found[weight] = found[weight] + moments if weight in found else moments
 
     seen = first_examples(batches, fitting.settings.survey_examples)
@@ -39,6 +41,8 @@ def survey(
         while (weight := march.step(lambda present: [present[0].output], observe)) is not None:
             visits[weight] += 1
             progress("survey", len(visits), len(stops))
+            if visits[weight] == sites.consumers[weight].calls:
+                found[weight] = found[weight].over_processes()
             complete = {c for c in found if visits[c] == sites.consumers[c].calls}
             for site in [site for site in waiting if complete.issuperset(site.consumers)]:
                 terms = tuple(fitting.term(site, consumer, found[consumer], {}) for consumer in site.consumers)
@@ -49,10 +53,11 @@ def survey(
 
 
 def first_examples(batches: Iterable[Batch], limit: int) -> Iterator[Batch]:
-    """Batches until at least `limit` examples were given."""
-    given = 0
+    """Batches until all processes together gave at least `limit` examples; at least one batch."""
+    (rank, size), given = world(), 0
     for batch in batches:
-        yield batch
-        given += example_count(batch)
-        if given >= limit:
+        count = example_count(batch)
+        if given and given * size + rank * count >= limit:
             return
+        yield batch
+        given += count

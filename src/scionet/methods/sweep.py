@@ -5,6 +5,7 @@ decided when the walk reaches that consumer, on inputs of the network pruned so 
 stream) before the walk, on inputs of the dense network. Then each consumer's weights are refitted when it is reached.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
@@ -24,6 +25,7 @@ from scionet.network.gates import gated_tensors
 from scionet.network.lockstep import Stop, lockstep
 from scionet.network.moments import Moments
 from scionet.network.plan import Choice, Plan
+from scionet.network.processes import overall_index
 from scionet.network.sites import Site, Sites
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.terms import Term
@@ -87,9 +89,9 @@ class _Growth:
         self.paths: dict[str, Selection] = {}
         self.pending: Moments | None = None
 
-    def rng(self, *axes: str) -> np.random.Generator:
-        """A generator of its own for each named purpose, so that none depends on what others drew."""
-        return np.random.default_rng([self.seed, *(b for axis in axes for b in axis.encode())])
+    def rng(self, *axes: str | int) -> np.random.Generator:
+        """A generator of its own for each purpose; see `Draw`."""
+        return np.random.default_rng([self.seed, *(b for axis in axes for b in f"{axis}/".encode())])
 
     @property
     def inputs(self) -> Iterable[Any]:
@@ -123,7 +125,7 @@ class _Growth:
 
     def survey(self, names: Iterable[str]) -> Iterable[SiteView]:
         """The named sites in the dense network."""
-        return survey(self.fitting, self.inputs, names, self.rng("survey"), self.progress)
+        return survey(self.fitting, self.inputs, names, self.rng, self.progress)
 
     # -- decisions --------------------------------------------------------------------------------------------------
 
@@ -186,16 +188,20 @@ class _Growth:
         """Take the dense and the growing network from consumer to consumer."""
         consumers = self.sites.consumers
         stops = {name: consumer.shortcut if self.settings.shortcuts else None for name, consumer in consumers.items()}
-        rng = self.rng("positions")
+        taken: Counter[str] = Counter()
         done = 0
 
         def observe(present: tuple[Stop, ...]) -> None:
-            if self.wants_moments(present[0].weight):
+            weight = present[0].weight
+            if self.wants_moments(weight):
+                rng = self.rng("positions", weight, overall_index(taken[weight]))
                 moments = self.fitting.moments(present[0], present[1], rng)
+                taken[weight] += 1
                 self.pending = moments if self.pending is None else self.pending + moments
 
         with lockstep(self.model, self.inputs, stops, 2, self.settings.memory_gib * 2**30) as march:
             while (weight := march.step(self.answer, observe)) is not None:
+                self.pending = None if self.pending is None else self.pending.over_processes()
                 self.settle(weight)
                 self.pending = None
                 done += 1

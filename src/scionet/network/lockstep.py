@@ -24,7 +24,17 @@ from torch.utils._pytree import tree_map
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.network.running import Batch, attention_unfused, call, data_addresses, tensors_of, to_model, undisturbed
+from scionet.network.processes import everywhere
+from scionet.network.running import (
+    Batch,
+    attention_unfused,
+    call,
+    data_addresses,
+    place_of,
+    tensors_of,
+    to_model,
+    undisturbed,
+)
 from scionet.network.sites import Address
 
 _WEIGHT_ARGUMENT = {"convolution": 1, "addmm": 2, "mm": 1}
@@ -262,8 +272,9 @@ class Lockstep:
     A rank is the walks of one batch: one walk, or the dense and the pruned one.
     """
 
-    def __init__(self, ranks: Iterable[tuple[Walk, ...]], memory_bytes: float) -> None:
+    def __init__(self, ranks: Iterable[tuple[Walk, ...]], memory_bytes: float, device: torch.device) -> None:
         self._coming = iter(ranks)
+        self._device = device
         self._memory_bytes = memory_bytes
         self._ranks: list[tuple[Walk, ...]] = []
         self._stops: list[tuple[Stop, ...]] = []
@@ -302,8 +313,11 @@ class Lockstep:
             if stops:
                 observe(stops)
             held += sum(walk.rest(self._memory_bytes - held) for walk in walks)
-        if not weights:
-            raise CalibrationError("the calibration data are empty; give an iterable of at least one batch of inputs")
+        if not present and not everywhere(bool(weights), self._device):
+            raise CalibrationError(
+                "the calibration data are empty; give an iterable of at least one batch of inputs (to every process, "
+                "if there are several)"
+            )
         return next(iter(weights))
 
     def end(self) -> None:
@@ -350,7 +364,9 @@ def lockstep(
     names = data_addresses(model)
     placed = (to_model(batch, model) for batch in batches)
     march = Lockstep(
-        (tuple(Walk(model, batch, stops, names) for _ in range(abreast)) for batch in placed), memory_bytes
+        (tuple(Walk(model, batch, stops, names) for _ in range(abreast)) for batch in placed),
+        memory_bytes,
+        place_of(model)[0],
     )
     with undisturbed(model), attention_unfused():
         try:

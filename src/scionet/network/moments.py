@@ -14,6 +14,7 @@ from torch import Tensor
 
 from scionet.errors import CalibrationError
 from scionet.network.lockstep import Stop
+from scionet.network.processes import summed
 
 FloatArray = NDArray[np.float64]
 
@@ -61,6 +62,11 @@ class Moments:
             self.xy + other.xy,
             self.yy + other.yy,
         )
+
+    def over_processes(self) -> "Moments":
+        """Moments of the rows of all processes."""
+        count = summed(torch.tensor(self.count, device=self.xx.device))
+        return Moments(int(count), *map(summed, (self.x, self.y, self.xx, self.xy, self.yy)))
 
     def means(self, centred: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean products ``xx (D, D)``, ``xy (D, O)``, ``yy (O,)``: covariances if `centred`, else raw moments."""
