@@ -49,6 +49,8 @@ ROWS = (
     _forward("least_squares", candidates="stochastic", epsilon=0.3),
     _forward("line_search"),
     _forward("line_search", refit=False),
+    _forward("least_squares", imitation="global"),
+    _forward("line_search", imitation="global", metric="squared", refit=False),
     _forward("average"),
     _forward("average", refit=False, allocation="curves"),
     _forward("average", refit=False, repetition=True),

@@ -8,6 +8,8 @@ from scionet.errors import InvalidSetting
 Allocation = Literal["uniform", "curves"]
 ObjectiveName = Literal["least_squares", "line_search", "average", "loss"]
 CandidateName = Literal["exact", "stochastic"]
+ImitationName = Literal["local", "global"]
+MetricName = Literal["kl", "squared"]
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,10 @@ class ForwardSettings(SweepSettings):
 
     objective: ObjectiveName = "least_squares"
     """What a unit must help with: imitate the consumer (least squares, line search, average), or the task loss."""
+    imitation: ImitationName = "local"
+    """What is imitated: each consumer's output, or the network's, linearised at every site."""
+    metric: MetricName = "kl"
+    """Global imitation: divergence of the softmax of the output, or its squared error."""
     repetition: bool = False
     """Whether a unit may be picked again (average and loss; line search always may)."""
     candidates: CandidateName = "exact"
@@ -82,6 +88,10 @@ class ForwardSettings(SweepSettings):
         checks = {
             "objective is 'least_squares', 'line_search', 'average' or 'loss'": self.objective
             in ("least_squares", "line_search", "average", "loss"),
+            "imitation is 'local' or 'global', and metric 'kl' or 'squared'": self.imitation in ("local", "global")
+            and self.metric in ("kl", "squared"),
+            "imitation 'global' goes with objective 'least_squares', 'line_search' or 'average'": not loss
+            or self.imitation == "local",
             "candidates is 'exact' or 'stochastic'": self.candidates in ("exact", "stochastic"),
             "epsilon lies inside (0, 1)": 0 < self.epsilon < 1,
             "sample_size is a whole number of 1 or more": self.sample_size is None

@@ -10,7 +10,7 @@ from subjects import SUBJECTS, budget_for
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.methods import loss as loss_module
+from scionet.methods import gated as gated_module
 from scionet.methods.contract import SiteView
 from scionet.methods.loss import TaskLoss
 from scionet.methods.registry import build
@@ -75,7 +75,7 @@ def test_gains_are_those_of_one_forward_pass_per_candidate(name, site, picked):
 @pytest.mark.parametrize("repetition", [False, True])
 @pytest.mark.parametrize("stacked", [1, 30, 4096])
 def test_picks_are_those_of_brute_force_however_candidates_are_stacked(repetition, stacked, monkeypatch):
-    monkeypatch.setattr(loss_module, "STACKED_EXAMPLES", stacked)
+    monkeypatch.setattr(gated_module, "STACKED_EXAMPLES", stacked)
     subject = SUBJECTS["mlp"]
     model, pairs = subject.network(), ragged("mlp")
     sites = discover(model, subject.example())

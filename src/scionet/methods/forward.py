@@ -12,10 +12,13 @@ import numpy as np
 
 from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.loss import TaskLoss
+from scionet.methods.output import output_term
 from scionet.selection.greedy import Exact, Policy, Selection, Status, Stochastic, greedy
 from scionet.selection.objective import Objective
 from scionet.selection.quadratic import Average, LeastSquares, LineSearch
 from scionet.settings import ForwardSettings
+
+_IMITATIONS = {"least_squares": LeastSquares, "line_search": LineSearch, "average": Average}
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,7 @@ class ForwardRanker(Ranker):
     @property
     def uses_moments(self) -> bool:
         """Whether the objective is a local imitation."""
-        return self.settings.objective != "loss"
+        return self.settings.objective != "loss" and self.settings.imitation == "local"
 
     @property
     def uses_labels(self) -> bool:
@@ -58,15 +61,10 @@ class ForwardRanker(Ranker):
         return Stochastic(self.settings.epsilon, self.settings.sample_size)
 
     def _objective(self, view: SiteView) -> Objective[Any]:
-        match self.settings.objective:
-            case "least_squares":
-                return LeastSquares(view.terms)
-            case "line_search":
-                return LineSearch(view.terms)
-            case "average":
-                return Average(view.terms)
-            case "loss":
-                return TaskLoss(view)
+        if self.settings.objective == "loss":
+            return TaskLoss(view)
+        terms = view.terms if self.uses_moments else [output_term(view, self.settings.metric)]
+        return _IMITATIONS[self.settings.objective](terms)
 
 
 def _within(objective: Objective[Any], tolerance: float) -> Callable[[float], bool]:

@@ -9,17 +9,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.func import vmap
 
-from scionet.errors import CalibrationError, UnsupportedModel
+from scionet.errors import CalibrationError
 from scionet.methods.contract import SiteView
-from scionet.network.gates import call_with, column_factors, gated_tensors
+from scionet.methods.gated import GatedSite, stacked
 from scionet.network.processes import everywhere, summed
-from scionet.network.running import Batch, call, place_of, state_of, tensors_of, to_model, undisturbed
+from scionet.network.running import Batch, call, place_of, tensors_of, to_model, undisturbed
 from scionet.selection.objective import Objective
-
-STACKED_EXAMPLES = 4096
-"""Candidates are evaluated together up to this many examples."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +44,8 @@ class TaskLoss(Objective[_Picks]):
                 its loss is NaN or infinite.
         """
         self.size, self.facts = view.site.width, frozenset()
-        self._view = view
-        self._device = place_of(view.model)[0]
+        self._view, self._device = view, place_of(view.model)[0]
+        self._network = GatedSite(view)
         with undisturbed(view.model):
             self._pairs = [_pair(batch, view.model) for batch in view.batches]
             if not everywhere(bool(self._pairs), self._device):
@@ -57,9 +53,6 @@ class TaskLoss(Objective[_Picks]):
                     "the calibration data are empty; give at least one batch of inputs and labels (to every process, "
                     "if there are several)"
                 )
-            self._base = gated_tensors(view.model, view.sites, view.gates, view.tensors)
-            state = state_of(view.model)
-            self._weights = {c: self._base.get(c, state[c]) for c in view.site.consumers}
             losses = [_dense_loss(view.model, x, y) for x, y in self._pairs]
             self.dense_loss = float(self._mean([*torch.tensor(losses, dtype=torch.float64, device=self._device)]))
             self._empty = float(self._losses(np.zeros((1, self.size)))[0])
@@ -93,25 +86,9 @@ class TaskLoss(Objective[_Picks]):
 
     def _losses(self, gates: NDArray[np.float64]) -> NDArray[np.float64]:
         """Mean loss over all examples for each row of gates, shape ``(rows, N)``."""
-        stacked = torch.as_tensor(gates, device=self._device)
-        try:
-            rows = [
-                vmap(lambda gate, x=x, y=y: _loss(self._gated(gate, x), y), chunk_size=_chunk(y))(stacked)
-                for x, y in self._pairs
-            ]
-        except RuntimeError as error:
-            raise UnsupportedModel(
-                f"the network cannot be evaluated for several candidates at once by torch.func.vmap ({error}); choose "
-                "a local objective such as 'least_squares'"
-            ) from error
-        return self._mean([row.double() for row in rows]).cpu().numpy()
-
-    def _gated(self, gate: Tensor, inputs: Batch) -> Any:
-        tensors: dict[str, Tensor] = dict(self._base)
-        for consumer, weight in self._weights.items():
-            factors = column_factors(self._view.site, consumer, gate.to(weight.dtype), weight.shape[1])
-            tensors[consumer] = weight * factors.view(1, -1, *[1] * (weight.ndim - 2))
-        return call_with(self._view.model, tensors, inputs)
+        rows = torch.as_tensor(gates, device=self._device)
+        found = [stacked(lambda gate, x=x, y=y: _loss(self._network(gate, x), y), rows, len(y)) for x, y in self._pairs]
+        return self._mean([row.double() for row in found]).cpu().numpy()
 
     def _mean(self, losses: list[Tensor]) -> Tensor:
         """The mean over the examples of all processes, of means over batches of one shape."""
@@ -166,10 +143,6 @@ def _first_not_finite(model: nn.Module, inputs: Batch) -> str:
         for hook in hooks:
             hook.remove()
     return found[0] if found else "the loss itself"
-
-
-def _chunk(labels: Tensor) -> int:
-    return max(1, STACKED_EXAMPLES // len(labels))
 
 
 def _pair(batch: Any, model: nn.Module) -> tuple[Batch, Tensor]:
