@@ -10,7 +10,7 @@ import cProfile
 import io
 import json
 import pstats
-import resource
+import re
 import subprocess
 import sys
 import time
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from torch import Tensor, nn
+from torch import Tensor
 
 from scionet.bench.provenance import Provenance
 from scionet.data import ImageFolder, Preprocessing, batches, sample
@@ -33,39 +33,54 @@ from scionet.selection.quadratic import Average, LeastSquares
 from scionet.selection.terms import Term
 
 OUT = Path(__file__).parent / "results" / "speed"
+RECORD = OUT / "speed.json"
 IMAGES = 2048
 UNITS = 256
 
 
-def main(data: Path, threads: int = 2, repeats: int = 2) -> None:
-    """Measure everything and write the record."""
+def main(data: Path, threads: int = 2, repeats: int = 2, only: tuple[str, ...] = ()) -> None:
+    """Measure and write the record.
+
+    Args:
+        data: Folder of archives and weights.
+        threads: Threads to use.
+        repeats: How often a whole prune is timed.
+        only: Which of prune, selection, import, memory to measure again; all if empty.
+    """
     torch.set_num_threads(threads)
-    model = build("scionet:resnet56").eval()
-    load_weights(model, data / "resnet56-cifar10-jpeg.safetensors")
-    folder = ImageFolder(data / "cifar10-jpeg.zip", "train")
-    images = list(batches(folder, Preprocessing(), 128, sample(folder, IMAGES, 0)))
-    rows: list[dict[str, Any]] = []
-    parts = (lambda: _whole_prune(model, images, repeats), _selection, lambda: [_import_time()], _memory)
-    for part in parts:
-        for row in part():
-            rows.append(row)
+    parts = {
+        "prune": lambda: _whole_prune(data, repeats),
+        "selection": _selection,
+        "import": lambda: [_import_time()],
+        "memory": _memory,
+    }
+    if unknown := set(only) - parts.keys():
+        raise SystemExit(f"unknown {sorted(unknown)}; allowed: {', '.join(parts)}")
+    rows = {row["name"]: row for row in (json.loads(RECORD.read_text())["rows"] if only else ())}
+    for name in only or parts:
+        for row in parts[name]():
+            rows[row["name"]] = row
             print(f"{row['name']}: {row['value']:.3g} {row['unit']}", flush=True)
-        _write(rows, threads)
+        _write([*rows.values()], threads)
 
 
 def _write(rows: list[dict[str, Any]], threads: int) -> None:
     """The record of what has been measured so far."""
     provenance = Provenance.here(datetime.now(UTC).date().isoformat(), "python benchmarks/speed.py", threads)
     OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "speed.json").write_text(json.dumps({"provenance": vars(provenance), "rows": rows}, indent=1) + "\n")
+    RECORD.write_text(json.dumps({"provenance": vars(provenance), "rows": rows}, indent=1) + "\n")
 
 
 def _row(name: str, value: float, unit: str, meaning: str) -> dict[str, Any]:
     return {"name": name, "value": value, "unit": unit, "meaning": meaning}
 
 
-def _whole_prune(model: nn.Module, images: list[Any], repeats: int) -> Iterator[dict[str, Any]]:
+def _whole_prune(data: Path, repeats: int) -> Iterator[dict[str, Any]]:
     """The ratio of a whole prune to a plain forward pass; runs take turns, the medians are compared."""
+    model = build("scionet:resnet56").eval()
+    load_weights(model, data / "resnet56-cifar10-jpeg.safetensors")
+    folder = ImageFolder(data / "cifar10-jpeg.zip", "train")
+    images: list[Any] = list(batches(folder, Preprocessing(), 128, sample(folder, IMAGES, 0)))
     fast = [batch.contiguous(memory_format=torch.channels_last) for batch in images]
 
     def forward(given: list[Any]) -> None:
@@ -165,9 +180,15 @@ def peak(images: int) -> None:
     with torch.no_grad():
         for batch in data:
             model(batch)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = _peak_mb()
     prune(model, data, "macs<=50%", example_inputs=torch.zeros(2, 3, 32, 32), memory_gib=0.1)
-    print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+    print(_peak_mb() - before)
+
+
+def _peak_mb() -> float:
+    """Largest resident size of this process so far. Not ru_maxrss, into which Linux counts the parent before exec."""
+    status = Path("/proc/self/status").read_text()
+    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 
 class _Random:

@@ -6,11 +6,12 @@ is suspended at each consumer until all batches are there; only one thread runs 
 on as the consumer's output. Activations of suspended passes beyond a limit wait on disk.
 """
 
+import ctypes
 import tempfile
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from queue import SimpleQueue
@@ -152,6 +153,7 @@ class Walk:
         if size <= allowed_bytes:
             return size
         self._spilled = _Spill(storages)
+        _give_back()
         return 0
 
     def _pause(self, stop: Stop) -> Tensor:
@@ -260,6 +262,12 @@ class _Spill:
     def close(self) -> None:
         """Let go of the file."""
         self._file.close()
+
+
+def _give_back() -> None:
+    """Hand freed memory back to the system: glibc keeps what a thread freed for that thread, and each walk has one."""
+    with suppress(AttributeError, OSError):  # other C libraries have no such function
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> Tensor:
