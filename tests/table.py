@@ -47,6 +47,9 @@ ROWS = (
     _forward("least_squares", allocation="uniform"),
     _forward("least_squares", allocation="curves", asymmetric=False),
     _forward("least_squares", candidates="stochastic", epsilon=0.3),
+    _forward("least_squares", allocation="measured", measured_examples=8),
+    _forward("least_squares", partitions=2, backend="threading", allocation="uniform"),
+    _forward("least_squares", certify=True),
     _forward("line_search"),
     _forward("line_search", refit=False),
     _forward("least_squares", imitation="global"),
@@ -60,6 +63,7 @@ ROWS = (
     Row("forward", {"objective": "loss", "refit": False, "tolerance": 0.05}, budget=None),
     *(Row(name, {"refit": refit}) for name in ("random", "l1", "bn_scale") for refit in (False, True)),
     Row("l1", {"allocation": "curves"}),
+    Row("l1", {"allocation": "measured", "metric": "squared"}),
     Row("l1", {"refit": True, "allocation": "uniform", "shortcuts": False}),
     Row("random", {"round_to": 2, "min_units": 3}, budget="macs<=75%"),
 )

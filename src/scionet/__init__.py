@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scionet.budget.limits import Budget
     from scionet.errors import PruneError
+    from scionet.features import GreedySelector
     from scionet.network.checkpoint import load_pruned, save_pruned
     from scionet.network.discover import discover
     from scionet.network.export import export_onnx, export_program
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Budget": "scionet.budget.limits",
     "Choice": "scionet.network.plan",
+    "GreedySelector": "scionet.features",
     "Plan": "scionet.network.plan",
     "PruneError": "scionet.errors",
     "PruneResult": "scionet.pruning",
@@ -37,6 +39,7 @@ _HOMES = {
 __all__ = [
     "Budget",
     "Choice",
+    "GreedySelector",
     "Plan",
     "PruneError",
     "PruneResult",

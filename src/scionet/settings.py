@@ -5,11 +5,12 @@ from typing import Literal
 
 from scionet.errors import InvalidSetting
 
-Allocation = Literal["uniform", "curves"]
+Allocation = Literal["uniform", "curves", "measured"]
 ObjectiveName = Literal["least_squares", "line_search", "average", "loss"]
 CandidateName = Literal["exact", "stochastic"]
 ImitationName = Literal["local", "global"]
 MetricName = Literal["kl", "squared"]
+BackendName = Literal["loky", "threading", "sequential", "ray", "dask"]
 
 
 @dataclass(frozen=True)
@@ -21,8 +22,13 @@ class SweepSettings:
     shrinkage: float | None = None
     """How far a refit is held back towards the dense weights, from 0 to 1; None decides by inputs and rows seen."""
     allocation: Allocation | None = None
-    """How the budget is shared out among sites: one density for all, or by each site's error curve. None takes curves
-    where something is fitted to the calibration data, and one density otherwise."""
+    """How the budget is shared out among sites: one density for all, by each site's error curve, or by its measured
+    effect on the network's output. None takes curves where something is fitted to the calibration data, and one density
+    otherwise."""
+    metric: MetricName = "kl"
+    """How a change of the network's output is measured: divergence of its softmax, or squared error."""
+    measured_examples: int = 128
+    """Allocation 'measured': examples kept apart from the others, on which effects are measured."""
     round_to: int = 1
     """Kept widths are multiples of this (8 suits most hardware)."""
     min_units: int = 1
@@ -45,11 +51,19 @@ class SweepSettings:
             InvalidSetting: If a value is out of range; all problems are listed.
         """
         checks = {
-            "allocation is 'uniform', 'curves' or None": self.allocation in ("uniform", "curves", None),
+            "allocation is 'uniform', 'curves', 'measured' or None": self.allocation
+            in ("uniform", "curves", "measured", None),
+            "metric is 'kl' or 'squared'": self.metric in ("kl", "squared"),
             "shrinkage lies between 0 and 1": self.shrinkage is None or 0 <= self.shrinkage <= 1,
-            "round_to, min_units, positions and survey_examples are whole numbers of 1 or more": all(
+            "round_to, min_units, positions, survey_examples and measured_examples are whole numbers of 1 or more": all(
                 isinstance(count, int) and count >= 1
-                for count in (self.round_to, self.min_units, self.positions, self.survey_examples)
+                for count in (
+                    self.round_to,
+                    self.min_units,
+                    self.positions,
+                    self.survey_examples,
+                    self.measured_examples,
+                )
             ),
             "memory_gib is 0 or more": self.memory_gib >= 0,
         }
@@ -64,8 +78,6 @@ class ForwardSettings(SweepSettings):
     """What a unit must help with: imitate the consumer (least squares, line search, average), or the task loss."""
     imitation: ImitationName = "local"
     """What is imitated: each consumer's output, or the network's, linearised at every site."""
-    metric: MetricName = "kl"
-    """Global imitation: divergence of the softmax of the output, or its squared error."""
     repetition: bool = False
     """Whether a unit may be picked again (average and loss; line search always may)."""
     candidates: CandidateName = "exact"
@@ -74,6 +86,14 @@ class ForwardSettings(SweepSettings):
     """Stochastic candidates: the sample is (N / k) ln(1 / epsilon) units."""
     sample_size: int | None = None
     """Stochastic candidates: a fixed sample instead (the authors' code takes 50)."""
+    partitions: int = 1
+    """Least squares: choose in two rounds, first from so many random shares in parallel, then from what they chose."""
+    workers: int | None = None
+    """Processes that choose from the shares; None for as many as there are. Does not change what is chosen."""
+    backend: BackendName = "loky"
+    """What runs the shares: a backend of joblib."""
+    certify: bool = False
+    """Least squares: state how much of the best possible reduction of the error each site is certain to reach."""
     tolerance: float | None = None
     """Loss objective: stop at each site once the loss exceeds the dense loss by at most this much; needs no budget."""
 
@@ -88,21 +108,28 @@ class ForwardSettings(SweepSettings):
         checks = {
             "objective is 'least_squares', 'line_search', 'average' or 'loss'": self.objective
             in ("least_squares", "line_search", "average", "loss"),
-            "imitation is 'local' or 'global', and metric 'kl' or 'squared'": self.imitation in ("local", "global")
-            and self.metric in ("kl", "squared"),
+            "imitation is 'local' or 'global'": self.imitation in ("local", "global"),
             "imitation 'global' goes with objective 'least_squares', 'line_search' or 'average'": not loss
             or self.imitation == "local",
             "candidates is 'exact' or 'stochastic'": self.candidates in ("exact", "stochastic"),
             "epsilon lies inside (0, 1)": 0 < self.epsilon < 1,
             "sample_size is a whole number of 1 or more": self.sample_size is None
             or (isinstance(self.sample_size, int) and self.sample_size >= 1),
+            "partitions is a whole number of 1 or more, workers too or None": isinstance(self.partitions, int)
+            and self.partitions >= 1
+            and (self.workers is None or (isinstance(self.workers, int) and self.workers >= 1)),
+            "backend is 'loky', 'threading', 'sequential', 'ray' or 'dask'": self.backend
+            in ("loky", "threading", "sequential", "ray", "dask"),
+            "partitions above 1 and certify go with objective 'least_squares'": self.objective == "least_squares"
+            or (self.partitions == 1 and not self.certify),
             "repetition goes with objective 'average' or 'loss'": not self.repetition
             or self.objective in ("average", "loss"),
             "tolerance goes with objective 'loss' and is 0 or more": self.tolerance is None
             or (loss and self.tolerance >= 0),
             "round_to, min_units and allocation go with a budget, not with a tolerance": self.tolerance is None
             or (self.round_to, self.min_units, self.allocation) == (1, 1, None),
-            "allocation 'curves' needs a local objective, not 'loss'": not (loss and self.allocation == "curves"),
+            "allocation 'curves' or 'measured' needs an objective other than 'loss'": not loss
+            or self.allocation in ("uniform", None),
         }
         refuse(self, checks)
 

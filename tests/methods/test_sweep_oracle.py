@@ -405,3 +405,21 @@ def test_batch_norm_of_no_use_hides_its_share_of_the_shortcut():
     settled_to_zero.weight.data.zero_()
     plan, _ = planned(subject, model)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in plan.tensors.values())
+
+
+def test_certified_shares_are_stated_and_true():
+    model = CHAIN.network()
+    plan, _ = planned(CHAIN, model, certify=True, refit=True)
+    assert "certified share of the best possible reduction of the error: median" in plan.status
+    share = float(plan.status.rpartition("least ")[2].partition("%")[0])
+    assert 50 < share <= 100
+
+
+def test_one_share_is_plain_and_several_are_seeded_and_little_worse():
+    model = CHAIN.network()
+    plain, _ = planned(CHAIN, model)
+    one, _ = planned(CHAIN, model, partitions=1, backend="sequential")
+    assert one.kept == plain.kept
+    two, again = (planned(CHAIN, model, partitions=3, backend=name)[0] for name in ("sequential", "threading"))
+    assert two.kept == again.kept
+    assert two.choices[0].values[-1] >= 1.5 * plain.choices[0].values[-1]  # errors, negative

@@ -326,3 +326,26 @@ def test_install_keeps_what_is_not_named() -> None:
     assert model.get_parameter("head.bias") is bias
     head: Any = model.get_submodule("head")
     assert (head.in_features, head.out_features) == (3, 2)
+
+
+def magnifying() -> Net:
+    """The difference of two large numbers behind a site: rounding in float32 is as large as the output."""
+    return Net(
+        lambda m, x: m.head(relu(m.a(x))) - m.tail(relu(m.a(x))), a=conv(3, 40), head=conv(40, 2), tail=conv(40, 2)
+    )
+
+
+def test_rounding_that_the_network_magnifies_is_told_from_a_wrong_cut() -> None:
+    torch.manual_seed(0)
+    model, x = randomise(magnifying()).float(), image()
+    with torch.no_grad():
+        model.get_parameter("a.weight").mul_(1e4)
+        model.get_parameter("tail.weight").copy_(model.get_parameter("head.weight") * (1 + 1e-6))
+    sites = discover(model, x)
+    plan = plan_of(sites, {name: list(range(1, site.width, 2)) for name, site in sites.items()})
+    pruned = cut(model, plan, sites)
+    assert verify(model, plan, sites, pruned, x) > 1e-4
+    with torch.no_grad():
+        pruned.get_parameter("a.bias")[0] += 1e-3
+    with pytest.raises(VerificationError, match="in float64"):
+        verify(model, plan, sites, pruned, x, tolerance=0.0)

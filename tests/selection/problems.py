@@ -99,3 +99,11 @@ def slope(values: FloatArray, first: int, last: int) -> float:
     """Least-squares slope of log(values) against log(n), n from `first` to `last`; values start at n = 1."""
     n = np.arange(first, last + 1)
     return float(np.polyfit(np.log(n), np.log(values[first - 1 : last]), 1)[0])
+
+
+def suppressor() -> Term:
+    """Three unit columns a, b, c of a regression: b alone explains nothing, and with a everything."""
+    half = 1 / np.sqrt(2)
+    gram = np.array([[1.0, half, 0.45 * half], [half, 1.0, 0.0], [0.45 * half, 0.0, 1.0]])
+    cross = np.array([[half], [0.0], [0.45]])
+    return Term(gram, cross, 1.0, np.arange(3)[:, None], np.arange(0), np.zeros((1, 3)))

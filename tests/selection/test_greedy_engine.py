@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from problems import layer, picks
 
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.selection.greedy import Exact, Status, Stochastic, greedy, prefix, replay
+from scionet.selection.greedy import Status, greedy, prefix, replay
+from scionet.selection.policies import Exact, Stochastic
 from scionet.selection.quadratic import Average, Contributions, LineSearch
 from scionet.selection.setfunctions import Coverage, Modular
 

@@ -13,8 +13,11 @@ import numpy as np
 from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.loss import TaskLoss
 from scionet.methods.output import output_term
-from scionet.selection.greedy import Exact, Policy, Selection, Status, Stochastic, greedy
+from scionet.selection.distributed import distributed
+from scionet.selection.greedy import Selection, Status, greedy
+from scionet.selection.guarantees import certified_share
 from scionet.selection.objective import Objective
+from scionet.selection.policies import EXACT, Policy, Stochastic
 from scionet.selection.quadratic import Average, LeastSquares, LineSearch
 from scionet.settings import ForwardSettings
 
@@ -39,13 +42,28 @@ class ForwardRanker(Ranker):
 
     @property
     def nested(self) -> bool:
-        """Whether the objective is a set function and every candidate is looked at."""
-        return self.settings.objective == "least_squares" and self.settings.candidates == "exact"
+        """Whether the objective is a set function, and all candidates are looked at, in one round, uncertified."""
+        return (
+            self.settings.objective == "least_squares"
+            and self.settings.candidates == "exact"
+            and self.settings.partitions == 1
+            and not self.settings.certify
+        )
 
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """Pick until `n_units` different units are kept, or the stop rule holds."""
         objective = self._objective(view)
-        selection = greedy(
+        if self.settings.partitions > 1:
+            selection = self._in_two_rounds(objective, n_units, rng)
+        else:
+            selection = self._in_one_round(objective, n_units, rng)
+        if self.settings.certify and isinstance(objective, LeastSquares):
+            share = certified_share(objective, selection, objective.spectral_ratio())
+            selection = replace(selection, certified=share)
+        return _filled(selection, n_units) if self.settings.refit else selection
+
+    def _in_one_round(self, objective: Objective[Any], n_units: int, rng: np.random.Generator) -> Selection:
+        return greedy(
             objective,
             n_units,
             policy=self._policy(),
@@ -53,11 +71,21 @@ class ForwardRanker(Ranker):
             rng=rng,
             enough=None if self.settings.tolerance is None else _within(objective, self.settings.tolerance),
         )
-        return _filled(selection, n_units) if self.settings.refit else selection
+
+    def _in_two_rounds(self, objective: Objective[Any], n_units: int, rng: np.random.Generator) -> Selection:
+        return distributed(
+            objective,
+            n_units,
+            n_partitions=self.settings.partitions,
+            seed=int(rng.integers(2**31)),
+            policy=self._policy(),
+            n_jobs=self.settings.workers,
+            backend=self.settings.backend,
+        ).selection
 
     def _policy(self) -> Policy:
         if self.settings.candidates == "exact":
-            return Exact()
+            return EXACT
         return Stochastic(self.settings.epsilon, self.settings.sample_size)
 
     def _objective(self, view: SiteView) -> Objective[Any]:

@@ -14,8 +14,8 @@ from scionet.network.running import Batch, example_count
 
 def survey(
     fitting: Fitting, batches: Iterable[Any], names: Iterable[str], draw: Draw, progress: Progress
-) -> Iterator[SiteView]:
-    """The named sites as they stand in the dense network, each with one term per consumer.
+) -> Iterator[tuple[SiteView, dict[str, Moments]]]:
+    """The named sites as they stand in the dense network, each with one term per consumer, and their moments.
 
     Whole batches are taken until they hold as many examples as the settings ask for; from each process at least one.
 
@@ -46,7 +46,10 @@ def survey(
             complete = {c for c in found if visits[c] == sites.consumers[c].calls}
             for site in [site for site in waiting if complete.issuperset(site.consumers)]:
                 terms = tuple(fitting.term(site, consumer, found[consumer], {}) for consumer in site.consumers)
-                yield SiteView(site, sites, fitting.model, terms, {}, {}, batches)
+                yield (
+                    SiteView(site, sites, fitting.model, terms, {}, {}, batches),
+                    {consumer: found[consumer] for consumer in site.consumers},
+                )
                 waiting.remove(site)
             needed = {consumer for site in waiting for consumer in site.consumers}
             found = {consumer: moments for consumer, moments in found.items() if consumer in needed}

@@ -1,6 +1,5 @@
 """Greedy forward selection: pick, one at a time, the unit that helps most."""
 
-import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -8,11 +7,9 @@ from typing import Any, Generic
 
 import numpy as np
 
-from scionet.errors import CalibrationError, InvalidSetting
+from scionet.errors import InvalidSetting
 from scionet.selection.objective import IntArray, Objective, State
-
-TIE = 1e-10
-"""Gains that differ by less than this fraction of the best one are tied: rounding must not choose between twins."""
+from scionet.selection.policies import EXACT, Policy
 
 
 class Status(Enum):
@@ -38,6 +35,7 @@ class Selection:
         values: The objective's value after each pick.
         weights: Multiplier of each kept unit.
         status: Why the path ended.
+        certified: The share of the best possible gain that the selection is certain to have, where it was computed.
     """
 
     kept: tuple[int, ...]
@@ -45,65 +43,15 @@ class Selection:
     values: tuple[float, ...]
     weights: tuple[float, ...]
     status: Status
-
-
-@dataclass(frozen=True)
-class Exact:
-    """Every candidate is looked at in every step."""
-
-    def draw(self, candidates: IntArray, size: int, n_units: int, rng: np.random.Generator | None) -> IntArray:
-        """All candidates."""
-        return candidates
-
-
-@dataclass(frozen=True)
-class Stochastic:
-    """A fresh random sample of the candidates is looked at in each step.
-
-    Source: Mirzasoleiman et al., *Lazier Than Lazy Greedy*, AAAI 2015: for a monotone submodular objective the
-    expected value is at least ``1 - 1/e - epsilon`` of the best one, with ``N ln(1/epsilon)`` evaluations in total.
-
-    Attributes:
-        epsilon: Sets the sample to ``ceil((N / n_units) ln(1 / epsilon))`` candidates; inside (0, 1).
-        sample_size: A fixed number of candidates instead (the released code of GFS, ICML 2020, takes 50).
-    """
-
-    epsilon: float = 0.1
-    sample_size: int | None = None
-
-    def __post_init__(self) -> None:
-        """Check the settings.
-
-        Raises:
-            InvalidSetting: If epsilon is outside (0, 1) or the sample is empty.
-        """
-        if not 0 < self.epsilon < 1:
-            raise InvalidSetting(f"epsilon must lie inside (0, 1), 0.1 is usual; given {self.epsilon}")
-        if self.sample_size is not None and self.sample_size < 1:
-            raise InvalidSetting(f"sample_size must be at least 1, or None to use epsilon; given {self.sample_size}")
-
-    def draw(self, candidates: IntArray, size: int, n_units: int, rng: np.random.Generator | None) -> IntArray:
-        """Some of the candidates without replacement, ascending.
-
-        Raises:
-            InvalidSetting: If there is no random generator.
-        """
-        if rng is None:
-            raise InvalidSetting("random candidates need a generator; give rng=np.random.default_rng(seed)")
-        wanted = self.sample_size or math.ceil(size / n_units * math.log(1 / self.epsilon))
-        if wanted >= len(candidates):
-            return candidates
-        return np.sort(rng.choice(candidates, wanted, replace=False))
-
-
-Policy = Exact | Stochastic
+    certified: float | None = None
 
 
 def greedy(
     objective: Objective[Any],
     n_units: int,
     *,
-    policy: Policy = Exact(),
+    policy: Policy = EXACT,
+    among: IntArray | None = None,
     repetition: bool = False,
     rng: np.random.Generator | None = None,
     enough: Callable[[float], bool] | None = None,
@@ -123,6 +71,7 @@ def greedy(
         objective: What to maximise.
         n_units: Number of different units to keep. If the objective cannot keep as many, every unit is tried.
         policy: Which candidates are looked at in each step.
+        among: The units that may be picked; all if not given.
         repetition: Whether a unit may be picked again, which raises its weight.
         rng: Source of randomness, for policies that need one.
         enough: Stop rule; is given the value after each pick.
@@ -130,25 +79,30 @@ def greedy(
         patience_per_unit: Cap on picks without a new unit, per unit asked for.
 
     Raises:
-        InvalidSetting: If a number is negative or a generator is missing.
+        InvalidSetting: If a number is negative, a generator is missing, or the policy relies on facts that the
+            objective does not have.
         CalibrationError: If a gain is not a number.
     """
     _check(n_units, max_picks_per_unit, patience_per_unit)
+    policy.check(objective)
+    pick = policy.picker(objective, n_units, rng)
     run = _Run(objective, objective.start())
-    available = np.ones(objective.size, dtype=bool)
+    allowed = np.zeros(objective.size, dtype=bool)
+    allowed[slice(None) if among is None else among] = True
+    available = allowed.copy()
     saturated = False
     while run.n_kept < n_units:
         candidates = np.flatnonzero(available)
         if not candidates.size:
             return run.end(Status.SATURATED if saturated else Status.EXHAUSTED)
-        unit = _best(objective, run.state, policy.draw(candidates, objective.size, n_units, rng))
+        unit = pick(run.state, candidates)
         run.take(unit)
         available[unit] = repetition and not saturated
         if enough is not None and enough(run.values[-1]):
             return run.end(Status.ENOUGH)
         if repetition and not saturated and run.n_kept < n_units:
             saturated = run.stalled(max_picks_per_unit * n_units, patience_per_unit * n_units)
-            available = objective.weights(run.state) == 0 if saturated else available
+            available = allowed & (objective.weights(run.state) == 0) if saturated else available
     return run.end(Status.SATURATED if saturated else Status.REACHED)
 
 
@@ -224,19 +178,6 @@ class _Run(Generic[State]):
         return Selection(
             tuple(kept.tolist()), tuple(self.order), tuple(self.values), tuple(weights[kept].tolist()), status
         )
-
-
-def _best(objective: Objective[State], state: State, candidates: IntArray) -> int:
-    """The candidate of the largest gain, the lowest index among ties. Candidates ascend."""
-    gains = objective.gains(state, candidates)
-    best = gains.max()
-    if not best < math.inf:
-        bad = candidates[~(gains < math.inf)]
-        raise CalibrationError(
-            f"the gain of {len(bad)} of {len(candidates)} units, first of unit {bad[0]}, is NaN or infinite; gains "
-            f"must be numbers: check the calibration data and the network for NaN and infinite values"
-        )
-    return int(candidates[np.argmax(gains >= best - TIE * abs(best))])
 
 
 def _picks_for(order: tuple[int, ...], n_units: int) -> int:

@@ -21,7 +21,7 @@ class Modular(Objective[BoolArray]):
         Raises:
             InvalidSetting: If the weights are not one finite number per unit.
         """
-        self._weights = _numbers("weights", weights, 1)
+        self._weights = numbers("weights", weights, 1)
         self.size = len(self._weights)
         monotone = {Fact.MONOTONE} if np.all(self._weights >= 0) else set()
         self.facts = frozenset({Fact.SUBMODULAR, Fact.WEAKLY_SUBMODULAR} | monotone)
@@ -68,7 +68,7 @@ class FacilityLocation(Objective[_Level]):
         Raises:
             InvalidSetting: If it is not a matrix of finite numbers.
         """
-        self._similarity = _numbers("similarity", similarity, 2)
+        self._similarity = numbers("similarity", similarity, 2)
         self.size = len(self._similarity)
         self.facts = frozenset(Fact)
 
@@ -109,7 +109,7 @@ class Coverage(FacilityLocation):
         covers = np.asarray(incidence)
         if covers.dtype != np.bool_ or covers.ndim != 2:
             raise InvalidSetting(f"incidence must be boolean (units, items); given {covers.dtype} {covers.shape}")
-        worth = np.ones(covers.shape[1]) if item_weights is None else _numbers("item_weights", item_weights, 1)
+        worth = np.ones(covers.shape[1]) if item_weights is None else numbers("item_weights", item_weights, 1)
         if worth.shape != covers.shape[1:] or np.any(worth < 0):
             raise InvalidSetting(f"item_weights must be {covers.shape[1]} numbers of at least 0; given {worth}")
         super().__init__(covers * worth)
@@ -128,7 +128,7 @@ class RSquared(Objective[LeastSquaresState]):
         Raises:
             InvalidSetting: If the shapes do not fit or y is constant.
         """
-        x, y = _numbers("x", x, 2), _numbers("y", y, 1)
+        x, y = numbers("x", x, 2), numbers("y", y, 1)
         if len(x) != len(y) or not np.ptp(y):
             raise InvalidSetting(f"y must have one value per row of x and not be constant; given {x.shape}, {y.shape}")
         x, y = x - x.mean(axis=0), (y - y.mean())[:, None]
@@ -159,6 +159,10 @@ class RSquared(Objective[LeastSquaresState]):
         """The indicator of the set."""
         return self._fit.weights(state)
 
+    def spectral_ratio(self) -> float:
+        """A lower bound of the submodularity ratio; see `LeastSquares.spectral_ratio`."""
+        return self._fit.spectral_ratio()
+
 
 def _with(chosen: BoolArray, unit: int) -> BoolArray:
     larger = chosen.copy()
@@ -166,7 +170,12 @@ def _with(chosen: BoolArray, unit: int) -> BoolArray:
     return larger
 
 
-def _numbers(name: str, array: FloatArray, ndim: int) -> FloatArray:
+def numbers(name: str, array: FloatArray, ndim: int) -> FloatArray:
+    """An array of finite numbers of so many dimensions.
+
+    Raises:
+        InvalidSetting: If it is none.
+    """
     numbers = np.asarray(array, dtype=np.float64)
     if numbers.ndim != ndim or not np.all(np.isfinite(numbers)):
         raise InvalidSetting(f"{name} must be finite numbers in {ndim} dimension(s); given shape {numbers.shape}")

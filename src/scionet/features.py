@@ -1,0 +1,132 @@
+"""Greedy forward selection of features, as a scikit-learn selector."""
+
+from typing import Any, Literal
+
+import numpy as np
+from sklearn.base import BaseEstimator
+from sklearn.feature_selection import SelectorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from scionet.errors import InvalidSetting
+from scionet.selection.distributed import distributed
+from scionet.selection.logistic import LogisticLikelihood
+from scionet.selection.objective import BoolArray, Objective
+from scionet.selection.policies import EXACT, Policy, Stochastic
+from scionet.selection.setfunctions import RSquared
+from scionet.settings import BackendName
+
+
+class GreedySelector(SelectorMixin, BaseEstimator):
+    """Keeps the features that, added one at a time, help a linear or a logistic regression most.
+
+    Unlike `sklearn.feature_selection.SequentialFeatureSelector` it maximises the fit to the training data, not a
+    cross-validated score: linear regressions are never refitted but grow by one Cholesky column per feature.
+
+    Args:
+        n_features_to_select: How many features to keep, or which fraction of them (a float inside (0, 1]); half of them
+            if not given.
+        objective: ``"r2"`` for numbers: the share of the variance that a linear regression explains; ``"logistic"`` for
+            classes: the share of the deviance that a multinomial logistic regression explains.
+        candidates: Look at every candidate in each step (``"exact"``) or at a random sample (``"stochastic"``).
+        epsilon: Stochastic candidates: the sample is (N / k) ln(1 / epsilon) features.
+        n_partitions: Shares of the two rounds of distributed selection; 1 for one round.
+        n_jobs: Workers of distributed selection; None for as many as there are.
+        backend: Of joblib: ``"loky"``, ``"threading"``, ``"sequential"``, ``"ray"`` or ``"dask"``.
+        random_state: Seed of samples and shares.
+
+    Attributes:
+        support_: Mask of the kept features, shape ``(n_features,)``.
+        order_: Kept features in the order in which they were picked.
+        scores_: The objective after each pick.
+        n_features_in_: Number of features seen.
+    """
+
+    backend: BackendName
+
+    def __init__(
+        self,
+        n_features_to_select: int | float | None = None,
+        *,
+        objective: Literal["r2", "logistic"] = "r2",
+        candidates: Literal["exact", "stochastic"] = "exact",
+        epsilon: float = 0.1,
+        n_partitions: int = 1,
+        n_jobs: int | None = None,
+        backend: BackendName = "loky",
+        random_state: int = 0,
+    ) -> None:
+        self.n_features_to_select = n_features_to_select
+        self.objective = objective
+        self.candidates = candidates
+        self.epsilon = epsilon
+        self.n_partitions = n_partitions
+        self.n_jobs = n_jobs
+        self.backend = backend
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: Any) -> "GreedySelector":
+        """Choose features.
+
+        Args:
+            X: Training data, shape ``(n_samples, n_features)``.
+            y: Target, shape ``(n_samples,)``: numbers or classes.
+
+        Raises:
+            InvalidSetting: If a setting is out of range, or `y` is constant.
+        """
+        objective = self._objective(X, y)
+        found = distributed(
+            objective,
+            self._n_units(objective.size),
+            n_partitions=self.n_partitions,
+            seed=self.random_state,
+            policy=self._policy(),
+            n_jobs=self.n_jobs,
+            backend=self.backend,
+        ).selection
+        self.support_ = np.isin(np.arange(objective.size), found.kept)
+        self.order_, self.scores_ = np.array(found.order, dtype=np.int64), np.array(found.values)
+        return self
+
+    def _objective(self, x: Any, y: Any) -> Objective[Any]:
+        """The set function of the training data; also records the number and names of features."""
+        if self.objective not in ("r2", "logistic"):
+            raise InvalidSetting(f"objective must be 'r2' or 'logistic'; given {self.objective!r}")
+        classes = self.objective == "logistic"
+        x, y = validate_data(self, x, y, dtype=np.float64, y_numeric=not classes, ensure_min_samples=2)
+        if classes:
+            check_classification_targets(y)
+            return LogisticLikelihood(x, np.unique(y, return_inverse=True)[1])
+        return RSquared(x, y)
+
+    def _policy(self) -> Policy:
+        if self.candidates not in ("exact", "stochastic"):
+            raise InvalidSetting(f"candidates must be 'exact' or 'stochastic'; given {self.candidates!r}")
+        return EXACT if self.candidates == "exact" else Stochastic(self.epsilon)
+
+    def _n_units(self, size: int) -> int:
+        """The number of features to keep.
+
+        Raises:
+            InvalidSetting: If it is out of range.
+        """
+        wanted = 0.5 if self.n_features_to_select is None else self.n_features_to_select
+        if isinstance(wanted, float) and 0 < wanted <= 1:
+            return max(1, int(wanted * size))
+        if isinstance(wanted, int | np.integer) and 1 <= wanted <= size:
+            return int(wanted)
+        raise InvalidSetting(
+            f"n_features_to_select must be a whole number from 1 to {size}, a fraction inside (0, 1] or None; given "
+            f"{wanted!r}"
+        )
+
+    def _get_support_mask(self) -> BoolArray:  # pyright: ignore[reportIncompatibleMethodOverride]  abstract there
+        check_is_fitted(self)
+        return self.support_
+
+    def __sklearn_tags__(self) -> Any:
+        """A target is needed."""
+        tags = super().__sklearn_tags__()
+        tags.target_tags.required = True
+        return tags

@@ -1,0 +1,106 @@
+"""What widths do to the network's output, against the definition."""
+
+import numpy as np
+import pytest
+import torch
+from subjects import SUBJECTS, budget_for
+
+from scionet.budget.limits import Budget
+from scionet.errors import CalibrationError
+from scionet.methods.effects import Gauge, effect_curve, measured_widths
+from scionet.methods.registry import build
+from scionet.methods.survey import survey
+from scionet.methods.sweep import _Growth
+from scionet.network.discover import discover
+from scionet.network.plan import Choice, Plan
+from scionet.network.surgery import cut
+
+BRANCHED = SUBJECTS["branched"]
+
+
+def test_effects_are_those_of_the_network_in_which_one_site_alone_is_cut():
+    model = BRANCHED.network()
+    sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches())
+    apart, others = batches[:1], batches[1:]
+    method = build("forward", allocation="measured", measured_examples=len(apart[0]), positions=10_000)
+    growth = _Growth(method, model, batches, sites, 0, lambda *_: None)
+    curves = growth.curves(measured=True)
+    dense = model.eval()(apart[0]).detach().log_softmax(1)
+    plain = _Growth(build("forward", positions=10_000), model, others, sites, 0, lambda *_: None)
+    errors = plain.curves(measured=False)
+    for name, site in sites.items():
+        effects = {}
+        for width in measured_widths(site.width):
+            alone = build("forward", allocation="uniform", positions=10_000, asymmetric=False, shortcuts=False)
+            plan = only_site(alone, model, others, sites, name, width)
+            after = cut(model, plan, sites).eval()(apart[0]).detach().log_softmax(1)
+            effects[width] = float((dense.exp() * (dense - after)).sum(1).mean())
+        np.testing.assert_allclose(curves[name], effect_curve(errors[name], effects), rtol=1e-6, atol=1e-12)
+        for width, effect in effects.items():
+            assert curves[name][width] >= effect * (1 - 1e-6) - 1e-12
+
+
+def only_site(method, model, batches, sites, name: str, width: int) -> Plan:
+    """A plan that cuts one site and refits its consumers on inputs of the dense network."""
+    growth = _Growth(method, model, batches, sites, 0, lambda *_: None)
+    growth.widths = {other: site.width for other, site in sites.items()} | {name: width}
+    for view, moments in survey(growth.fitting, batches, [name], growth.rng, lambda *_: None):
+        growth.decide(view)
+        for consumer in view.site.consumers:
+            if growth.called_once(consumer):
+                growth.tensors.update(growth.fitting.refit(consumer, moments[consumer], growth.gates).tensors)
+    choice = growth.choices[name]
+    assert isinstance(choice, Choice)
+    return growth.plan()
+
+
+def test_kl_and_squared_by_definition():
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4, bias=False)).double()
+    x, other = torch.randn(7, 3, dtype=torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    before, after = model(x).detach(), x @ other.T
+    kl = Gauge.of(model, [x[:5], x[5:]], "kl").effect({"0.weight": other})
+    share = before.softmax(1)
+    assert kl == pytest.approx(float((share * (share / after.softmax(1)).log()).sum() / 7))
+    squared = Gauge.of(model, [x[:5], x[5:]], "squared").effect({"0.weight": other})
+    assert squared == pytest.approx(float((before - after).square().sum() / before.square().sum()))
+    assert Gauge.of(model, [x], "kl").effect({}) == 0.0
+
+
+def test_kl_of_pixels_is_their_mean():
+    model = torch.nn.Conv2d(2, 3, 1).double()
+    x, other = torch.randn(4, 2, 5, 5, dtype=torch.float64), torch.randn(3, 2, 1, 1, dtype=torch.float64)
+    before = model(x).detach().log_softmax(1)
+    after = torch.nn.functional.conv2d(x, other, model.bias).detach().log_softmax(1)
+    expected = (before.exp() * (before - after)).sum(1).mean()
+    assert Gauge.of(model, [x], "kl").effect({"weight": other}) == pytest.approx(float(expected))
+
+
+def test_outputs_that_are_not_finite_are_refused():
+    model = torch.nn.Linear(2, 2)
+    with pytest.raises(CalibrationError, match="NaN or infinite"):
+        Gauge.of(model, [torch.ones(1, 2)], "kl").effect({"weight": torch.full((2, 2), torch.nan)})
+
+
+def test_curve_goes_through_the_measured_points_and_follows_the_error_between_and_beyond():
+    errors = np.array([1.0, 0.5, 0.25, 0.1, 0.05, 0.01, 0.0])
+    curve = effect_curve(errors, {2: 0.2, 4: 0.01})
+    assert curve[2] == pytest.approx(0.2) and curve[4] == pytest.approx(0.01)
+    share = np.log(0.25 / 0.1) / np.log(0.25 / 0.05)
+    assert curve[3] == pytest.approx(np.exp((1 - share) * np.log(0.2) + share * np.log(0.01)))
+    np.testing.assert_allclose(curve[[0, 1]], [0.8, 0.4])
+    assert curve[5] == pytest.approx(0.002)
+    assert curve[6] == 0.0
+    assert np.all(np.diff(effect_curve(errors, {2: 0.01, 4: 0.02})) <= 0)  # noise does not make a curve rise
+    assert effect_curve(np.array([np.inf, 0.5, 0.0]), {1: 0.3})[0] == np.inf
+    assert measured_widths(16) == [2, 4, 8, 12] and measured_widths(2) == [1] and measured_widths(1) == []
+
+
+def test_few_examples_are_used_for_both():
+    model = BRANCHED.network()
+    sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches())
+    method = build("forward", allocation="measured", measured_examples=10_000)
+    growth = _Growth(method, model, batches, sites, 0, lambda *_: None)
+    apart, others = growth.kept_apart()
+    assert len(apart) == len(batches) and others is batches
+    plan = method.select(model, batches, sites, Budget.of(budget_for(sites, 0.6)), 0)
+    assert plan.choices
