@@ -9,6 +9,7 @@ Allocation = Literal["uniform", "curves", "measured"]
 ObjectiveName = Literal["least_squares", "line_search", "average", "loss"]
 CandidateName = Literal["exact", "stochastic"]
 ImitationName = Literal["local", "global"]
+ScoringName = Literal["exact", "taylor"]
 MetricName = Literal["kl", "squared"]
 BackendName = Literal["loky", "threading", "sequential", "ray", "dask"]
 
@@ -33,6 +34,8 @@ class SweepSettings:
     """Kept widths are multiples of this (8 suits most hardware)."""
     min_units: int = 1
     """Every site keeps at least this many units."""
+    recalibrate: bool = False
+    """Measure the statistics of every BatchNorm anew in the pruned network, at the end."""
     asymmetric: bool = True
     """Measure inputs in the network pruned so far and targets in the dense one, so that later layers repair damage."""
     shortcuts: bool = True
@@ -76,6 +79,8 @@ class ForwardSettings(SweepSettings):
 
     objective: ObjectiveName = "least_squares"
     """What a unit must help with: imitate the consumer (least squares, line search, average), or the task loss."""
+    scoring: ScoringName = "exact"
+    """Task loss: evaluate every candidate, or rank candidates by one gradient (another algorithm, not a shortcut)."""
     imitation: ImitationName = "local"
     """What is imitated: each consumer's output, or the network's, linearised at every site."""
     repetition: bool = False
@@ -108,6 +113,8 @@ class ForwardSettings(SweepSettings):
         checks = {
             "objective is 'least_squares', 'line_search', 'average' or 'loss'": self.objective
             in ("least_squares", "line_search", "average", "loss"),
+            "scoring is 'exact' or 'taylor', the latter with objective 'loss'": self.scoring == "exact"
+            or (self.scoring == "taylor" and loss),
             "imitation is 'local' or 'global'": self.imitation in ("local", "global"),
             "imitation 'global' goes with objective 'least_squares', 'line_search' or 'average'": not loss
             or self.imitation == "local",

@@ -172,3 +172,25 @@ def test_network_that_cannot_be_stacked_is_refused_with_advice():
     sites = discover(model, torch.zeros(2, 6))
     with pytest.raises(UnsupportedModel, match="least_squares"):
         build("forward", objective="loss").select(model, SUBJECTS["mlp"].pairs(1, 12), sites, budget_for(sites, 0.5), 0)
+
+
+@pytest.mark.parametrize(("name", "site"), [("residual", "stem"), ("branched", "side")])
+def test_taylor_gains_are_the_slope_of_the_loss_along_each_pick(name, site):
+    model, pairs = SUBJECTS[name].network(), ragged(name)
+    sites = discover(model, SUBJECTS[name].example())
+    width = sites[site].width
+    view = SiteView(sites[site], sites, model, (), {}, {}, pairs)
+    exact, taylor = TaskLoss(view), TaskLoss(view, "taylor")
+    everyone = np.arange(width)
+    np.testing.assert_array_equal(exact.gains(exact.start(), everyone), taylor.gains(taylor.start(), everyone))
+    state, counts = taylor.start(), np.zeros(width)
+    for unit in (3, 0, 3):
+        state, counts = taylor.commit(state, unit), counts + np.eye(width)[unit]
+    assert taylor.value(state) == pytest.approx(exact.value(exact.commit(exact.start(), 3)), abs=10)
+    step, gates = 1e-6, width * counts / 3
+    for unit, gain in zip(everyone, taylor.gains(state, everyone), strict=True):
+        direction = (width * np.eye(width)[unit] - gates) / 4
+        losses = [
+            naive_loss(with_gates(model, sites, {site: gates + sign * step * direction}), pairs) for sign in (1, -1)
+        ]
+        assert gain == pytest.approx((losses[1] - losses[0]) / (2 * step), rel=1e-4, abs=1e-7)

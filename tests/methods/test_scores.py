@@ -89,3 +89,21 @@ def test_random_draws_every_subset_alike():
         counts[list(plan.kept["2"])] += 1
     assert counts.sum() == 200 * 8
     assert np.abs(counts - 100).max() < 30  # more than four standard deviations
+
+
+def test_l2_and_fpgm_are_norms_and_distances_relative_to_their_means():
+    weight = SUBJECTS["residual"].network().get_parameter("block1.conv1.weight").detach().numpy()
+    filters = weight.reshape(len(weight), -1)
+    lengths = np.array([np.sqrt((f**2).sum()) for f in filters])
+    distances = np.array([sum(np.sqrt(((f - other) ** 2).sum()) for other in filters) for f in filters])
+    np.testing.assert_allclose(scored(scores.l2, "residual", "block1.conv1"), lengths / lengths.mean())
+    np.testing.assert_allclose(scored(scores.fpgm, "residual", "block1.conv1"), distances / distances.mean())
+
+
+def test_fpgm_lets_the_filter_in_the_middle_go_first():
+    model = nn.Sequential(nn.Conv1d(1, 3, 1, bias=False), nn.ReLU(), nn.Conv1d(3, 2, 1)).double()
+    with torch.no_grad():
+        model.get_parameter("0.weight").copy_(torch.tensor([1.0, 2.0, 3.0])[:, None, None])
+    sites = discover(model, torch.zeros(2, 1, 4))
+    found = scores.fpgm(SiteView(sites["0"], sites, model, (), {}, {}, []), np.random.default_rng(0))
+    np.testing.assert_allclose(found, [9 / 8, 6 / 8, 9 / 8])

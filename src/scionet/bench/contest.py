@@ -39,6 +39,7 @@ class Contestant:
 
 _FITTED = " Then every consumer's weights are refitted by least squares."
 _SHARED_OUT = " Widths by the sites' error curves instead of one density for all."
+_MEASURED = " Widths by the measured effect of each site on the network's output."
 _RANKINGS = {
     "forward average": (
         "forward",
@@ -62,9 +63,10 @@ _GREEDY = (
 
 def _contestants() -> Iterator[Contestant]:
     """Every label-free method: at one density for all sites, plain and refitted; refitted at widths by error curves."""
-    uniform, curves = {"allocation": "uniform"}, {"allocation": "curves"}
+    uniform, curves, measured = ({"allocation": name} for name in ("uniform", "curves", "measured"))
     yield Contestant("forward least squares", "forward", uniform, _GREEDY)
     yield Contestant("forward least squares + curves", "forward", curves, _GREEDY + _SHARED_OUT)
+    yield Contestant("forward least squares + measured", "forward", measured, _GREEDY + _MEASURED)
     for label, (method, settings, text) in _RANKINGS.items():
         plain, refit = {**settings, "refit": False}, {**settings, "refit": True}
         yield Contestant(label, method, {**plain, **uniform}, text)
@@ -72,6 +74,9 @@ def _contestants() -> Iterator[Contestant]:
         if method != "forward":
             yield Contestant(
                 f"{label} + least squares + curves", method, {**refit, **curves}, text + _FITTED + _SHARED_OUT
+            )
+            yield Contestant(
+                f"{label} + least squares + measured", method, {**refit, **measured}, text + _FITTED + _MEASURED
             )
 
 

@@ -21,6 +21,11 @@ Draw = Callable[..., np.random.Generator]
 """A generator for each purpose, named by texts and whole numbers, so that none depends on what others drew."""
 
 
+def seeded(seed: int) -> Draw:
+    """Generators that derive from one seed."""
+    return lambda *axes: np.random.default_rng([seed, *(b for axis in axes for b in f"{axis}/".encode())])
+
+
 def silent(stage: str, done: int, total: int) -> None:
     """A `Progress` that tells nobody."""
 

@@ -10,7 +10,13 @@ from scionet.methods.forward import ForwardRanker
 from scionet.methods.sweep import Sweep
 from scionet.settings import ForwardSettings, ScoreSettings, SweepSettings
 
-SCORES = {"random": scores.random, "l1": scores.l1, "bn_scale": scores.bn_scale}
+SCORES = {
+    "random": scores.random,
+    "l1": scores.l1,
+    "l2": scores.l2,
+    "fpgm": scores.fpgm,
+    "bn_scale": scores.bn_scale,
+}
 METHODS: dict[str, type[SweepSettings]] = {"forward": ForwardSettings, **dict.fromkeys(SCORES, ScoreSettings)}
 """Settings of each method."""
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
+from torch import Tensor, nn
 
 from scionet.methods.contract import Ranker, SiteView
 from scionet.network.running import state_of
@@ -50,13 +50,37 @@ def l1(view: SiteView, rng: np.random.Generator) -> FloatArray:
     Source: Li et al., *Pruning Filters for Efficient ConvNets*, ICLR 2017, which sums within one convolution; with
     several producers (residual streams) each counts relative to its own mean.
     """
+    return _over_producers(view, lambda filters: filters.abs().sum(1))
+
+
+def l2(view: SiteView, rng: np.random.Generator) -> FloatArray:
+    """L2 norm of the weights that produce each unit, averaged over producers as in `l1`.
+
+    Source: He et al., *Soft Filter Pruning for Accelerating Deep CNNs*, IJCAI 2018 (the criterion alone).
+    """
+    return _over_producers(view, lambda filters: filters.norm(dim=1))
+
+
+def fpgm(view: SiteView, rng: np.random.Generator) -> FloatArray:
+    """Sum of the distances from each unit's producing weights to those of all others, averaged over producers.
+
+    Units near the geometric median of all can be replaced by the others, and go first.
+
+    Source: He et al., *Filter Pruning via Geometric Median for Deep CNNs Acceleration*, CVPR 2019.
+    """
+    return _over_producers(view, lambda filters: torch.cdist(filters, filters).sum(1))
+
+
+def _over_producers(view: SiteView, score: Callable[[Tensor], Tensor]) -> FloatArray:
+    """The mean over producers of a score of their filters ``(N, weights)``, each relative to its own mean."""
     state = state_of(view.model)
-    norms = []
+    scores = []
     for producer in view.site.producers:
         index = torch.from_numpy(view.site.slot(producer, 0).index)
-        norm = state[producer].detach().abs().flatten(1).sum(1, dtype=torch.float64).cpu()[index].sum(1)
-        norms.append(norm / norm.mean().clamp_min(torch.finfo(torch.float64).tiny))
-    return torch.stack(norms).mean(0).numpy()
+        filters = state[producer].detach().to("cpu", torch.float64)[index].flatten(1)
+        found = score(filters)
+        scores.append(found / found.mean().clamp_min(torch.finfo(torch.float64).tiny))
+    return torch.stack(scores).mean(0).numpy()
 
 
 def bn_scale(view: SiteView, rng: np.random.Generator) -> FloatArray:

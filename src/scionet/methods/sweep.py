@@ -19,9 +19,10 @@ from scionet.budget.allocate import by_curves, uniform
 from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
 from scionet.errors import InvalidSetting
-from scionet.methods.contract import Method, Progress, Ranker, SiteView, silent
+from scionet.methods.contract import Method, Progress, Ranker, SiteView, seeded, silent
 from scionet.methods.effects import Gauge, effect_curve, measured_widths
 from scionet.methods.fitting import Fitting
+from scionet.methods.recalibration import recalibrated
 from scionet.methods.survey import first_examples, survey
 from scionet.network.gates import gated_tensors
 from scionet.network.lockstep import Stop, lockstep
@@ -83,6 +84,7 @@ class _Growth:
         self.method, self.settings, self.ranker = method, method.settings, method.ranker
         self.model, self.batches, self.sites, self.seed, self.progress = model, batches, sites, seed, progress
         self.fitting = Fitting(model, sites, method.settings)
+        self.rng = seeded(seed)
         self.widths: dict[str, int] = {}
         self.choices: dict[str, Choice] = {}
         self.gates: dict[str, Tensor] = {}
@@ -92,10 +94,6 @@ class _Growth:
         self.paths: dict[str, Selection] = {}
         self.certified: dict[str, float] = {}
         self.pending: Moments | None = None
-
-    def rng(self, *axes: str | int) -> np.random.Generator:
-        """A generator of its own for each purpose; see `Draw`."""
-        return np.random.default_rng([self.seed, *(b for axis in axes for b in f"{axis}/".encode())])
 
     @property
     def inputs(self) -> Iterable[Any]:
@@ -283,6 +281,9 @@ class _Growth:
 
     def plan(self) -> Plan:
         """The result."""
+        if self.settings.recalibrate:
+            masked = gated_tensors(self.model, self.sites, self.gates, self.tensors)
+            self.tensors.update(recalibrated(self.model, masked, self.inputs))
         return Plan(
             choices=tuple(self.choices[name] for name in self.sites if name in self.choices),
             tensors=self.tensors,

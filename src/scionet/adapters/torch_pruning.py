@@ -1,0 +1,118 @@
+"""Greedy selection for the pruners of Torch-Pruning.
+
+    from scionet.adapters.torch_pruning import GreedyImportance
+
+    importance = GreedyImportance(model, batches, example_inputs)
+    tp.pruner.BasePruner(model, example_inputs, importance=importance, pruning_ratio=0.5).step()
+
+Torch-Pruning then decides widths and cuts; weights stay as they were. `scionet.prune` also refits them.
+"""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scionet.methods.contract import seeded, silent
+from scionet.methods.fitting import Fitting
+from scionet.methods.forward import ForwardRanker
+from scionet.methods.survey import survey
+from scionet.network.discover import Ignored, discover
+from scionet.network.running import Batch, inputs_like
+from scionet.network.sites import Sites
+from scionet.selection.greedy import Selection
+from scionet.selection.objective import FloatArray
+from scionet.settings import ForwardSettings
+
+
+class GreedyImportance:
+    """An `importance` for Torch-Pruning: the earlier greedy selection takes a channel, the more it counts.
+
+    A channel's importance is the relative error of its consumers just before it was taken, summed over consumers: 1
+    each for the first channel, close to 0 for the last. So ranking across layers (`global_pruning=True`) means
+    something too.
+    Groups of channels that scionet does not prune (outputs of the network, channels it refuses) get none, and
+    Torch-Pruning leaves them whole.
+
+    The network is looked at on first use, and again after its shapes have changed (iterative pruning).
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        calibration_data: Iterable[Any],
+        example_inputs: Batch,
+        *,
+        ignored_layers: Ignored = (),
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        """Remember what to look at.
+
+        Args:
+            model: The network that the pruner prunes.
+            calibration_data: Batches like `example_inputs`; what they hold beyond that is ignored.
+            example_inputs: What the model is called on.
+            ignored_layers: Layers whose channels stay: names, globs, types or modules.
+            seed: Root of all randomness.
+            **settings: Of `ForwardSettings`, such as ``objective="average"``.
+
+        Raises:
+            InvalidSetting: If a setting is out of range.
+        """
+        self.model, self.example_inputs, self.ignored_layers, self.seed = model, example_inputs, ignored_layers, seed
+        self.settings = ForwardSettings(**settings)
+        self._batches = [inputs_like(example_inputs, batch)[0] for batch in calibration_data]
+        self._seen: dict[str, torch.Size] = {}
+        self._scores: dict[tuple[str, int], FloatArray] = {}
+
+    def __call__(self, group: Any) -> Tensor | None:
+        """Importance of each channel of a group, shape ``(channels,)``; None for a group that stays whole.
+
+        Args:
+            group: Coupled channels, as Torch-Pruning's dependency graph gives them.
+        """
+        names = {module: name for name, module in self.model.named_modules()}
+        found = np.full(len(group[0].idxs), np.nan)
+        scores = self.scores()
+        for number, (dep, idxs) in enumerate(group):
+            key = f"{names.get(dep.layer)}.weight", 1 if getattr(dep.layer, "transposed", False) else 0
+            root_idxs = group[number].root_idxs
+            if dep.pruning_fn.__name__.endswith("out_channels") and key in scores and None not in root_idxs:
+                found[root_idxs] = scores[key][idxs]
+        return None if np.isnan(found).any() else torch.from_numpy(found)
+
+    def scores(self) -> Mapping[tuple[str, int], FloatArray]:
+        """By weight and dimension the importance of each channel; NaN where scionet does not prune."""
+        shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
+        if shapes != self._seen:
+            sites = discover(self.model, self.example_inputs, self.ignored_layers)
+            self._scores, self._seen = self._measured(sites), shapes
+        return self._scores
+
+    def _measured(self, sites: Sites) -> dict[tuple[str, int], FloatArray]:
+        """One pass over the data, one greedy path per site."""
+        draw, ranker = seeded(self.seed), ForwardRanker(self.settings)
+        scores: dict[tuple[str, int], FloatArray] = {}
+        for view, _ in survey(Fitting(self.model, sites, self.settings), self._batches, sites, draw, silent):
+            site = view.site
+            path = ranker.rank(view, site.width, draw("rank", site.name))
+            score = _by_rank(path, site.width, float(len(site.consumers)))
+            for slot in site.slots:
+                at = scores.setdefault((slot.tensor, slot.dim), np.full(sites.shapes[slot.tensor][slot.dim], np.nan))
+                at[slot.index] = score[:, None]
+        return scores
+
+
+def _by_rank(path: Selection, width: int, empty: float) -> FloatArray:
+    """The error before each unit was first taken, strictly falling along the path; 0 for units never taken."""
+    scores, before = np.zeros(width), empty
+    first: dict[int, float] = {}
+    for unit, value in zip(path.order, path.values, strict=True):
+        first.setdefault(unit, before)
+        before = min(before, -value)
+    ties = 1e-9 * np.arange(len(first), 0, -1)
+    scores[list(first)] = np.array([*first.values()]) + ties
+    return scores

@@ -1,0 +1,101 @@
+"""Our order inside the pruners of Torch-Pruning."""
+
+import copy
+
+import pytest
+import torch
+from subjects import SUBJECTS
+
+from scionet.adapters.torch_pruning import GreedyImportance
+from scionet.budget.costs import measure
+from scionet.errors import CalibrationError, InvalidSetting
+from scionet.methods.registry import build
+from scionet.methods.survey import survey
+from scionet.methods.sweep import _Growth
+from scionet.network.discover import discover
+from scionet.network.running import call, state_of
+
+tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch-pruning's own
+
+
+def paths(model, subject):
+    """The greedy paths of all sites, by way of the sweep."""
+    sites = discover(model, subject.example())
+    growth = _Growth(build("forward"), model, list(subject.batches()), sites, 0, lambda *_: None)
+
+    views = survey(growth.fitting, growth.inputs, sites, growth.rng, lambda *_: None)
+    return sites, {view.site.name: growth.rank(view, view.site.width) for view, _ in views}
+
+
+@pytest.mark.parametrize("name", ["residual", "mlp", "flattened"])
+def test_the_pruner_keeps_the_beginning_of_each_greedy_path(name):
+    subject = SUBJECTS[name]
+    model = subject.network()
+    dense = copy.deepcopy(model)
+    sites, orders = paths(model, subject)
+    importance = GreedyImportance(model, subject.batches(), subject.example())
+    tp.pruner.BasePruner(model, subject.example(), importance=importance, pruning_ratio=0.5).step()
+    before, after = state_of(dense), state_of(model)
+    for site in sites.values():
+        producer = site.producers[0]
+        kept = orders[site.name].order[: after[producer].shape[0]]
+        assert 0 < len(kept) < site.width
+        index = torch.from_numpy(site.slot(producer, 0).index[sorted(kept)].ravel())
+        expected, found = before[producer].detach()[index], after[producer].detach()
+        # inputs of this layer may be cut too: compare what does not depend on them
+        assert len(expected) == len(found)
+        if expected.shape == found.shape:
+            torch.testing.assert_close(found, expected)
+        bias = producer.removesuffix("weight") + "bias"
+        if bias in before:
+            torch.testing.assert_close(after[bias].detach(), before[bias].detach()[index])
+    assert measure(model, subject.example()).macs < measure(dense, subject.example()).macs
+    assert call(model, subject.example()).shape == call(dense, subject.example()).shape
+
+
+def test_several_steps_look_again_and_ranking_over_all_layers_works():
+    subject = SUBJECTS["residual"]
+    model = subject.network()
+    importance = GreedyImportance(model, subject.batches(), subject.example())
+    pruner = tp.pruner.BasePruner(
+        model, subject.example(), importance=importance, pruning_ratio=0.5, iterative_steps=2, global_pruning=True
+    )
+    widths = []
+    for _ in range(2):
+        pruner.step()
+        widths.append(sum(tensor.shape[0] for tensor in state_of(model).values() if tensor.ndim == 4))
+        call(model, subject.example())
+    first = {key: len(score) for key, score in importance.scores().items()}
+    assert widths[1] < widths[0]
+    assert all(state_of(model)[tensor].shape[dim] == size for (tensor, dim), size in first.items())
+
+
+def test_what_scionet_leaves_whole_stays_whole():
+    subject = SUBJECTS["residual"]
+    model = subject.network()
+    importance = GreedyImportance(model, subject.batches(), subject.example(), ignored_layers=["block1.conv1"])
+    tp.pruner.BasePruner(model, subject.example(), importance=importance, pruning_ratio=0.5).step()
+    state = state_of(model)
+    assert state["block1.conv1.weight"].shape[0] == 12
+    assert state["block2.conv1.weight"].shape[0] == 6
+    assert state["head.weight"].shape[0] == 4
+
+
+def test_importance_falls_strictly_along_the_path():
+    subject = SUBJECTS["mlp"]
+    model = subject.network()
+    _, orders = paths(model, subject)
+    scores = GreedyImportance(model, subject.batches(), subject.example()).scores()["0.weight", 0]
+    along = scores[list(orders["0"].order)]
+    assert along[0] == pytest.approx(1.0, abs=1e-6)
+    assert (along[1:] < along[:-1]).all()
+
+
+def test_wrong_settings_and_data_are_refused():
+    subject = SUBJECTS["mlp"]
+    model = subject.network()
+    with pytest.raises(InvalidSetting, match="objective"):
+        GreedyImportance(model, subject.batches(), subject.example(), objective="magic")
+    with pytest.raises(CalibrationError, match="empty"):
+        GreedyImportance(model, [], subject.example()).scores()
