@@ -100,7 +100,7 @@ def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
     model = build(f"scionet:{task.network}").eval()
     if task.weights is not None:
         load_weights(model, data / task.weights)
-    calibration, test = _split(task, data / task.archive, seed)
+    calibration, test = split(task, data / task.archive, seed)
     example = torch.zeros(2, 3, task.side, task.side)
     arena = _arena(task, model, example, test)
     for contestant in task.contestants:
@@ -123,7 +123,7 @@ def _arena(task: Task, model: nn.Module, example: Tensor, test: Sequence[tuple[T
     return Arena("untrained", task.network, task.dataset, model, example, test, dense, command, bf16=True)
 
 
-def _split(task: Task, archive: Path, seed: int) -> tuple[list[Any], list[tuple[Tensor, Tensor]]]:
+def split(task: Task, archive: Path, seed: int) -> tuple[list[Any], list[tuple[Tensor, Tensor]]]:
     """Calibration batches and labelled test batches, in the faster memory format."""
     if task.weights is not None:
         train, test = ImageFolder(archive, "train"), ImageFolder(archive, "test")

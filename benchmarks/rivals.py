@@ -1,0 +1,198 @@
+"""Accuracy right after the cut for the pruners of Torch-Pruning, at the budgets, data and seeds of untrained.py.
+
+    python benchmarks/rivals.py resnet20 resnet56 --data FOLDER
+
+Only the channels inside residual blocks are offered to the pruners: what a padded shortcut couples they cannot cut. The
+pruning ratio is bisected until the MACs are as close below the budget as the pruner comes. Every result is recorded
+twice: as cut, and after BatchNorm re-calibration on the calibration images. Records go beside those of untrained.py.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated, Any
+
+import torch
+import torch_pruning as tp
+import tyro
+from torch import Tensor, nn
+from untrained import RESULTS, TASKS, Task, load_all, split
+
+from scionet.bench.contest import outcome
+from scionet.bench.provenance import Provenance
+from scionet.bench.record import Outcome, RunRecord, RunSpec, save
+from scionet.budget.costs import measure
+from scionet.budget.limits import Budget
+from scionet.methods.recalibration import recalibrated
+from scionet.models import build, load_weights
+from scionet.network.running import hash_tensors, state_of
+
+CRITERIA: Mapping[str, tuple[Callable[[], Any], str]] = {
+    "magnitude": (lambda: tp.importance.GroupMagnitudeImportance(p=2), "L2 norm of a group."),
+    "bn scale": (lambda: tp.importance.BNScaleImportance(), "BatchNorm scale."),
+    "lamp": (lambda: tp.importance.LAMPImportance(), "Layer-adaptive magnitude."),
+    "fpgm": (lambda: tp.importance.FPGMImportance(), "Geometric median."),
+    "taylor": (lambda: tp.importance.GroupTaylorImportance(), "First-order Taylor, labelled batches."),
+    "hessian": (lambda: tp.importance.GroupHessianImportance(), "Hessian diagonal (OBD-C), labelled batches."),
+}
+BISECTIONS = 12
+LABELLED_BATCHES = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Rivalry:
+    """One network, one seed.
+
+    Attributes:
+        task: The network and its budgets.
+        model: The dense network.
+        calibration: Labelled batches.
+        test: Labelled batches.
+        dense: What the dense network is worth.
+        seed: Of the calibration images.
+    """
+
+    task: Task
+    model: nn.Module
+    calibration: Sequence[tuple[Tensor, Tensor]]
+    test: Sequence[tuple[Tensor, Tensor]]
+    dense: Outcome
+    seed: int
+
+    @property
+    def example(self) -> Tensor:
+        """What the network is called on."""
+        return torch.zeros(2, 3, self.task.side, self.task.side)
+
+    def cut(self, criterion: str, ratio: float, across: bool) -> nn.Module:
+        """The network pruned at one ratio, by ranking within each layer or across all."""
+        model = copy.deepcopy(self.model)
+        importance = CRITERIA[criterion][0]()
+        ignored = [m for name, m in model.named_modules() if _weighted(m) and not _inside(name)]
+        pruner = tp.pruner.BasePruner(
+            model,
+            self.example,
+            importance=importance,
+            pruning_ratio=ratio,
+            global_pruning=across,
+            ignored_layers=ignored,
+        )
+        if criterion in ("taylor", "hessian"):
+            self.differentiate(model, importance)
+        pruner.step()
+        model.zero_grad()
+        return model
+
+    def differentiate(self, model: nn.Module, importance: Any) -> None:
+        """Gradients of the task loss, for criteria that read them; squared per example for the Hessian diagonal."""
+        for images, labels in self.calibration[:LABELLED_BATCHES]:
+            losses = nn.functional.cross_entropy(model(images), labels, reduction="none")
+            if isinstance(importance, tp.importance.GroupHessianImportance):
+                for loss in losses:
+                    model.zero_grad()
+                    loss.backward(retain_graph=True)
+                    importance.accumulate_grad(model)
+            else:
+                losses.mean().backward()
+
+    def nearest(self, criterion: str, budget: str, across: bool) -> nn.Module:
+        """The largest network below the budget that some pruning ratio gives."""
+        limit, dense = Budget.of(budget), measure(self.model, self.example)
+        low, high, best = 0.0, 1.0, None
+        for _ in range(BISECTIONS):
+            ratio = (low + high) / 2
+            found = self.cut(criterion, ratio, across)
+            if limit.met(measure(found, self.example), dense):
+                high, best = ratio, found
+            else:
+                low = ratio
+        assert best is not None, f"{criterion} does not reach {budget}"
+        return best
+
+    def records(self, criterion: str, budget: str, across: bool) -> tuple[RunRecord, RunRecord]:
+        """As cut, and re-calibrated."""
+        start = perf_counter()
+        pruned = self.nearest(criterion, budget, across)
+        seconds = perf_counter() - start
+        plain = self.record(pruned, label(criterion, across, False), criterion, budget, seconds)
+        start = perf_counter()
+        with torch.no_grad():
+            for name, tensor in recalibrated(pruned, {}, [x for x, _ in self.calibration]).items():
+                state_of(pruned)[name].copy_(tensor)
+        seconds += perf_counter() - start
+        return plain, self.record(pruned, label(criterion, across, True), criterion, budget, seconds)
+
+    def record(self, pruned: nn.Module, name: str, criterion: str, budget: str, seconds: float) -> RunRecord:
+        """What came out of one run."""
+        spec = RunSpec("untrained", self.task.network, self.task.dataset, name, budget, self.seed)
+        command = f"python benchmarks/rivals.py {self.task.network}"
+        return RunRecord(
+            spec=spec,
+            dense=self.dense,
+            pruned=outcome(pruned, measure(pruned, self.example), self.test, bf16=True),
+            seconds=seconds,
+            sites=(),
+            provenance=Provenance.here(datetime.now(UTC).date().isoformat(), command, torch.get_num_threads()),
+            dense_hash=hash_tensors(state_of(self.model)),
+            plan_hash=hash_tensors(state_of(pruned)),
+            summary=f"Torch-Pruning {tp.__version__}: {CRITERIA[criterion][1]}",
+            notes=("accuracy measured in bfloat16 (autocast)",),
+        )
+
+
+def label(criterion: str, across: bool, recalibrated: bool) -> str:
+    """The name in tables."""
+    return f"torch-pruning {criterion}{' (global)' if across else ''}{' + re-calibration' if recalibrated else ''}"
+
+
+def main(
+    networks: Annotated[tuple[str, ...], tyro.conf.Positional],
+    data: Path,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    only: tuple[str, ...] = tuple(CRITERIA),
+) -> None:
+    """Run what has no record yet.
+
+    Args:
+        networks: Which of resnet20, resnet56.
+        data: Folder of the archives and weights.
+        seeds: Calibration seeds.
+        only: Criteria to run.
+    """
+    for seed in seeds:
+        for name in networks:
+            _run(TASKS[name], data, seed, only)
+
+
+def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
+    done = {(r.spec.network, r.spec.method, r.spec.budget, r.spec.seed) for r in load_all(RESULTS)}
+    model = build(f"scionet:{task.network}").eval()
+    assert task.weights is not None, "only the CIFAR networks"
+    load_weights(model, data / task.weights)
+    calibration, test = split(task, data / task.archive, seed)
+    dense = outcome(model, measure(model, torch.zeros(2, 3, task.side, task.side)), test, bf16=True)
+    rivalry = Rivalry(task, model, calibration, test, dense, seed)
+    for criterion in only:
+        for across in (False, True):
+            for budget in task.budgets:
+                if (task.network, label(criterion, across, True), budget, seed) not in done:
+                    for record in rivalry.records(criterion, budget, across):
+                        save(record, RESULTS)
+                        accuracy = f"{record.pruned.accuracy:.4f}, MACs {record.pruned.macs / dense.macs:.4f}"
+                        print(f"{task.network} {record.spec.method} {budget} seed {seed}: {accuracy}", flush=True)
+
+
+def _weighted(module: nn.Module) -> bool:
+    return isinstance(module, nn.Conv2d | nn.Linear)
+
+
+def _inside(name: str) -> bool:
+    """Whether a layer of a CIFAR ResNet is the first of its block."""
+    return name.startswith("layer") and name.endswith("conv1")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
