@@ -38,7 +38,7 @@ CRITERIA: Mapping[str, tuple[Callable[[], Any], str]] = {
     "taylor": (lambda: tp.importance.GroupTaylorImportance(), "First-order Taylor, labelled batches."),
     "hessian": (lambda: tp.importance.GroupHessianImportance(), "Hessian diagonal (OBD-C), labelled batches."),
 }
-BISECTIONS = 12
+BISECTIONS = 8
 LABELLED_BATCHES = 2
 
 

@@ -48,7 +48,7 @@ class SoftGreedy(nn.Module):
 
     Attributes:
         theta: The weights before the softplus, shape ``(U,)``.
-        feature_map: From items ``(..., d)`` to features ``(..., U)`` that are not negative; None takes items as they are.
+        feature_map: From items ``(..., d)`` to features ``(..., U)`` of at least 0; None: as they are.
     """
 
     def __init__(self, n_features: int, feature_map: nn.Module | None = None, concave: ConcaveName = "log1p") -> None:
