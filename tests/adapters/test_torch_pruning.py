@@ -9,9 +9,10 @@ from subjects import SUBJECTS
 from scionet.adapters.torch_pruning import GreedyImportance
 from scionet.budget.costs import measure
 from scionet.errors import CalibrationError, InvalidSetting
+from scionet.methods.contract import seeded, silent
+from scionet.methods.fitting import Fitting
 from scionet.methods.registry import build
-from scionet.methods.survey import survey
-from scionet.methods.sweep import _Growth
+from scionet.methods.widths import Allocator
 from scionet.network.discover import discover
 from scionet.network.running import call, state_of
 
@@ -22,10 +23,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # torch-pruning's own
 def paths(model, subject):
     """The greedy paths of all sites, by way of the sweep."""
     sites = discover(model, subject.example())
-    growth = _Growth(build("forward"), model, list(subject.batches()), sites, 0, lambda *_: None)
+    method = build("forward")
+    fitting = Fitting(model, sites, method.settings)
+    allocator = Allocator(method.ranker, fitting, list(subject.batches()), seeded(0), silent)
 
-    views = survey(growth.fitting, growth.inputs, sites, growth.rng, lambda *_: None)
-    return sites, {view.site.name: growth.rank(view, view.site.width) for view, _ in views}
+    return sites, {view.site.name: path for view, _, path in allocator.surveyed(allocator.inputs, {})}
 
 
 @pytest.mark.parametrize("name", ["residual", "mlp", "flattened"])

@@ -7,10 +7,13 @@ from subjects import SUBJECTS, budget_for
 
 from scionet.budget.limits import Budget
 from scionet.errors import CalibrationError
+from scionet.methods.contract import seeded, silent
 from scionet.methods.effects import Gauge, effect_curve, measured_widths
+from scionet.methods.fitting import Fitting
 from scionet.methods.registry import build
 from scionet.methods.survey import survey
-from scionet.methods.sweep import _Growth
+from scionet.methods.sweep import Sweep
+from scionet.methods.widths import Allocator
 from scionet.network.discover import discover
 from scionet.network.plan import Choice, Plan
 from scionet.network.surgery import cut
@@ -23,11 +26,13 @@ def test_effects_are_those_of_the_network_in_which_one_site_alone_is_cut():
     sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches())
     apart, others = batches[:1], batches[1:]
     method = build("forward", allocation="measured", measured_examples=len(apart[0]), positions=10_000)
-    growth = _Growth(method, model, batches, sites, 0, lambda *_: None)
-    curves = growth.curves(measured=True)
+    allocator = allocator_of(method, model, batches, sites)
+    kept_apart, rest = allocator.kept_apart()
+    assert [len(part) for part in kept_apart] == [len(part) for part in apart]
+    assert sum(map(len, rest)) == sum(map(len, others))
+    curves = allocator.effect_curves(Gauge.of(model, kept_apart, "kl"), rest, {})
     dense = model.eval()(apart[0]).detach().log_softmax(1)
-    plain = _Growth(build("forward", positions=10_000), model, others, sites, 0, lambda *_: None)
-    errors = plain.curves(measured=False)
+    errors = allocator_of(build("forward", positions=10_000), model, others, sites).error_curves({})
     for name, site in sites.items():
         effects = {}
         for width in measured_widths(site.width):
@@ -40,18 +45,19 @@ def test_effects_are_those_of_the_network_in_which_one_site_alone_is_cut():
             assert curves[name][width] >= effect * (1 - 1e-6) - 1e-12
 
 
-def only_site(method, model, batches, sites, name: str, width: int) -> Plan:
+def allocator_of(method: Sweep, model, batches, sites) -> Allocator:
+    return Allocator(method.ranker, Fitting(model, sites, method.settings), batches, seeded(0), silent)
+
+
+def only_site(method: Sweep, model, batches, sites, name: str, width: int) -> Plan:
     """A plan that cuts one site and refits its consumers on inputs of the dense network."""
-    growth = _Growth(method, model, batches, sites, 0, lambda *_: None)
-    growth.widths = {other: site.width for other, site in sites.items()} | {name: width}
-    for view, moments in survey(growth.fitting, batches, [name], growth.rng, lambda *_: None):
-        growth.decide(view)
-        for consumer in view.site.consumers:
-            if growth.called_once(consumer):
-                growth.tensors.update(growth.fitting.refit(consumer, moments[consumer], growth.gates).tensors)
-    choice = growth.choices[name]
-    assert isinstance(choice, Choice)
-    return growth.plan()
+    fitting, tensors = Fitting(model, sites, method.settings), {}
+    ((view, moments),) = survey(fitting, batches, [name], seeded(0), silent)
+    found = method.ranker.rank(view, width, seeded(0)("rank", name))
+    for consumer in view.site.consumers:
+        tensors.update(fitting.refit(consumer, moments[consumer], {name: fitting.gate(view.site, found)}).tensors)
+    choice = Choice(name, view.site.width, found.kept, (1.0,) * width, found.order, found.values, "")
+    return Plan((choice,), tensors, "forward", {}, 0, sites.dense_hash, "")
 
 
 def test_kl_and_squared_by_definition():
@@ -99,8 +105,11 @@ def test_few_examples_are_used_for_both():
     model = BRANCHED.network()
     sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches())
     method = build("forward", allocation="measured", measured_examples=10_000)
-    growth = _Growth(method, model, batches, sites, 0, lambda *_: None)
-    apart, others = growth.kept_apart()
+    apart, others = allocator_of(method, model, batches, sites).kept_apart()
     assert len(apart) == len(batches) and others is batches
     plan = method.select(model, batches, sites, Budget.of(budget_for(sites, 0.6)), 0)
-    assert plan.choices
+    after = cut(model, plan, sites).eval()
+    with torch.no_grad():
+        before, now = (torch.cat([net(x).log_softmax(1) for x in batches]) for net in (model.eval(), after))
+    measured = float((before.exp() * (before - now)).sum(1).mean())
+    assert f"measured {measured:.3g} nats of divergence" in plan.status and "predicted" in plan.status

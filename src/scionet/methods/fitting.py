@@ -22,6 +22,7 @@ from scionet.network.lockstep import Stop
 from scionet.network.moments import Moments, input_rows, output_rows, sample_positions, unflatten_weight
 from scionet.network.running import state_of
 from scionet.network.sites import Site, Sites
+from scionet.selection.greedy import Selection
 from scionet.selection.regression import refit
 from scionet.selection.terms import Term
 from scionet.settings import SweepSettings
@@ -110,6 +111,21 @@ class Fitting:
         name, sign = place
         shift = torch.from_numpy(moments.shift(flat)).to(state[name])
         return Fitted({**fitted, name: (state[name] + sign * shift).detach()}, shift)
+
+    def called_once(self, weight: str) -> bool:
+        """Whether one forward pass runs a consumer once: others are not refitted."""
+        return self.sites.consumers[weight].calls == 1
+
+    def waits(self, site: Site) -> bool:
+        """Whether a site is decided when the walk reaches its consumer: it has one, which is called once."""
+        return len(site.consumers) == 1 and self.called_once(site.consumers[0])
+
+    def gate(self, site: Site, selection: Selection) -> Tensor:
+        """The gates of a selection, shape ``(width,)``; 1 for kept units where refits take their weights over."""
+        absorbed = self.settings.refit and all(self.called_once(consumer) for consumer in site.consumers)
+        gate = torch.zeros(site.width, dtype=torch.float64)
+        gate[list(selection.kept)] = torch.tensor(1.0 if absorbed else selection.weights, dtype=torch.float64)
+        return gate
 
     def _shift_target(self, weight: str) -> tuple[str, float] | None:
         """Where the intercept goes; nowhere if another consumer's would go to the same place (a shared BatchNorm)."""

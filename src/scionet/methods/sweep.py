@@ -1,4 +1,4 @@
-"""The walk through a network that every method shares: survey, allocate, rank, refit.
+"""The walk through a network that every method shares: allocate, rank, refit.
 
 What differs between methods is the `Ranker`. Sites are decided from input to output. A site with one consumer is
 decided when the walk reaches that consumer, on inputs of the network pruned so far; a site with several (a residual
@@ -8,28 +8,23 @@ stream) before the walk, on inputs of the dense network. Then each consumer's we
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
-from scionet.budget.allocate import by_curves, uniform
-from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
 from scionet.errors import InvalidSetting
 from scionet.methods.contract import Method, Progress, Ranker, SiteView, seeded, silent
-from scionet.methods.effects import Gauge, effect_curve, measured_widths
 from scionet.methods.fitting import Fitting
 from scionet.methods.recalibration import recalibrated
-from scionet.methods.survey import first_examples, survey
+from scionet.methods.survey import survey
+from scionet.methods.widths import Allocator, Forecast
 from scionet.network.gates import gated_tensors
 from scionet.network.lockstep import Stop, lockstep
 from scionet.network.moments import Moments
 from scionet.network.plan import Choice, Plan
-from scionet.network.processes import everywhere, overall_index
-from scionet.network.running import place_of
+from scionet.network.processes import overall_index
 from scionet.network.sites import Site, Sites
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.terms import Term
@@ -85,13 +80,15 @@ class _Growth:
         self.model, self.batches, self.sites, self.seed, self.progress = model, batches, sites, seed, progress
         self.fitting = Fitting(model, sites, method.settings)
         self.rng = seeded(seed)
+        self.allocator = Allocator(self.ranker, self.fitting, self.inputs, self.rng, progress)
         self.widths: dict[str, int] = {}
         self.choices: dict[str, Choice] = {}
         self.gates: dict[str, Tensor] = {}
         self.tensors: dict[str, Tensor] = {}
         self.shifts: dict[str, Tensor | None] = {}
         self.effective: dict[str, Tensor] = {}
-        self.paths: dict[str, Selection] = {}
+        self.paths: Mapping[str, Selection] = {}
+        self.forecast: Forecast | None = None
         self.certified: dict[str, float] = {}
         self.pending: Moments | None = None
 
@@ -107,67 +104,18 @@ class _Growth:
         if budget is None:
             self.widths = {name: site.width for name, site in self.sites.items()}
             return
-        model = CostModel(self.sites)
-        options = {"round_to": self.settings.round_to, "min_units": self.settings.min_units}
-        fitted = self.ranker.uses_moments or (self.settings.refit and not self.ranker.uses_labels)
-        allocation = self.settings.allocation or ("curves" if fitted else "uniform")
-        if allocation == "uniform":
-            self.widths = uniform(model, budget, **options)
-        else:
-            self.widths = by_curves(model, budget, self.curves(measured=allocation == "measured"), **options)
-
-    def curves(self, measured: bool) -> dict[str, np.ndarray]:
-        """Per site the damage done by each number of kept units, 0 to N.
-
-        Args:
-            measured: Take the effect on the network's output instead of the relative error at the site's consumers.
-        """
-        kept_apart, inputs = self.kept_apart() if measured else ((), self.inputs)
-        gauge = Gauge.of(self.model, kept_apart, self.settings.metric) if measured else None
-        curves = {}
-        for view, moments in survey(self.fitting, inputs, self.sites, self.rng, self.progress):
-            site, path = view.site, self.rank(view, view.site.width)
-            curves[site.name] = error_curve(path, site.width)
-            if self.ranker.nested and not self.decided_on_arrival(site):
-                self.paths[site.name] = path
-            if gauge is not None:
-                widths = measured_widths(site.width)
-                effects = {n: gauge.effect(self.pruned_alone(view, moments, path, n)) for n in widths}
-                curves[site.name] = effect_curve(curves[site.name], effects)
-        return curves
-
-    def kept_apart(self) -> tuple[list[Any], Iterable[Any]]:
-        """Calibration batches to measure effects on, and the others; all of them for both where nothing is left."""
-        apart = list(first_examples(self.inputs, self.settings.measured_examples))
-        others = _After(self.inputs, len(apart))
-        anything_left = everywhere(next(iter(others), None) is not None, place_of(self.model)[0])
-        return apart, others if anything_left else self.inputs
-
-    def pruned_alone(
-        self, view: SiteView, moments: Mapping[str, Moments], path: Selection, n_units: int
-    ) -> dict[str, Tensor]:
-        """Tensors of the dense network in which one site alone keeps `n_units` units, its consumers repaired."""
-        selection = shortened(path, n_units) if self.ranker.nested else self.rank(view, n_units)
-        gates = {view.site.name: self.gate(view.site, selection)}
-        tensors: dict[str, Tensor] = {}
-        for consumer in view.site.consumers if self.settings.refit else ():
-            if self.called_once(consumer):
-                tensors.update(self.fitting.refit(consumer, moments[consumer], gates).tensors)
-        return gated_tensors(self.model, self.sites, gates, tensors)
+        shares = self.allocator.shares(budget)
+        self.widths, self.paths, self.forecast = dict(shares.widths), shares.paths, shares.forecast
 
     # -- decisions --------------------------------------------------------------------------------------------------
 
-    def rank(self, view: SiteView, n_units: int) -> Selection:
-        """The ranker's answer, with randomness of the site's own."""
-        return self.ranker.rank(view, n_units, self.rng("rank", view.site.name))
-
     def decide(self, view: SiteView) -> None:
         """Choose the units of one site."""
-        self.settle_on(view.site, self.rank(view, self.widths[view.site.name]))
+        self.settle_on(view.site, self.allocator.rank(view, self.widths[view.site.name]))
 
     def settle_on(self, site: Site, selection: Selection) -> None:
         """Take a selection as the site's choice."""
-        gate = self.gate(site, selection)
+        gate = self.fitting.gate(site, selection)
         weights = tuple(gate[list(selection.kept)].tolist())
         self.choices[site.name] = Choice(
             site.name, site.width, selection.kept, weights, selection.order, selection.values, selection.status.value
@@ -176,28 +124,13 @@ class _Growth:
         if selection.certified is not None:
             self.certified[site.name] = selection.certified
 
-    def gate(self, site: Site, selection: Selection) -> Tensor:
-        """The gates of a selection, shape ``(width,)``; 1 for kept units where a refit takes the weights over."""
-        absorbed = self.settings.refit and all(self.called_once(consumer) for consumer in site.consumers)
-        gate = torch.zeros(site.width, dtype=torch.float64)
-        gate[list(selection.kept)] = torch.tensor(1.0 if absorbed else selection.weights, dtype=torch.float64)
-        return gate
-
     def view(self, site: Site, terms: Sequence[Term] = ()) -> SiteView:
         """What is known of a site now."""
         return SiteView(site, self.sites, self.model, terms, self.gates, self.tensors, self.batches)
 
-    def called_once(self, weight: str) -> bool:
-        """Whether one forward pass runs a consumer once: others are not refitted."""
-        return self.sites.consumers[weight].calls == 1
-
-    def decided_on_arrival(self, site: Site) -> bool:
-        """Whether the site waits for the walk: its one consumer is called once."""
-        return len(site.consumers) == 1 and self.called_once(site.consumers[0])
-
     def decide_streams(self) -> None:
         """Decide the sites that cannot wait for the walk."""
-        early = [name for name, site in self.sites.items() if not self.decided_on_arrival(site)]
+        early = [name for name, site in self.sites.items() if not self.fitting.waits(site)]
         if self.ranker.uses_labels or not early:
             return
         if not self.ranker.uses_moments:
@@ -246,7 +179,7 @@ class _Growth:
     def wants_moments(self, weight: str) -> bool:
         """Whether something is fitted at a consumer, or chosen by what it sees."""
         chooses = self.ranker.uses_moments and any(s.name not in self.choices for s in self.fed_by(weight))
-        return self.called_once(weight) and (self.settings.refit or chooses)
+        return self.fitting.called_once(weight) and (self.settings.refit or chooses)
 
     def fed_by(self, weight: str) -> list[Site]:
         """The sites that a consumer contracts over."""
@@ -281,9 +214,14 @@ class _Growth:
 
     def plan(self) -> Plan:
         """The result."""
+        masked = gated_tensors(self.model, self.sites, self.gates, self.tensors)
         if self.settings.recalibrate:
-            masked = gated_tensors(self.model, self.sites, self.gates, self.tensors)
-            self.tensors.update(recalibrated(self.model, masked, self.inputs))
+            statistics = recalibrated(self.model, masked, self.inputs)
+            self.tensors.update(statistics)
+            masked |= statistics
+        status = _summary(self.choices, self.certified)
+        if self.forecast is not None:
+            status += f"; {self.forecast.against(masked)}"
         return Plan(
             choices=tuple(self.choices[name] for name in self.sites if name in self.choices),
             tensors=self.tensors,
@@ -291,7 +229,7 @@ class _Growth:
             settings=asdict(self.settings),
             seed=self.seed,
             dense_hash=self.sites.dense_hash,
-            status=_summary(self.choices, self.certified),
+            status=status,
         )
 
 
@@ -303,26 +241,6 @@ class _Inputs:
 
     def __iter__(self) -> Any:
         return (pair[0] for pair in self.pairs)
-
-
-class _After:
-    """Batches without the first few, iterable again and again."""
-
-    def __init__(self, batches: Iterable[Any], first: int) -> None:
-        self.batches, self.first = batches, first
-
-    def __iter__(self) -> Any:
-        return islice(self.batches, self.first, None)
-
-
-def error_curve(path: Selection, width: int) -> np.ndarray:
-    """Smallest relative error with at most 0 .. N units, shape ``(N + 1,)``."""
-    curve = np.full(width + 1, np.inf)
-    seen: set[int] = set()
-    for unit, value in zip(path.order, path.values, strict=True):
-        seen.add(unit)
-        curve[len(seen)] = min(curve[len(seen)], -value)
-    return np.minimum.accumulate(curve)
 
 
 def _summary(choices: Mapping[str, Choice], certified: Mapping[str, float]) -> str:
