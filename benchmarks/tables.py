@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 HEADLINE = (
     "forward least squares + curves",
+    "forward least squares + measured",
+    "l1 + least squares + measured",
     "l1 + least squares + curves",
     "random + least squares + curves",
     "forward least squares",
