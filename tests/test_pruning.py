@@ -325,3 +325,13 @@ def test_all_refusals_are_of_one_family():
     for options in wrong:
         with pytest.raises(PruneError):
             pruned(**options)
+
+
+def test_a_pruned_network_can_be_pruned_again():
+    batches, example = RESIDUAL.batches(2, 8), RESIDUAL.example()
+    first = prune(RESIDUAL.network(), batches, "macs<=70%", example_inputs=example)
+    second = prune(first.model, batches, "macs<=78.9%", example_inputs=example)
+    assert second.report.dense == first.report.pruned
+    assert 0.54 < second.report.pruned.macs / first.report.dense.macs <= 0.56
+    for name, site in second.sites.items():
+        assert site.width == len(first.plan.kept[name]) >= len(second.plan.kept[name])

@@ -18,7 +18,7 @@ from scionet.cli import main
         (["--model-args", "classes=7"], "weights.pt does not fit CifarResNet"),
         (["--weights", "missing.pt"], "cannot read weights from missing.pt"),
         (["--weights", "prune.toml"], "cannot read weights from prune.toml"),
-        (["--method", "l3"], r"unknown method 'l3'.* Did you mean 'l1'"),
+        (["--method", "l3"], r"unknown method 'l3'.* Did you mean 'l2' or 'l1'"),
         (["--method", "l1", "--objective", "loss"], "unknown setting of method 'l1' 'objective'"),
         (["--ignored-layers", "layer9"], "unknown ignored layer 'layer9'"),
         (["--budget", "macs<=0%"], "must be above 0%"),

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from scionet.methods.contract import seeded, silent
 from scionet.methods.fitting import Fitting
 from scionet.methods.forward import ForwardRanker
-from scionet.methods.survey import survey
+from scionet.methods.survey import first_examples, survey
 from scionet.network.discover import Ignored, discover
 from scionet.network.running import Batch, inputs_like
 from scionet.network.sites import Sites
@@ -53,7 +53,8 @@ class GreedyImportance:
 
         Args:
             model: The network that the pruner prunes.
-            calibration_data: Batches like `example_inputs`; what they hold beyond that is ignored.
+            calibration_data: Batches like `example_inputs`; what they hold beyond that is ignored. As many examples are
+                taken, and kept, as the setting `survey_examples` says.
             example_inputs: What the model is called on.
             ignored_layers: Layers whose channels stay: names, globs, types or modules.
             seed: Root of all randomness.
@@ -64,7 +65,8 @@ class GreedyImportance:
         """
         self.model, self.example_inputs, self.ignored_layers, self.seed = model, example_inputs, ignored_layers, seed
         self.settings = ForwardSettings(**settings)
-        self._batches = [inputs_like(example_inputs, batch)[0] for batch in calibration_data]
+        inputs = (inputs_like(example_inputs, batch)[0] for batch in calibration_data)
+        self._batches = list(first_examples(inputs, self.settings.survey_examples))
         self._seen: dict[str, torch.Size] = {}
         self._scores: dict[tuple[str, int], FloatArray] = {}
 
