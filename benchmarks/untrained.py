@@ -47,6 +47,7 @@ class Task:
     budgets: tuple[str, ...]
     calibration: int
     contestants: tuple[Contestant, ...] = CONTESTANTS
+    measured: int = 128
 
 
 def cifar(network: str, contestants: tuple[Contestant, ...]) -> Task:
@@ -72,6 +73,7 @@ TASKS = {
         224,
         ("macs<=80%", "macs<=60%"),
         500,
+        measured=50,  # one batch: the photographs are few, and large
     ),
 }
 
@@ -108,7 +110,8 @@ def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
             if (task.network, contestant.label, budget, seed) in done or (only and contestant.label not in only):
                 continue
             given = calibration[:2] if contestant.settings.get("objective") == "loss" else calibration
-            record = arena.run(contestant, given, budget, seed).record
+            shared = {"measured_examples": task.measured} if contestant.settings.get("allocation") == "measured" else {}
+            record = arena.run(contestant, given, budget, seed, **shared).record
             save(record, RESULTS)
             print(f"{task.network} {contestant.label} {budget} seed {seed}: {record.pruned.accuracy:.4f}", flush=True)
 
