@@ -24,6 +24,7 @@ HEADLINE = (
     "l1 + least squares + measured",
     "l1 + least squares + curves",
     "random + least squares + curves",
+    "torch-pruning magnitude (global) + re-calibration",
     "forward least squares",
     "l1 + least squares",
     "random + least squares",
