@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from scionet.network.plan import Choice, Plan
     from scionet.network.sites import Site, Sites
     from scionet.network.surgery import cut, verify
-    from scionet.pruning import PruneResult, prune
+    from scionet.pruning import PruneResult, prune, prune_each
 
     __version__: str
 
@@ -32,6 +32,7 @@ _HOMES = {
     "export_program": "scionet.network.export",
     "load_pruned": "scionet.network.checkpoint",
     "prune": "scionet.pruning",
+    "prune_each": "scionet.pruning",
     "save_pruned": "scionet.network.checkpoint",
     "verify": "scionet.network.surgery",
 }
@@ -52,6 +53,7 @@ __all__ = [
     "export_program",
     "load_pruned",
     "prune",
+    "prune_each",
     "save_pruned",
     "verify",
 ]

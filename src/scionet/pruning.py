@@ -1,4 +1,4 @@
-"""prune: the whole way through, in one call."""
+"""prune and prune_each: the whole way through, in one call."""
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -41,7 +41,7 @@ class PruneReport:
         difference: Largest relative difference between masked and cut network on the example inputs.
         widths: Units before and after, by site.
         refused: What was left whole, and why.
-        seconds: Wall-clock time of each stage.
+        seconds: Wall-clock time of each stage; where several budgets shared a selection, of all of it.
         status: How the selections ended.
     """
 
@@ -119,18 +119,67 @@ def prune(
         InvalidSetting: If a name, a setting or the seed is not allowed.
         VerificationError: If the cut network does not compute what the masked one does.
     """
+    results = prune_each(
+        model,
+        calibration_data,
+        [budget],
+        example_inputs=example_inputs,
+        method=method,
+        ignored_layers=ignored_layers,
+        seed=seed,
+        progress=progress,
+        **settings,
+    )
+    return next(iter(results))
+
+
+def prune_each(
+    model: nn.Module,
+    calibration_data: Iterable[Any],
+    budgets: Sequence[Budget | str | Mapping[str, object] | None],
+    *,
+    example_inputs: Batch,
+    method: str | Method = "forward",
+    ignored_layers: Ignored = (),
+    seed: int = 0,
+    progress: bool = False,
+    **settings: Any,
+) -> tuple[PruneResult, ...]:
+    """A smaller network for each of several budgets: what widths are decided by is measured once for all of them.
+
+    Each result is what `prune` gives for that budget alone.
+
+    Args:
+        model: See `prune`, as for everything else.
+        calibration_data: Batches of inputs.
+        budgets: What may remain, once for each result.
+        example_inputs: What the model is called on.
+        method: Name or `Method`.
+        ignored_layers: Layers whose channels stay.
+        seed: Root of all randomness.
+        progress: Whether to show progress bars on standard error.
+        **settings: The method's settings.
+
+    Raises:
+        PruneError: As `prune` does.
+    """
     chosen = method if isinstance(method, Method) else build(method, **settings)
     if isinstance(method, Method) and settings:
         raise InvalidSetting(f"a Method carries its own settings; give {sorted(settings)} where it is built")
-    limit = None if budget is None else Budget.of(budget)
+    limits = [None if budget is None else Budget.of(budget) for budget in budgets]
     _refuse_blank(model)
     watch = _StopWatch()
     sites = discover(model, example_inputs, ignored_layers)
     watch.lap("discover")
     batches = CalibrationBatches(model, calibration_data, example_inputs, with_labels=chosen.uses_labels)
     with bars() if progress else nullcontext(silent) as tell:
-        plan = chosen.select(model, batches, sites, limit, seed, tell)
+        plans = chosen.select_each(model, batches, sites, limits, seed, tell)
     watch.lap("select")
+    return tuple(_result(model, sites, plan, example_inputs, watch.fork()) for plan in plans)
+
+
+def _result(model: nn.Module, sites: Sites, plan: Plan, example_inputs: Batch, watch: "_StopWatch") -> PruneResult:
+    """Cut, verify and report."""
     pruned = cut(model, plan, sites)
     watch.lap("cut")
     difference = verify(model, plan, sites, pruned, example_inputs)
@@ -223,6 +272,12 @@ class _StopWatch:
     def __init__(self) -> None:
         self.seconds: dict[str, float] = {}
         self._last = time.perf_counter()
+
+    def fork(self) -> "_StopWatch":
+        """One that goes on from here by itself."""
+        other = _StopWatch()
+        other.seconds = dict(self.seconds)
+        return other
 
     def lap(self, stage: str) -> None:
         """The stage ends now."""

@@ -172,3 +172,26 @@ def test_uniform_is_the_largest_common_density() -> None:
         common = {n: max(1, int(density * w)) for n, w in zip(model.names, model.full.tolist(), strict=True)}
         if budget.met(model.cost(common), model.dense):
             assert all(widths[n] >= common[n] for n in model.names)
+
+
+@pytest.mark.parametrize("allocate", [uniform, driven])
+@settings(max_examples=40)
+@given(st.sampled_from(sorted(NETS)), st.integers(30, 100), st.data())
+def test_sites_keep_at_most_what_they_can_use(allocate: Allocate, name: str, percent: int, data: st.DataObject) -> None:
+    model, limits = NETS[name], Budget(f"macs<={percent}%")
+    most = {site: data.draw(st.integers(1, full)) for site, full in zip(model.names, model.full.tolist(), strict=True)}
+    try:
+        widths = allocate(model, str(limits), most=most)
+    except UnreachableBudget:
+        assume(False)
+        return
+    cost = model.cost(widths)
+    assert all(widths[site] <= most[site] for site in model.names)
+    assert limits.met(cost, model.dense)
+    assert widths == most or limits.slack(cost, model.dense) <= TOLERANCE
+
+
+def test_the_narrowest_width_stays_allowed_below_the_most():
+    model = NETS["chain"]
+    widths = uniform(model, "macs<=58.5%", round_to=8, most={model.names[0]: 3})
+    assert widths[model.names[0]] == 8

@@ -12,6 +12,11 @@ from naive import after
 from subjects import SUBJECTS, budget_for
 from torch import Tensor, nn
 
+from scionet.budget.allocate import uniform
+from scionet.budget.costs import CostModel
+from scionet.budget.ladder import TOLERANCE
+from scionet.budget.limits import Budget
+from scionet.errors import UnreachableBudget
 from scionet.methods.registry import build
 from scionet.network.discover import discover
 from scionet.network.moments import Moments
@@ -173,3 +178,38 @@ def test_the_survey_takes_as_many_examples_as_it_is_told_and_the_refit_all():
     assert told.kept["stem"] == fewer.kept["stem"]
     assert any(not torch.equal(told.tensors[name], tensor) for name, tensor in fewer.tensors.items())
     assert told.choices[0].values != every.choices[0].values
+
+
+def test_line_search_gives_others_what_a_saturated_site_cannot_use():
+    network = alike("2")
+    sites = discover(network, SUBJECTS["mlp"].example())
+    model = CostModel(sites)
+    plan = build("forward", objective="line_search", refit=False).select(
+        network, SUBJECTS["mlp"].batches(), sites, Budget("macs<=8%"), 0
+    )
+    assert plan.widths["2"] < uniform(model, "macs<=8%")["2"]
+    assert 0 <= Budget("macs<=8%").slack(model.cost(plan.widths), model.dense) <= TOLERANCE
+
+
+def test_a_budget_that_line_search_has_no_use_for_is_refused_with_what_it_uses():
+    network = alike("0", "2")
+    sites = discover(network, SUBJECTS["mlp"].example())
+    method = build("forward", objective="line_search", refit=False)
+    with pytest.raises(UnreachableBudget, match=r"macs<=90% cannot be used up.*macs \d.*refit=True"):
+        method.select(network, SUBJECTS["mlp"].batches(), sites, Budget("macs<=90%"), 0)
+    refitted = build("forward", objective="line_search").select(
+        network, SUBJECTS["mlp"].batches(), sites, Budget("macs<=90%"), 0
+    )
+    assert sum(refitted.widths.values()) > 80
+
+
+def alike(*names: str) -> nn.Module:
+    """A perceptron with sites of which all units do the same: one of them is worth as much as all."""
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 60), nn.ReLU(), nn.Linear(60, 50), nn.Tanh(), nn.Linear(50, 4)).double()
+    with torch.no_grad():
+        for name in names:
+            producer, consumer = network.get_submodule(name), network.get_submodule(str(int(name) + 2))
+            for tensor, dim in ((producer.weight, 0), (producer.bias, 0), (consumer.weight, 1)):
+                tensor.copy_(tensor.mean(dim, keepdim=True).expand_as(tensor))
+    return network

@@ -6,7 +6,7 @@ from heapq import heappop, heappush
 import numpy as np
 
 from scionet.budget.costs import CostModel, FloatArray, IntArray
-from scionet.budget.ladder import TOLERANCE, Ladder, Moves, describe
+from scionet.budget.ladder import NO_CAPS, TOLERANCE, Ladder, Moves, describe
 from scionet.budget.limits import Budget
 from scionet.budget.search import Search
 from scionet.errors import InvalidSetting, UnreachableBudget
@@ -17,7 +17,12 @@ _BRANCHES = 64
 
 
 def uniform(
-    model: CostModel, budget: Budget | str | Mapping[str, object], *, round_to: int = 1, min_units: int = 1
+    model: CostModel,
+    budget: Budget | str | Mapping[str, object],
+    *,
+    round_to: int = 1,
+    min_units: int = 1,
+    most: Mapping[str, int] = NO_CAPS,
 ) -> dict[str, int]:
     """The widths at which all sites have one density, as large as the budget allows.
 
@@ -30,15 +35,16 @@ def uniform(
         budget: The limits.
         round_to: What kept widths are multiples of, except the full width; narrower sites stay whole.
         min_units: The fewest units a site keeps.
+        most: The most units a site keeps, but for its narrowest allowed width; sites not named may stay whole.
 
     Returns:
-        The number of units to keep, for every site.
+        The number of units to keep, for every site. Less than the budget allows only if all sites keep the most.
 
     Raises:
         InvalidSetting: If a setting is malformed.
         UnreachableBudget: If no network is small enough, or none within 1 % of the limit was found.
     """
-    ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units)
+    ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units, most=most)
     if ladder.slack(ladder.top) >= 0:
         return ladder.named(ladder.top)
     density = _largest_common(ladder)
@@ -53,6 +59,7 @@ def by_curves(
     *,
     round_to: int = 1,
     min_units: int = 1,
+    most: Mapping[str, int] = NO_CAPS,
 ) -> dict[str, int]:
     """The widths with the least summed error under the budget.
 
@@ -70,9 +77,10 @@ def by_curves(
             infinite error is never taken. Where a curve rises with the width (noise), its running minimum counts.
         round_to: What kept widths are multiples of, except the full width; narrower sites stay whole.
         min_units: The fewest units a site keeps.
+        most: See `uniform`.
 
     Returns:
-        The number of units to keep, for every site.
+        The number of units to keep, for every site. Less than the budget allows only if all sites keep the most.
 
     Raises:
         InvalidSetting: If a setting is malformed, or the curves do not fit the sites.
@@ -80,7 +88,8 @@ def by_curves(
     """
     curves = _checked(model, errors)
     allowed = {name: np.isfinite(curve) for name, curve in curves.items()}
-    ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units, allowed=allowed)
+    options = {"round_to": round_to, "min_units": min_units, "most": most}
+    ladder = Ladder.build(model, Budget.of(budget), allowed=allowed, **options)
     if ladder.slack(ladder.top) >= 0:
         return ladder.named(ladder.top)
     search = Search.build(ladder, curves)

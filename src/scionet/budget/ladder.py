@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ from scionet.errors import InvalidSetting, UnreachableBudget
 
 TOLERANCE = 0.01
 """How far below its tightest limit an allocation may end, as a fraction of the dense cost."""
+
+NO_CAPS: Mapping[str, int] = MappingProxyType({})
+"""No site is held below its full width."""
 
 _NEVER = 1e300
 
@@ -54,8 +58,8 @@ class Ladder:
     Attributes:
         model: The costs.
         budget: The limits.
-        widths: Width at each rung, shape ``(site, rung)``; shorter rows repeat the full width at their end.
-        top: The last rung of each site, shape ``(site,)``: the whole site.
+        widths: Width at each rung, shape ``(site, rung)``; shorter rows repeat their last width.
+        top: The last rung of each site, shape ``(site,)``: the whole site, or the most it may keep.
     """
 
     model: CostModel
@@ -71,6 +75,7 @@ class Ladder:
         *,
         round_to: int = 1,
         min_units: int = 1,
+        most: Mapping[str, int] = NO_CAPS,
         allowed: Mapping[str, NDArray[np.bool_]] | None = None,
     ) -> "Ladder":
         """The multiples of `round_to` from `min_units` on, and the full width; a narrower site stays whole.
@@ -80,6 +85,7 @@ class Ladder:
             budget: The limits.
             round_to: What kept widths are multiples of, except the full width.
             min_units: The fewest units a site keeps.
+            most: The most units a site keeps; its narrowest width stays allowed.
             allowed: Which of the widths ``0..N`` of a site are allowed at all, shape ``(N + 1,)``.
 
         Raises:
@@ -91,6 +97,7 @@ class Ladder:
         rows = []
         for name, full in zip(model.names, model.full.tolist(), strict=True):
             row = np.append(np.arange(round_to * -(-min_units // round_to), full, round_to), full)
+            row = row[row <= max(most.get(name, full), row[0])]
             rows.append(row if allowed is None else row[allowed[name][row]])
         top = np.array([len(row) - 1 for row in rows], dtype=np.int64)
         columns = np.arange(max(top, default=0) + 1)

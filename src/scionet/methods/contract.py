@@ -63,6 +63,18 @@ class Method(ABC):
             progress: Is told what goes on.
         """
 
+    def select_each(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        sites: Sites,
+        budgets: Sequence[Budget | None],
+        seed: int,
+        progress: Progress = silent,
+    ) -> list[Plan]:
+        """One plan for each budget, the same as `select` gives; a method may share work between them."""
+        return [self.select(model, batches, sites, budget, seed, progress) for budget in budgets]
+
 
 @dataclass(frozen=True, eq=False)
 class SiteView:

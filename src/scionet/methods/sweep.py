@@ -7,14 +7,16 @@ stream) before the walk, on inputs of the dense network. Then each consumer's we
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from scionet.budget.costs import CostModel
+from scionet.budget.ladder import TOLERANCE, describe
 from scionet.budget.limits import Budget
-from scionet.errors import InvalidSetting
+from scionet.errors import InvalidSetting, UnreachableBudget
 from scionet.methods.contract import Method, Progress, Ranker, SiteView, seeded, silent
 from scionet.methods.fitting import Fitting
 from scionet.methods.recalibration import recalibrated
@@ -47,40 +49,74 @@ class Sweep(Method):
         seed: int,
         progress: Progress = silent,
     ) -> Plan:
-        """Choose; see `Method.select`.
+        """Choose; see `Method.select`."""
+        return self.select_each(model, batches, sites, [budget], seed, progress)[0]
+
+    def select_each(
+        self,
+        model: nn.Module,
+        batches: Iterable[Any],
+        sites: Sites,
+        budgets: Sequence[Budget | None],
+        seed: int,
+        progress: Progress = silent,
+    ) -> list[Plan]:
+        """Choose for each budget; what widths are decided by is measured once.
 
         Raises:
             InvalidSetting: If there is neither a budget nor a stop rule, or both;
                 or if the seed is no whole number from 0 on.
-            UnreachableBudget: If no widths meet the budget.
+            UnreachableBudget: If no widths meet a budget, or a line search without refit has no use for enough units
+                to come within 1 % of it.
             CalibrationError: If the calibration data are empty or make the network produce NaN or infinite values.
         """
         stop_rule = getattr(self.settings, "tolerance", None) is not None
-        if (budget is None) != stop_rule:
+        if any((budget is None) != stop_rule for budget in budgets):
             raise InvalidSetting("give either a budget (such as 'macs<=50%') or a tolerance with objective 'loss'")
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise InvalidSetting(f"the seed must be a whole number from 0 on; given {seed!r}")
-        growth = _Growth(self, model, batches, sites, seed, progress)
-        growth.allocate(budget)
-        growth.decide_streams()
-        if self.settings.refit or self.ranker.uses_moments:
-            growth.walk()
-        else:
-            growth.decide_rest()
-        return growth.plan()
+        fitting, draw = Fitting(model, sites, self.settings), seeded(seed)
+        inputs = _Inputs(batches) if self.uses_labels else batches
+        allocator = Allocator(self.ranker, fitting, inputs, draw, progress)
+        return [_grown(_Task(self, batches, seed, allocator), budget) for budget in budgets]
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    """What all runs of one method on one network share."""
+
+    method: Sweep
+    batches: Iterable[Any]
+    seed: int
+    allocator: Allocator
+
+
+def _grown(task: _Task, budget: Budget | None) -> Plan:
+    """A plan that uses the budget up; where sites cannot use their share, others get it.
+
+    Raises:
+        UnreachableBudget: If all sites together cannot use it.
+    """
+    most: dict[str, int] = {}
+    while True:
+        growth = _Growth(task)
+        growth.grow(budget, most)
+        if budget is None or growth.fills(budget):
+            return growth.plan()
+        known, most = most, most | growth.saturated()
+        if most == known:
+            raise UnreachableBudget(growth.too_few_useful(budget))
 
 
 class _Growth:
     """One run: what has been decided so far."""
 
-    def __init__(
-        self, method: Sweep, model: nn.Module, batches: Iterable[Any], sites: Sites, seed: int, progress: Progress
-    ) -> None:
-        self.method, self.settings, self.ranker = method, method.settings, method.ranker
-        self.model, self.batches, self.sites, self.seed, self.progress = model, batches, sites, seed, progress
-        self.fitting = Fitting(model, sites, method.settings)
-        self.rng = seeded(seed)
-        self.allocator = Allocator(self.ranker, self.fitting, self.inputs, self.rng, progress)
+    def __init__(self, task: _Task) -> None:
+        self.method, self.batches, self.seed, self.allocator = task.method, task.batches, task.seed, task.allocator
+        self.settings, self.ranker = task.method.settings, task.method.ranker
+        self.fitting, self.inputs = task.allocator.fitting, task.allocator.inputs
+        self.rng, self.progress = task.allocator.draw, task.allocator.progress
+        self.model, self.sites = self.fitting.model, self.fitting.sites
         self.widths: dict[str, int] = {}
         self.choices: dict[str, Choice] = {}
         self.gates: dict[str, Tensor] = {}
@@ -92,20 +128,48 @@ class _Growth:
         self.certified: dict[str, float] = {}
         self.pending: Moments | None = None
 
-    @property
-    def inputs(self) -> Iterable[Any]:
-        """Calibration batches without their labels."""
-        return _Inputs(self.batches) if self.ranker.uses_labels else self.batches
+    def grow(self, budget: Budget | None, most: Mapping[str, int]) -> None:
+        """Decide all sites; those in `most` keep at most so many units, since they could not use more."""
+        self.allocate(budget, most)
+        self.decide_streams()
+        if self.settings.refit or self.ranker.uses_moments:
+            self.walk()
+        else:
+            self.decide_rest()
 
     # -- widths -----------------------------------------------------------------------------------------------------
 
-    def allocate(self, budget: Budget | None) -> None:
+    def allocate(self, budget: Budget | None, most: Mapping[str, int]) -> None:
         """How many units each site keeps."""
         if budget is None:
             self.widths = {name: site.width for name, site in self.sites.items()}
             return
-        shares = self.allocator.shares(budget)
+        shares = self.allocator.shares(budget, most)
         self.widths, self.paths, self.forecast = dict(shares.widths), shares.paths, shares.forecast
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """Number of units that each site keeps."""
+        return {name: len(choice.kept) for name, choice in self.choices.items()}
+
+    def fills(self, budget: Budget) -> bool:
+        """Whether what is kept uses the budget up to within the tolerance, or everything is kept."""
+        model = CostModel(self.sites)
+        spare = budget.slack(model.cost(self.kept), model.dense)
+        return spare <= TOLERANCE or all(self.kept[name] == site.width for name, site in self.sites.items())
+
+    def saturated(self) -> dict[str, int]:
+        """Sites that kept fewer units than they might, with how many they kept."""
+        return {name: self.kept[name] for name, width in self.widths.items() if self.kept[name] < width}
+
+    def too_few_useful(self, budget: Budget) -> str:
+        """Why the budget cannot be used up."""
+        model = CostModel(self.sites)
+        return (
+            f"the budget {budget} cannot be used up: line search gives weight to so few units that the network it "
+            f"makes has {describe(model.cost(self.kept), model.dense)}; set the budget to that, or have consumers "
+            "refitted (refit=True), which makes use of every unit"
+        )
 
     # -- decisions --------------------------------------------------------------------------------------------------
 

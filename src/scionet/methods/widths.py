@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from scionet.budget.allocate import by_curves, uniform
 from scionet.budget.costs import CostModel
+from scionet.budget.ladder import NO_CAPS
 from scionet.budget.limits import Budget
 from scionet.methods.contract import Draw, Progress, Ranker, SiteView
 from scionet.methods.effects import Gauge, effect_curve, measured_widths
@@ -21,6 +23,7 @@ from scionet.network.processes import everywhere
 from scionet.network.running import place_of
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.objective import FloatArray
+from scionet.settings import Allocation
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,12 +45,33 @@ class Forecast:
 
 
 @dataclass(frozen=True, eq=False)
+class Curves:
+    """What each site's width costs the network, before anything is shared out.
+
+    Attributes:
+        damage: Per site the error, or the effect on the output, for each number of kept units, shape ``(N + 1,)``.
+        paths: Full paths of sites that are decided before the walk, where a selection is the beginning of a path.
+        gauge: What effects were measured with, if they were.
+    """
+
+    damage: Mapping[str, FloatArray]
+    paths: Mapping[str, Selection]
+    gauge: Gauge | None = None
+
+    def forecast(self, widths: Mapping[str, int]) -> Forecast | None:
+        """What measured effects promise of a network of these widths."""
+        if self.gauge is None:
+            return None
+        return Forecast(self.gauge, float(sum(self.damage[name][kept] for name, kept in widths.items())))
+
+
+@dataclass(frozen=True, eq=False)
 class Shares:
     """What each site keeps, and what was found on the way.
 
     Attributes:
         widths: Number of units by site.
-        paths: Full paths of sites that are decided before the walk, where a selection is the beginning of a path.
+        paths: See `Curves`.
         forecast: Where effects were measured.
     """
 
@@ -58,7 +82,7 @@ class Shares:
 
 @dataclass(frozen=True, eq=False)
 class Allocator:
-    """Shares a budget out among the sites of a network.
+    """Shares budgets out among the sites of a network. What it measures for that is measured once for all budgets.
 
     Attributes:
         ranker: Gives each site's path.
@@ -74,22 +98,31 @@ class Allocator:
     draw: Draw
     progress: Progress
 
-    def shares(self, budget: Budget) -> Shares:
-        """The widths under a budget."""
+    def shares(self, budget: Budget, most: Mapping[str, int] = NO_CAPS) -> Shares:
+        """The widths under a budget; `most` names sites that cannot use all their units."""
         settings, model = self.fitting.settings, CostModel(self.fitting.sites)
-        options = {"round_to": settings.round_to, "min_units": settings.min_units}
+        bounds = {"round_to": settings.round_to, "min_units": settings.min_units}
+        if self.allocation == "uniform":
+            return Shares(uniform(model, budget, most=most, **bounds))
+        widths = by_curves(model, budget, self.curves.damage, most=most, **bounds)
+        return Shares(widths, self.curves.paths, self.curves.forecast(widths))
+
+    @property
+    def allocation(self) -> Allocation:
+        """How a budget is shared out."""
+        settings = self.fitting.settings
         fitted = self.ranker.uses_moments or (settings.refit and not self.ranker.uses_labels)
-        allocation = settings.allocation or ("curves" if fitted else "uniform")
-        if allocation == "uniform":
-            return Shares(uniform(model, budget, **options))
+        return settings.allocation or ("curves" if fitted else "uniform")
+
+    @cached_property
+    def curves(self) -> Curves:
+        """Error curves, or measured effects."""
         paths: dict[str, Selection] = {}
-        if allocation == "curves":
-            return Shares(by_curves(model, budget, self.error_curves(paths), **options), paths)
+        if self.allocation == "curves":
+            return Curves(self.error_curves(paths), paths)
         apart, others = self.kept_apart()
-        gauge = Gauge.of(self.fitting.model, apart, settings.metric)
-        curves = self.effect_curves(gauge, others, paths)
-        widths = by_curves(model, budget, curves, **options)
-        return Shares(widths, paths, Forecast(gauge, float(sum(curves[name][kept] for name, kept in widths.items()))))
+        gauge = Gauge.of(self.fitting.model, apart, self.fitting.settings.metric)
+        return Curves(self.effect_curves(gauge, others, paths), paths, gauge)
 
     def error_curves(self, paths: dict[str, Selection]) -> dict[str, FloatArray]:
         """Per site the relative error at its consumers for each number of kept units, 0 to N; keeps `paths`."""
