@@ -11,6 +11,7 @@ from typing import Any
 import matplotlib
 from matplotlib.figure import Figure
 
+from scionet.bench.pairs import pairs
 from scionet.bench.record import RunRecord, load_all
 from scionet.bench.report import write_html
 from scionet.bench.summary import summarise
@@ -19,9 +20,10 @@ from scionet.bench.tables import replace_between, to_csv, to_markdown, to_matrix
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 HEADLINE = (
-    "forward least squares + curves",
     "forward least squares + measured",
     "l1 + least squares + measured",
+    "random + least squares + measured",
+    "forward least squares + curves",
     "l1 + least squares + curves",
     "random + least squares + curves",
     "torch-pruning magnitude (global) + re-calibration",
@@ -41,6 +43,7 @@ def main() -> None:
     replace_between(ROOT / "README.md", "untrained", to_matrix(summarise(chosen)))
     page = ROOT / "docs" / "benchmarks.md"
     replace_between(page, "untrained", _per_network(records))
+    replace_between(page, "pairs", _pairs(records))
     replace_between(page, "speed", _speed())
     theory = json.loads((RESULTS / "theory" / "resnet20.json").read_text())["curves"]
     replace_between(page, "theory", _theory(theory))
@@ -57,6 +60,19 @@ def _per_network(records: tuple[RunRecord, ...]) -> str:
         mine = [record for record in records if record.spec.network == network]
         parts.append(f"### {network} on {mine[0].spec.dataset}\n\n{to_markdown(summarise(mine))}")
     return "\n\n".join(parts)
+
+
+def _pairs(records: tuple[RunRecord, ...]) -> str:
+    lines = [
+        "| network | budget | against | points ahead | 95 % interval | seeds |",
+        "| :-- | :-- | :-- | --: | --: | --: |",
+    ]
+    for pair in pairs(records, HEADLINE[0]):
+        if pair.other.endswith(("+ measured", "+ re-calibration")):
+            interval = "" if pair.low is None else f"{pair.low:+.2f} to {pair.high:+.2f}"
+            ahead = f"**{pair.ahead:+.2f}**" if pair.certain else f"{pair.ahead:+.2f}"
+            lines.append(f"| {pair.network} | {pair.budget} | {pair.other} | {ahead} | {interval} | {pair.runs} |")
+    return "\n".join(lines)
 
 
 def _theory(curves: Mapping[str, Mapping[str, Any]]) -> str:

@@ -30,7 +30,7 @@ SHOWN = (
     "forward average",
     "forward line search",
     *(f"{score}{refit}" for score in ("random", "l1", "bn_scale") for refit in ("", " + least squares")),
-    "l1 + least squares + curves",
+    "l1 + least squares + measured",
 )
 """What the demo compares, besides the default and the task loss."""
 BUDGETS = ("macs<=70%", "macs<=50%", "macs<=30%")

@@ -24,12 +24,13 @@ class SweepSettings:
     """How far a refit is held back towards the dense weights, from 0 to 1; None decides by inputs and rows seen."""
     allocation: Allocation | None = None
     """How the budget is shared out among sites: one density for all, by each site's error curve, or by its measured
-    effect on the network's output. None takes curves where something is fitted to the calibration data, and one density
-    otherwise."""
-    metric: MetricName = "kl"
-    """How a change of the network's output is measured: divergence of its softmax, or squared error."""
-    measured_examples: int = 128
-    """Allocation 'measured': examples kept apart from the others, on which effects are measured."""
+    effect on the network's output. None measures where something is fitted to the calibration data, and else takes one
+    density."""
+    metric: MetricName | None = None
+    """How a change of the network's output is measured: divergence of its softmax, or squared error. None takes the
+    divergence where the output has two or more classes (dimension 1)."""
+    measured_examples: int = 256
+    """Allocation 'measured': examples on which effects are measured; others, if they are twice as many, give errors."""
     round_to: int = 1
     """Kept widths are multiples of this (8 suits most hardware)."""
     min_units: int = 1
@@ -56,7 +57,7 @@ class SweepSettings:
         checks = {
             "allocation is 'uniform', 'curves', 'measured' or None": self.allocation
             in ("uniform", "curves", "measured", None),
-            "metric is 'kl' or 'squared'": self.metric in ("kl", "squared"),
+            "metric is 'kl', 'squared' or None": self.metric in ("kl", "squared", None),
             "shrinkage lies between 0 and 1": self.shrinkage is None or 0 <= self.shrinkage <= 1,
             "round_to, min_units, positions, survey_examples and measured_examples are whole numbers of 1 or more": all(
                 isinstance(count, int) and count >= 1

@@ -8,7 +8,7 @@ from subjects import SUBJECTS, budget_for
 from scionet.budget.limits import Budget
 from scionet.errors import CalibrationError
 from scionet.methods.contract import seeded, silent
-from scionet.methods.effects import Gauge, effect_curve, measured_widths
+from scionet.methods.effects import Gauge, effect_curve, measured_width
 from scionet.methods.fitting import Fitting
 from scionet.methods.registry import build
 from scionet.methods.survey import survey
@@ -23,7 +23,7 @@ BRANCHED = SUBJECTS["branched"]
 
 def test_effects_are_those_of_the_network_in_which_one_site_alone_is_cut():
     model = BRANCHED.network()
-    sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches())
+    sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches(3, 24))
     apart, others = batches[:1], batches[1:]
     method = build("forward", allocation="measured", measured_examples=len(apart[0]), positions=10_000)
     allocator = allocator_of(method, model, batches, sites)
@@ -34,15 +34,13 @@ def test_effects_are_those_of_the_network_in_which_one_site_alone_is_cut():
     dense = model.eval()(apart[0]).detach().log_softmax(1)
     errors = allocator_of(build("forward", positions=10_000), model, others, sites).error_curves({})
     for name, site in sites.items():
-        effects = {}
-        for width in measured_widths(site.width):
-            alone = build("forward", allocation="uniform", positions=10_000, asymmetric=False, shortcuts=False)
-            plan = only_site(alone, model, others, sites, name, width)
-            after = cut(model, plan, sites).eval()(apart[0]).detach().log_softmax(1)
-            effects[width] = float((dense.exp() * (dense - after)).sum(1).mean())
-        np.testing.assert_allclose(curves[name], effect_curve(errors[name], effects), rtol=1e-6, atol=1e-12)
-        for width, effect in effects.items():
-            assert curves[name][width] >= effect * (1 - 1e-6) - 1e-12
+        width = site.width // 2
+        alone = build("forward", allocation="uniform", positions=10_000, asymmetric=False, shortcuts=False)
+        plan = only_site(alone, model, others, sites, name, width)
+        after = cut(model, plan, sites).eval()(apart[0]).detach().log_softmax(1)
+        effect = float((dense.exp() * (dense - after)).sum(1).mean())
+        excess = errors[name] - errors[name][-1]
+        np.testing.assert_allclose(curves[name], effect * excess / excess[width], rtol=1e-6, atol=1e-12)
 
 
 def allocator_of(method: Sweep, model, batches, sites) -> Allocator:
@@ -87,18 +85,26 @@ def test_outputs_that_are_not_finite_are_refused():
         Gauge.of(model, [torch.ones(1, 2)], "kl").effect({"weight": torch.full((2, 2), torch.nan)})
 
 
-def test_curve_goes_through_the_measured_points_and_follows_the_error_between_and_beyond():
-    errors = np.array([1.0, 0.5, 0.25, 0.1, 0.05, 0.01, 0.0])
-    curve = effect_curve(errors, {2: 0.2, 4: 0.01})
-    assert curve[2] == pytest.approx(0.2) and curve[4] == pytest.approx(0.01)
-    share = np.log(0.25 / 0.1) / np.log(0.25 / 0.05)
-    assert curve[3] == pytest.approx(np.exp((1 - share) * np.log(0.2) + share * np.log(0.01)))
-    np.testing.assert_allclose(curve[[0, 1]], [0.8, 0.4])
-    assert curve[5] == pytest.approx(0.002)
-    assert curve[6] == 0.0
-    assert np.all(np.diff(effect_curve(errors, {2: 0.01, 4: 0.02})) <= 0)  # noise does not make a curve rise
-    assert effect_curve(np.array([np.inf, 0.5, 0.0]), {1: 0.3})[0] == np.inf
-    assert measured_widths(16) == [2, 4, 8, 12] and measured_widths(2) == [1] and measured_widths(1) == []
+def test_effect_is_in_proportion_to_the_error_and_as_large_as_measured():
+    errors = np.array([np.inf, 0.5, 0.25, 0.1, 0.05, 0.0])
+    np.testing.assert_allclose(effect_curve(errors, 2, 1.5), [np.inf, 3.0, 1.5, 0.6, 0.3, 0.0])
+    np.testing.assert_allclose(effect_curve(errors[1:] + 7, 1, 1.5), [3.0, 1.5, 0.6, 0.3, 0.0])
+    by_rounding = effect_curve(errors, 2, -1e-9)
+    assert by_rounding[0] == np.inf and 0 < by_rounding[1] < 1e-9 and np.all(np.diff(by_rounding) < 0)
+
+
+@pytest.mark.parametrize(
+    ("errors", "width"),
+    [
+        ([1.0, 0.5, 0.25, 0.1, 0.0], 2),
+        ([1.0, 0.5, 0.25, 0.0], 1),
+        ([np.inf, 0.5, 1e-9, 0.0, 0.0], 1),
+        ([1.0, 0.0, 0.0, 0.0, 0.0], 1),
+        ([0.5, 0.0], 1),
+    ],
+)
+def test_half_of_a_site_is_measured_or_as_much_of_it_as_does_not_do_everything(errors, width):
+    assert measured_width(np.array(errors)) == width
 
 
 def test_few_examples_are_used_for_both():

@@ -1,6 +1,6 @@
 """One run of a contest: prune a network with a method, measure what came out, record it."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -15,7 +15,7 @@ from scionet.bench.record import Outcome, RunRecord, RunSpec, SiteRecord, thin
 from scionet.budget.costs import Cost
 from scionet.network.plan import Choice
 from scionet.network.running import Batch
-from scionet.pruning import PruneResult, prune
+from scionet.pruning import PruneResult, prune_each
 
 Labelled = Iterable[tuple[Batch, Tensor]]
 
@@ -55,6 +55,7 @@ _RANKINGS = {
     "l1": ("l1", {}, "Units whose producing weights have the largest L1 norm."),
     "bn_scale": ("bn_scale", {}, "Units with the largest BatchNorm scale."),
 }
+_FPGM = "Units whose producing weights are farthest from all others (geometric median)."
 _GREEDY = (
     "Greedy: the unit that lowers most the error of the consumer's output after refitting its weights by least "
     "squares; asymmetric targets, shortcut compensation."
@@ -62,7 +63,7 @@ _GREEDY = (
 
 
 def _contestants() -> Iterator[Contestant]:
-    """Every label-free method: at one density for all sites, plain and refitted; refitted at widths by error curves."""
+    """Every label-free method: at one density for all, plain and refitted; refitted at widths by curves and effects."""
     uniform, curves, measured = ({"allocation": name} for name in ("uniform", "curves", "measured"))
     yield Contestant("forward least squares", "forward", uniform, _GREEDY)
     yield Contestant("forward least squares + curves", "forward", curves, _GREEDY + _SHARED_OUT)
@@ -75,13 +76,19 @@ def _contestants() -> Iterator[Contestant]:
             yield Contestant(
                 f"{label} + least squares + curves", method, {**refit, **curves}, text + _FITTED + _SHARED_OUT
             )
-            yield Contestant(
-                f"{label} + least squares + measured", method, {**refit, **measured}, text + _FITTED + _MEASURED
-            )
+            yield _repaired(label, method, text)
+    for label, text in (("l2", "Units whose producing weights have the largest L2 norm."), ("fpgm", _FPGM)):
+        yield _repaired(label, label, text)
+
+
+def _repaired(label: str, method: str, text: str) -> Contestant:
+    """A criterion with the same widths and the same repair as greedy selection: the honest control."""
+    settings = {"refit": True, "allocation": "measured"}
+    return Contestant(f"{label} + least squares + measured", method, settings, text + _FITTED + _MEASURED)
 
 
 CONTESTANTS = tuple(_contestants())
-FORWARD = next(contestant for contestant in CONTESTANTS if contestant.label == "forward least squares + curves")
+FORWARD = next(contestant for contestant in CONTESTANTS if contestant.label == "forward least squares + measured")
 """The one that figures bring out: what `prune` does by default."""
 LOSS = Contestant(
     "forward task loss",
@@ -118,29 +125,35 @@ class Arena:
     bf16: bool = False
 
     def run(self, contestant: Contestant, calibration: Iterable[Any], budget: str, seed: int, **shared: Any) -> "Run":
-        """Prune and measure.
+        """Prune to one budget and measure; see `run_each`."""
+        return next(iter(self.run_each(contestant, calibration, [budget], seed, **shared)))
+
+    def run_each(
+        self, contestant: Contestant, calibration: Iterable[Any], budgets: Sequence[str], seed: int, **shared: Any
+    ) -> "Iterator[Run]":
+        """Prune to several budgets and measure.
 
         Args:
             contestant: The method.
             calibration: Batches, with labels for a contestant that uses them.
-            budget: What may remain.
+            budgets: What may remain.
             seed: Seed of the method.
             **shared: Settings that all contestants share.
         """
         settings = {**shared, **contestant.settings}
-        result = prune(
+        results = prune_each(
             self.model,
             calibration,
-            budget,
+            budgets,
             example_inputs=self.example_inputs,
             method=contestant.method,
             seed=seed,
             **settings,
         )
-        spec = RunSpec(
-            self.experiment, self.network, self.dataset, contestant.label, budget, seed, dict(result.plan.settings)
-        )
-        return Run(result, self._record(spec, contestant, result))
+        for budget, result in zip(budgets, results, strict=True):
+            asked = (self.experiment, self.network, self.dataset, contestant.label, budget, seed)
+            spec = RunSpec(*asked, dict(result.plan.settings))
+            yield Run(result, self._record(spec, contestant, result))
 
     def _record(self, spec: RunSpec, contestant: Contestant, result: PruneResult) -> RunRecord:
         return RunRecord(

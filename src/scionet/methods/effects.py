@@ -1,4 +1,4 @@
-"""What a site's width does to the network's output: measured at a few widths, in between as its error curve goes."""
+"""What a site's width does to the network's output: measured at one width, elsewhere as its error curve goes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,13 +10,16 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
 from scionet.network.gates import call_with
-from scionet.network.processes import summed
-from scionet.network.running import Batch, call, example_count, tensors_of, to_model, undisturbed
+from scionet.network.processes import everywhere, summed
+from scionet.network.running import Batch, call, example_count, place_of, tensors_of, to_model, undisturbed
 from scionet.selection.objective import FloatArray
 from scionet.settings import MetricName
 
-DENSITIES = (0.125, 0.25, 0.5, 0.75)
-"""Where each site is measured; the full width has no effect."""
+NEGLIGIBLE = 1e-6
+"""Below this fraction of its largest value an error says nothing."""
+
+_LEAST = 1e-12
+"""Effects below this are rounding: a divergence can come out as less than 0."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +40,26 @@ class Gauge:
     metric: MetricName
 
     @classmethod
-    def of(cls, model: nn.Module, batches: Iterable[Batch], metric: MetricName) -> "Gauge":
-        """Run the dense network once."""
+    def of(cls, model: nn.Module, batches: Iterable[Batch], metric: MetricName | None) -> "Gauge":
+        """Run the dense network once.
+
+        Args:
+            model: The dense network.
+            batches: Inputs.
+            metric: None takes the divergence where there are two or more classes.
+
+        Raises:
+            CalibrationError: If there is no batch.
+        """
         inputs = [to_model(batch, model) for batch in batches]
+        if not everywhere(bool(inputs), place_of(model)[0]):
+            raise CalibrationError(
+                "the calibration data are empty; give an iterable of at least one batch of inputs (to every process, "
+                "if there are several)"
+            )
         with undisturbed(model):
-            return cls(model, inputs, [_first(call(model, batch)) for batch in inputs], metric)
+            outputs = [_first(call(model, batch)) for batch in inputs]
+        return cls(model, inputs, outputs, metric or metric_for(outputs[0]))
 
     def effect(self, tensors: Mapping[str, Tensor]) -> float:
         """How far the output moves when `tensors` take the place of the network's own.
@@ -69,36 +87,32 @@ class Gauge:
         return per_example.sum(), torch.tensor(float(examples), dtype=torch.float64, device=dense.device)
 
 
-def measured_widths(width: int) -> list[int]:
-    """The numbers of units at which a site of `width` units is measured, ascending."""
-    return sorted({max(1, round(density * width)) for density in DENSITIES} - {width})
+def metric_for(output: Tensor) -> MetricName:
+    """The divergence of classes where there are two or more, else the squared error."""
+    return "kl" if output.ndim > 1 and output.shape[1] > 1 else "squared"
 
 
-def effect_curve(errors: FloatArray, effects: Mapping[int, float]) -> FloatArray:
-    """The effect of each width from a few measured ones.
+def measured_width(errors: FloatArray) -> int:
+    """The number of units at which a site is measured: half of them, or fewer if half of them do everything."""
+    half = max(1, (len(errors) - 1) // 2)
+    damaging = np.flatnonzero(errors[: half + 1] > NEGLIGIBLE * errors[np.isfinite(errors)].max())
+    return max(1, int(damaging[-1])) if len(damaging) else half
 
-    Between two measured widths the logarithm of the effect is linear in the logarithm of the site's own error; outside
-    them the effect is proportional to the error.
+
+def effect_curve(errors: FloatArray, width: int, effect: float) -> FloatArray:
+    """The effect of each width: in proportion to the site's own error, as large as measured at one width.
 
     Args:
         errors: The site's error at each width, falling, shape ``(N + 1,)``.
-        effects: Measured effect by width.
+        width: Where the effect was measured.
+        effect: What was measured there.
 
     Returns:
         Effect at each width, shape ``(N + 1,)``; 0 at N, infinite where `errors` is.
     """
-    if not effects:
-        return errors
-    tiny = np.finfo(np.float64).tiny
-    widths = np.array(sorted(effects))[::-1]
-    levels = np.log(np.maximum(errors, tiny))
-    points, heights = levels[widths], np.log(np.maximum([effects[int(w)] for w in widths], tiny))
-    points, heights = np.maximum.accumulate(points), np.maximum.accumulate(heights)
-    inside = np.interp(levels, points, heights)
-    outside = np.where(levels < points[0], levels - points[0], np.maximum(levels - points[-1], 0.0))
-    curve = np.exp(inside + outside)
-    curve[-1] = 0.0
-    return np.where(np.isfinite(errors), curve, np.inf)
+    excess = errors - errors[-1]
+    slope = max(effect, _LEAST) / excess[width] if excess[width] > 0 else 1.0
+    return np.where(np.isfinite(errors), excess * slope, np.inf)
 
 
 def _first(outputs: Any) -> Tensor:

@@ -91,7 +91,7 @@ class ForwardRanker(Ranker):
     def _objective(self, view: SiteView) -> Objective[Any]:
         if self.settings.objective == "loss":
             return TaskLoss(view, self.settings.scoring)
-        terms = view.terms if self.uses_moments else [output_term(view, self.settings.metric)]
+        terms = view.terms if self.uses_moments else [output_term(view, self.settings.metric or "kl")]
         return _IMITATIONS[self.settings.objective](terms)
 
 

@@ -9,7 +9,7 @@ from scionet.methods.fitting import Fitting
 from scionet.network.lockstep import Stop, lockstep
 from scionet.network.moments import Moments
 from scionet.network.processes import overall_index, world
-from scionet.network.running import Batch, example_count
+from scionet.network.running import Batch, example_count, first_of
 
 
 def survey(
@@ -17,7 +17,7 @@ def survey(
 ) -> Iterator[tuple[SiteView, dict[str, Moments]]]:
     """The named sites as they stand in the dense network, each with one term per consumer, and their moments.
 
-    Whole batches are taken until they hold as many examples as the settings ask for; from each process at least one.
+    As many examples are taken as the settings ask for; from each process at least one.
 
     Moments are dropped as soon as every site that needs them was given, so memory is bounded by the widest site (by
     all consumers of a residual stream, where there is one).
@@ -56,11 +56,12 @@ def survey(
 
 
 def first_examples(batches: Iterable[Batch], limit: int) -> Iterator[Batch]:
-    """Batches until all processes together gave at least `limit` examples; at least one batch."""
+    """Batches of `limit` examples in all, over all processes; at least one batch, of which no more than needed."""
     (rank, size), given = world(), 0
     for batch in batches:
         count = example_count(batch)
-        if given and given * size + rank * count >= limit:
+        before = given * size + rank * count
+        if given and before >= limit:
             return
-        yield batch
+        yield first_of(batch, max(1, limit - before))
         given += count

@@ -14,13 +14,13 @@ from scionet.budget.costs import CostModel
 from scionet.budget.ladder import NO_CAPS
 from scionet.budget.limits import Budget
 from scionet.methods.contract import Draw, Progress, Ranker, SiteView
-from scionet.methods.effects import Gauge, effect_curve, measured_widths
+from scionet.methods.effects import Gauge, effect_curve, measured_width
 from scionet.methods.fitting import Fitting
 from scionet.methods.survey import first_examples, survey
 from scionet.network.gates import gated_tensors
 from scionet.network.moments import Moments
 from scionet.network.processes import everywhere
-from scionet.network.running import place_of
+from scionet.network.running import example_count, place_of
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.objective import FloatArray
 from scionet.settings import Allocation
@@ -112,7 +112,7 @@ class Allocator:
         """How a budget is shared out."""
         settings = self.fitting.settings
         fitted = self.ranker.uses_moments or (settings.refit and not self.ranker.uses_labels)
-        return settings.allocation or ("curves" if fitted else "uniform")
+        return settings.allocation or ("measured" if fitted else "uniform")
 
     @cached_property
     def curves(self) -> Curves:
@@ -134,9 +134,10 @@ class Allocator:
         """Per site the effect on the network's output for each number of kept units, 0 to N; keeps `paths`."""
         curves = {}
         for view, moments, path in self.surveyed(batches, paths):
-            widths = measured_widths(view.site.width)
-            effects = {n: gauge.effect(self.pruned_alone(view, moments, path, n)) for n in widths}
-            curves[view.site.name] = effect_curve(error_curve(path, view.site.width), effects)
+            errors = error_curve(path, view.site.width)
+            width = measured_width(errors)
+            effect = gauge.effect(self.pruned_alone(view, moments, path, width))
+            curves[view.site.name] = effect_curve(errors, width, effect)
         return curves
 
     def surveyed(
@@ -154,11 +155,13 @@ class Allocator:
         return self.ranker.rank(view, n_units, self.draw("rank", view.site.name))
 
     def kept_apart(self) -> tuple[list[Any], Iterable[Any]]:
-        """Calibration batches to measure effects on, and the others; all of them for both where nothing is left."""
-        apart = list(first_examples(self.inputs, self.fitting.settings.measured_examples))
+        """Batches to measure effects on, and those to measure errors on: the others, or all where others are few."""
+        settings = self.fitting.settings
+        apart = list(first_examples(self.inputs, settings.measured_examples))
         others = _After(self.inputs, len(apart))
-        anything_left = everywhere(next(iter(others), None) is not None, place_of(self.fitting.model)[0])
-        return apart, others if anything_left else self.inputs
+        counts = [sum(map(example_count, part)) for part in (apart, first_examples(others, settings.survey_examples))]
+        enough = everywhere(counts[1] >= 2 * counts[0], place_of(self.fitting.model)[0])
+        return apart, others if enough else self.inputs
 
     def pruned_alone(
         self, view: SiteView, moments: Mapping[str, Moments], path: Selection, n_units: int

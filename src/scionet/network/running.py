@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._pytree import tree_map
 
 from scionet.errors import CalibrationError
 
@@ -91,6 +92,14 @@ def example_count(batch: Batch) -> int:
     if not sizes:
         raise CalibrationError("the batch has no tensor with a batch dimension; give inputs shaped (batch, ...)")
     return sizes[0]
+
+
+def first_of(batch: Batch, count: int) -> Batch:
+    """The first `count` examples of a batch; the whole batch where not all its tensors have examples in front."""
+    size = example_count(batch)
+    if size <= count or any(not t.ndim or len(t) != size for t in tensors_of(as_arguments(batch))):
+        return batch
+    return tree_map(lambda value: value[:count] if isinstance(value, Tensor) else value, batch)
 
 
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
