@@ -31,7 +31,7 @@ class SweepSettings:
     measured_examples: int = 128
     """Allocation 'measured': examples kept apart from the others, on which effects are measured."""
     round_to: int = 1
-    """Kept widths are multiples of this (8 suits most hardware)."""
+    """Kept widths are multiples of this (8 suits most hardware); numbers of heads are not rounded."""
     min_units: int = 1
     """Every site keeps at least this many units."""
     recalibrate: bool = False
