@@ -75,6 +75,18 @@ class Tokens(nn.Module):
         return self.head(x.mean(1))
 
 
+class Heads(nn.Module):
+    """Two layers of a transformer, with four heads each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(5, 8), nn.Linear(8, 4)
+        self.layers = nn.Sequential(*(nn.TransformerEncoderLayer(8, 4, width, batch_first=True) for width in (40, 28)))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return self.head(self.layers(self.embed(tokens)).mean(1))
+
+
 def mlp() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 4))
 
@@ -137,4 +149,5 @@ SUBJECTS = {
     "mlp": Subject(mlp, (6,)),
     "flattened": Subject(flattened, (2, 6, 6)),
     "tokens": Subject(Tokens, (3, 5)),
+    "heads": Subject(Heads, (3, 5)),
 }

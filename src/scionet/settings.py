@@ -32,7 +32,7 @@ class SweepSettings:
     measured_examples: int = 256
     """Allocation 'measured': examples on which effects are measured; others, if they are twice as many, give errors."""
     round_to: int = 1
-    """Kept widths are multiples of this (8 suits most hardware)."""
+    """Kept widths are multiples of this (8 suits most hardware); numbers of heads are not rounded."""
     min_units: int = 1
     """Every site keeps at least this many units."""
     recalibrate: bool = False

@@ -94,6 +94,13 @@ def test_importance_falls_strictly_along_the_path():
     assert (along[1:] < along[:-1]).all()
 
 
+def test_heads_get_no_importance():
+    subject = SUBJECTS["heads"]
+    scores = GreedyImportance(subject.network(), subject.batches(), subject.example()).scores()
+    assert ("layers.0.linear1.weight", 0) in scores
+    assert not any("self_attn" in tensor for tensor, _ in scores)
+
+
 def test_wrong_settings_and_data_are_refused():
     subject = SUBJECTS["mlp"]
     model = subject.network()

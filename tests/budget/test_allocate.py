@@ -1,6 +1,7 @@
 """Uniform allocation, and what both kinds of allocation promise: within the budget and close to it, or refused."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -119,6 +120,14 @@ def test_steps_that_are_too_coarse_are_refused_with_the_nearest_cost(allocate: A
         allocate(model, "macs<=60%", round_to=8)
     assert sum(allocate(model, "macs<=60%", round_to=1).values()) == 38
     assert sum(allocate(model, "macs<=62.5%", round_to=8).values()) == 40
+
+
+@pytest.mark.parametrize("allocate", [uniform, driven])
+def test_numbers_of_heads_are_not_rounded(allocate: Allocate) -> None:
+    sites = separate([12, 64], [1000, 1000])
+    heads = replace(sites, sites={**sites, "s0": replace(sites["s0"], unit="head")})
+    assert allocate(CostModel(heads), "macs<=46.1%", round_to=8)["s0"] % 8 != 0
+    assert allocate(CostModel(sites), "macs<=52.7%", round_to=8)["s0"] % 8 == 0
 
 
 @pytest.mark.parametrize("wrong", [{"round_to": 0}, {"min_units": 0}, {"round_to": -8}])

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from scionet.budget.allocate import uniform
 from scionet.budget.costs import CostModel, measure
 from scionet.budget.limits import Budget
-from scionet.models import resnet20
+from scionet.models import build, resnet20
 from scionet.network.discover import discover
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
@@ -53,10 +53,40 @@ def inverted() -> nn.Module:
     return nn.Sequential(stem, Block(12, 30), Block(12, 24), pool)
 
 
+class Attention(nn.Module):
+    """One head, whose value channels are pruned one by one, between two maps of pixels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.norm = nn.Linear(3, 12), nn.LayerNorm(12)
+        self.query, self.key, self.value = nn.Linear(12, 6), nn.Linear(12, 6), nn.Linear(12, 40)
+        self.out, self.head = nn.Linear(40, 30), nn.Linear(30, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.embed(x.flatten(2).transpose(1, 2)))
+        weights = torch.softmax(self.query(x) @ self.key(x).transpose(1, 2), -1)
+        return self.head(self.out(weights @ self.value(x)).relu().mean(1))
+
+
+def transformer() -> nn.Module:
+    """Four heads in every block."""
+    settings = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 4, "num_classes": 5}
+    return build("timm:vit_tiny_patch16_224", **settings)
+
+
+def windows() -> nn.Module:
+    """Attention in windows, whose number merges with that of the heads."""
+    settings = {"img_size": 32, "window_size": 4, "depths": (2, 2), "num_heads": (2, 4), "embed_dim": 16}
+    return build("timm:swin_tiny_patch4_window7_224", **settings, num_classes=5)
+
+
 CASES: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "inverted residuals": (inverted, 9),
     "branches": (Branches, 8),
     "resnet20": (resnet20, 32),
+    "one head": (Attention, 4),
+    "transformer": (transformer, 32),
+    "windows": (windows, 32),
 }
 
 

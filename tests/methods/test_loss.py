@@ -46,7 +46,9 @@ def ragged(name: str) -> Pairs:
     return [(x[:5], y[:5]), *rest]
 
 
-@pytest.mark.parametrize(("name", "site"), [("residual", "stem"), ("branched", "side"), ("flattened", "2")])
+@pytest.mark.parametrize(
+    ("name", "site"), [("residual", "stem"), ("branched", "side"), ("flattened", "2"), ("heads", "layers.0.self_attn")]
+)
 @pytest.mark.parametrize("picked", [[], [1], [3, 0, 3, 3]])
 def test_gains_are_those_of_one_forward_pass_per_candidate(name, site, picked):
     model, pairs = SUBJECTS[name].network(), ragged(name)

@@ -31,7 +31,9 @@ def outputs(view: SiteView, gate: np.ndarray, decided: dict) -> torch.Tensor:
         return torch.cat([network(batch) for batch in view.batches])
 
 
-@pytest.mark.parametrize(("name", "site"), [("residual", "stem"), ("branched", "side"), ("flattened", "2")])
+@pytest.mark.parametrize(
+    ("name", "site"), [("residual", "stem"), ("branched", "side"), ("flattened", "2"), ("heads", "layers.0.self_attn")]
+)
 def test_the_gram_matrix_is_that_of_central_differences(name, site):
     subject = SUBJECTS[name]
     view = view_of(subject, site, [*subject.batches(2, 6), subject.batches(1, 3)[0]])

@@ -57,7 +57,7 @@ def permuted(model: nn.Module, sites: Sites, orders: dict[str, np.ndarray]) -> n
 
 
 @pytest.mark.parametrize(("method", "options"), METHODS)
-@pytest.mark.parametrize("name", ["residual", "branched", "flattened"])
+@pytest.mark.parametrize("name", ["residual", "branched", "flattened", "heads"])
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=3, phases=AS_GIVEN)
 def test_permuting_the_units_permutes_the_plan(method, options, name, seed):

@@ -62,6 +62,66 @@ def attention(m: Any, x: Tensor) -> Tensor:
     return m.out(torch.softmax(query @ key.transpose(1, 2), -1) @ value)
 
 
+def in_heads(x: Tensor) -> Tensor:
+    """From ``(batch, token, channel)`` to ``(batch, head, token, 4)``."""
+    return x.unflatten(-1, (-1, 4)).transpose(1, 2)
+
+
+def attended(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    return (torch.softmax(query @ key.transpose(-1, -2) / 2, -1) @ value).transpose(1, 2).flatten(2)
+
+
+def heads(m: Any, x: Tensor) -> Tensor:
+    return m.out(attended(in_heads(m.query(x)), in_heads(m.key(x)), in_heads(m.value(x))))
+
+
+def normalised_heads(m: Any, x: Tensor) -> Tensor:
+    return m.out(attended(m.norm(in_heads(m.query(x))), m.norm(in_heads(m.key(x))), in_heads(m.value(x))))
+
+
+def cosine_heads(m: Any, x: Tensor) -> Tensor:
+    query, key = (functional.normalize(in_heads(layer(x)), dim=-1) for layer in (m.query, m.key))
+    return m.out(attended(query, key, in_heads(m.value(x))))
+
+
+def rotated(x: Tensor) -> Tensor:
+    """Rotary position embedding: pairs of channels are turned by an angle that grows with the token."""
+    first, second = x.chunk(2, -1)
+    angle = torch.outer(torch.arange(x.shape[-2]), torch.tensor([1.0, 0.1, 1.0, 0.1])).to(x)
+    return x * angle.cos() + torch.cat([-second, first], -1) * angle.sin()
+
+
+def rotary_heads(m: Any, x: Tensor) -> Tensor:
+    return m.out(attended(rotated(in_heads(m.query(x))), rotated(in_heads(m.key(x))), in_heads(m.value(x))))
+
+
+def grouped_query(m: Any, x: Tensor) -> Tensor:
+    key, value = (in_heads(layer(x)).repeat_interleave(2, 1) for layer in (m.key, m.value))
+    return m.out(attended(in_heads(m.query(x)), key, value))
+
+
+def cross_covariance(m: Any, x: Tensor) -> Tensor:
+    query, key, value = (in_heads(layer(x)).transpose(-1, -2) for layer in (m.query, m.key, m.value))
+    return m.out((torch.softmax(query @ key.transpose(-1, -2), -1) @ value).permute(0, 3, 1, 2).flatten(2))
+
+
+def talking_heads(m: Any, x: Tensor) -> Tensor:
+    query, key, value = (in_heads(layer(x)) for layer in (m.query, m.key, m.value))
+    scores = m.talk((query @ key.transpose(-1, -2)).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    return m.out((torch.softmax(scores, -1) @ value).transpose(1, 2).flatten(2))
+
+
+def three_heads(m: Any, x: Tensor) -> Tensor:
+    query, key, value = (layer(x).view(2, 5, 3, 4).transpose(1, 2) for layer in (m.query, m.key, m.value))
+    return m.out(attended(query, key, value))
+
+
+def projections(**widths: int) -> dict[str, nn.Module]:
+    """Linear maps of 8 channels to so many, and back from the last."""
+    made: dict[str, nn.Module] = {name: nn.Linear(8, width) for name, width in widths.items()}
+    return {**made, "out": nn.Linear(widths["query"], 8)}
+
+
 def halves_swapped(m: Any, x: Tensor) -> Tensor:
     first, second = relu(m.a(x)).chunk(2, dim=1)
     return m.b(torch.cat([second, first], 1))
@@ -496,19 +556,96 @@ CASES = {
         a=nn.Linear(6, 5),
         b=nn.Linear(5, 2),
     ),
+    "attention heads": case(
+        heads, {"query": 3}, {"out": "output"}, SEQUENCE, **projections(query=12, key=12, value=12)
+    ),
+    "normalised queries and keys": case(
+        normalised_heads,
+        {"query": 3},
+        {"out": "output"},
+        SEQUENCE,
+        norm=nn.LayerNorm(4),
+        **projections(query=12, key=12, value=12),
+    ),
+    "cosine attention": case(
+        cosine_heads, {"query": 3}, {"out": "output"}, SEQUENCE, **projections(query=12, key=12, value=12)
+    ),
+    "rotary position embedding": case(
+        rotary_heads, {"query": 3}, {"out": "output"}, SEQUENCE, **projections(query=12, key=12, value=12)
+    ),
+    "grouped-query attention": case(
+        grouped_query, {"key": 3}, {"out": "output"}, SEQUENCE, **projections(query=24, key=12, value=12)
+    ),
+    "cross-covariance attention": case(
+        cross_covariance, {"query": 3}, {"out": "output"}, SEQUENCE, **projections(query=12, key=12, value=12)
+    ),
+    "talking heads": case(
+        talking_heads,
+        {"query": 3, "value": 3},
+        {"out": "output"},
+        SEQUENCE,
+        talk=nn.Linear(3, 3),
+        **projections(query=12, key=12, value=12),
+    ),
+    "number of heads written into a forward": case(
+        three_heads, {}, {"query": "trial cut", "out": "output"}, SEQUENCE, **projections(query=12, key=12, value=12)
+    ),
     "multi-head attention": case(
         lambda m, x: m.b(relu(m.a(m.attention(x, x, x, need_weights=False)[0]))),
-        {"attention.out_proj": 8, "a": 5},
-        {"attention": "view", "b": "output"},
+        {"attention": 2, "attention.out_proj": 8, "a": 5},
+        {"b": "output"},
         SEQUENCE,
         attention=nn.MultiheadAttention(8, 2, batch_first=True),
         a=nn.Linear(8, 5),
         b=nn.Linear(5, 2),
     ),
+    "transformer layer with a mask": case(
+        lambda m, x, mask: m.layer(m.embed(x), mask),
+        {"layer.self_attn": 2, "layer.linear1": 12},
+        {"embed": "native_layer_norm"},
+        (SEQUENCE, torch.ones(5, 5, dtype=torch.bool).triu(1)),
+        embed=nn.Linear(8, 6),
+        layer=nn.TransformerEncoderLayer(6, 2, 12, batch_first=True, norm_first=True),
+    ),
+    "transformer layer with padding": case(
+        lambda m, x, padding: m.layer(m.embed(x), None, padding),
+        {"layer.linear1": 12},
+        {"embed": "native_layer_norm", "layer.self_attn": "add"},
+        (SEQUENCE, torch.arange(5).expand(2, 5) > 3),
+        embed=nn.Linear(8, 6),
+        layer=nn.TransformerEncoderLayer(6, 2, 12, batch_first=True, norm_first=True),
+    ),
+    "mean attention weights": case(
+        lambda m, x: m.b(relu(m.a(m.attention(x, x, x)[0]))),
+        {"attention.out_proj": 8, "a": 5},
+        {"attention": "mean", "b": "output"},
+        SEQUENCE,
+        attention=nn.MultiheadAttention(8, 2, batch_first=True),
+        a=nn.Linear(8, 5),
+        b=nn.Linear(5, 2),
+    ),
+    "attention of one sequence to another": case(
+        lambda m, x: m.b(relu(m.a(m.attention(x, x.flip(1), x.flip(1), need_weights=False)[0]))),
+        {"attention.out_proj": 8, "a": 5},
+        {"attention": "mm", "b": "output"},
+        SEQUENCE,
+        attention=nn.MultiheadAttention(8, 2, batch_first=True),
+        a=nn.Linear(8, 5),
+        b=nn.Linear(5, 2),
+    ),
+    "attention with a learned key": case(
+        lambda m, x: m.b(relu(m.a(m.attention(x, x, x, need_weights=False)[0]))),
+        {"attention.out_proj": 8, "a": 5},
+        {"attention": "trial cut", "b": "output"},
+        SEQUENCE,
+        attention=nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=True),
+        a=nn.Linear(8, 5),
+        b=nn.Linear(5, 2),
+    ),
     "transformer layer": case(
         lambda m, x: m.layer(m.embed(x)),
-        {"layer.linear1": 12},
-        {"embed": "native_layer_norm", "layer.self_attn": "view", "layer.linear2": "add"},
+        {"layer.self_attn": 2, "layer.linear1": 12},
+        {"embed": "native_layer_norm", "layer.linear2": "add"},
         SEQUENCE,
         embed=nn.Linear(8, 6),
         layer=nn.TransformerEncoderLayer(6, 2, 12, batch_first=True),

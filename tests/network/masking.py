@@ -1,11 +1,11 @@
 """A slow and obvious oracle for masks: the removed channels are zeroed in the tensors that the consumers receive."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
@@ -29,21 +29,29 @@ def masked(model: nn.Module, sites: Sites, kept: Kept) -> Iterator[None]:
             mask = masks.setdefault(consumer, torch.ones(sites.shapes[consumer][1], dtype=torch.bool))
             for unit in set(range(sites[name].width)) - set(units):
                 mask[sites[name].slot(consumer, 1).index[unit]] = False
-    hooks = [_silence(model.get_submodule(weight.rpartition(".")[0]), mask) for weight, mask in masks.items()]
-    try:
+    with ExitStack() as stack:
+        for weight, mask in masks.items():
+            stack.enter_context(_silenced(model.get_submodule(weight.rpartition(".")[0]), mask))
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
-def _silence(module: nn.Module, mask: Tensor) -> Any:
+@contextmanager
+def _silenced(module: nn.Module, mask: Tensor) -> Iterator[None]:
+    if isinstance(module, NonDynamicallyQuantizableLinear):  # torch's attention takes its weight and does not call it
+        whole = module.weight.detach().clone()
+        module.weight.detach()[:, ~mask] = 0
+        yield
+        module.weight.detach().copy_(whole)
+        return
+
     def before(module: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         x, *rest = args
         shape = [-1] if isinstance(module, nn.Linear) else [-1, *[1] * (x.ndim - 2)]
         return (torch.where(mask.view(shape), x, 0.0), *rest)
 
-    return module.register_forward_pre_hook(before)
+    hook = module.register_forward_pre_hook(before)
+    yield
+    hook.remove()
 
 
 def randomise(model: nn.Module, seed: int = 0) -> nn.Module:

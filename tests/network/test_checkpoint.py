@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import CheckpointError, InvalidSetting, UnsupportedModel
-from scionet.models import build
+from scionet.models import build, import_torchvision
 from scionet.network.checkpoint import describe, load_pruned, read_plan, recorded_inputs, save_pruned
 from scionet.network.discover import discover
 from scionet.network.plan import Choice, Plan
@@ -103,6 +103,19 @@ def plan_of(sites: Sites, density: float = 0.5, seed: int = 0) -> Plan:
     return Plan(tuple(choices), method="forward", seed=seed, dense_hash=sites.dense_hash, settings={"ridge": 1e-4})
 
 
+def timm_transformer() -> nn.Module:
+    """Heads of attention are sites beside the hidden units."""
+    settings = {"img_size": 32, "embed_dim": 16, "depth": 1, "num_heads": 4, "num_classes": 3}
+    return build("timm:vit_tiny_patch16_224", **settings)
+
+
+def transformer() -> nn.Module:
+    models = import_torchvision().models
+    return models.VisionTransformer(
+        image_size=32, patch_size=16, num_layers=1, num_heads=4, hidden_dim=16, mlp_dim=24, num_classes=3
+    )
+
+
 Made = tuple[nn.Module, Plan, Sites]
 MAKERS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = MappingProxyType(
     {
@@ -110,6 +123,8 @@ MAKERS: Mapping[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = MappingP
         "tied": (lambda: Tied().tie(), (2, 6)),
         "digits": (digits_cnn, (2, 1, 8, 8)),
         "resnet18": (lambda: build("torchvision:resnet18"), (2, 3, 64, 64)),
+        "timm transformer": (timm_transformer, (2, 3, 32, 32)),
+        "transformer": (transformer, (2, 3, 32, 32)),
     }
 )
 

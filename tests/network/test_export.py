@@ -100,6 +100,16 @@ def run(path: Path, images: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("suffix", EXPORTS)
+def test_attention_with_fewer_heads(suffix: str, tmp_path: Path) -> None:
+    torch.manual_seed(2)
+    model, tokens = nn.TransformerEncoderLayer(8, 4, 12, batch_first=True), torch.randn(2, 5, 8)
+    plan = Plan((Choice("self_attn", 4, (0, 1, 3), (1.0, 1.0, 1.0)),))
+    report = EXPORTS[suffix](cut(model, plan, discover(model, tokens)), tokens, tmp_path / f"net{suffix}")
+    assert report.difference is not None
+    assert report.difference < 1e-5
+
+
+@pytest.mark.parametrize("suffix", EXPORTS)
 def test_keyword_arguments_in_any_order_and_several_outputs(suffix: str, tmp_path: Path) -> None:
     torch.manual_seed(1)
     model = TransformerMLP()

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
@@ -53,6 +54,18 @@ def vision_transformer() -> nn.Module:
     )
 
 
+def swin() -> nn.Module:
+    """Two stages; the second block of the first attends in shifted windows."""
+    models = import_torchvision().models
+    settings: dict[str, Any] = {"patch_size": [4, 4], "window_size": [4, 4], "depths": [2, 2], "num_heads": [2, 4]}
+    return models.SwinTransformer(**settings, embed_dim=16, mlp_ratio=2.0, num_classes=10)
+
+
+def timm_swin() -> nn.Module:
+    settings: dict[str, Any] = {"img_size": 32, "window_size": 4, "depths": (2, 2), "num_heads": (2, 4)}
+    return build("timm:swin_tiny_patch4_window7_224", **settings, embed_dim=16, num_classes=10)
+
+
 @dataclass(frozen=True)
 class Architecture:
     """A network, how many sites it has by hand count, and the operations that forbid others."""
@@ -88,12 +101,21 @@ ARCHITECTURES = {
     "squeezenet1_1": named("torchvision:squeezenet1_1", 1 + 8 * 3),
     # Hidden widths of the blocks' MLPs alone.
     "convnext_tiny": Architecture(convnext_tiny, 18, frozenset({"output", "native_layer_norm", "add_", "convolution"})),
-    "vit": Architecture(vision_transformer, 3, frozenset({"output", "native_layer_norm", "view", "bmm"})),
+    # The same, and heads of attention.
+    "vit": Architecture(vision_transformer, 3 + 3, frozenset({"output", "native_layer_norm"})),
     "timm_vit_tiny": Architecture(
         lambda: build("timm:vit_tiny_patch16_224", img_size=32, depth=3, num_classes=10),
-        3,
-        frozenset({"output", "native_layer_norm", "view", "bmm"}),
+        3 + 3,
+        frozenset({"output", "native_layer_norm"}),
     ),
+    "timm_vit_normalised": Architecture(
+        lambda: build("timm:vit_tiny_patch16_224", img_size=32, depth=1, num_classes=10, qk_norm=True, init_values=0.5),
+        1 + 1,
+        frozenset({"output", "native_layer_norm"}),
+    ),
+    "timm_swin": Architecture(timm_swin, 4 + 4, frozenset({"output", "native_layer_norm", "add"})),
+    # Its attention divides the width of the stream by the number of heads.
+    "swin": Architecture(swin, 4, frozenset({"output", "native_layer_norm", "add", "trial cut"})),
 }
 
 

@@ -33,8 +33,8 @@ class GreedyImportance:
     A channel's importance is the relative error of its consumers just before it was taken, summed over consumers: 1
     each for the first channel, close to 0 for the last. So ranking across layers (`global_pruning=True`) means
     something too.
-    Groups of channels that scionet does not prune (outputs of the network, channels it refuses) get none, and
-    Torch-Pruning leaves them whole.
+    Groups of channels that scionet does not prune (outputs of the network, channels it refuses) get none, nor do those
+    of attention heads, which are no single channels: Torch-Pruning leaves them whole.
 
     The network is looked at on first use, and again after its shapes have changed (iterative pruning).
     """
@@ -98,7 +98,8 @@ class GreedyImportance:
         """One pass over the data, one greedy path per site."""
         draw, ranker = seeded(self.seed), ForwardRanker(self.settings)
         scores: dict[tuple[str, int], FloatArray] = {}
-        for view, _ in survey(Fitting(self.model, sites, self.settings), self._batches, sites, draw, silent):
+        names = [name for name, site in sites.items() if site.unit != "head"]
+        for view, _ in survey(Fitting(self.model, sites, self.settings), self._batches, names, draw, silent):
             site = view.site
             path = ranker.rank(view, site.width, draw("rank", site.name))
             score = _by_rank(path, site.width, float(len(site.consumers)))

@@ -1,5 +1,6 @@
 """What a network costs: measured on a model, and predicted for any widths before anything is cut."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -59,8 +60,8 @@ class CostModel:
 
     A tensor dimension has ``size - sum over sites of (N - kept) * per_unit`` entries left: affine in the widths. A
     parameter has the product over its dimensions of what is left; an operation's MACs shrink as dimensions 0 and 1
-    of its weight do. So both costs are quadratic forms ``x^T M x`` of ``x = (1, widths)`` with entries of M >= 0,
-    and whole numbers stay exact in floating point.
+    of its weight do, or, if it has none, as its result does. So both costs are quadratic forms ``x^T M x`` of
+    ``x = (1, widths)`` with entries of M >= 0, and whole numbers stay exact in floating point.
 
     Where quantities are in an array, they are ordered (macs, params).
 
@@ -132,8 +133,9 @@ class CostModel:
         form = np.zeros((2, len(self.names) + 1, len(self.names) + 1))
         for operation in self.sites.operations:
             weight = operation.weight
-            sizes = shapes[weight][:2] if weight is not None else ()
-            factors = [left[weight, dim] for dim in range(len(sizes)) if weight is not None]
+            sizes = [extent.size for extent in operation.extents] if weight is None else shapes[weight][:2]
+            factors = [self._left(extent.size, extent.per_unit) for extent in operation.extents]
+            factors += [left[weight, dim] for dim in (0, 1) if weight is not None]
             _add(form[0], operation.macs / max(np.prod(sizes), 1), factors)
         for name in self.sites.parameters:
             _add(form[1], 1.0, [left[name, dim] for dim in range(len(shapes[name]))])
@@ -141,16 +143,20 @@ class CostModel:
 
     def _remaining(self) -> dict[tuple[str, int], FloatArray]:
         """Entries left in each dimension of each tensor, as coefficients of (1, widths)."""
-        left = {
-            (name, dim): np.concatenate(([float(size)], np.zeros(len(self.names))))
+        per_unit: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
+        for name, site in self.sites.items():
+            for slot in site.slots:
+                per_unit[slot.tensor, slot.dim][name] = slot.index.shape[1]
+        return {
+            (name, dim): self._left(size, per_unit[name, dim])
             for name, shape in self.sites.shapes.items()
             for dim, size in enumerate(shape)
         }
-        for position, site in enumerate(self.sites.values()):
-            for slot in site.slots:
-                left[slot.tensor, slot.dim][0] -= slot.index.size
-                left[slot.tensor, slot.dim][1 + position] += slot.index.shape[1]
-        return left
+
+    def _left(self, size: int, per_unit: Mapping[str, int]) -> FloatArray:
+        """Entries left of so many, as coefficients of (1, widths), when each unit of a site takes some away."""
+        shares = np.array([per_unit.get(name, 0) for name in self.names], dtype=np.float64)
+        return np.concatenate(([size - shares @ self.full], shares))
 
 
 def _add(matrix: FloatArray, coefficient: float, factors: list[FloatArray]) -> None:

@@ -83,7 +83,7 @@ class Ladder:
         Args:
             model: The costs.
             budget: The limits.
-            round_to: What kept widths are multiples of, except the full width.
+            round_to: What kept widths are multiples of, except the full width and numbers of heads.
             min_units: The fewest units a site keeps.
             most: The most units a site keeps; its narrowest width stays allowed.
             allowed: Which of the widths ``0..N`` of a site are allowed at all, shape ``(N + 1,)``.
@@ -96,7 +96,8 @@ class Ladder:
             raise InvalidSetting(f"round_to and min_units must be at least 1; given {round_to} and {min_units}")
         rows = []
         for name, full in zip(model.names, model.full.tolist(), strict=True):
-            row = np.append(np.arange(round_to * -(-min_units // round_to), full, round_to), full)
+            step = 1 if model.sites[name].unit == "head" else round_to
+            row = np.append(np.arange(step * -(-min_units // step), full, step), full)
             row = row[row <= max(most.get(name, full), row[0])]
             rows.append(row if allowed is None else row[allowed[name][row]])
         top = np.array([len(row) - 1 for row in rows], dtype=np.int64)

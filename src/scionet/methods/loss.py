@@ -15,7 +15,7 @@ from scionet.errors import CalibrationError
 from scionet.methods.contract import SiteView
 from scionet.methods.gated import GatedSite, stacked
 from scionet.network.processes import everywhere, summed
-from scionet.network.running import Batch, call, place_of, tensors_of, to_model, undisturbed
+from scionet.network.running import Batch, attention_unfused, call, place_of, tensors_of, to_model, undisturbed
 from scionet.selection.objective import Objective
 from scionet.settings import ScoringName
 
@@ -53,7 +53,7 @@ class TaskLoss(Objective[_Picks]):
         self.size, self.facts = view.site.width, frozenset()
         self._view, self._device = view, place_of(view.model)[0]
         self._network, self._scoring = GatedSite(view), scoring
-        with undisturbed(view.model):
+        with undisturbed(view.model), attention_unfused():
             self._pairs = [_pair(batch, view.model) for batch in view.batches]
             if not everywhere(bool(self._pairs), self._device):
                 raise CalibrationError(
@@ -93,13 +93,13 @@ class TaskLoss(Objective[_Picks]):
         """Decrease of the loss by each unit: a pick moves the gates a to ``a + (N e_i - a) / (n + 1)``."""
         n_picks, gates = counts.sum(), self.size * counts / counts.sum()
         at = torch.as_tensor(gates, device=self._device)
-        with undisturbed(self._view.model):
+        with undisturbed(self._view.model), attention_unfused():
             slopes = [grad(lambda gate, x=x, y=y: _loss(self._network(gate, x), y))(at) for x, y in self._pairs]
         slope = self._mean([*slopes]).cpu().numpy()
         return (gates @ slope - self.size * slope) / (n_picks + 1)
 
     def _evaluate(self, counts: NDArray[np.float64]) -> NDArray[np.float64]:
-        with undisturbed(self._view.model):
+        with undisturbed(self._view.model), attention_unfused():
             return self._losses(self.size * counts / counts.sum(1, keepdims=True))
 
     def _losses(self, gates: NDArray[np.float64]) -> NDArray[np.float64]:

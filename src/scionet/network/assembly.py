@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-from torch import nn
+from torch import Tensor, nn
 
 from scionet.network.running import hash_tensors, state_of
-from scionet.network.sites import Consumer, Operation, Refusal, Site, Sites, Slot
-from scionet.network.tracing import Contraction, Grid, Lock, Trace
+from scionet.network.sites import Consumer, Extent, Operation, Refusal, Site, Sites, Slot
+from scionet.network.tracing import Contraction, Grid, Lock, Trace, varying
 
 IntArray = NDArray[np.int64]
 
@@ -40,10 +40,11 @@ def assemble(model: nn.Module, trace: Trace, examples: int, ignored: frozenset[s
             refusal = assembly.refusal(site, units, ignored)
             found.append(site) if refusal is None else refused.append(refusal)
     found.sort(key=lambda s: (assembly.order[s.consumers[0]], assembly.order[s.producers[0]]))
+    found = _distinct(found)
     return Sites(
-        sites={site.name: site for site in _distinct(found)},
+        sites={site.name: site for site in found},
         consumers=assembly.consumers(found),
-        operations=tuple(Operation(c.weight, c.flops / 2 / examples) for c in trace.contractions),
+        operations=tuple(assembly.operation(made, found, examples) for made in trace.contractions),
         shapes={name: tuple(tensor.shape) for name, tensor in assembly.state.items()},
         parameters=tuple(name for name, _ in model.named_parameters()),
         refused=tuple(refused),
@@ -74,6 +75,9 @@ class _Assembly:
         self.block = np.repeat(np.arange(len(sizes)), sizes)
         self.entry = np.concatenate([np.arange(size) for size in (0, *sizes)])
         self.component = _components(trace, len(self.block))
+        batches = [plane for made in trace.contractions for plane in made.planes if varying(plane) == {0}]
+        self._heads = {part for plane in batches for part in self._parts(plane)}
+        self._first = {(block.tensor, block.dim): block.first for block in trace.blocks}
         self._locks = [*trace.locks, *(self._ragged(grid) for grid in trace.grids)]
         self._lock_of = np.full(self.component.max(initial=-1) + 1, -1)
         for number, lock in reversed(list(enumerate(self._locks))):
@@ -92,7 +96,7 @@ class _Assembly:
     def _ragged(self, grid: Grid) -> Lock:
         """The labels of a grid whose components do not fill whole rows of it."""
         plane = grid.plane.squeeze().numpy()
-        parts = np.where(plane < 0, -1, self.component[plane])
+        parts = self._parts(grid.plane).reshape(plane.shape)
         whole = np.zeros(parts.shape, dtype=bool)
         for dim in range(parts.ndim):
             rows = np.moveaxis(parts, dim, 0).reshape(parts.shape[dim], -1)
@@ -110,15 +114,20 @@ class _Assembly:
         if not made or not (producers or read or self._makes_weights(made, units)):
             return None
         first, *_ = producers or made
-        unit = "group" if any(s.index.shape[1] > 1 and self._grouped(s.tensor) for s in made) else "channel"
         return Site(
             name=_owner(first.tensor),
             width=len(units),
             slots=self._slots(units[np.argsort(first.index[:, 0])]),
             producers=tuple(slot.tensor for slot in producers),
             consumers=tuple(sorted(read, key=self.order.__getitem__)),
-            unit=unit,
+            unit=self._unit(units, made),
         )
+
+    def _unit(self, units: IntArray, made: list[Slot]) -> str:
+        """What a unit of a site is called."""
+        if self.component[units[0, 0]] in self._heads:
+            return "head"
+        return "group" if any(s.index.shape[1] > 1 and self._grouped(s.tensor) for s in made) else "channel"
 
     def _slots(self, units: IntArray) -> tuple[Slot, ...]:
         """Where these units sit."""
@@ -157,6 +166,25 @@ class _Assembly:
         if site.width < 2:
             return Refusal(site.name, "one unit", site.name, "there is nothing to choose")
         return None
+
+    def operation(self, made: Contraction, sites: Iterable[Site], examples: int) -> Operation:
+        """A contraction for counting."""
+        extents = (self._extent(self._parts(plane), sites) for plane in made.planes)
+        return Operation(made.weight, made.flops / 2 / examples, tuple(extents))
+
+    def _extent(self, parts: IntArray, sites: Iterable[Site]) -> Extent:
+        """What of a dimension, given as the component of each entry, goes with units of the sites."""
+        shares = {}
+        for site in sites:
+            slot = site.slots[0]
+            own = self.component[self._first[slot.tensor, slot.dim] + slot.index[:, 0]]
+            shares[site.name] = int(np.isin(parts, own).sum()) // site.width
+        return Extent(len(parts), {name: share for name, share in shares.items() if share})
+
+    def _parts(self, plane: Tensor) -> IntArray:
+        """The component of each entry of a plane, -1 where there is no label."""
+        labels = plane.flatten().numpy()
+        return np.where(labels < 0, -1, self.component[labels])
 
     def consumers(self, sites: Iterable[Site]) -> dict[str, Consumer]:
         """The consumers of sites by weight, in order of execution."""

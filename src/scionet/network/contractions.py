@@ -4,7 +4,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scionet.network.joins import aligned, aligned_shape, argument, join, lock_all, vectors
+from scionet.network.joins import aligned, aligned_shape, argument, join, lock_all, mixed, vectors
 from scionet.network.running import tensors_of
 from scionet.network.tracing import Call, Planes, Trace, varying
 
@@ -80,26 +80,44 @@ def _unite_groups(trace: Trace, operation: str, channels: Planes, outer: Planes,
 
 
 def product(trace: Trace, done: Call) -> None:
-    """A linear map where the right factor is a stored weight; else what is contracted over stays whole."""
+    """A linear map where the right factor is a stored weight; else a product of two activations."""
     added = argument(done, "self") if done.name.startswith(("add", "badd")) else None
     left, right = done.args[:2] if added is None else done.args[1:3]
     name = trace.name_of(right, transposed=True)
-    trace.contract(name, done)
+    made = trace.contract(name, done)
     scaled = any(done.kwargs.get(factor, 1) != 1 for factor in ("alpha", "beta"))
     if scaled or (name is None and right.ndim == 2):
         lock_all(trace, done, _COMPUTED)
         return
-    rows, keys_left = _split(trace, done.name, trace.planes(left), left.ndim - 1)
-    columns, keys_right = _split(trace, done.name, trace.planes(right), right.ndim - 2)
-    if name is None:
-        trace.lock((*keys_left, *keys_right), done.name, _COMPUTED)
-    else:
-        _unite_or_lock(trace, done.name, keys_left, tuple(p.transpose(-1, -2) for p in keys_right))
-    planes = (*rows, *columns)
+    planes = _of_activations(trace, done, left, right) if name is None else _linear(trace, done, left, right)
     if added is not None:
         own, shape = aligned(trace.planes(added), done.out.ndim), aligned_shape(added, done.out.ndim)
         planes = join(trace, done.name, planes, done.out.shape, own, shape)
     trace.give(done.out, planes, done.name)
+    if name is None:
+        made.planes = trace.planes(done.out)
+
+
+def _linear(trace: Trace, done: Call, left: Tensor, right: Tensor) -> Planes:
+    """The labels that are contracted over are united."""
+    rows, keys_left = _split(trace, done.name, trace.planes(left), left.ndim - 1)
+    columns, keys_right = _split(trace, done.name, trace.planes(right), right.ndim - 2)
+    _unite_or_lock(trace, done.name, keys_left, tuple(p.transpose(-1, -2) for p in keys_right))
+    return (*rows, *columns)
+
+
+def _of_activations(trace: Trace, done: Call, left: Tensor, right: Tensor) -> Planes:
+    """A batch of products ``(batch, row, inner) @ (batch, inner, column)``, such as those of attention.
+
+    Without some of the terms of its sums a product would be another one, so what is contracted over can only go along
+    with its whole product (a head), where products have channels of their own; else it stays.
+    """
+    first = mixed(trace, done.name, trace.planes(left), {2}, _COMPUTED)
+    second = mixed(trace, done.name, trace.planes(right), {1}, _COMPUTED)
+    heads = [tuple(trace.gather(p, 0, done.name) for p in side if 0 in varying(p)) for side in (first, second)]
+    sizes = (len(done.out), 1, 1)
+    rest = (p for p in (*first, *second) if 0 not in varying(p))
+    return (*join(trace, done.name, heads[0], sizes, heads[1], sizes), *rest)
 
 
 def _split(trace: Trace, operation: str, planes: Planes, contracted: int) -> tuple[Planes, Planes]:

@@ -1,6 +1,6 @@
 """What the rules of several operations share: uniting the planes of two operands, locking, finding arguments."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 from scionet.network.running import tensors_of
 from scionet.network.tracing import Call, Planes, Trace, varying
 
-_ADVICE = {
+ADVICE = {
     "native_layer_norm": "a normalisation over the channels changes when one is removed; prune inner widths instead",
     "native_group_norm": "group normalisation mixes the channels of a group; only BatchNorm sites can be pruned",
 }
@@ -19,7 +19,7 @@ UNKNOWN = "this operation mixes channels in a way that is not known to be prunab
 def lock_all(trace: Trace, done: Call, advice: str | None = None) -> None:
     """All channels that an operation reads stay, and its results carry none."""
     for tensor in tensors_of((done.args, done.kwargs)):
-        trace.lock(trace.planes(tensor), done.name, advice or _ADVICE.get(done.name, UNKNOWN))
+        trace.lock(trace.planes(tensor), done.name, advice or ADVICE.get(done.name, UNKNOWN))
     for tensor in tensors_of(done.out):
         trace.give(tensor, (), done.name)
 
@@ -33,6 +33,16 @@ def argument(done: Call, name: str) -> Any:
     return None
 
 
+def mixed(trace: Trace, operation: str, planes: Planes, dims: Set[int], advice: str = UNKNOWN) -> Planes:
+    """The planes behind an operation that mixes the entries along some dimensions.
+
+    Labels that differ along other dimensions too can be removed row by row: those that are mixed go together. Labels
+    that differ along the mixed dimensions alone stay.
+    """
+    trace.lock((p for p in planes if varying(p) <= dims), operation, advice)
+    return tuple(trace.merge(p, dims, operation) for p in planes if not varying(p) <= dims)
+
+
 def join(
     trace: Trace, operation: str, first: Planes, first_shape: Sequence[int], second: Planes, second_shape: Sequence[int]
 ) -> Planes:
@@ -43,13 +53,17 @@ def join(
         for partner in partners:
             trace.unite(plane, partner, operation)
             plane = torch.where(plane < 0, partner, plane)
-        out.append(plane)
-    alone = [(p, second_shape) for p in first if not any(varying(p) & varying(q) for q in second)]
-    new = [p for p in second if not any(varying(p) & varying(q) for q in first)]
-    for plane, shape in [*alone, *((p, first_shape) for p in new)]:
-        if any(shape[dim] > 1 for dim in varying(plane)):
-            trace.lock((plane,), operation, "it is combined with a tensor of fixed size that holds no channels")
-    return (*out, *new)
+        out += [plane] if partners else _beside(trace, operation, plane, second_shape)
+    for plane in second:
+        if not any(varying(plane) & varying(p) for p in first):
+            out += _beside(trace, operation, plane, first_shape)
+    return tuple(out)
+
+
+def _beside(trace: Trace, operation: str, plane: Tensor, shape: Sequence[int]) -> Planes:
+    """A plane that meets no other in an operand of that shape: what is as long there without labels is fixed."""
+    fixed = {dim for dim in varying(plane) if shape[dim] > 1}
+    return mixed(trace, operation, (plane,), fixed, "it is combined with a tensor of fixed size that holds no channels")
 
 
 def aligned(planes: Planes, ndim: int) -> Planes:

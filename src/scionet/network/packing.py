@@ -89,7 +89,7 @@ def fill(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) ->
             state[name].data = state[name].data.to(tensor.dtype)  # install keeps the type that it finds
             if name not in shrunk:
                 state[name].copy_(tensor)
-    install(model, shrunk)
+    install(model, shrunk, manifest.plan)
 
 
 def some(items: Iterable[str]) -> str:

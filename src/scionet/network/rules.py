@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from scionet.network.contractions import batch_norm, convolution, product
-from scionet.network.joins import UNKNOWN, aligned, aligned_shape, argument, join, lock_all
+from scionet.network.joins import ADVICE, UNKNOWN, aligned, aligned_shape, argument, join, lock_all, mixed
 from scionet.network.running import tensors_of
 from scionet.network.tracing import Call, Planes, Trace, compact, varying
 
@@ -36,7 +36,7 @@ POOLS = frozenset(
     "reflection_pad1d reflection_pad2d replication_pad1d replication_pad2d grid_sampler_2d".split()
 )
 REDUCTIONS = frozenset("mean sum amax amin max min var std prod linalg_vector_norm norm logsumexp".split())
-SOFTMAXES = frozenset("_softmax _log_softmax cumsum".split())
+SOFTMAXES = frozenset("_softmax _safe_softmax _log_softmax cumsum".split())
 BATCH_NORMS = frozenset(
     "native_batch_norm cudnn_batch_norm miopen_batch_norm _native_batch_norm_legit_no_training "
     "_native_batch_norm_legit _batch_norm_no_update".split()
@@ -73,6 +73,7 @@ def _rule_for(trace: Trace, done: Call) -> Callable[[Trace, Call], None]:
         (POOLS, _pool),
         (REDUCTIONS, _reduce),
         (SOFTMAXES, _softmax),
+        (frozenset({"native_layer_norm"}), _layer_norm),
         (ELEMENTWISE, _elementwise),
     )
     for names, rule in tables:
@@ -120,11 +121,11 @@ def _move(trace: Trace, done: Call) -> None:
     source, *rest = done.args
     results: list[list[Tensor]] = [[] for _ in tensors_of(done.out)]
     for plane in trace.planes(source):
-        parts = [compact(part) for part in tensors_of(_moved(plane, source, rest, done))]
+        parts = _parts(plane, source, rest, done)
         if done.name in RESHAPES:
             trace.spread(parts[0], done.name)
-        elif done.name in BY_POSITION:
-            _keep_positions(trace, done.name, plane, parts)
+        elif done.name in BY_POSITION and not all(torch.equal(part.flatten(), plane.flatten()) for part in parts):
+            parts = _parts(_with_positions(trace, plane, parts, done), source, rest, done)
         for planes, part in zip(results, parts, strict=True):
             planes.append(part)
     for tensor, planes in zip(tensors_of(done.out), results, strict=True):
@@ -133,6 +134,11 @@ def _move(trace: Trace, done: Call) -> None:
             trace.hand_on(source, tensor)
     for tensor in tensors_of((rest, done.kwargs)):
         trace.lock(trace.planes(tensor), done.name, UNKNOWN)
+
+
+def _parts(plane: Tensor, source: Tensor, rest: Sequence[Any], done: Call) -> list[Tensor]:
+    """The label plane of each result."""
+    return [compact(part) for part in tensors_of(_moved(plane, source, rest, done))]
 
 
 def _moved(plane: Tensor, source: Tensor, rest: Sequence[Any], done: Call) -> Any:
@@ -148,16 +154,20 @@ def _moved(plane: Tensor, source: Tensor, rest: Sequence[Any], done: Call) -> An
     return done.func(labels, *arguments, **done.kwargs)
 
 
-def _keep_positions(trace: Trace, operation: str, plane: Tensor, parts: Sequence[Tensor]) -> None:
-    """Equal parts of the channels must shrink alike; channels that are picked by their position otherwise stay."""
-    if all(torch.equal(part.flatten(), plane.flatten()) for part in parts):
-        return
-    sizes = {part.numel() for part in parts}
+def _with_positions(trace: Trace, plane: Tensor, parts: Sequence[Tensor], done: Call) -> Tensor:
+    """The plane of what is picked by position, after uniting what only together leaves the positions right.
+
+    Equal parts of the channels must shrink alike. Of channels in rows the whole row goes. All others stay.
+    """
+    sizes, dim = {part.numel() for part in parts}, argument(done, "dim")
+    if len(varying(plane)) > 1 and isinstance(dim, int):
+        return trace.merge(plane, {dim % plane.ndim}, done.name)
     equal = len(sizes) == 1 and plane.numel() % max(sizes) == 0 and len(varying(plane)) == 1
-    if equal and operation in {"slice", "split", "split_with_sizes"}:
-        trace.spread(plane.reshape(-1, max(sizes)), operation)
+    if equal and done.name in {"slice", "split", "split_with_sizes"}:
+        trace.spread(plane.reshape(-1, max(sizes)), done.name)
     else:
-        trace.lock((plane,), operation, "channels are picked out by their position, which changes when one is removed")
+        trace.lock((plane,), done.name, "channels are picked out by their position, which changes when one is removed")
+    return plane
 
 
 def _gated_linear_unit(trace: Trace, done: Call) -> None:
@@ -198,8 +208,7 @@ def _pool(trace: Trace, done: Call) -> None:
     source, *rest = done.args
     found = re.search(r"(\d)d", done.name)
     spatial = set(range(source.ndim - int(found[1] if found else 0), source.ndim))
-    kept = [p for p in trace.planes(source) if not varying(p) & spatial]
-    trace.lock((p for p in trace.planes(source) if varying(p) & spatial), done.name, UNKNOWN)
+    kept = mixed(trace, done.name, trace.planes(source), spatial)
     for tensor in tensors_of((rest, done.kwargs)):
         trace.lock(trace.planes(tensor), done.name, UNKNOWN)
     for tensor in tensors_of(done.out):
@@ -211,9 +220,8 @@ def _reduce(trace: Trace, done: Call) -> None:
     given = argument(done, "dim")
     given = [given] if isinstance(given, int) else given or range(source.ndim)
     dims = {d % source.ndim for d in given}
-    mixed = [p for p in trace.planes(source) if varying(p) & dims]
-    trace.lock(mixed, done.name, "a reduction over the channels changes when one is removed")
-    kept = [p for p in trace.planes(source) if not varying(p) & dims]
+    advice = "a reduction over the channels changes when one is removed"
+    kept = mixed(trace, done.name, trace.planes(source), dims, advice)
     small = kept if out.ndim == source.ndim else [p.squeeze(tuple(sorted(dims))) for p in kept]
     for tensor in tensors_of(done.out):
         trace.give(tensor, small, done.name)
@@ -222,5 +230,14 @@ def _reduce(trace: Trace, done: Call) -> None:
 def _softmax(trace: Trace, done: Call) -> None:
     source = done.args[0]
     dim = argument(done, "dim") % source.ndim
-    trace.lock((p for p in trace.planes(source) if dim in varying(p)), done.name, UNKNOWN)
-    trace.give(done.out, (p for p in trace.planes(source) if dim not in varying(p)), done.name)
+    trace.give(done.out, mixed(trace, done.name, trace.planes(source), {dim}), done.name)
+
+
+def _layer_norm(trace: Trace, done: Call) -> None:
+    source, shape, *affine = done.args[:4]
+    dims = set(range(source.ndim - len(shape), source.ndim))
+    for tensor in affine:
+        trace.lock(trace.planes(tensor), done.name, ADVICE[done.name])
+    planes = mixed(trace, done.name, trace.planes(source), dims, ADVICE[done.name])
+    for tensor in tensors_of(done.out):
+        trace.give(tensor, planes, done.name)

@@ -52,12 +52,32 @@ class Consumer:
     calls: int = 1
 
 
+@dataclass(frozen=True, eq=False)
+class Extent:
+    """A dimension of a tensor that is no parameter, and what of it goes with units.
+
+    Attributes:
+        size: Number of its entries.
+        per_unit: By site, the entries that go with each unit.
+    """
+
+    size: int
+    per_unit: Mapping[str, int]
+
+
 @dataclass(frozen=True)
 class Operation:
-    """A contraction of the forward pass, for counting: its weight (if it has one) and its dense MACs per example."""
+    """A contraction of the forward pass, for counting.
+
+    Attributes:
+        weight: Its weight, with dimensions 0 and 1 of which it shrinks; None for a product of two activations.
+        macs: Its dense MACs per example.
+        extents: Of a product of two activations, the dimensions of the result with which it shrinks.
+    """
 
     weight: str | None
     macs: float
+    extents: tuple[Extent, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -80,7 +100,8 @@ class Site:
         slots: Every tensor dimension that shrinks with the site, producers, pass-throughs and consumers.
         producers: Names of the weights whose output dimension makes the units, in order of execution.
         consumers: Names of the weights that contract over them, in order of execution.
-        unit: ``"channel"``, or ``"group"`` for whole groups of a grouped convolution.
+        unit: ``"channel"``, ``"group"`` for whole groups of a grouped convolution, or ``"head"`` for whole heads of
+            attention.
     """
 
     name: str

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import UnsupportedModel, VerificationError
+from scionet.network.attention import record_heads
 from scionet.network.gates import call_with, masked_tensors
 from scionet.network.plan import Plan
 from scionet.network.running import Batch, call, place_of, state_of, tensors_of, to_model, undisturbed
@@ -33,7 +34,7 @@ def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
         shrunk = {name: _shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in {*tensors, *keep}}
         renewed = _renewed(state, shrunk)
         pruned = copied(model, renewed)
-        _record_sizes(pruned, renewed)
+        _record_sizes(pruned, renewed, plan)
     return pruned
 
 
@@ -77,8 +78,8 @@ def copied(model: nn.Module, instead: Mapping[int, Tensor] = MappingProxyType({}
         ) from error
 
 
-def install(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put tensors of new shapes into `model` in place and set the sizes its modules record.
+def install(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -> None:
+    """Put tensors of the shapes that `plan` makes into `model` in place and set the sizes its modules record.
 
     Tied parameters stay tied; `requires_grad` stays as it was.
     """
@@ -87,7 +88,7 @@ def install(model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
         for key, old in (*module._parameters.items(), *module._buffers.items()):
             if id(old) in renewed:
                 setattr(module, key, renewed[id(old)])
-    _record_sizes(model, renewed)
+    _record_sizes(model, renewed, plan)
 
 
 def _renewed(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
@@ -100,12 +101,13 @@ def _renewed(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict
     return renewed
 
 
-def _record_sizes(model: nn.Module, renewed: Mapping[int, Tensor]) -> None:
-    """Set the sizes that modules with new tensors record."""
+def _record_sizes(model: nn.Module, renewed: Mapping[int, Tensor], plan: Plan) -> None:
+    """Set the sizes that modules record beside the new tensors of a plan."""
     fresh = {id(tensor) for tensor in renewed.values()}
     for module in model.modules():
         if any(id(tensor) in fresh for tensor in (*module._parameters.values(), *module._buffers.values())):
             _record_size(module)
+    record_heads(model, plan)
 
 
 def _record_size(module: nn.Module) -> None:

@@ -68,6 +68,7 @@ class Contraction:
         readers: Number of operations that read its result.
         norm: Prefix of the BatchNorm that reads its result.
         shortcut: The operation whose result is added to its (normalised) result, if that ran before the call.
+        planes: Labels of its result, where it is a product of two activations.
     """
 
     weight: str | None
@@ -77,6 +78,7 @@ class Contraction:
     readers: int = 0
     norm: str | None = None
     shortcut: Address | None = None
+    planes: Planes = ()
 
 
 @dataclass(frozen=True)
@@ -166,13 +168,17 @@ class Trace(TorchDispatchMode):
             self.edges.append((a[both], b[both]))
         self.lock((a[~both], b[~both]), operation, "part of the tensor it meets there has a fixed number of channels")
 
-    def gather(self, plane: Tensor, dim: int, operation: str) -> Tensor:
-        """Unite all labels at the same place of one dimension; the plane that varies along this dimension alone."""
-        for other in varying(plane) - {dim}:
-            first = plane.narrow(other, 0, 1)
+    def merge(self, plane: Tensor, dims: Iterable[int], operation: str) -> Tensor:
+        """Unite the labels along some dimensions; the plane that varies along the others alone."""
+        for dim in varying(plane).intersection(dims):
+            first = plane.narrow(dim, 0, 1)
             self.unite(plane, first, operation)
             plane = first
         return plane
+
+    def gather(self, plane: Tensor, dim: int, operation: str) -> Tensor:
+        """Unite all labels at the same place of one dimension; the plane that varies along this dimension alone."""
+        return self.merge(plane, varying(plane) - {dim}, operation)
 
     def lock(self, planes: Iterable[Tensor], operation: str, advice: str) -> None:
         """Labels in these planes stay."""
@@ -181,7 +187,7 @@ class Trace(TorchDispatchMode):
             if labels.numel():
                 self.locks.append(Lock(labels.unique(), operation, self._stack[-1], advice))
 
-    def contract(self, weight: str | None, done: Call) -> None:
+    def contract(self, weight: str | None, done: Call) -> Contraction:
         """Note a contraction, for counting and for finding what follows it."""
         count = flop_registry.get(done.func.overloadpacket)
         flops = float(count(*done.args, **done.kwargs, out_val=done.out)) if count else 0.0
@@ -189,6 +195,7 @@ class Trace(TorchDispatchMode):
         self.contractions.append(made)
         if weight is not None:
             self._origins[done.out] = (made, False)
+        return made
 
     def hand_on(self, source: Any, out: Tensor, norm: str | None = None) -> None:
         """`out` is still the result of the contraction that made `source`, after BatchNorm `norm` if given."""

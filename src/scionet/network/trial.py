@@ -30,9 +30,15 @@ def proved(model: nn.Module, sites: Sites, batch: Batch) -> Sites:
         middle = len(names) // 2
         return grown(grown(kept, names[:middle]), names[middle:])
 
-    kept = grown([], list(sites))
-    refused = (*sites.refused, *(_refusal(name, error) for name, error in failed.items()))
-    return replace(sites, sites={name: sites[name] for name in kept}, refused=refused)
+    grown([], sorted(sites, key=lambda name: sites[name].unit))  # what fails alike is bisected at once
+    left = {name: site for name, site in sites.items() if name not in failed}
+    read = {weight for site in left.values() for weight in site.consumers}
+    return replace(
+        sites,
+        sites=left,
+        consumers={weight: consumer for weight, consumer in sites.consumers.items() if weight in read},
+        refused=(*sites.refused, *(_refusal(name, error) for name, error in failed.items())),
+    )
 
 
 def _without_silent_parameters(model: nn.Module) -> nn.Module:
