@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
 from scionet.errors import InvalidSetting
-from scionet.methods.contract import Method, Progress, Ranker, SiteView, seeded, silent
+from scionet.methods.contract import Method, Ranker, SiteView, seeded
 from scionet.methods.fitting import Fitting
 from scionet.methods.recalibration import recalibrated
 from scionet.methods.survey import survey
@@ -26,6 +27,7 @@ from scionet.network.moments import Moments
 from scionet.network.plan import Choice, Plan
 from scionet.network.processes import overall_index
 from scionet.network.sites import Site, Sites
+from scionet.progress import Progress, silent
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.terms import Term
 from scionet.settings import SweepSettings
@@ -46,6 +48,7 @@ class Sweep(Method):
         budget: Budget | None,
         seed: int,
         progress: Progress = silent,
+        costs: CostModel | None = None,
     ) -> Plan:
         """Choose; see `Method.select`.
 
@@ -61,7 +64,7 @@ class Sweep(Method):
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise InvalidSetting(f"the seed must be a whole number from 0 on; given {seed!r}")
         growth = _Growth(self, model, batches, sites, seed, progress)
-        growth.allocate(budget)
+        growth.allocate(budget, costs or CostModel(sites))
         growth.decide_streams()
         if self.settings.refit or self.ranker.uses_moments:
             growth.walk()
@@ -99,12 +102,12 @@ class _Growth:
 
     # -- widths -----------------------------------------------------------------------------------------------------
 
-    def allocate(self, budget: Budget | None) -> None:
+    def allocate(self, budget: Budget | None, costs: CostModel) -> None:
         """How many units each site keeps."""
         if budget is None:
             self.widths = {name: site.width for name, site in self.sites.items()}
             return
-        shares = self.allocator.shares(budget)
+        shares = self.allocator.shares(budget, costs)
         self.widths, self.paths, self.forecast = dict(shares.widths), shares.paths, shares.forecast
 
     # -- decisions --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from torch import Tensor
 from scionet.budget.allocate import by_curves, uniform
 from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
-from scionet.methods.contract import Draw, Progress, Ranker, SiteView
+from scionet.methods.contract import Draw, Ranker, SiteView
 from scionet.methods.effects import Gauge, effect_curve, measured_widths
 from scionet.methods.fitting import Fitting
 from scionet.methods.survey import first_examples, survey
@@ -19,6 +19,7 @@ from scionet.network.gates import gated_tensors
 from scionet.network.moments import Moments
 from scionet.network.processes import everywhere
 from scionet.network.running import place_of
+from scionet.progress import Progress
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.objective import FloatArray
 
@@ -74,9 +75,9 @@ class Allocator:
     draw: Draw
     progress: Progress
 
-    def shares(self, budget: Budget) -> Shares:
-        """The widths under a budget."""
-        settings, model = self.fitting.settings, CostModel(self.fitting.sites)
+    def shares(self, budget: Budget, model: CostModel) -> Shares:
+        """The widths under a budget, at what they cost by a model."""
+        settings = self.fitting.settings
         options = {"round_to": settings.round_to, "min_units": settings.min_units}
         fitted = self.ranker.uses_moments or (settings.refit and not self.ranker.uses_labels)
         allocation = settings.allocation or ("curves" if fitted else "uniform")
