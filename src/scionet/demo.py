@@ -11,12 +11,12 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from scionet.bench.contest import CONTESTANTS, FORWARD, LOSS, Arena, outcome
-from scionet.bench.measure import latency
 from scionet.bench.record import RunRecord, save
 from scionet.bench.report import write_html
 from scionet.bench.summary import summarise
 from scionet.bench.tables import to_matrix
 from scionet.budget.costs import measure
+from scionet.budget.timing import latency
 from scionet.data import digits
 from scionet.errors import VerificationError
 from scionet.network.checkpoint import load_pruned, save_pruned

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scionet.budget.costs import Cost, measure
+from scionet.budget.costs import Cost, CostModel, measure
+from scionet.budget.latency import LatencyTable
+from scionet.budget.latency_report import LatencyReport
 from scionet.budget.limits import Budget
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
-from scionet.methods.contract import Method, silent
+from scionet.methods.contract import Method
 from scionet.methods.registry import build
 from scionet.network.discover import Ignored, discover
 from scionet.network.plan import Plan
@@ -28,7 +30,7 @@ from scionet.network.running import (
 )
 from scionet.network.sites import Refusal, Sites
 from scionet.network.surgery import cut, verify
-from scionet.progress import bars
+from scionet.progress import Progress, bars, silent
 
 
 @dataclass(frozen=True)
@@ -37,12 +39,13 @@ class PruneReport:
 
     Attributes:
         dense: Cost of the dense network.
-        pruned: Cost of the pruned network, measured after the cut.
+        pruned: Cost of the pruned network, counted after the cut.
         difference: Largest relative difference between masked and cut network on the example inputs.
         widths: Units before and after, by site.
         refused: What was left whole, and why.
         seconds: Wall-clock time of each stage; where several budgets shared a selection, of all of it.
         status: How the selections ended.
+        latency: Predicted and measured latency, where a latency table was used.
     """
 
     dense: Cost
@@ -52,16 +55,18 @@ class PruneReport:
     refused: Sequence[Refusal]
     seconds: Mapping[str, float]
     status: str
+    latency: LatencyReport | None = None
 
     def __str__(self) -> str:
         """The report for a person to read."""
+        latency = "" if self.latency is None else f"{self.latency}\n"
         kept = sum(after for _, after in self.widths.values()) / max(1, sum(n for n, _ in self.widths.values()))
         return (
             f"MACs   {self.dense.macs / 1e6:,.2f} M -> {self.pruned.macs / 1e6:,.2f} M "
             f"({self.pruned.macs / self.dense.macs:.1%} kept)\n"
             f"params {self.dense.params / 1e6:,.3f} M -> {self.pruned.params / 1e6:,.3f} M "
             f"({self.pruned.params / self.dense.params:.1%} kept)\n"
-            f"units  {kept:.1%} kept at {len(self.widths)} sites; {len(self.refused)} left whole\n"
+            f"{latency}units  {kept:.1%} kept at {len(self.widths)} sites; {len(self.refused)} left whole\n"
             f"cut equals masked to {self.difference:.1e} (relative); {sum(self.seconds.values()):.1f} s in all\n"
             f"{self.status}"
         )
@@ -76,12 +81,14 @@ class PruneResult:
         plan: What was kept, and in which order it was chosen.
         report: The numbers.
         sites: The dense network's sites, which `save_pruned` records.
+        latency_table: The table that latency was predicted from, if it was.
     """
 
     model: nn.Module
     plan: Plan
     report: PruneReport
     sites: Sites = field(repr=False)
+    latency_table: LatencyTable | None = field(default=None, repr=False)
 
 
 def prune(
@@ -92,6 +99,7 @@ def prune(
     example_inputs: Batch,
     method: str | Method = "forward",
     ignored_layers: Ignored = (),
+    latency_table: LatencyTable | None = None,
     seed: int = 0,
     progress: bool = False,
     **settings: Any,
@@ -103,10 +111,14 @@ def prune(
         calibration_data: Batches of inputs: tensors, tuples or dicts like `example_inputs`. What a batch holds beyond
             that (labels of a data loader) is ignored, except by objective ``"loss"``, which takes what follows the
             inputs as the labels. A few hundred to a few thousand examples; baselines without refit need none.
-        budget: What may remain: ``"macs<=50%"``, ``"params<=1.2M"``, several joined by a comma, or a `Budget`.
+        budget: What may remain: ``"macs<=50%"``, ``"params<=1.2M"``, ``"latency<=60%"``, several joined by a comma, or
+            a `Budget`.
         example_inputs: What the model is called on: a tensor, a tuple of positional or a dict of keyword arguments.
+            A limit on latency is about one forward pass of this batch.
         method: ``"forward"`` (greedy forward selection), ``"l1"``, ``"bn_scale"``, ``"random"``, or a `Method`.
         ignored_layers: Layers whose channels stay: names, globs, types or modules.
+        latency_table: Measured times of the network's operations. Without it, they are measured now if the budget
+            limits latency.
         seed: Root of all randomness.
         progress: Whether to show progress bars on standard error.
         **settings: The method's settings, such as ``objective="average"``, ``refit=True`` or ``round_to=8``; see
@@ -116,7 +128,8 @@ def prune(
         UnsupportedModel: If nothing can be pruned, or the network's own weights are missing, NaN or infinite.
         UnreachableBudget: If the budget cannot be met; the text names the smallest reachable cost.
         CalibrationError: If the calibration data are empty, do not fit, or make the network produce NaN.
-        InvalidSetting: If a name, a setting or the seed is not allowed.
+        InvalidSetting: If a name, a setting or the seed is not allowed, or the latency table is of another network,
+            batch or device.
         VerificationError: If the cut network does not compute what the masked one does.
     """
     results = prune_each(
@@ -126,6 +139,7 @@ def prune(
         example_inputs=example_inputs,
         method=method,
         ignored_layers=ignored_layers,
+        latency_table=latency_table,
         seed=seed,
         progress=progress,
         **settings,
@@ -141,6 +155,7 @@ def prune_each(
     example_inputs: Batch,
     method: str | Method = "forward",
     ignored_layers: Ignored = (),
+    latency_table: LatencyTable | None = None,
     seed: int = 0,
     progress: bool = False,
     **settings: Any,
@@ -156,6 +171,7 @@ def prune_each(
         example_inputs: What the model is called on.
         method: Name or `Method`.
         ignored_layers: Layers whose channels stay.
+        latency_table: Measured times of the network's operations.
         seed: Root of all randomness.
         progress: Whether to show progress bars on standard error.
         **settings: The method's settings.
@@ -173,13 +189,16 @@ def prune_each(
     watch.lap("discover")
     batches = CalibrationBatches(model, calibration_data, example_inputs, with_labels=chosen.uses_labels)
     with bars() if progress else nullcontext(silent) as tell:
-        plans = chosen.select_each(model, batches, sites, limits, seed, tell)
+        costs = CostModel(sites, _table(latency_table, limits, model, example_inputs, sites, tell))
+        watch.lap("latency table")
+        plans = chosen.select_each(model, batches, sites, limits, seed, tell, costs)
     watch.lap("select")
-    return tuple(_result(model, sites, plan, example_inputs, watch.fork()) for plan in plans)
+    return tuple(_result(model, plan, costs, example_inputs, watch.fork()) for plan in plans)
 
 
-def _result(model: nn.Module, sites: Sites, plan: Plan, example_inputs: Batch, watch: "_StopWatch") -> PruneResult:
+def _result(model: nn.Module, plan: Plan, costs: CostModel, example_inputs: Batch, watch: "_StopWatch") -> PruneResult:
     """Cut, verify and report."""
+    sites = costs.sites
     pruned = cut(model, plan, sites)
     watch.lap("cut")
     difference = verify(model, plan, sites, pruned, example_inputs)
@@ -192,8 +211,29 @@ def _result(model: nn.Module, sites: Sites, plan: Plan, example_inputs: Batch, w
         refused=sites.refused,
         seconds=watch.seconds,
         status=plan.status,
+        latency=LatencyReport.of(costs, plan.widths, model, pruned, example_inputs),
     )
-    return PruneResult(pruned, plan, report, sites)
+    return PruneResult(pruned, plan, report, sites, costs.table)
+
+
+def _table(
+    given: LatencyTable | None,
+    budgets: Sequence[Budget | None],
+    model: nn.Module,
+    inputs: Batch,
+    sites: Sites,
+    tell: Progress,
+) -> LatencyTable | None:
+    """The latency table: as given, or measured now if a budget needs one.
+
+    Raises:
+        InvalidSetting: If the given one is of another network, batch or device.
+    """
+    if given is not None:
+        given.check_serves(model, inputs, sites)
+        return given
+    limited = any(budget is not None and "latency" in budget.quantities for budget in budgets)
+    return LatencyTable.measure(model, inputs, sites, progress=tell) if limited else None
 
 
 class CalibrationBatches:

@@ -7,7 +7,7 @@ import torch
 from subjects import SUBJECTS
 
 from scionet.adapters.torch_pruning import GreedyImportance
-from scionet.budget.costs import measure
+from scionet.budget.costs import CostModel, measure
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.methods.contract import seeded, silent
 from scionet.methods.fitting import Fitting
@@ -25,7 +25,7 @@ def paths(model, subject):
     sites = discover(model, subject.example())
     method = build("forward")
     fitting = Fitting(model, sites, method.settings)
-    allocator = Allocator(method.ranker, fitting, list(subject.batches()), seeded(0), silent)
+    allocator = Allocator(method.ranker, fitting, list(subject.batches()), CostModel(sites), seeded(0), silent)
 
     return sites, {view.site.name: path for view, _, path in allocator.surveyed(allocator.inputs, {})}
 

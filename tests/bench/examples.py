@@ -5,7 +5,8 @@ import math
 import numpy as np
 
 from scionet.bench.provenance import Provenance
-from scionet.bench.record import Latency, Outcome, RunRecord, RunSpec, SiteRecord, thin
+from scionet.bench.record import Outcome, RunRecord, RunSpec, SiteRecord, thin
+from scionet.budget.durations import Latency
 
 LOST = {
     "forward": (0.1, 0.5, 2.2),
@@ -91,7 +92,7 @@ def record(
 
 
 def latency(median_ms: float) -> Latency:
-    """Quartiles a few percent around a median."""
+    """An interval of a few percent around a median."""
     return Latency(median_ms, 0.97 * median_ms, 1.06 * median_ms, batch_size=64)
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from scionet.bench.files import RecordError, write_text
 from scionet.bench.provenance import Provenance
-from scionet.bench.record import FORMAT, Latency, Outcome, RunRecord, RunSpec, SiteRecord, load, load_all, save, thin
-from scionet.errors import PruneError
+from scionet.bench.record import FORMAT, Outcome, RunRecord, RunSpec, SiteRecord, load, load_all, save, thin
+from scionet.budget.durations import Latency
+from scionet.errors import InvalidSetting, PruneError
 
 counts = st.integers(1, 10**9)
 finite = st.floats(allow_nan=False, allow_infinity=False)
@@ -38,8 +39,8 @@ def sites(draw: st.DrawFn) -> SiteRecord:
 @st.composite
 def outcomes(draw: st.DrawFn) -> Outcome:
     seen = draw(counts)
-    quartiles = sorted(draw(st.tuples(*[st.floats(1e-6, 1e6)] * 3)))
-    timed = Latency(quartiles[1], quartiles[0], quartiles[2], draw(counts))
+    ends = sorted(draw(st.tuples(*[st.floats(1e-6, 1e6)] * 3)))
+    timed = Latency(ends[1], ends[0], ends[2], draw(counts))
     return Outcome(draw(counts), draw(counts), draw(st.integers(0, seen)), seen, draw(st.none() | st.just(timed)))
 
 
@@ -168,7 +169,7 @@ def test_impossible_outcomes_are_refused() -> None:
     for macs, params, correct, seen in [(1, 1, 2, 1), (1, 1, 0, 0), (0, 1, 1, 1), (1, 0, 1, 1), (1, 1, -1, 1)]:
         with pytest.raises(RecordError, match="0 <= correct <= seen"):
             Outcome(macs, params, correct, seen)
-    with pytest.raises(RecordError, match="lower <= median <= upper"):
+    with pytest.raises(InvalidSetting, match="lower <= median <= upper"):
         Latency(1.0, 1.1, 1.2, 1)
     with pytest.raises(RecordError, match="curve ascending"):
         SiteRecord("s", 4, 2, ((2, 0.1), (2, 0.2)))

@@ -158,7 +158,7 @@ def test_shifts_and_interactions_are_exact_differences(name: str) -> None:
     moved = kept + step[:, None] * (site[:, None] == np.arange(len(kept)))
     expected = np.stack([model.evaluate(w) - model.evaluate(kept) for w in moved], axis=1)
     np.testing.assert_array_equal(model.shifts(kept, site, step), expected)
-    mixed_terms = model.interactions(site, step, site, step)
+    mixed_terms = model.interactions(kept, site, step, site, step)
     for a, b in product(range(len(site)), repeat=2):
         if site[a] != site[b]:
             both = model.evaluate(moved[a] + moved[b] - kept) - model.evaluate(kept)

@@ -12,15 +12,16 @@ from scionet.budget.costs import Cost
 from scionet.budget.limits import QUANTITIES, Budget, Caps, Limit
 from scionet.errors import InvalidSetting
 
-DENSE = Cost(macs=4e9, params=1000)
+DENSE = Cost(macs=4e9, params=1000, latency_ms=0.25)
 
 fractions = st.floats(0, 1, exclude_min=True)
 amounts = st.floats(1, 1e15)
 limits = st.one_of(
-    st.builds(Limit, st.sampled_from(QUANTITIES), fractions, st.just(True)),
-    st.builds(Limit, st.sampled_from(QUANTITIES), amounts, st.just(False)),
+    st.builds(Limit, st.sampled_from(sorted(QUANTITIES)), fractions, st.just(True)),
+    st.builds(Limit, st.sampled_from(["macs", "params"]), amounts, st.just(False)),
+    st.builds(Limit, st.just("latency"), st.floats(1e-9, 1e9), st.just(False)),
 )
-budgets = st.lists(limits, min_size=1, max_size=4, unique_by=lambda x: (x.quantity, x.relative)).map(
+budgets = st.lists(limits, min_size=1, max_size=6, unique_by=lambda x: (x.quantity, x.relative)).map(
     lambda parts: Budget(*parts)
 )
 
@@ -37,6 +38,12 @@ budgets = st.lists(limits, min_size=1, max_size=4, unique_by=lambda x: (x.quanti
         ("params<=999", "params<=999", Caps(params=999)),
         ("macs<=2.0g", "macs<=2G", Caps(macs=2e9)),
         ("params<=40%, macs<=2.0G", "macs<=2G, params<=40%", Caps(macs=2e9, params=400)),
+        ("latency<=60%", "latency<=60%", Caps(latency_ms=0.15)),
+        ("latency <= 5 ms", "latency<=5ms", Caps(latency_ms=5)),
+        ("latency<=0.005s", "latency<=5ms", Caps(latency_ms=5)),
+        ("latency<=120us", "latency<=0.12ms", Caps(latency_ms=0.12)),
+        ("macs<=50%, latency<=60%", "latency<=60%, macs<=50%", Caps(macs=2e9, latency_ms=0.15)),
+        ("latency<=50% and latency<=0.1ms", "latency<=0.1ms, latency<=50%", Caps(latency_ms=0.1)),
         ("macs<=3G & macs<=50%", "macs<=3G, macs<=50%", Caps(macs=2e9)),
         ("macs<=50% and params<=50%", "macs<=50%, params<=50%", Caps(macs=2e9, params=500)),
     ],
@@ -75,8 +82,19 @@ def test_the_canonical_text_is_read_back_to_an_equal_budget(budget: Budget) -> N
         ("params<=0.5", "written with %"),
         ("params<=1e400", "finite number from 1 on"),
         ("params<=2T", "unknown unit 'T'"),
-        ("latency_ms<=5", "latency_ms is not supported yet"),
-        ("flops<=50%", "unknown quantity of a budget 'flops'; allowed: macs, params"),
+        ("latency<=5", "a unit of time is missing in 'latency<=5'; allowed: %, us, ms, s"),
+        ("latency<=5M", "unknown unit 'M' in 'latency<=5M'; allowed: %, us, ms, s"),
+        ("latency<=5MS", "unknown unit 'MS'"),
+        ("macs<=5ms", "unknown unit 'ms' in 'macs<=5ms'; allowed: %, K, M, G, or none"),
+        ("latency<=0ms", "a latency must be finite and above 0; given 0 ms"),
+        ("latency<=-1ms", "a latency must be finite and above 0; given -1 ms"),
+        ("latency<=1e999s", "a latency must be finite"),
+        ("latency<=101%", "above 0% and at most 100%; given 101%"),
+        ("latency<5ms", "written with '<='"),
+        ("latency<=5ms, latency<=3ms", "each of its own kind"),
+        ("latency_ms<=5", "Did you mean 'latency'"),
+        ("speed<=3ms", "unknown quantity of a budget 'speed'"),
+        ("flops<=50%", "unknown quantity of a budget 'flops'; allowed: latency, macs, params"),
         ("param<=50%", "Did you mean 'params'"),
         ("macs<=50%, macs<=60%", "each of its own kind"),
     ],
@@ -116,17 +134,29 @@ def test_percentages_are_exact() -> None:
     assert not Budget("params<=29%").met(Cost(0, 30), Cost(0, 100))
 
 
-@given(budgets, st.integers(0, 5 * 10**9), st.integers(0, 2000))
-def test_met_and_slack_follow_their_definitions(budget: Budget, macs: int, params: int) -> None:
-    cost = Cost(float(macs), params)
+@given(budgets, st.integers(0, 5 * 10**9), st.integers(0, 2000), st.floats(0, 1))
+def test_met_and_slack_follow_their_definitions(budget: Budget, macs: int, params: int, ms: float) -> None:
+    cost = Cost(float(macs), params, ms)
     slacks = []
     for limit in budget.limits:
-        given_, dense = (macs, DENSE.macs) if limit.quantity == "macs" else (params, DENSE.params)
+        given_, dense = {
+            "macs": (macs, DENSE.macs),
+            "params": (params, DENSE.params),
+            "latency": (ms, DENSE.latency_ms or 0),
+        }[limit.quantity]
         cap = Fraction(limit.at_most) * Fraction(dense if limit.relative else 1)
-        slacks.append(float((cap - given_) / Fraction(dense)))
+        slacks.append(float((cap - Fraction(given_)) / Fraction(dense)))
     assert budget.slack(cost, DENSE) == pytest.approx(min(slacks), rel=1e-9, abs=1e-12)
     caps = budget.absolute(DENSE)
-    assert budget.met(cost, DENSE) == (macs <= caps.macs and params <= caps.params)
+    assert budget.met(cost, DENSE) == (macs <= caps.macs and params <= caps.params and ms <= caps.latency_ms)
+
+
+def test_a_limit_on_latency_needs_to_know_it() -> None:
+    budget = Budget("latency<=3ms, macs<=50%")
+    assert budget.quantities == {"latency", "macs"}
+    for ask in (budget.met, budget.slack):
+        with pytest.raises(InvalidSetting, match="needs a latency table"):
+            ask(Cost(1e9, 10), Cost(4e9, 1000))
 
 
 def test_a_limit_above_the_dense_cost_is_met_by_the_dense_network() -> None:

@@ -14,6 +14,7 @@ from commandline import CLASSES, TEST, scionet
 from PIL import Image
 
 from scionet.budget.costs import measure
+from scionet.budget.latency import LatencyTable
 from scionet.cli import main
 from scionet.network.checkpoint import describe, load_pruned, read_plan
 from scionet.resnets import resnet20
@@ -122,6 +123,22 @@ def test_labels_are_used_by_the_loss_objective(at_home: Path, capsys: pytest.Cap
     assert main(["prune", "--config", "prune.toml", *flags, *whole, *more]) == 0
     assert read_plan(at_home / "loss.safetensors").settings["objective"] == "loss"
     assert "saved to loss.safetensors" in capsys.readouterr().out
+
+
+def test_a_budget_on_latency_is_met_by_prediction_and_its_table_is_kept(
+    at_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table, budget = tmp_path / "table.json", "macs<=95%, latency<=95%"
+    flags = ["--budget", budget, "--latency-table", str(table), "--latency-batch", "4", "--method", "l1", "--quiet"]
+    for name in ("first", "second"):
+        out = str(tmp_path / f"{name}.safetensors")
+        assert main(["prune", "--config", "prune.toml", *flags, "--out", out]) == 0
+        shown = capsys.readouterr().out
+        assert numbers(shown, "latency, predicted")[2] <= 95 and "latency, measured" in shown
+        assert ("latency table written to" in shown) == (name == "first")
+    assert LatencyTable.load(table).origin.inputs == "float32 4x3x32x32"
+    plans = [read_plan(tmp_path / f"{name}.safetensors") for name in ("first", "second")]
+    assert plans[0].identity == plans[1].identity
 
 
 def test_a_function_named_in_a_file_runs_only_when_trusted(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import pytest
 import torch
 from subjects import SUBJECTS, budget_for
 
+from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
 from scionet.errors import CalibrationError
 from scionet.methods.contract import seeded, silent
@@ -44,7 +45,9 @@ def test_effects_are_those_of_the_network_in_which_one_site_alone_is_cut():
 
 
 def allocator_of(method: Sweep, model, batches, sites) -> Allocator:
-    return Allocator(method.ranker, Fitting(model, sites, method.settings), batches, seeded(0), silent)
+    return Allocator(
+        method.ranker, Fitting(model, sites, method.settings), batches, CostModel(sites), seeded(0), silent
+    )
 
 
 def only_site(method: Sweep, model, batches, sites, name: str, width: int) -> Plan:

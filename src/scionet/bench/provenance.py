@@ -2,11 +2,11 @@
 
 import os
 import platform
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
+
+from scionet.machine import processor
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Provenance:
         """The provenance of a run on this machine. Names no host and no user."""
         versions = {"python": platform.python_version()}
         versions |= {package: _version(package) for package in ("scionet", "torch", "numpy")}
-        return cls(created, command, versions, _processor(), os.cpu_count() or 1, threads)
+        return cls(created, command, versions, processor(), os.cpu_count() or 1, threads)
 
 
 def _version(package: str) -> str:
@@ -42,8 +42,3 @@ def _version(package: str) -> str:
         return version(package)
     except PackageNotFoundError:
         return "not installed as a package"
-
-
-def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
-    found = re.search(r"model name\s*:\s*(.+)", cpuinfo.read_text()) if cpuinfo.exists() else None
-    return found[1].strip() if found else platform.processor() or platform.machine()

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from scionet.bench.coding import build, plain, to_json
 from scionet.bench.files import RecordError, read_text, write_text
 from scionet.bench.provenance import Provenance
+from scionet.budget.durations import Latency
+from scionet.coding import build, plain, to_json
 
 FORMAT = 1
 """Version of the record format; raised when an older reader could misread a file."""
@@ -68,35 +69,6 @@ class RunSpec:
         words = (self.network, self.method, self.budget, f"seed{self.seed}")
         slug = "_".join(re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") for word in words)
         return f"{slug}_{self.run_id[:12]}.json"
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Wall-clock time of one forward pass.
-
-    Attributes:
-        median_ms: Median over repeats, milliseconds.
-        lower_ms: First quartile.
-        upper_ms: Third quartile.
-        batch_size: Images in the batch.
-    """
-
-    median_ms: float
-    lower_ms: float
-    upper_ms: float
-    batch_size: int
-
-    def __post_init__(self) -> None:
-        """Check the order of the quartiles.
-
-        Raises:
-            RecordError: If they are not positive and ascending.
-        """
-        if not 0 < self.lower_ms <= self.median_ms <= self.upper_ms:
-            raise RecordError(
-                f"latency needs 0 < lower <= median <= upper in ms; given "
-                f"{self.lower_ms}, {self.median_ms}, {self.upper_ms}"
-            )
 
 
 @dataclass(frozen=True)

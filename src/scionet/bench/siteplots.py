@@ -8,10 +8,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from scionet.bench.plots import styles
-from scionet.bench.record import Latency, SiteRecord
+from scionet.bench.record import SiteRecord
 from scionet.bench.study import Study, spoken
 from scionet.bench.summary import Row
 from scionet.bench.svg import ACCENT, INK, MUTED, RULE, drawing, render
+from scionet.budget.durations import Latency
 
 
 def shades(count: int) -> tuple[float, ...]:
@@ -61,7 +62,7 @@ def _limits(sites: Sequence[SiteRecord]) -> tuple[float, float]:
 
 
 def latency_plot(study: Study, name: str) -> str:
-    """Median and quartiles of a forward pass, dense and at each budget of the headline method; empty if not timed."""
+    """Median of a forward pass with its interval, dense and at each budget of the headline; empty if not timed."""
     timed = [row for row in study.path(study.headline) if row.speedup]
     dense = timed[0].records[0].dense.latency if timed else None
     bars = [("dense", dense), *((spoken(row.budget), row.records[0].pruned.latency) for row in timed)]

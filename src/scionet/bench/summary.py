@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scionet.bench.coding import to_json
 from scionet.bench.files import RecordError
 from scionet.bench.record import RunRecord
+from scionet.coding import to_json
 
 DENSE = "dense"
 """What stands in a row's method for the network before pruning."""

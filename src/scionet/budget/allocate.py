@@ -5,7 +5,8 @@ from heapq import heappop, heappush
 
 import numpy as np
 
-from scionet.budget.costs import CostModel, FloatArray, IntArray
+from scionet.budget.costs import CostModel
+from scionet.budget.forms import FloatArray, IntArray
 from scionet.budget.ladder import NO_CAPS, TOLERANCE, Ladder, Moves, describe
 from scionet.budget.limits import Budget
 from scionet.budget.search import Search
@@ -45,7 +46,7 @@ def uniform(
         UnreachableBudget: If no network is small enough, or none within 1 % of the limit was found.
     """
     ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units, most=most)
-    if ladder.slack(ladder.top) >= 0:
+    if ladder.everything_fits:
         return ladder.named(ladder.top)
     density = _largest_common(ladder)
     away = abs(ladder.widths / model.full[:, None] - density)
@@ -90,7 +91,7 @@ def by_curves(
     allowed = {name: np.isfinite(curve) for name, curve in curves.items()}
     options = {"round_to": round_to, "min_units": min_units, "most": most}
     ladder = Ladder.build(model, Budget.of(budget), allowed=allowed, **options)
-    if ladder.slack(ladder.top) >= 0:
+    if ladder.everything_fits:
         return ladder.named(ladder.top)
     search = Search.build(ladder, curves)
     starts = (*search.starts(), _common(ladder, _largest_common(ladder)))

@@ -1,21 +1,19 @@
 """What a network costs: measured on a model, and predicted for any widths before anything is cut."""
 
-from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel, unknown
+from scionet.budget.forms import FloatArray, Forms, IntArray
+from scionet.budget.latency import LatencyTable
+from scionet.errors import CalibrationError, InvalidSetting, unknown
 from scionet.network.running import Batch, attention_unfused, call, example_count, to_model, undisturbed
 from scionet.network.sites import Sites
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -25,14 +23,18 @@ class Cost:
     Attributes:
         macs: Multiply-accumulates of one forward pass, per example.
         params: Number of parameter entries; tied parameters count once.
+        latency_ms: Predicted time of one forward pass of the batch that a latency table was measured on, milliseconds;
+            None without a table.
     """
 
     macs: float
     params: int
+    latency_ms: float | None = None
 
     def __str__(self) -> str:
         """The cost for a person to read."""
-        return f"{self.macs / 1e6:,.4g}M MACs, {self.params / 1e6:,.4g}M parameters"
+        counted = f"{self.macs / 1e6:,.4g}M MACs, {self.params / 1e6:,.4g}M parameters"
+        return counted if self.latency_ms is None else f"{counted}, {self.latency_ms:,.4g} ms"
 
 
 def measure(model: nn.Module, example_inputs: Batch) -> Cost:
@@ -54,22 +56,58 @@ def measure(model: nn.Module, example_inputs: Batch) -> Cost:
     return Cost(macs, sum(parameter.numel() for parameter in model.parameters()))
 
 
+class Part(Protocol):
+    """Some quantities of a network's cost, as functions of the widths that its sites keep.
+
+    Widths are arrays of shape ``(site,)``. A *move* changes the width of one site.
+    """
+
+    def evaluate(self, kept: IntArray) -> FloatArray:
+        """Costs at the given widths, shape ``(quantity,)``."""
+        ...
+
+    def shifts(self, kept: IntArray, site: IntArray, step: IntArray) -> FloatArray:
+        """How costs change with one move alone, for many moves at once.
+
+        Args:
+            kept: The widths to start from, shape ``(site,)``.
+            site: Position of the site that each move changes, shape ``(move,)``.
+            step: What each move adds to the site's width (negative: takes away), shape ``(move,)``.
+
+        Returns:
+            Differences of cost, shape ``(quantity, move)``.
+        """
+        ...
+
+    def interactions(
+        self, kept: IntArray, site: IntArray, step: IntArray, other: IntArray, other_step: IntArray
+    ) -> FloatArray:
+        """What two moves of different sites cost together beyond the sum of both.
+
+        Returns:
+            Shape ``(quantity, move, other move)``; of two moves of the same site it says nothing.
+        """
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class CostModel:
-    """The cost of a network at any widths of its sites, exactly and without cutting it.
+    """The cost of a network at any widths of its sites, without cutting it.
 
-    A tensor dimension has ``size - sum over sites of (N - kept) * per_unit`` entries left: affine in the widths. A
-    parameter has the product over its dimensions of what is left; an operation's MACs shrink as dimensions 0 and 1
-    of its weight do, or, if it has none, as its result does. So both costs are quadratic forms ``x^T M x`` of
-    ``x = (1, widths)`` with entries of M >= 0, and whole numbers stay exact in floating point.
-
-    Where quantities are in an array, they are ordered (macs, params).
+    MACs and parameters are counted exactly. Latency is predicted from a table, where there is one.
 
     Attributes:
         sites: The sites of the network.
+        table: Measured times of its operations.
     """
 
     sites: Sites
+    table: LatencyTable | None = None
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """Fields of a `Cost` that are known, in the order of every array of quantities."""
+        return ("macs", "params") if self.table is None else ("macs", "params", "latency_ms")
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -98,81 +136,24 @@ class CostModel:
             if not 0 <= width <= self.sites[name].width:
                 raise InvalidSetting(f"site {name!r} cannot keep {width} units; allowed: 0..{self.sites[name].width}")
         kept = np.array([widths.get(name, site.width) for name, site in self.sites.items()], dtype=np.int64)
-        macs, params = self.evaluate(kept)
-        return Cost(float(macs), round(params))
+        macs, params, *latency_ms = self.evaluate(kept).tolist()
+        return Cost(macs, round(params), *latency_ms)
 
     def evaluate(self, kept: IntArray) -> FloatArray:
-        """Costs at the given widths: from shape ``(site,)`` to shape ``(quantity,)``."""
-        x = np.concatenate(([1.0], kept))
-        return self._form @ x @ x
+        """See `Part`."""
+        return np.concatenate([part.evaluate(kept) for part in self._parts])
 
     def shifts(self, kept: IntArray, site: IntArray, step: IntArray) -> FloatArray:
-        """How costs change when one site alone changes its width, for many such moves at once.
+        """See `Part`."""
+        return np.concatenate([part.shifts(kept, site, step) for part in self._parts])
 
-        Args:
-            kept: The widths to start from, shape ``(site,)``.
-            site: Position of the site that each move changes, shape ``(move,)``.
-            step: What each move adds to the site's width (negative: takes away), shape ``(move,)``.
-
-        Returns:
-            Differences of cost, shape ``(quantity, move)``.
-        """
-        slope = 2 * self._form @ np.concatenate(([1.0], kept))
-        return slope[:, site + 1] * step + self._form[:, site + 1, site + 1] * step**2
-
-    def interactions(self, site: IntArray, step: IntArray, other: IntArray, other_step: IntArray) -> FloatArray:
-        """What two moves cost together beyond the sum of both, shape ``(quantity, move, other move)``."""
-        mixed = 2 * self._form[:, site[:, None] + 1, other + 1]
-        return mixed * np.multiply.outer(step, other_step)
+    def interactions(
+        self, kept: IntArray, site: IntArray, step: IntArray, other: IntArray, other_step: IntArray
+    ) -> FloatArray:
+        """See `Part`."""
+        return np.concatenate([part.interactions(kept, site, step, other, other_step) for part in self._parts])
 
     @cached_property
-    def _form(self) -> FloatArray:
-        """The symmetric matrices M, shape ``(quantity, 1 + site, 1 + site)``."""
-        left = self._remaining()
-        shapes = self.sites.shapes
-        form = np.zeros((2, len(self.names) + 1, len(self.names) + 1))
-        for operation in self.sites.operations:
-            weight = operation.weight
-            sizes = [extent.size for extent in operation.extents] if weight is None else shapes[weight][:2]
-            factors = [self._left(extent.size, extent.per_unit) for extent in operation.extents]
-            factors += [left[weight, dim] for dim in (0, 1) if weight is not None]
-            _add(form[0], operation.macs / max(np.prod(sizes), 1), factors)
-        for name in self.sites.parameters:
-            _add(form[1], 1.0, [left[name, dim] for dim in range(len(shapes[name]))])
-        return (form + form.transpose(0, 2, 1)) / 2
-
-    def _remaining(self) -> dict[tuple[str, int], FloatArray]:
-        """Entries left in each dimension of each tensor, as coefficients of (1, widths)."""
-        per_unit: dict[tuple[str, int], dict[str, int]] = defaultdict(dict)
-        for name, site in self.sites.items():
-            for slot in site.slots:
-                per_unit[slot.tensor, slot.dim][name] = slot.index.shape[1]
-        return {
-            (name, dim): self._left(size, per_unit[name, dim])
-            for name, shape in self.sites.shapes.items()
-            for dim, size in enumerate(shape)
-        }
-
-    def _left(self, size: int, per_unit: Mapping[str, int]) -> FloatArray:
-        """Entries left of so many, as coefficients of (1, widths), when each unit of a site takes some away."""
-        shares = np.array([per_unit.get(name, 0) for name in self.names], dtype=np.float64)
-        return np.concatenate(([size - shares @ self.full], shares))
-
-
-def _add(matrix: FloatArray, coefficient: float, factors: list[FloatArray]) -> None:
-    """Add the product of affine factors to a quadratic form.
-
-    Raises:
-        UnsupportedModel: If more than two of the factors vary.
-    """
-    varying = [factor for factor in factors if factor[1:].any()]
-    fixed = [factor[0] for factor in factors if not factor[1:].any()]
-    if len(varying) > 2:
-        raise UnsupportedModel(
-            f"a tensor would shrink in {len(varying)} dimensions at once; costs are counted for at most two: exclude "
-            f"its layer with ignored_layers"
-        )
-    one = np.eye(1, len(matrix))[0]
-    first, second = (*varying, one, one)[:2]
-    rows, columns = np.flatnonzero(first), np.flatnonzero(second)
-    matrix[np.ix_(rows, columns)] += coefficient * np.prod(fixed) * np.multiply.outer(first[rows], second[columns])
+    def _parts(self) -> tuple[Part, ...]:
+        counted = Forms(self.sites)
+        return (counted,) if self.table is None else (counted, self.table.surfaces)

@@ -8,8 +8,9 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from scionet.budget.costs import Cost, CostModel, FloatArray, IntArray
-from scionet.budget.limits import Budget
+from scionet.budget.costs import Cost, CostModel
+from scionet.budget.forms import FloatArray, IntArray
+from scionet.budget.limits import Budget, Caps
 from scionet.errors import InvalidSetting, UnreachableBudget
 
 TOLERANCE = 0.01
@@ -19,6 +20,8 @@ NO_CAPS: Mapping[str, int] = MappingProxyType({})
 """No site is held below its full width."""
 
 _NEVER = 1e300
+_ROUNDING = 1e-9
+"""Part of the dense latency that is left free, because its sums are rounded; those of whole numbers are exact."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +92,7 @@ class Ladder:
             allowed: Which of the widths ``0..N`` of a site are allowed at all, shape ``(N + 1,)``.
 
         Raises:
-            InvalidSetting: If `round_to` or `min_units` is below 1.
+            InvalidSetting: If `round_to` or `min_units` is below 1, or latency is limited and was not measured.
             UnreachableBudget: If even the narrowest network exceeds a limit.
         """
         if round_to < 1 or min_units < 1:
@@ -138,7 +141,7 @@ class Ladder:
         """
         steps, other_steps = self._steps(at, moves), self._steps(at, others)
         alone = self.shifts(at, moves)[:, :, None] + self.shifts(at, others)[:, None, :]
-        change = alone + self.model.interactions(moves.site, steps, others.site, other_steps)
+        change = alone + self.model.interactions(self.kept(at), moves.site, steps, others.site, other_steps)
         clash = (moves.site[:, None] == others.site) & (np.multiply.outer(steps, other_steps) != 0)
         return self.room(at)[:, None, None] - np.where(clash, _NEVER, change)
 
@@ -150,6 +153,11 @@ class Ladder:
         """The rungs after a pair of moves, given by its position in a flattened ``(move, other move)`` array."""
         first, second = divmod(pair, len(others.site))
         return moves.one(first, at) + others.one(second, at) - at
+
+    @property
+    def everything_fits(self) -> bool:
+        """Whether the dense network is within the budget."""
+        return self.budget.met(self.model.dense, self.model.dense)
 
     def climb(self, at: IntArray, rungs: IntArray | int) -> Moves:
         """One move per site, so many rungs up (negative: down), at most to the end of the ladder."""
@@ -163,28 +171,35 @@ class Ladder:
     @cached_property
     def caps(self) -> FloatArray:
         """The limits in absolute numbers, shape ``(quantity,)``."""
-        caps = self.budget.absolute(self.model.dense)
-        return np.array([caps.macs, caps.params])
+        rounded = np.array([quantity == "latency_ms" for quantity in self.model.quantities])
+        return self._amounts(self.budget.absolute(self.model.dense)) - _ROUNDING * self.scale * rounded
 
     @cached_property
     def scale(self) -> FloatArray:
         """The dense costs, shape ``(quantity,)``."""
-        return np.maximum([self.model.dense.macs, self.model.dense.params], 1.0)
+        dense = self._amounts(self.model.dense)
+        return np.where(dense > 0, dense, 1.0)
+
+    def _amounts(self, values: Cost | Caps) -> FloatArray:
+        """The quantities that the model knows, shape ``(quantity,)``."""
+        return np.array([getattr(values, quantity) for quantity in self.model.quantities])
 
     def _steps(self, at: IntArray, moves: Moves) -> IntArray:
         return self.widths[moves.site, moves.to] - self.kept(at)[moves.site]
 
     def _check_reachable(self) -> None:
-        least = self.cost(np.zeros_like(self.top))
-        if not self.budget.met(least, self.model.dense):
+        lowest = np.zeros_like(self.top)
+        if not self.everything_fits and self.slack(lowest) < 0:
             raise UnreachableBudget(
                 f"the budget {self.budget} cannot be reached: the smallest network these sites allow has "
-                f"{describe(least, self.model.dense)}; raise the budget, or lower round_to or min_units, or ignore "
-                f"fewer layers"
+                f"{describe(self.cost(lowest), self.model.dense)}; raise the budget, or lower round_to or min_units, "
+                f"or ignore fewer layers"
             )
 
 
 def describe(cost: Cost, dense: Cost) -> str:
     """A cost beside the dense one, for a person to read."""
-    macs, params = cost.macs / max(dense.macs, 1), cost.params / max(dense.params, 1)
-    return f"{cost} (macs {macs:.2%}, params {params:.2%} of the dense network)"
+    parts = [f"macs {cost.macs / max(dense.macs, 1):.2%}", f"params {cost.params / max(dense.params, 1):.2%}"]
+    if cost.latency_ms is not None and dense.latency_ms:
+        parts.append(f"latency {cost.latency_ms / dense.latency_ms:.2%}")
+    return f"{cost} ({', '.join(parts)} of the dense network)"

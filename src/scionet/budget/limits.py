@@ -13,9 +13,13 @@ from scionet.errors import InvalidSetting, unknown
 if TYPE_CHECKING:
     from scionet.budget.costs import Cost
 
-QUANTITIES = ("macs", "params")
-EXAMPLES = 'write for example "macs<=50%", "params<=1.2M" or "macs<=2.0G, params<=40%"'
+QUANTITIES = {"macs": "macs", "params": "params", "latency": "latency_ms"}
+"""What may be limited, and the field of a `Cost` that says how much of it there is."""
+EXAMPLES = 'write for example "macs<=50%", "params<=1.2M", "latency<=5ms" or "macs<=2.0G, latency<=60%"'
 SUFFIXES = {"K": 3, "M": 6, "G": 9}
+"""Of numbers, and the powers of ten that they mean."""
+TIMES = {"us": -3, "ms": 0, "s": 3}
+"""Units of time, and the powers of ten of a millisecond that they mean."""
 
 _LIMIT = re.compile(
     r"\s*(?P<quantity>\w+)\s*(?P<relation>[<>=!≤≥]+)"
@@ -28,8 +32,9 @@ class Limit:
     """An upper limit on one quantity.
 
     Attributes:
-        quantity: ``"macs"`` (of one forward pass per example) or ``"params"``.
-        at_most: A fraction of the dense network's cost in (0, 1], or an absolute number from 1 on.
+        quantity: ``"macs"`` (of one forward pass per example), ``"params"``, or ``"latency"`` (of one forward pass of
+            the batch that a latency table was measured on).
+        at_most: A fraction of the dense network's cost in (0, 1], or an absolute number: from 1 on, or milliseconds.
         relative: Which of the two it is.
     """
 
@@ -43,15 +48,18 @@ class Limit:
         Raises:
             InvalidSetting: If the quantity is unknown or the number is out of range.
         """
-        if self.quantity in ("latency", "latency_ms"):
-            raise InvalidSetting(f"a budget on {self.quantity} is not supported yet; {EXAMPLES}")
         if self.quantity not in QUANTITIES:
             raise unknown("quantity of a budget", self.quantity, QUANTITIES)
         if self.relative and not 0 < self.at_most <= 1:
             raise InvalidSetting(
                 f"a relative limit must be above 0% and at most 100%; given {_percent(self.at_most)}; {EXAMPLES}"
             )
-        if not self.relative and not 1 <= self.at_most < math.inf:
+        if self.relative:
+            return
+        if self.quantity == "latency":
+            if not 0 < self.at_most < math.inf:
+                raise InvalidSetting(f"a latency must be finite and above 0; given {self.at_most:g} ms; {EXAMPLES}")
+        elif not 1 <= self.at_most < math.inf:
             raise InvalidSetting(
                 f"an absolute limit must be a finite number from 1 on; given {self.quantity}<={self.at_most:g}; a "
                 f"fraction of the dense network is written with %: {EXAMPLES}"
@@ -59,7 +67,9 @@ class Limit:
 
     def __str__(self) -> str:
         """The canonical text; `Budget` reads it back to an equal limit."""
-        return f"{self.quantity}<={_percent(self.at_most) if self.relative else _short(self.at_most)}"
+        if self.relative:
+            return f"{self.quantity}<={_percent(self.at_most)}"
+        return f"{self.quantity}<={_milliseconds(self.at_most) if self.quantity == 'latency' else _short(self.at_most)}"
 
     def cap(self, dense: "Cost") -> float:
         """The limit as an absolute number."""
@@ -75,14 +85,15 @@ class Caps:
 
     macs: float = math.inf
     params: float = math.inf
+    latency_ms: float = math.inf
 
 
 @dataclass(frozen=True, init=False)
 class Budget:
-    """Limits that all hold together: ``Budget("macs<=50%")``, ``Budget("macs<=2.0G, params<=40%")``.
+    """Limits that all hold together: ``Budget("macs<=50%")``, ``Budget("macs<=2.0G, latency<=60%")``.
 
-    Percentages are of the dense network. Absolute numbers may end in K, M or G (10^3, 10^6, 10^9). Limits are
-    separated by commas, ``&`` or ``and``.
+    Percentages are of the dense network. Absolute numbers may end in K, M or G (10^3, 10^6, 10^9); a latency must end
+    in us, ms or s. Limits are separated by commas, ``&`` or ``and``.
 
     Attributes:
         limits: The limits, ordered by quantity, absolute before relative.
@@ -125,8 +136,17 @@ class Budget:
 
     def absolute(self, dense: "Cost") -> Caps:
         """The limits in absolute numbers, the tightest of each quantity."""
-        caps = {q: min((x.cap(dense) for x in self.limits if x.quantity == q), default=math.inf) for q in QUANTITIES}
-        return Caps(**caps)
+        return Caps(
+            **{
+                field: min((limit.cap(dense) for limit in self.limits if limit.quantity == quantity), default=math.inf)
+                for quantity, field in QUANTITIES.items()
+            }
+        )
+
+    @property
+    def quantities(self) -> frozenset[str]:
+        """What is limited."""
+        return frozenset(limit.quantity for limit in self.limits)
 
     def met(self, cost: "Cost", dense: "Cost") -> bool:
         """Whether a cost is within all limits."""
@@ -135,13 +155,24 @@ class Budget:
     def slack(self, cost: "Cost", dense: "Cost") -> float:
         """How close a cost comes to its tightest limit, as a fraction of the dense cost; negative beyond it."""
         return min(
-            (limit.cap(dense) - _amount(cost, limit.quantity)) / max(_amount(dense, limit.quantity), 1)
+            (limit.cap(dense) - _amount(cost, limit.quantity)) / (_amount(dense, limit.quantity) or 1)
             for limit in self.limits
         )
 
 
 def _amount(cost: "Cost", quantity: str) -> float:
-    return cost.macs if quantity == "macs" else cost.params
+    """How much of a quantity a network costs.
+
+    Raises:
+        InvalidSetting: If nobody knows, because no latency was measured.
+    """
+    amount = getattr(cost, QUANTITIES[quantity])
+    if amount is None:
+        raise InvalidSetting(
+            "a limit on latency needs a latency table: prune measures one; elsewhere give CostModel one that "
+            "LatencyTable.measure made"
+        )
+    return amount
 
 
 def _percent(fraction: float) -> str:
@@ -154,6 +185,10 @@ def _short(number: float) -> str:
         if number >= 10**power:
             return f"{exact.scaleb(-power).normalize():f}{suffix}"
     return f"{exact.normalize():f}"
+
+
+def _milliseconds(number: float) -> str:
+    return f"{Decimal(repr(float(number))).normalize():f}ms"
 
 
 def _parse(text: str) -> list[Limit]:
@@ -176,8 +211,13 @@ def _parse_one(part: str) -> Limit:
     quantity, relation, number, unit = match.group("quantity", "relation", "number", "unit")
     if relation != "<=":
         raise InvalidSetting(f"a limit is written with '<='; given {part.strip()!r}; {EXAMPLES}")
+    if quantity not in QUANTITIES:
+        raise unknown("quantity of a budget", quantity, QUANTITIES)
     if unit == "%":
         return Limit(quantity, float(Decimal(number) / 100), relative=True)
-    if unit.upper() not in ("", *SUFFIXES):
-        raise InvalidSetting(f"unknown unit {unit!r} in {part.strip()!r}; allowed: %, {', '.join(SUFFIXES)}, or none")
-    return Limit(quantity, float(Decimal(number).scaleb(SUFFIXES.get(unit.upper(), 0))), relative=False)
+    powers = TIMES if quantity == "latency" else {"": 0} | {k: p for s, p in SUFFIXES.items() for k in (s, s.lower())}
+    if unit not in powers:
+        given = f"unknown unit {unit!r}" if unit else "a unit of time is missing"
+        allowed = ", ".join(TIMES) if quantity == "latency" else f"{', '.join(SUFFIXES)}, or none"
+        raise InvalidSetting(f"{given} in {part.strip()!r}; allowed: %, {allowed}")
+    return Limit(quantity, float(Decimal(number).scaleb(powers[unit])), relative=False)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scionet.budget.costs import FloatArray, IntArray
+from scionet.budget.forms import FloatArray, IntArray
 from scionet.budget.ladder import Ladder, Moves
 
 _TINY = 1e-12
@@ -114,11 +114,16 @@ class Search:
         return self.error[moves.site, moves.to] - self.error[moves.site, at[moves.site]]
 
     def _stride(self, at: IntArray, quantum: float) -> IntArray:
-        """How many rungs of each site cost about a quantum, at least one."""
+        """How many rungs of each site cost about a quantum, at least one.
+
+        A rung costs what it does in the mean over all that are below, or above the lowest: a single one may cost
+        nothing where latency goes in steps.
+        """
         ladder = self.ladder
-        rung = ladder.climb(at, np.where(at > 0, -1, 1))
+        end = ladder.climb(at, np.where(at > 0, -at, ladder.top))
         limited = np.isfinite(ladder.caps)
-        price = (abs(ladder.shifts(at, rung)) / ladder.scale[:, None])[limited].max(axis=0)
+        all_rungs = (abs(ladder.shifts(at, end)) / ladder.scale[:, None])[limited].max(axis=0)
+        price = all_rungs / np.maximum(abs(end.to - at), 1)
         return np.clip(quantum / np.maximum(price, _TINY), 1, np.maximum(ladder.top, 1)).astype(np.int64)
 
 

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from scionet.bench.measure import Accuracy, latency
-from scionet.bench.record import Latency
+from scionet.bench.measure import Accuracy
 from scionet.budget.costs import Cost, measure
+from scionet.budget.durations import Latency
+from scionet.budget.timing import latency
 from scionet.commands import networks, pictures
 from scionet.commands.files import check_writable
 from scionet.commands.options import Evaluate
@@ -126,7 +127,7 @@ def _report(command: Evaluate, findings: Findings) -> None:
         ("parameters", count(cost.params)),
     ]
     if timed is not None:
-        rows.append(("one picture", f"{timed.median_ms:.2f} ms ({timed.lower_ms:.2f} to {timed.upper_ms:.2f})"))
+        rows.append(("one picture", str(timed)))
     split = f", {command.pictures.split}" if command.pictures.split else ""
     table(f"{command.pruned or command.model} on {command.pictures.data}{split}", ("",), rows)
 

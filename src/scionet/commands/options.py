@@ -84,7 +84,13 @@ class Prune(Common, Generic[SettingsKind]):
     model_args: tuple[str, ...] = ()
     """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
     budget: str | None = None
-    """What may remain: "macs<=50%", "params<=1.2M", or several joined by a comma. Only a tolerance needs none."""
+    """What may remain: "macs<=50%", "params<=1.2M", "latency<=60%", or several joined by a comma; none with a
+    tolerance."""
+    latency_table: Path | None = None
+    """Measured times of the network's operations, for a budget on latency: a .json file, which is read if it exists and
+    otherwise measured and written."""
+    latency_batch: int = 1
+    """A budget on latency is about one forward pass of this many pictures."""
     method: str = "forward"
     """forward (greedy forward selection), or a baseline: l1, bn_scale, random."""
     calibration_images: int = 2048

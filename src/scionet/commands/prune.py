@@ -9,11 +9,11 @@ from torch import nn
 
 from scionet.bench.measure import Accuracy
 from scionet.budget.limits import Budget
-from scionet.commands import networks, pictures
+from scionet.commands import latency, networks, pictures
 from scionet.commands.files import check_writable
 from scionet.commands.options import Prune
 from scionet.commands.pictures import Draw, Indices, Recipe
-from scionet.commands.scoring import count, first, percent, score
+from scionet.commands.scoring import count, percent, score
 from scionet.commands.show import advise, line, table
 from scionet.data import ImageBatches, ImageFolder, batches
 from scionet.errors import InvalidSetting
@@ -44,12 +44,13 @@ def run(command: Prune[Any]) -> None:
         PruneError: If something is wrong with what was given; before the long work wherever that can be known.
     """
     check_writable(command.out, command.overwrite, (".safetensors",))
-    method = build(command.method, **{f.name: getattr(command.settings, f.name) for f in fields(command.settings)})
     budget = None if command.budget is None else Budget(command.budget)
+    table = latency.read(command, budget)
+    method = build(command.method, **{f.name: getattr(command.settings, f.name) for f in fields(command.settings)})
     material = _material(command)
     kwargs = networks.keywords(command.model_args)
     model = networks.dense(command.model, kwargs, command.weights)
-    example = first(material.calibration)
+    example = latency.example(command, budget, material.calibration)
     start = time.perf_counter()
     result = prune(
         model,
@@ -58,10 +59,12 @@ def run(command: Prune[Any]) -> None:
         example_inputs=example,
         method=method,
         ignored_layers=command.ignored_layers,
+        latency_table=table,
         seed=command.seed,
         progress=not command.quiet,
     )
     seconds = time.perf_counter() - start
+    latency.write(command, result.latency_table)
     save_pruned(
         command.out,
         result.model,
@@ -130,11 +133,19 @@ def _report(
         ("MACs", count(before.macs), count(after.macs), f"{percent(after.macs / before.macs)} kept"),
         ("parameters", count(before.params), count(after.params), f"{percent(after.params / before.params)} kept"),
     ]
+    if (timed := result.report.latency) is not None:
+        before_ms, after_ms = timed.predicted_dense_ms, timed.predicted_pruned_ms
+        kept = f"{percent(after_ms / before_ms)} kept"
+        rows.append(("latency, predicted", f"{before_ms:.4g} ms", f"{after_ms:.4g} ms", kept))
+        kept = f"{percent(timed.pruned.median_ms / timed.dense.median_ms)} kept"
+        rows.append(("latency, measured", str(timed.dense), str(timed.pruned), kept))
     if accuracies is not None:
         dense, pruned = accuracies
         change = f"{100 * (pruned.rate - dense.rate):+.2f} points"
         rows.append((f"accuracy ({dense.seen:,} pictures)", percent(dense.rate), percent(pruned.rate), change))
     table(f"{command.model}, {command.method}, {command.budget}", ("dense", "pruned", ""), rows)
+    if timed is not None:
+        line(f"latency predicted by a table of {timed.origin}")
     line(f"pruned in {seconds:.1f} s; masked and cut network agree to {result.report.difference:.0e}")
     line(f"saved to {command.out}")
     for refusal in result.report.refused:

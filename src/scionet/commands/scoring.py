@@ -8,8 +8,7 @@ from torch import Tensor, nn
 
 from scionet.bench.measure import Accuracy, accuracy
 from scionet.data import ImageBatches, batches
-from scionet.methods.contract import Progress, silent
-from scionet.progress import bars
+from scionet.progress import Progress, bars, silent
 
 
 def score(model: nn.Module, batches: ImageBatches, stage: str, quiet: bool, bf16: bool = False) -> Accuracy:
@@ -36,9 +35,9 @@ def _told(batches: ImageBatches, stage: str, tell: Progress) -> Iterator[Any]:
         tell(stage, done, len(batches))
 
 
-def first(data: ImageBatches) -> Tensor:
-    """Two of the pictures (one if there are no more), to try a network on."""
-    few = batches(data.folder, data.preprocessing, 2, data.indices[:2])
+def first(data: ImageBatches, count: int = 2) -> Tensor:
+    """So many of the pictures (all if there are fewer), to try a network on."""
+    few = batches(data.folder, data.preprocessing, count, data.indices[:count])
     return next(images for images in few if isinstance(images, Tensor))
 
 

@@ -8,14 +8,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
 from scionet.network.plan import Plan
 from scionet.network.sites import Site, Sites
+from scionet.progress import Progress, silent
 from scionet.selection.greedy import Selection
 from scionet.selection.terms import Term
-
-Progress = Callable[[str, int, int], None]
-"""Told what goes on: stage, steps done, steps in all."""
 
 Draw = Callable[..., np.random.Generator]
 """A generator for each purpose, named by texts and whole numbers, so that none depends on what others drew."""
@@ -24,10 +23,6 @@ Draw = Callable[..., np.random.Generator]
 def seeded(seed: int) -> Draw:
     """Generators that derive from one seed."""
     return lambda *axes: np.random.default_rng([seed, *(b for axis in axes for b in f"{axis}/".encode())])
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """A `Progress` that tells nobody."""
 
 
 class Method(ABC):
@@ -50,6 +45,7 @@ class Method(ABC):
         budget: Budget | None,
         seed: int,
         progress: Progress = silent,
+        costs: CostModel | None = None,
     ) -> Plan:
         """Choose. Pure: `model` comes back bit for bit as it was.
 
@@ -61,6 +57,7 @@ class Method(ABC):
             budget: What may remain; None where the method has a stop rule of its own.
             seed: Root of all randomness.
             progress: Is told what goes on.
+            costs: What widths cost; without it MACs and parameters are known, and latency is not.
         """
 
     def select_each(
@@ -71,9 +68,10 @@ class Method(ABC):
         budgets: Sequence[Budget | None],
         seed: int,
         progress: Progress = silent,
+        costs: CostModel | None = None,
     ) -> list[Plan]:
         """One plan for each budget, the same as `select` gives; a method may share work between them."""
-        return [self.select(model, batches, sites, budget, seed, progress) for budget in budgets]
+        return [self.select(model, batches, sites, budget, seed, progress, costs) for budget in budgets]
 
 
 @dataclass(frozen=True, eq=False)

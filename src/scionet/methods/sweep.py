@@ -17,7 +17,7 @@ from scionet.budget.costs import CostModel
 from scionet.budget.ladder import TOLERANCE, describe
 from scionet.budget.limits import Budget
 from scionet.errors import InvalidSetting, UnreachableBudget
-from scionet.methods.contract import Method, Progress, Ranker, SiteView, seeded, silent
+from scionet.methods.contract import Method, Ranker, SiteView, seeded
 from scionet.methods.fitting import Fitting
 from scionet.methods.recalibration import recalibrated
 from scionet.methods.survey import survey
@@ -28,6 +28,7 @@ from scionet.network.moments import Moments
 from scionet.network.plan import Choice, Plan
 from scionet.network.processes import overall_index
 from scionet.network.sites import Site, Sites
+from scionet.progress import Progress, silent
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.terms import Term
 from scionet.settings import SweepSettings
@@ -48,9 +49,10 @@ class Sweep(Method):
         budget: Budget | None,
         seed: int,
         progress: Progress = silent,
+        costs: CostModel | None = None,
     ) -> Plan:
         """Choose; see `Method.select`."""
-        return self.select_each(model, batches, sites, [budget], seed, progress)[0]
+        return self.select_each(model, batches, sites, [budget], seed, progress, costs)[0]
 
     def select_each(
         self,
@@ -60,6 +62,7 @@ class Sweep(Method):
         budgets: Sequence[Budget | None],
         seed: int,
         progress: Progress = silent,
+        costs: CostModel | None = None,
     ) -> list[Plan]:
         """Choose for each budget; what widths are decided by is measured once.
 
@@ -77,7 +80,7 @@ class Sweep(Method):
             raise InvalidSetting(f"the seed must be a whole number from 0 on; given {seed!r}")
         fitting, draw = Fitting(model, sites, self.settings), seeded(seed)
         inputs = _Inputs(batches) if self.uses_labels else batches
-        allocator = Allocator(self.ranker, fitting, inputs, draw, progress)
+        allocator = Allocator(self.ranker, fitting, inputs, costs or CostModel(sites), draw, progress)
         return [_grown(_Task(self, batches, seed, allocator), budget) for budget in budgets]
 
 
@@ -154,7 +157,7 @@ class _Growth:
 
     def fills(self, budget: Budget) -> bool:
         """Whether what is kept uses the budget up to within the tolerance, or everything is kept."""
-        model = CostModel(self.sites)
+        model = self.allocator.costs
         spare = budget.slack(model.cost(self.kept), model.dense)
         return spare <= TOLERANCE or all(self.kept[name] == site.width for name, site in self.sites.items())
 
@@ -164,7 +167,7 @@ class _Growth:
 
     def too_few_useful(self, budget: Budget) -> str:
         """Why the budget cannot be used up."""
-        model = CostModel(self.sites)
+        model = self.allocator.costs
         return (
             f"the budget {budget} cannot be used up: line search gives weight to so few units that the network it "
             f"makes has {describe(model.cost(self.kept), model.dense)}; set the budget to that, or have consumers "

@@ -13,7 +13,7 @@ from scionet.budget.allocate import by_curves, uniform
 from scionet.budget.costs import CostModel
 from scionet.budget.ladder import NO_CAPS
 from scionet.budget.limits import Budget
-from scionet.methods.contract import Draw, Progress, Ranker, SiteView
+from scionet.methods.contract import Draw, Ranker, SiteView
 from scionet.methods.effects import Gauge, effect_curve, measured_width
 from scionet.methods.fitting import Fitting
 from scionet.methods.survey import first_examples, survey
@@ -21,6 +21,7 @@ from scionet.network.gates import gated_tensors
 from scionet.network.moments import Moments
 from scionet.network.processes import everywhere
 from scionet.network.running import example_count, place_of
+from scionet.progress import Progress
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.objective import FloatArray
 from scionet.settings import Allocation
@@ -88,6 +89,7 @@ class Allocator:
         ranker: Gives each site's path.
         fitting: Repairs consumers.
         inputs: Calibration batches without labels.
+        costs: What widths cost.
         draw: Source of randomness.
         progress: Is told what goes on.
     """
@@ -95,12 +97,13 @@ class Allocator:
     ranker: Ranker
     fitting: Fitting
     inputs: Iterable[Any]
+    costs: CostModel
     draw: Draw
     progress: Progress
 
     def shares(self, budget: Budget, most: Mapping[str, int] = NO_CAPS) -> Shares:
         """The widths under a budget; `most` names sites that cannot use all their units."""
-        settings, model = self.fitting.settings, CostModel(self.fitting.sites)
+        settings, model = self.fitting.settings, self.costs
         bounds = {"round_to": settings.round_to, "min_units": settings.min_units}
         if self.allocation == "uniform":
             return Shares(uniform(model, budget, most=most, **bounds))

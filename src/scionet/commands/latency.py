@@ -1,0 +1,57 @@
+"""What `scionet prune` needs besides for a budget on latency: the table's file, and a batch of the right size."""
+
+from typing import Any
+
+from torch import Tensor
+
+from scionet.budget.latency import LatencyTable
+from scionet.budget.limits import Budget
+from scionet.commands.files import check_writable
+from scionet.commands.options import Prune
+from scionet.commands.scoring import first
+from scionet.commands.show import line
+from scionet.data import ImageBatches
+from scionet.errors import InvalidSetting
+
+
+def limits(budget: Budget | None) -> bool:
+    """Whether a budget limits latency."""
+    return budget is not None and "latency" in budget.quantities
+
+
+def read(command: Prune[Any], budget: Budget | None) -> LatencyTable | None:
+    """The table that was measured before, if its file is there.
+
+    Raises:
+        InvalidSetting: If the flags do not fit the budget, or the file can be neither read nor written.
+    """
+    path = command.latency_table
+    if not limits(budget) and (path is not None or command.latency_batch != 1):
+        raise InvalidSetting('--latency-table and --latency-batch need a limit on latency, such as "latency<=60%"')
+    if path is None:
+        return None
+    if path.exists():
+        return LatencyTable.load(path)
+    check_writable(path, False, (".json",))
+    return None
+
+
+def write(command: Prune[Any], table: LatencyTable | None) -> None:
+    """Write the table that was measured, unless it was read."""
+    if command.latency_table is not None and table is not None and not command.latency_table.exists():
+        table.save(command.latency_table)
+        line(f"latency table written to {command.latency_table}")
+
+
+def example(command: Prune[Any], budget: Budget | None, calibration: ImageBatches) -> Tensor:
+    """Pictures to try the network on; with a limit on latency as many as that is about.
+
+    Raises:
+        InvalidSetting: If there are not so many.
+    """
+    if not limits(budget):
+        return first(calibration)
+    if not 1 <= command.latency_batch <= len(calibration.indices):
+        most = len(calibration.indices)
+        raise InvalidSetting(f"--latency-batch is a number from 1 to the {most} calibration pictures")
+    return first(calibration, command.latency_batch)
