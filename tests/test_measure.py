@@ -5,9 +5,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scionet.bench.measure import Accuracy, accuracy, latency
+from scionet.bench.measure import latency
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.network.running import hash_tensors, state_of
+from scionet.training.accuracy import Accuracy, accuracy
 
 
 class Logged(nn.Module):

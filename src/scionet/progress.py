@@ -3,15 +3,22 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+Progress = Callable[[str, int, int], None]
+"""Told what goes on: stage, steps done, steps in all."""
+
+
+def silent(stage: str, done: int, total: int) -> None:
+    """A `Progress` that tells nobody."""
+
 
 @contextmanager
-def bars() -> Iterator[Callable[[str, int, int], None]]:
-    """A function that is told (stage, steps done, steps in all) and draws one bar per stage on standard error."""
+def bars() -> Iterator[Progress]:
+    """A `Progress` that draws one bar for each stage on standard error."""
+    from rich import progress
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TaskID,
         TextColumn,
         TimeElapsedColumn,
@@ -26,12 +33,12 @@ def bars() -> Iterator[Callable[[str, int, int], None]]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=Console(stderr=True)) as drawn:
+    with progress.Progress(*columns, console=Console(stderr=True)) as drawn:
         tasks: dict[str, TaskID] = {}
 
         def tell(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = drawn.add_task(stage, total=total)
+                tasks[stage] = drawn.add_task(stage, total=total, completed=done)  # not 0: no speed by a leap
             drawn.update(tasks[stage], completed=done, total=total)
 
         yield tell

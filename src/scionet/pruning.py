@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scionet.budget.costs import Cost, measure
 from scionet.budget.limits import Budget
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
-from scionet.methods.contract import Method, silent
+from scionet.methods.contract import Method
 from scionet.methods.registry import build
 from scionet.network.discover import Ignored, discover
 from scionet.network.plan import Plan
@@ -28,7 +28,7 @@ from scionet.network.running import (
 )
 from scionet.network.sites import Refusal, Sites
 from scionet.network.surgery import cut, verify
-from scionet.progress import bars
+from scionet.progress import bars, silent
 
 
 @dataclass(frozen=True)

@@ -15,13 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scionet.methods.contract import seeded, silent
 from scionet.methods.fitting import Fitting
 from scionet.methods.forward import ForwardRanker
 from scionet.methods.survey import first_examples, survey
 from scionet.network.discover import Ignored, discover
 from scionet.network.running import Batch, inputs_like
 from scionet.network.sites import Sites
+from scionet.progress import silent
+from scionet.seeds import seeded
 from scionet.selection.greedy import Selection
 from scionet.selection.objective import FloatArray
 from scionet.settings import ForwardSettings

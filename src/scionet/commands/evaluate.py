@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scionet.bench.measure import Accuracy, latency
+from scionet.bench.measure import latency
 from scionet.bench.record import Latency
 from scionet.budget.costs import Cost, measure
 from scionet.commands import networks, pictures
@@ -19,6 +19,7 @@ from scionet.commands.scoring import count, first, percent, score
 from scionet.commands.show import line, table, warn
 from scionet.data import ImageBatches, ImageFolder, batches
 from scionet.errors import InvalidSetting
+from scionet.training.accuracy import Accuracy
 from scionet.writing import whole_file
 
 

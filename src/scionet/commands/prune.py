@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import nn
 
-from scionet.bench.measure import Accuracy
 from scionet.budget.limits import Budget
 from scionet.commands import networks, pictures
 from scionet.commands.files import check_writable
@@ -20,6 +19,7 @@ from scionet.errors import InvalidSetting
 from scionet.methods.registry import build
 from scionet.network.checkpoint import save_pruned
 from scionet.pruning import PruneResult, prune
+from scionet.training.accuracy import Accuracy
 
 
 @dataclass(frozen=True)

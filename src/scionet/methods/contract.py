@@ -1,7 +1,7 @@
 """What a method is, and what a ranker is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,23 +11,9 @@ from torch import Tensor, nn
 from scionet.budget.limits import Budget
 from scionet.network.plan import Plan
 from scionet.network.sites import Site, Sites
+from scionet.progress import Progress, silent
 from scionet.selection.greedy import Selection
 from scionet.selection.terms import Term
-
-Progress = Callable[[str, int, int], None]
-"""Told what goes on: stage, steps done, steps in all."""
-
-Draw = Callable[..., np.random.Generator]
-"""A generator for each purpose, named by texts and whole numbers, so that none depends on what others drew."""
-
-
-def seeded(seed: int) -> Draw:
-    """Generators that derive from one seed."""
-    return lambda *axes: np.random.default_rng([seed, *(b for axis in axes for b in f"{axis}/".encode())])
-
-
-def silent(stage: str, done: int, total: int) -> None:
-    """A `Progress` that tells nobody."""
 
 
 class Method(ABC):

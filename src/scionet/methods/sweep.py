@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from scionet.budget.limits import Budget
 from scionet.errors import InvalidSetting
-from scionet.methods.contract import Method, Progress, Ranker, SiteView, seeded, silent
+from scionet.methods.contract import Method, Ranker, SiteView
 from scionet.methods.fitting import Fitting
 from scionet.methods.recalibration import recalibrated
 from scionet.methods.survey import survey
@@ -26,6 +26,8 @@ from scionet.network.moments import Moments
 from scionet.network.plan import Choice, Plan
 from scionet.network.processes import overall_index
 from scionet.network.sites import Site, Sites
+from scionet.progress import Progress, silent
+from scionet.seeds import seeded
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.terms import Term
 from scionet.settings import SweepSettings

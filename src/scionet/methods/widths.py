@@ -11,7 +11,7 @@ from torch import Tensor
 from scionet.budget.allocate import by_curves, uniform
 from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
-from scionet.methods.contract import Draw, Progress, Ranker, SiteView
+from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.effects import Gauge, effect_curve, measured_widths
 from scionet.methods.fitting import Fitting
 from scionet.methods.survey import first_examples, survey
@@ -19,6 +19,8 @@ from scionet.network.gates import gated_tensors
 from scionet.network.moments import Moments
 from scionet.network.processes import everywhere
 from scionet.network.running import place_of
+from scionet.progress import Progress
+from scionet.seeds import Draw
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.objective import FloatArray
 

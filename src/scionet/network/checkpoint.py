@@ -4,15 +4,14 @@ The file holds every parameter and buffer of the pruned network (tied ones once)
 which dense tensors these are. A fresh instance of the original class plus the file is the pruned network.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -23,10 +22,12 @@ from scionet.network.packing import fill, layout, refuse_disagreement, refuse_ot
 from scionet.network.plan import Plan
 from scionet.network.running import Batch, hash_tensors, state_of
 from scionet.network.sites import Sites
+from scionet.tensorfiles import opened, tensors_in
 from scionet.writing import whole_file
 
 REGISTRIES = ("scionet", "timm", "torchvision")
 """Sources of factories that can be named in a file without running code of the file's author."""
+_WRITER = "save_pruned"
 
 
 def save_pruned(
@@ -120,7 +121,7 @@ def load_pruned(
         UnsupportedModel: If the package of the recorded factory is not installed.
     """
     manifest = _manifest(path)
-    tensors = _tensors(path)
+    tensors = tensors_in(path, _WRITER)
     refuse_disagreement(str(path), manifest, tensors)
     if strict and hash_tensors(tensors) != manifest.weights_hash:
         raise CheckpointError(
@@ -198,37 +199,13 @@ def _serialised(tensors: dict[str, Tensor], manifest: Manifest) -> bytes:
         raise CheckpointError(f"a tensor cannot be stored as safetensors: {error}; convert it, then save") from error
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    """A safetensors file, open for reading.
-
-    Raises:
-        CheckpointError: If it is missing, unreadable or damaged.
-    """
-    if not Path(path).is_file():
-        raise CheckpointError(f"there is no file {path}; give the path of a file that save_pruned wrote")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is truncated, unreadable or no safetensors file ({error}); copy or save it again"
-        ) from error
-
-
 def _manifest(path: str | Path) -> Manifest:
-    with _opened(path) as file:
+    with opened(path, _WRITER) as file:
         metadata = file.metadata() or {}
     try:
         return Manifest.from_metadata(metadata)
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from error
-
-
-def _tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors, in memory of their own: those of the library lie in the mapped file."""
-    with _opened(path) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}
 
 
 def _recorded_model(path: str | Path, manifest: Manifest, trusted: bool) -> nn.Module:

@@ -1,0 +1,69 @@
+"""How often a classifier is right."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scionet.errors import CalibrationError
+from scionet.network.processes import summed
+from scionet.network.running import Batch, call, place_of, to_model, undisturbed
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many examples a classifier got right.
+
+    Attributes:
+        correct: Number of examples whose largest logit is that of their label.
+        seen: Number of examples.
+    """
+
+    correct: int
+    seen: int
+
+    @property
+    def rate(self) -> float:
+        """Fraction correct, over all examples and not over batches: a smaller last batch weighs less."""
+        return self.correct / self.seen
+
+
+def accuracy(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bool = False) -> Accuracy:
+    """Top-1 accuracy. The model is left as it was.
+
+    Where several processes evaluate together, each gives its share of the batches and gets the accuracy on the whole.
+
+    Args:
+        model: A classifier with logits shaped ``(batch, classes)``.
+        batches: Pairs of inputs and integer labels, shape ``(batch,)``.
+        bf16: Compute in bfloat16 where torch's autocast does: quicker, and slightly different.
+
+    Raises:
+        CalibrationError: If there is no example, logits and labels do not fit, or logits are not finite.
+    """
+    correct = seen = 0
+    device = place_of(model)[0]
+    with undisturbed(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for inputs, labels in batches:
+            logits = call(model, to_model(inputs, model))
+            _check(logits, labels)
+            correct += int((logits.argmax(1) == labels.to(device)).sum())
+            seen += len(labels)
+    correct, seen = summed(torch.tensor([correct, seen], device=device)).tolist()
+    if not seen:
+        raise CalibrationError("accuracy of no example; give at least one batch of inputs and labels")
+    return Accuracy(correct, seen)
+
+
+def _check(logits: Tensor, labels: Tensor) -> None:
+    """Refuse what has no accuracy.
+
+    Raises:
+        CalibrationError: If logits are not ``(batch, classes)`` for labels ``(batch,)``, or not finite.
+    """
+    if logits.ndim != 2 or labels.ndim != 1 or len(logits) != len(labels):
+        shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        raise CalibrationError(f"logits must be (batch, classes) and labels (batch,); given {shapes}")
+    if not logits.isfinite().all():
+        raise CalibrationError("the network's logits are NaN or infinite; check its weights and the preprocessing")
