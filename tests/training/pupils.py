@@ -60,8 +60,7 @@ QUICK = Recipe(epochs=3, batch_size=16, learning_rate=0.1)
 
 def learnt(model: nn.Module, recipe: Recipe = QUICK, **options: object) -> FitResult:
     """The model after a training on the examples."""
-    data = options.pop("data", None) or examples()
-    return fit(model, data, recipe, **options)  # type: ignore[arg-type]
+    return fit(model, **{"data": examples(), "recipe": recipe, **options})  # type: ignore[arg-type]
 
 
 __all__ = ["CLASSES", "QUICK", "Execution", "Noisy", "Recipe", "examples", "learnt", "network", "plain", "tensors"]

@@ -1,5 +1,6 @@
 """How the work of a training is done. Without torch, so that the command line can be made from it."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -15,7 +16,7 @@ Precision = Literal["no", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Execution:
-    """How the work is done. But for rounding, nothing of it changes what comes out."""
+    """How the work is done. What comes out differs by rounding, and by where in a tensor the random numbers fall."""
 
     workers: int = 0
     """Processes that read data; 0 reads in the one that trains."""
@@ -61,14 +62,16 @@ def accelerator_for(execution: Execution) -> "Accelerator":
 
     from scionet.network.processes import world
 
-    wanted = execution.precision
-    if wanted and AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
-        AcceleratorState._reset_state()  # one precision for each process otherwise; Accelerate's own advice
+    wanted = execution.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+    if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
+        AcceleratorState._reset_state()  # the first precision of a process would be its last
     folder = None if execution.tracking_folder is None else str(execution.tracking_folder)
     try:
         made = Accelerator(mixed_precision=wanted, log_with=list(execution.trackers) or None, project_dir=folder)
     except (ValueError, ImportError) as error:
         raise InvalidSetting(f"Accelerate refuses {execution}: {error}") from error
+    if made.mixed_precision == "fp16" and made.device.type == "cpu":  # Accelerate would train in float32 without a word
+        raise InvalidSetting("precision 'fp16' needs a GPU; give 'bf16' or 'no'")
     if made.num_processes != world()[1]:
         raise InvalidSetting(
             f"torch.distributed has {world()[1]} processes, of which Accelerate sees {made.num_processes}; start them "

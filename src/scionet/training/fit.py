@@ -1,5 +1,6 @@
 """Training a network: one loop, for one process or many, that may be killed at any moment and goes on where it was."""
 
+import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -104,7 +105,7 @@ def fit(
         bars() if shown else nullcontext(silent) as tell,
     ):
         settings = {
-            "recipe": asdict(recipe),
+            **json.loads(json.dumps({"recipe": asdict(recipe)})),
             "seed": seed,
             "precision": machine.mixed_precision,
             "optimiser": None if optimizer is None else type(optimizer).__name__,

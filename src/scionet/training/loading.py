@@ -109,7 +109,7 @@ def _stacked(read: list[Any]) -> Pair:
         raise TrainingError(f"an example must be a pair of input and label; given a {type(read[0]).__name__}")
     try:
         inputs, labels = default_collate([tuple(example) for example in read])
-    except (TypeError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"examples do not make a batch: {reason}; give tensors of equal shapes") from error
     if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():

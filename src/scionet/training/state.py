@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from scionet.errors import CheckpointError
@@ -88,7 +88,7 @@ def save_state(path: str | Path, state: TrainingState) -> None:
     text = json.dumps(record)
     with whole_file(path, ".safetensors", overwrite=True, error=CheckpointError) as temporary:
         seal = hashlib.sha256(text.encode()).hexdigest()
-        save_file({name: t.contiguous() for name, t in tensors.items()}, temporary, {_TEXT: text, _SEAL: seal})
+        temporary.write_bytes(save({name: t.contiguous() for name, t in tensors.items()}, {_TEXT: text, _SEAL: seal}))
 
 
 def load_state(path: str | Path) -> TrainingState:
@@ -133,7 +133,7 @@ def refuse_differences(kept: Mapping[str, Any], given: Mapping[str, Any], advice
     Raises:
         CheckpointError: If they differ; the text lists how.
     """
-    before, now = _flat(kept), _flat(json.loads(json.dumps(given)))
+    before, now = _flat(kept), _flat(given)
     differ = [
         f"{key} was {before.get(key, 'not there')}, is {now.get(key, 'not there')}"
         for key in sorted(before.keys() | now.keys())
