@@ -55,8 +55,10 @@ def test_workers_read_the_same(kind: Dataset) -> None:
 def test_what_is_random_depends_on_the_ticket_alone() -> None:
     whole = {int(label): row for inputs, labels in load(Random(), TICKETS[:5]) for row, label in zip(inputs, labels)}  # noqa: B905
     alone = {int(labels[0]): torch.as_tensor(inputs)[0] for inputs, labels in load(Random(), [[t] for t in TICKETS[2]])}
-    assert len(alone) == 8
-    assert all(torch.equal(row, whole[label]) for label, row in alone.items())
+    again = {int(label): row for inputs, labels in load(Random(), TICKETS[2:3]) for row, label in zip(inputs, labels)}  # noqa: B905
+    assert len(alone) == len(again) == 8
+    assert all(torch.equal(row[2], whole[label][2]) for label, row in alone.items())  # torch: of the example
+    assert all(torch.equal(row, whole[label]) for label, row in again.items())  # Python, NumPy: of the batch
     assert len({tuple(row.tolist()) for row in whole.values()}) == 40
 
 

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from scionet.errors import PruneError, TrainingError
 from scionet.network.running import Batch
 from scionet.training.order import Ticket
-from scionet.training.randomness import reseed
+from scionet.training.randomness import reseed, reseed_torch
 
 Pair = tuple[Batch, Tensor]
 """Inputs and their labels, int64 ``(batch,)``."""
@@ -33,8 +33,8 @@ class Examples(Protocol):
 def load(data: Examples, parts: Iterable[list[Ticket]], workers: int = 0, pin: bool = False) -> Iterator[Pair]:
     """Read batches.
 
-    What an example is made into at random depends on the seed in its ticket alone: random numbers of Python, NumPy and
-    torch are set before each.
+    What an example is made into by torch's random numbers depends on the seed in its ticket alone. Those of Python and
+    NumPy take longer to set, and depend on the batch.
 
     Args:
         data: The examples.
@@ -81,11 +81,12 @@ class _Reader(Dataset):
         self._data = data
 
     def __getitems__(self, tickets: list[Ticket]) -> Pair | _Failure:
-        index = -1
+        index, seed = tickets[0]
+        reseed(seed)
         try:
             read = []
             for index, seed in tickets:
-                reseed(seed)
+                reseed_torch(seed)
                 read.append(self._data[index])
             return _stacked(read)
         except PruneError as error:

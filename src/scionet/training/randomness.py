@@ -8,15 +8,19 @@ import numpy as np
 import torch
 
 
-def reseed(seed: int, device: torch.device | None = None) -> None:
-    """Set the generators of Python, NumPy and torch on the processor, and that of a device.
+def reseed_torch(seed: int) -> None:
+    """Set torch's generator on the processor, in a microsecond.
 
-    Not `torch.manual_seed`: without an initialised CUDA it records a stack trace each time, which takes longer than
-    all of this.
+    Not `torch.manual_seed`: without an initialised CUDA that records a stack trace each time.
     """
+    torch.default_generator.manual_seed(seed)
+
+
+def reseed(seed: int, device: torch.device | None = None) -> None:
+    """Set the generators of Python, NumPy and torch on the processor, and that of a device."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002  what data sets use
-    torch.default_generator.manual_seed(seed)
+    reseed_torch(seed)
     if device is not None and device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
 
