@@ -115,7 +115,7 @@ class ImageExamples:
         """
         number = self._indices[index]
         pixels = _picture(self._folder, self._picture, self._reader(), number)
-        return self._preprocessing.tensor(pixels[None])[0], self._folder.labels[number]
+        return self._preprocessing.tensor(np.stack([pixels]))[0], self._folder.labels[number]
 
     def _reader(self) -> Callable[[int], bytes]:
         """Opened once in each process: processes that share an open zip file read at one another's places."""

@@ -21,6 +21,9 @@ from scionet.training.objective import Objective
 from scionet.training.recipes import Recipe
 from scionet.training.state import TrainingState
 
+PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU")
+"""Kinds of distribution in which gradients come by themselves and an optimiser is torch's."""
+
 
 class Learner:
     """A network while it learns.
@@ -56,7 +59,12 @@ class Learner:
             group.setdefault("initial_lr", group["lr"])  # as torch's schedules have it
         self.optimizer = made
         shell = _Shell(torch.compile(network) if execution.compile else network)
-        self._wrapped, self._stepper = accelerator.prepare(shell, made)
+        self._wrapped, stepper = accelerator.prepare(shell, made)
+        # Accelerate's own backward and step look for packages on the disk each time; where they would do what torch
+        # does, torch does it.
+        plain = accelerator.scaler is None and accelerator.distributed_type.value in PLAIN
+        self._backward = torch.Tensor.backward if plain else accelerator.backward
+        self._stepper = made if plain else stepper
         self.average = None if recipe.average_decay is None else Average(network, recipe.average_decay)
 
     @property
@@ -78,7 +86,7 @@ class Learner:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["initial_lr"]
-        losses = [self._backward(pair, len(parts), last=pair is parts[-1]) for pair in parts]
+        losses = [self._learn(pair, len(parts), last=pair is parts[-1]) for pair in parts]
         for callback in callbacks:
             callback.after_backward(self.network, number)
         if self.recipe.clip_norm is not None:
@@ -89,14 +97,15 @@ class Learner:
             callback.after_step(self.network, number)
         if self.average is not None:
             self.average.update(number)
-        return torch.stack(losses).sum()
+        return sum(losses[1:], losses[0])
 
-    def _backward(self, pair: Pair, count: int, last: bool) -> Tensor:
+    def _learn(self, pair: Pair, count: int, last: bool) -> Tensor:
         """Add the gradient of one part of `count`; processes exchange theirs after the last one only."""
         inputs, labels = pair
         with nullcontext() if last else self.accelerator.no_sync(self._wrapped):
-            loss = self.objective(self._wrapped, self._placed(inputs), labels) / count
-            self.accelerator.backward(loss)
+            loss = self.objective(self._wrapped, self._placed(inputs), labels)
+            loss = loss / count if count > 1 else loss
+            self._backward(loss)
         return loss.detach()
 
     def _placed(self, inputs: Batch) -> Batch:

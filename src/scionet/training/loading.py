@@ -109,7 +109,7 @@ def _stacked(read: list[Any]) -> Pair:
     if any(not isinstance(example, tuple | list) or len(example) != 2 for example in read):
         raise TrainingError(f"an example must be a pair of input and label; given a {type(read[0]).__name__}")
     try:
-        inputs, labels = default_collate([tuple(example) for example in read])
+        inputs, labels = default_collate(read)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"examples do not make a batch: {reason}; give tensors of equal shapes") from error

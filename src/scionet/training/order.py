@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scionet.errors import TrainingError
-from scionet.seeds import mixed, seeded
+from scionet.seeds import root, seeded
 
 Ticket = tuple[int, int]
 """An example to be read: its index, and the seed of what is done to it at random."""
@@ -54,14 +54,13 @@ class Order:
 
     def batches(self, start: int, stop: int) -> Iterator[list[Ticket]]:
         """The examples of each step from `start` up to, without, `stop`."""
-        epoch, indices, root = -1, np.empty(0, dtype=np.int64), 0
+        epoch, indices, first = -1, list[int](), 0
         for step in range(start, stop):
             number, place = divmod(step, self.steps_per_epoch)
             if number != epoch:
-                epoch, indices = number, self.epoch(number)
-                root = int(seeded(self.seed)("examples", number).integers(2**63))
+                epoch, indices, first = number, self.epoch(number).tolist(), root(self.seed, "examples", number)
             chosen = indices[place * self.batch_size : (place + 1) * self.batch_size]
-            yield [(int(index), mixed(root, int(index))) for index in chosen]
+            yield [(index, first + index) for index in chosen]
 
     def parts(self, start: int, stop: int, count: int, rank: int, size: int) -> Iterator[list[Ticket]]:
         """The part of one process, `count` lists for each step.

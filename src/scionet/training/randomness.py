@@ -7,13 +7,8 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
-
-def reseed_torch(seed: int) -> None:
-    """Set torch's generator on the processor, in a microsecond.
-
-    Not `torch.manual_seed`: without an initialised CUDA that records a stack trace each time.
-    """
-    torch.default_generator.manual_seed(seed)
+reseed_torch = torch.default_generator.manual_seed
+"""Sets the generator on the processor, where `torch.manual_seed` would record a stack trace for a CUDA to come."""
 
 
 def reseed(seed: int, device: torch.device | None = None) -> None:

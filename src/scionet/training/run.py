@@ -13,7 +13,7 @@ from torch import Tensor
 from scionet.errors import InvalidSetting, TrainingError
 from scionet.network.processes import summed, world
 from scionet.progress import Progress
-from scionet.seeds import mixed, seeded
+from scionet.seeds import root
 from scionet.training.accuracy import Accuracy, accuracy
 from scionet.training.averages import copies, exchanged, overwrite, tensors_of_network
 from scionet.training.callbacks import Callback
@@ -54,7 +54,7 @@ class Run:
         self._settings, self._callbacks, self._tell = settings, callbacks, tell
         self._file = None if state_file is None else Path(state_file)
         self._rank, self._size = world()
-        self._seeds = {use: int(seeded(order.seed)(use).integers(2**63)) for use in ("steps", "validation")}
+        self._seeds = {use: root(order.seed, use) for use in ("steps", "validation")}
         self._total = learner.recipe.steps(order.steps_per_epoch)
         self._losses, self._recent = 0.0, list[Tensor]()
         self._best: dict[str, Tensor] = {}
@@ -146,7 +146,7 @@ class Run:
 
     def _learn(self, parts: Sequence[Pair]) -> None:
         """One step."""
-        reseed(mixed(mixed(self._seeds["steps"], self.step), self._rank), self._learner.accelerator.device)
+        reseed(self._seeds["steps"] + self.step * self._size + self._rank, self._learner.accelerator.device)
         rate = self._learner.recipe.rate(self.step, self._order.steps_per_epoch)
         self.step += 1
         self._recent.append(self._learner.step(self.step, rate, parts, self._callbacks))
@@ -209,7 +209,7 @@ class Run:
         """Accuracy on the validation data, of the averaged weights if there are any."""
         if self._validation is None:
             return None
-        own = [(i, mixed(self._seeds["validation"], i)) for i in range(self._rank, len(self._validation), self._size)]
+        own = [(i, self._seeds["validation"] + i) for i in range(self._rank, len(self._validation), self._size)]
         length = -(-self._order.batch_size // (self._execution.parts * self._size))
         parts = [own[place : place + length] for place in range(0, len(own), length)]
         average = self._learner.average
