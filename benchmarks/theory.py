@@ -18,11 +18,13 @@ import tyro
 from untrained import TASKS, split
 
 from scionet.bench.provenance import Provenance
-from scionet.methods.contract import SiteView, seeded, silent
+from scionet.methods.contract import SiteView
 from scionet.methods.fitting import Fitting
 from scionet.methods.survey import survey
 from scionet.models import build, load_weights
 from scionet.network.discover import discover
+from scionet.progress import silent
+from scionet.seeds import seeded
 from scionet.selection.distributed import distributed
 from scionet.selection.greedy import greedy, replay
 from scionet.selection.guarantees import best_possible

@@ -5,56 +5,71 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scionet.budget.limits import Budget
+    from scionet.carryover import cut_optimizer_, cut_state
     from scionet.errors import PruneError
     from scionet.features import GreedySelector
-    from scionet.network.checkpoint import load_pruned, save_pruned
+    from scionet.network.checkpoint import load_pruned, save_pruned, save_tuned
     from scionet.network.discover import discover
     from scionet.network.export import export_onnx, export_program
     from scionet.network.plan import Choice, Plan
     from scionet.network.sites import Site, Sites
     from scionet.network.surgery import cut, verify
     from scionet.pruning import PruneResult, prune, prune_each
+    from scionet.training.fit import FitResult, fit
+    from scionet.training.recipes import Recipe
 
     __version__: str
 
 _HOMES = {
     "Budget": "scionet.budget.limits",
     "Choice": "scionet.network.plan",
+    "FitResult": "scionet.training.fit",
     "GreedySelector": "scionet.features",
     "Plan": "scionet.network.plan",
     "PruneError": "scionet.errors",
     "PruneResult": "scionet.pruning",
+    "Recipe": "scionet.training.recipes",
     "Site": "scionet.network.sites",
     "Sites": "scionet.network.sites",
     "cut": "scionet.network.surgery",
+    "cut_optimizer_": "scionet.carryover",
+    "cut_state": "scionet.carryover",
     "discover": "scionet.network.discover",
     "export_onnx": "scionet.network.export",
     "export_program": "scionet.network.export",
+    "fit": "scionet.training.fit",
     "load_pruned": "scionet.network.checkpoint",
     "prune": "scionet.pruning",
     "prune_each": "scionet.pruning",
     "save_pruned": "scionet.network.checkpoint",
+    "save_tuned": "scionet.network.checkpoint",
     "verify": "scionet.network.surgery",
 }
 
 __all__ = [
     "Budget",
     "Choice",
+    "FitResult",
     "GreedySelector",
     "Plan",
     "PruneError",
     "PruneResult",
+    "Recipe",
     "Site",
     "Sites",
     "__version__",
     "cut",
+    "cut_optimizer_",
+    "cut_state",
     "discover",
     "export_onnx",
     "export_program",
+    "fit",
     "load_pruned",
     "prune",
     "prune_each",
     "save_pruned",
+    "save_tuned",
     "verify",
 ]
 

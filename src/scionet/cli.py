@@ -1,4 +1,4 @@
-"""The command line: scionet demo | prune | evaluate | export."""
+"""The command line: scionet demo | prune | finetune | evaluate | export."""
 
 import argparse
 import signal
@@ -14,12 +14,19 @@ from typing import Annotated, Any
 import tyro
 
 from scionet.commands import config
-from scionet.commands.options import Common, Demo, Evaluate, Export, Prune
+from scionet.commands.options import Common, Demo, Evaluate, Export, Finetune, Prune
 from scionet.commands.show import complain
 from scionet.errors import PruneError, unknown
 from scionet.settings import ForwardSettings, SweepSettings
+from scionet.training.recipes import RECIPES
 
-KINDS: dict[str, type[Common]] = {"demo": Demo, "prune": Prune, "evaluate": Evaluate, "export": Export}
+KINDS: dict[str, type[Common]] = {
+    "demo": Demo,
+    "prune": Prune,
+    "finetune": Finetune,
+    "evaluate": Evaluate,
+    "export": Export,
+}
 FAILED = 1
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
@@ -80,15 +87,22 @@ def parse(args: Sequence[str]) -> Common:
     """A command from its arguments and, where they name one, a TOML file; the arguments come last and win.
 
     Raises:
-        PruneError: If the file cannot be read or has an unknown key, or the method is unknown or lacks a setting.
+        PruneError: If the file cannot be read or has an unknown key, the method or the recipe is unknown, or the method
+            lacks a setting.
         SystemExit: After a usage error or ``--help``.
     """
     said = _glance(args)
     table = config.read(said.config) if said.config else {}
+    recipe = str(said.recipe or table.get("recipe", "finetune"))
+    if recipe not in RECIPES:
+        raise unknown("recipe", recipe, RECIPES)
     settings = _settings_of(str(said.method or table.get("method", "forward")), args)
     if args and args[0] in KINDS:
-        args = [args[0], *config.arguments(table, KINDS[args[0]], settings, str(said.config)), *args[1:]]
-    choices: Any = Demo | Annotated[Prune[settings], tyro.conf.subcommand("prune")] | Evaluate | Export
+        chosen = RECIPES[recipe] if args[0] == "finetune" else settings
+        args = [args[0], *config.arguments(table, KINDS[args[0]], chosen, str(said.config)), *args[1:]]
+    pruning = Annotated[Prune[settings], tyro.conf.subcommand("prune")]
+    tuning = Annotated[Finetune[RECIPES[recipe]], tyro.conf.subcommand("finetune")]
+    choices: Any = Demo | pruning | tuning | Evaluate | Export
     description = "Structured pruning of PyTorch networks by greedy forward selection."
     return tyro.cli(choices, prog="scionet", description=description, args=args, config=(tyro.conf.OmitArgPrefixes,))
 
@@ -112,6 +126,10 @@ def execute(command: Common) -> None:
             from scionet.commands import prune
 
             prune.run(command)
+        case Finetune():
+            from scionet.commands import finetune
+
+            finetune.run(command)
         case Evaluate():
             from scionet.commands import evaluate
 
@@ -123,10 +141,11 @@ def execute(command: Common) -> None:
 
 
 def _glance(args: Sequence[str]) -> argparse.Namespace:
-    """What decides how the rest is read: the TOML file and the method."""
+    """What decides how the rest is read: the TOML file, the method and the recipe."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?", type=Path)
     parser.add_argument("--method", nargs="?")
+    parser.add_argument("--recipe", nargs="?")
     return parser.parse_known_args(args)[0]
 
 

@@ -1,78 +1,40 @@
-"""Pictures as batches: image folders, zip files of them, and scikit-learn's handwritten digits."""
+"""Pictures as batches and as examples to learn from: of image folders, zip files, and whatever has a length."""
 
+import os
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scionet.augmentation import Augmentation
 from scionet.errors import CalibrationError, InvalidSetting
+from scionet.folders import ImageFolder
 from scionet.pictures import Pixels, Preprocessing
+from scionet.seeds import seeded
 
-__all__ = ["ImageBatches", "ImageFolder", "Preprocessing", "batches", "digits", "sample"]
+__all__ = [
+    "Augmentation",
+    "ImageBatches",
+    "ImageExamples",
+    "ImageFolder",
+    "Pairs",
+    "Preprocessing",
+    "batches",
+    "digits",
+    "partition",
+    "sample",
+]
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 DECODERS = 2
 """Threads that decode pictures while the network computes; pillow releases the interpreter lock."""
-
-
-@dataclass(frozen=True)
-class ImageFolder:
-    """Labelled pictures in a directory or a zip file, laid out as ``[split/]class/name.jpg``.
-
-    Nothing is extracted: pictures are read from the zip file where they stand.
-
-    Attributes:
-        root: The directory or zip file.
-        split: Folder above the classes, such as ``"train"``; None where the classes stand at the top.
-        classes: Names of the class folders, sorted; the position of a name is its label.
-        paths: Every picture below `root`, sorted by class and name.
-        labels: The label of every picture.
-    """
-
-    root: str | Path
-    split: str | None = None
-    classes: tuple[str, ...] = field(init=False, repr=False)
-    paths: tuple[str, ...] = field(init=False, repr=False)
-    labels: tuple[int, ...] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        """List the pictures.
-
-        Raises:
-            InvalidSetting: If there is no such directory or zip file, no such split, or no picture in a class folder.
-        """
-        found = sorted(_pictures(Path(self.root)))
-        above = () if self.split is None else (self.split,)
-        paths = [parts for parts in found if len(parts) == len(above) + 2 and parts[:-2] == above]
-        if not paths:
-            raise InvalidSetting(_nothing_found(self.root, self.split, found))
-        classes = sorted({parts[-2] for parts in paths})
-        label_of = {name: label for label, name in enumerate(classes)}
-        object.__setattr__(self, "classes", tuple(classes))
-        object.__setattr__(self, "paths", tuple(map("/".join, paths)))
-        object.__setattr__(self, "labels", tuple(label_of[parts[-2]] for parts in paths))
-
-    def __len__(self) -> int:
-        """Number of pictures."""
-        return len(self.paths)
-
-    @contextmanager
-    def reader(self) -> Iterator[Callable[[int], bytes]]:
-        """A function from the index of a picture to its file's bytes; safe to call from several threads."""
-        root = Path(self.root)
-        if root.is_dir():
-            yield lambda index: (root / self.paths[index]).read_bytes()
-        else:
-            with zipfile.ZipFile(root) as archive:
-                yield lambda index: archive.read(self.paths[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +77,112 @@ class ImageBatches:
             yield from np.split(self.pixels, range(self.batch_size, len(self.pixels), self.batch_size))
 
 
+class ImageExamples:
+    """Pictures of an image folder one by one, as a map-style data set to learn from."""
+
+    def __init__(
+        self,
+        folder: ImageFolder,
+        preprocessing: Preprocessing,
+        indices: Sequence[int] | NDArray[np.int64] | None = None,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        """Choose pictures.
+
+        Args:
+            folder: The pictures.
+            preprocessing: What is done to each.
+            indices: Which pictures, in this order; None takes all.
+            augmentation: What is done to each at random, with torch's random numbers.
+
+        Raises:
+            InvalidSetting: If no picture is chosen, an index is out of range, or the augmentation needs a crop.
+        """
+        self._folder, self._preprocessing = folder, preprocessing
+        self._indices = _chosen(folder, indices)
+        self._picture = preprocessing.picture if augmentation is None else augmentation.of(preprocessing)
+        self._open: tuple[int, Callable[[int], bytes], ExitStack] | None = None
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self._indices)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        """A picture, float32 ``(3, height, width)``, and its label.
+
+        Raises:
+            CalibrationError: If it cannot be decoded; the text names the file.
+        """
+        number = self._indices[index]
+        pixels = _picture(self._folder, self._picture, self._reader(), number)
+        return self._preprocessing.tensor(np.stack([pixels]))[0], self._folder.labels[number]
+
+    def _reader(self) -> Callable[[int], bytes]:
+        """Opened once in each process: processes that share an open zip file read at one another's places."""
+        if self._open is None or self._open[0] != os.getpid():
+            stack = ExitStack()
+            self._open = os.getpid(), stack.enter_context(self._folder.reader()), stack
+        return self._open[1]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the open file, for workers."""
+        return {**vars(self), "_open": None}
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Rows of any kind as examples to learn from: a Hugging Face data set, a list, a data set of torchvision.
+
+    Attributes:
+        rows: Anything with a length and an index.
+        inputs: Where a row holds the input: a key, or a position.
+        label: Where it holds the label.
+        transform: Makes a tensor of the input, such as transforms of torchvision; may use random numbers.
+    """
+
+    rows: Any
+    inputs: str | int = 0
+    label: str | int = 1
+    transform: Callable[[Any], Any] | None = None
+
+    def __len__(self) -> int:
+        """Number of rows."""
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Any, int]:
+        """An input and its label."""
+        row = self.rows[index]
+        value = row[self.inputs]
+        return (value if self.transform is None else self.transform(value)), int(row[self.label])
+
+
+def partition(count: int, sizes: Mapping[str, int], seed: int, rest: str = "train") -> dict[str, NDArray[np.int64]]:
+    """Disjoint random parts of the numbers from 0 to ``count - 1``, the same for the same seed.
+
+    A part stays what it is when others are added behind it.
+
+    Args:
+        count: Number of examples.
+        sizes: Number of examples of each part, such as ``{"test": 1000, "validation": 500, "score": 256}``.
+        seed: Seed of the draw.
+        rest: Name of the part that gets what is left.
+
+    Returns:
+        Indices of each part, ascending.
+
+    Raises:
+        InvalidSetting: If a size is negative, nothing is left, or a name is given twice.
+    """
+    if rest in sizes or min(sizes.values(), default=0) < 0 or sum(sizes.values()) >= count:
+        raise InvalidSetting(
+            f"cannot take {dict(sizes)} from {count} examples and leave some for {rest!r}; give other names, and sizes "
+            "of 0 or more that add up to less"
+        )
+    order = seeded(seed)("partition").permutation(count)
+    parts = np.split(order, np.cumsum([*sizes.values()], dtype=np.int64))
+    return {name: np.sort(part) for name, part in zip((*sizes, rest), parts, strict=True)}
+
+
 def batches(
     folder: ImageFolder,
     preprocessing: Preprocessing,
@@ -139,11 +207,9 @@ def batches(
         CalibrationError: When iterated over (at once with `in_memory`), if a picture cannot be decoded or differs in
             size; the text names the file.
     """
-    chosen = tuple(range(len(folder))) if indices is None else tuple(int(i) for i in indices)
-    if batch_size < 1 or not chosen:
-        raise InvalidSetting(f"batch size and number of pictures must be positive; given {batch_size}, {len(chosen)}")
-    if min(chosen) < 0 or max(chosen) >= len(folder):
-        raise InvalidSetting(f"indices {min(chosen)}..{max(chosen)} are outside of the {len(folder)} pictures")
+    chosen = _chosen(folder, indices)
+    if batch_size < 1:
+        raise InvalidSetting(f"batch size must be positive; given {batch_size}")
     pixels = next(_decode(folder, preprocessing, [chosen])) if in_memory else None
     return ImageBatches(folder, preprocessing, batch_size, chosen, labels, pixels)
 
@@ -194,32 +260,18 @@ def digits(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return train_x, train_y, val_x, val_y
 
 
-def _pictures(root: Path) -> Iterator[tuple[str, ...]]:
-    """Paths of all pictures below a directory or in a zip file, relative to it and split at the slashes.
+def _chosen(folder: ImageFolder, indices: Sequence[int] | NDArray[np.int64] | None) -> tuple[int, ...]:
+    """Indices of pictures, checked.
 
     Raises:
-        InvalidSetting: If it is neither.
+        InvalidSetting: If there is none, or one is out of range.
     """
-    if root.is_dir():
-        names = (path.relative_to(root).as_posix() for path in root.rglob("*"))
-    elif root.is_file() and zipfile.is_zipfile(root):
-        with zipfile.ZipFile(root) as archive:
-            names = archive.namelist()
-    else:
-        state = "is neither" if root.exists() else "does not exist"
-        raise InvalidSetting(f"{root} {state}; give a directory or a zip file laid out as [split/]class/name.jpg")
-    split = (tuple(name.split("/")) for name in names if name.lower().endswith(SUFFIXES))
-    return (parts for parts in split if not parts[-1].startswith("."))
-
-
-def _nothing_found(root: str | Path, split: str | None, found: list[tuple[str, ...]]) -> str:
-    """Why there are no pictures, for a person who gave the wrong split or the wrong folder."""
-    given = f"{root} has no pictures at {'class' if split is None else split + '/class'}/name.jpg"
-    if not found:
-        return f"{given}, nor elsewhere; allowed are the types {', '.join(SUFFIXES)}"
-    splits = sorted({parts[0] for parts in found if len(parts) == 3})
-    advice = f"give the split {' or '.join(splits[:4])}" if splits else "give a folder with one folder per class"
-    return f"{given}, but for example {'/'.join(found[0])}; {advice}"
+    chosen = tuple(range(len(folder))) if indices is None else tuple(int(i) for i in indices)
+    if not chosen:
+        raise InvalidSetting(f"no picture of {folder.root} is chosen; give at least one index")
+    if min(chosen) < 0 or max(chosen) >= len(folder):
+        raise InvalidSetting(f"indices {min(chosen)}..{max(chosen)} are outside of the {len(folder)} pictures")
+    return chosen
 
 
 def _decode(folder: ImageFolder, preprocessing: Preprocessing, chunks: Sequence[Sequence[int]]) -> Iterator[Pixels]:
@@ -228,7 +280,7 @@ def _decode(folder: ImageFolder, preprocessing: Preprocessing, chunks: Sequence[
     with folder.reader() as read:
 
         def submit(chunk: Sequence[int]) -> list[Future[Pixels]]:
-            return [pool.submit(_picture, folder, preprocessing, read, index) for index in chunk]
+            return [pool.submit(_picture, folder, preprocessing.picture, read, index) for index in chunk]
 
         try:
             ahead = submit(chunks[0])
@@ -239,14 +291,16 @@ def _decode(folder: ImageFolder, preprocessing: Preprocessing, chunks: Sequence[
             pool.shutdown(cancel_futures=True)
 
 
-def _picture(folder: ImageFolder, preprocessing: Preprocessing, read: Callable[[int], bytes], index: int) -> Pixels:
+def _picture(
+    folder: ImageFolder, prepare: Callable[[bytes], Pixels], read: Callable[[int], bytes], index: int
+) -> Pixels:
     """One picture, ready but for the normalisation.
 
     Raises:
         CalibrationError: If it cannot be read, decoded or cropped; the text names the file.
     """
     try:
-        return preprocessing.picture(read(index))
+        return prepare(read(index))
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         name = f"{folder.paths[index]} in {folder.root}"
         raise CalibrationError(f"cannot use the picture {name}: {error}; repair or remove it") from error

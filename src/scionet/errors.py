@@ -26,8 +26,12 @@ class CalibrationError(PruneError):
     """Calibration data are empty, of the wrong shape, or make the network produce NaN or infinite values."""
 
 
+class TrainingError(PruneError):
+    """A training cannot begin or go on: data that do not fit, a loss that is NaN, an optimiser of another network."""
+
+
 class CheckpointError(PruneError):
-    """A file of a pruned network is damaged, of another network, or of a newer format."""
+    """A file of a network or of a training is damaged, of another network, or of a newer format."""
 
 
 class VerificationError(PruneError):

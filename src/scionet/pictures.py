@@ -58,19 +58,40 @@ class Preprocessing:
         Raises:
             ValueError: If the bytes are no picture, or the picture is smaller than the crop.
         """
-        try:
-            image = Image.open(BytesIO(data)).convert("RGB")
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-            raise ValueError(f"no readable picture ({error})") from error
+        return np.asarray(self.framed(decoded(data)))
+
+    def framed(self, image: Image.Image) -> Image.Image:
+        """Resize and crop.
+
+        Raises:
+            ValueError: If the picture is smaller than the crop.
+        """
         if self.size is not None:
-            image = image.resize(_scaled(image.size, self.size), _FILTERS[self.interpolation])
-        return np.asarray(image if self.crop is None else image.crop(_centre(image.size, self.crop)))
+            image = image.resize(_scaled(image.size, self.size), self.filter)
+        return image if self.crop is None else image.crop(_centre(image.size, self.crop))
+
+    @property
+    def filter(self) -> Image.Resampling:
+        """The filter of the resize, as pillow has it."""
+        return _FILTERS[self.interpolation]
 
     def tensor(self, pixels: Pixels) -> Tensor:
         """Scale and normalise: uint8 ``(batch, height, width, 3)`` to float32 ``(batch, 3, height, width)``."""
         planes = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().float()
         mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in (self.mean, self.std))
         return planes.sub_(mean).div_(std)
+
+
+def decoded(data: bytes) -> Image.Image:
+    """A picture in three colours.
+
+    Raises:
+        ValueError: If the bytes are none.
+    """
+    try:
+        return Image.open(BytesIO(data)).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(f"no readable picture ({error})") from error
 
 
 def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:

@@ -13,7 +13,7 @@ def silent(stage: str, done: int, total: int) -> None:
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """A `Progress` that draws one bar per stage on standard error."""
+    """A `Progress` that draws one bar for each stage on standard error."""
     from rich import progress
     from rich.console import Console
     from rich.progress import (
@@ -38,7 +38,7 @@ def bars() -> Iterator[Progress]:
 
         def tell(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = drawn.add_task(stage, total=total)
+                tasks[stage] = drawn.add_task(stage, total=total, completed=done)  # not 0: no speed by a leap
             drawn.update(tasks[stage], completed=done, total=total)
 
         yield tell

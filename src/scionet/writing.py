@@ -3,10 +3,13 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from secrets import token_hex
 
 from scionet.errors import InvalidSetting, PruneError
+
+_RANDOM_BYTES = 4
 
 
 @contextmanager
@@ -29,7 +32,7 @@ def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[Pr
     if Path(path).suffix != suffix:
         raise InvalidSetting(f"the name of the file must end in {suffix}; given {path}")
     target = Path(path).resolve()
-    temporary = target.with_name(f".{token_hex(4)}.{target.name}")
+    temporary = target.with_name(f".{token_hex(_RANDOM_BYTES)}.{target.name}")
     try:
         if target.is_dir():
             raise error(f"cannot write {path}: it is a folder; give the path of a file")
@@ -45,3 +48,10 @@ def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[Pr
     finally:
         with suppress(OSError):  # where it could not be made, it need not go
             temporary.unlink()
+
+
+def clear_leftovers(path: str | Path) -> None:
+    """Remove the temporary files that processes left behind which were killed while they wrote `path`."""
+    target = Path(path).resolve()
+    for temporary in target.parent.glob(f".{'[0-9a-f]' * 2 * _RANDOM_BYTES}.{escape(target.name)}"):
+        temporary.unlink(missing_ok=True)

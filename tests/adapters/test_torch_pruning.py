@@ -9,12 +9,13 @@ from subjects import SUBJECTS
 from scionet.adapters.torch_pruning import GreedyImportance
 from scionet.budget.costs import CostModel, measure
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.methods.contract import seeded, silent
 from scionet.methods.fitting import Fitting
 from scionet.methods.registry import build
 from scionet.methods.widths import Allocator
 from scionet.network.discover import discover
 from scionet.network.running import call, state_of
+from scionet.progress import silent
+from scionet.seeds import seeded
 
 tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch-pruning's own

@@ -3,10 +3,10 @@
 import torch
 
 from scionet.bench.contest import CONTESTANTS, FORWARD, LOSS, Arena, outcome
-from scionet.bench.measure import accuracy
 from scionet.bench.record import RunRecord, load, save
 from scionet.budget.costs import measure
 from scionet.resnets import digits_cnn
+from scionet.training.accuracy import accuracy
 
 
 def arena() -> Arena:

@@ -70,7 +70,7 @@ def test_prune_says_what_was_left_whole_and_how_to_go_on(pruned: subprocess.Comp
 def test_prune_records_what_it_was_told(home: Path, pruned: subprocess.CompletedProcess[str]) -> None:
     said, plan = describe(home / "half.safetensors"), read_plan(home / "half.safetensors")
     assert said["factory"] == "scionet:resnet20"
-    assert said["extra"]["pictures"]["draw"]["count"] == 16
+    assert [draw["count"] for draw in said["extra"]["pictures"]["draws"]] == [16]
     assert (plan.seed, plan.method, plan.settings["positions"]) == (3, "forward", 8)
     assert not any(choice.site.startswith("layer3.") and choice.density < 1 for choice in plan.choices)
 

@@ -1,3 +1,4 @@
+import inspect
 import re
 import resource
 from collections.abc import Callable
@@ -8,13 +9,16 @@ import pytest
 from commandline import scionet
 
 from scionet.cli import main, parse
-from scionet.commands.options import Common, Demo, Evaluate, Export, Pictures, Prune
+from scionet.commands.options import Common, Demo, Evaluate, Export, Finetune, Pictures, Prune
 from scionet.settings import ForwardSettings, ScoreSettings
+from scionet.training.execution import Execution
+from scionet.training.recipes import RECIPES, Recipe
 
-DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+FOLDER = Path(__file__).parents[2] / "docs"
+DOCS, TRAINING = ((FOLDER / name).read_text() for name in ("cli.md", "training.md"))
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("prune",), ("evaluate",), ("export",)])
+@pytest.mark.parametrize("command", [(), ("demo",), ("prune",), ("finetune",), ("evaluate",), ("export",)])
 def test_help_takes_less_than_a_second(command: tuple[str, ...], tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = scionet(*command, "--help", cwd=tmp_path)
@@ -45,11 +49,29 @@ def test_help_lists_the_settings_of_the_chosen_method(capsys: pytest.CaptureFixt
     assert all(f"--{field.name.replace('_', '-')}" in helps[1] for field in fields(ScoreSettings))
 
 
-@pytest.mark.parametrize("kind", [Common, Demo, Prune, Evaluate, Export, Pictures])
+@pytest.mark.parametrize("kind", [Common, Demo, Prune, Finetune, Evaluate, Export, Pictures, Execution])
 def test_the_docs_name_every_flag(kind: type) -> None:
     assert is_dataclass(kind)
-    flags = {f"--{field.name.replace('_', '-')}" for field in fields(kind)} - {"--pictures", "--settings"}
+    flags = {f"--{field.name.replace('_', '-')}" for field in fields(kind)} - {
+        "--pictures",
+        "--settings",
+        "--execution",
+    }
     assert {flag for flag in flags if not re.search(rf"{flag}(?![\w-])", DOCS)} == set()
+
+
+def test_the_docs_name_every_recipe_and_setting() -> None:
+    names = {*RECIPES, *(field.name for kind in (Recipe, Execution) for field in fields(kind))}
+    assert {name for name in names if f"`{name}`" not in TRAINING} == set()
+    assert all(name in inspect.getsource(Finetune) for name in RECIPES)
+
+
+def test_help_lists_the_defaults_of_the_chosen_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    for recipe in RECIPES:
+        with pytest.raises(SystemExit):
+            main(["finetune", "--recipe", recipe, "--help"])
+        shown = capsys.readouterr().out.split("--epochs FLOAT")[1].split("--batch-size")[0]
+        assert f"(default: {RECIPES[recipe]().epochs:g})" in shown
 
 
 def test_the_toml_file_of_the_docs_is_read(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ from scionet.cli import main
         (["--split", "valid"], "give the split test or train"),
         (["--calibration-images", "41"], r"41 pictures asked for; pictures has 1\.\.40"),
         (["--size", "8", "--crop", "9"], "crop 9 is larger than size 8"),
-        (["--evaluate-split", "train"], "split 'train' is for calibration"),
+        (["--evaluate-split", "train"], "split 'train' is seen before"),
         (["--evaluate-split", "test", "--evaluate-rest"], "not both"),
         (["--evaluate-images", "5"], "needs --evaluate-split or --evaluate-rest"),
         (["--evaluate-split", "test", "--evaluate-images", "21"], r"21 pictures to evaluate on asked for; there are 1"),

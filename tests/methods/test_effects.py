@@ -8,7 +8,6 @@ from subjects import SUBJECTS, budget_for
 from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
 from scionet.errors import CalibrationError
-from scionet.methods.contract import seeded, silent
 from scionet.methods.effects import Gauge, effect_curve, measured_width
 from scionet.methods.fitting import Fitting
 from scionet.methods.registry import build
@@ -18,6 +17,8 @@ from scionet.methods.widths import Allocator
 from scionet.network.discover import discover
 from scionet.network.plan import Choice, Plan
 from scionet.network.surgery import cut
+from scionet.progress import silent
+from scionet.seeds import seeded
 
 BRANCHED = SUBJECTS["branched"]
 

@@ -23,7 +23,15 @@ from torch.nn import functional
 
 from scionet.errors import CheckpointError, InvalidSetting, UnsupportedModel
 from scionet.models import build, import_torchvision
-from scionet.network.checkpoint import describe, load_pruned, read_plan, recorded_inputs, save_pruned
+from scionet.network.checkpoint import (
+    dense_network,
+    describe,
+    load_pruned,
+    read_plan,
+    recorded_inputs,
+    save_pruned,
+    save_tuned,
+)
 from scionet.network.discover import discover
 from scionet.network.plan import Choice, Plan
 from scionet.network.running import Batch, as_arguments, hash_tensors, state_of
@@ -194,6 +202,44 @@ def test_what_was_trained_on_is_kept(tmp_path: Path) -> None:
     loaded = load_pruned(path, Mixed)
     assert hash_tensors(state_of(loaded)) == hash_tensors(state_of(tuned)) != hash_tensors(state_of(pruned))
     assert int(loaded.get_buffer("bn.num_batches_tracked")) == 1
+
+
+@pytest.mark.parametrize("name", ["mixed", "tied", "digits"])
+def test_a_tuned_network_is_saved_with_the_record_of_its_file(name: str, tmp_path: Path) -> None:
+    factory = "scionet:digits_cnn" if name == "digits" else None
+    source = tmp_path / "a.safetensors"
+    save_pruned(source, *pruned_of(name), factory=factory, example_inputs=example_of(name), extra={"a": 1, "b": 2})
+    fresh = MAKERS[name][0]
+    tuned = randomised(load_pruned(source, fresh), seed=9)
+    path = save_tuned(tmp_path / "b.safetensors", tuned, source, extra={"b": 3, "c": 4})
+    loaded = load_pruned(path, fresh)
+    assert hash_tensors(state_of(loaded)) == hash_tensors(state_of(tuned)) != hash_tensors(state_of(pruned_of(name)[0]))
+    before, after = describe(source), describe(path)
+    assert after["extra"] == {"a": 1, "b": 3, "c": 4}
+    changed = {key for key in before if before[key] != after[key]}
+    assert changed <= {"extra", "weights_hash", "bytes"} and "weights_hash" in changed
+    assert read_plan(path).to_json() == read_plan(source).to_json()
+
+
+def test_a_network_of_another_structure_is_not_saved_as_tuned(saved: Path, tmp_path: Path) -> None:
+    for other in (Mixed(), digits_cnn()):
+        with pytest.raises(CheckpointError, match="plan and weights disagree"):
+            save_tuned(tmp_path / "x.safetensors", other, saved)
+    with pytest.raises(CheckpointError, match="exists"):
+        save_tuned(saved, pruned_of("mixed")[0], saved)
+    assert list(tmp_path.iterdir()) == [saved]
+
+
+def test_a_tuned_network_may_replace_its_own_file(saved: Path) -> None:
+    tuned = randomised(load_pruned(saved, Mixed), seed=9)
+    save_tuned(saved, tuned, saved, overwrite=True)
+    assert hash_tensors(state_of(load_pruned(saved, Mixed))) == hash_tensors(state_of(tuned))
+
+
+def test_the_dense_network_of_a_file(tmp_path: Path) -> None:
+    path = save_pruned(tmp_path / "net.safetensors", *pruned_of("digits"), factory="scionet:digits_cnn")
+    found = {name: tensor.shape for name, tensor in state_of(dense_network(path)).items()}
+    assert found == {name: tensor.shape for name, tensor in state_of(digits_cnn()).items()}
 
 
 def test_ties_are_stored_once_and_tied_again(tmp_path: Path) -> None:

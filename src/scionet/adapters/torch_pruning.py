@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scionet.methods.contract import seeded
 from scionet.methods.fitting import Fitting
 from scionet.methods.forward import ForwardRanker
 from scionet.methods.survey import first_examples, survey
@@ -23,6 +22,7 @@ from scionet.network.discover import Ignored, discover
 from scionet.network.running import Batch, inputs_like
 from scionet.network.sites import Sites
 from scionet.progress import silent
+from scionet.seeds import seeded
 from scionet.selection.greedy import Selection
 from scionet.selection.objective import FloatArray
 from scionet.settings import ForwardSettings

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scionet.bench.measure import accuracy
 from scionet.bench.provenance import Provenance
 from scionet.bench.record import Outcome, RunRecord, RunSpec, SiteRecord, thin
 from scionet.budget.costs import Cost
 from scionet.network.plan import Choice
 from scionet.network.running import Batch
 from scionet.pruning import PruneResult, prune_each
+from scionet.training.accuracy import accuracy
 
 Labelled = Iterable[tuple[Batch, Tensor]]
 

@@ -8,18 +8,18 @@ import numpy as np
 import torch
 from torch import nn
 
-from scionet.bench.measure import Accuracy
 from scionet.budget.costs import Cost, measure
 from scionet.budget.durations import Latency
 from scionet.budget.timing import latency
 from scionet.commands import networks, pictures
 from scionet.commands.files import check_writable
 from scionet.commands.options import Evaluate
-from scionet.commands.pictures import Draw, Indices, recipe_of
+from scionet.commands.pictures import Indices, PictureRecord, record_of
 from scionet.commands.scoring import count, first, percent, score
 from scionet.commands.show import line, table, warn
 from scionet.data import ImageBatches, ImageFolder, batches
 from scionet.errors import InvalidSetting
+from scionet.training.accuracy import Accuracy
 from scionet.writing import whole_file
 
 
@@ -78,39 +78,39 @@ def _network(command: Evaluate) -> nn.Module:
 
 
 def _test_pictures(command: Evaluate) -> ImageBatches:
-    """What to evaluate on. Warns where calibration pictures of the pruned network are among it.
+    """What to evaluate on. Warns where pictures that the pruned network has seen are among it.
 
     Raises:
         InvalidSetting: If the data, the preparation or the number of pictures do not fit.
     """
     options = command.pictures
-    recipe = recipe_of(command.pruned) if command.pruned is not None else None
-    prepared = pictures.preprocessing(options, recipe.preprocessing if recipe else None)
+    record = record_of(command.pruned) if command.pruned is not None else None
+    prepared = pictures.preprocessing(options, record.preprocessing if record else None)
     folder = ImageFolder(options.data, options.split)
     taken = np.empty(0, dtype=np.int64) if command.exclude_calibration_of is None else _excluded(command, folder)
     indices = pictures.some(pictures.remaining(folder, taken), command.images, command.seed)
-    if recipe is not None:
-        _warn_of_overlap(recipe.draw, folder, indices, str(command.pruned))
+    if record is not None:
+        _warn_of_overlap(record, folder, indices, str(command.pruned))
     return batches(folder, prepared, options.batch_size, indices, labels=True)
 
 
 def _excluded(command: Evaluate, folder: ImageFolder) -> Indices:
-    """The calibration pictures of another file.
+    """The pictures that another file's network has seen.
 
     Raises:
         InvalidSetting: If it does not say which they were, or the folder holds others.
     """
     path = command.exclude_calibration_of
-    recipe = recipe_of(path) if path is not None else None
-    if recipe is None:
+    record = record_of(path) if path is not None else None
+    if record is None:
         raise InvalidSetting(f"{path} does not record its calibration pictures; give a file of `scionet prune`")
-    return recipe.draw.again(folder)
+    return record.seen(folder)
 
 
-def _warn_of_overlap(draw: Draw, folder: ImageFolder, indices: Indices, path: str) -> None:
-    if draw.fits(folder) and (shared := len(np.intersect1d(draw.again(folder), indices))):
+def _warn_of_overlap(record: PictureRecord, folder: ImageFolder, indices: Indices, path: str) -> None:
+    if record.fits(folder) and (shared := len(np.intersect1d(record.seen(folder), indices))):
         warn(
-            f"{shared} of these {len(indices)} pictures were seen in calibration; leave them out with "
+            f"{shared} of these {len(indices)} pictures were seen in calibration or training; leave them out with "
             f"--exclude-calibration-of {path}"
         )
 

@@ -11,7 +11,7 @@ from torch import nn
 from scionet.commands.show import warn
 from scionet.errors import InvalidSetting
 from scionet.models import FACTORIES, build, load_weights
-from scionet.network.checkpoint import load_pruned
+from scionet.network.checkpoint import dense_network, load_pruned
 
 
 def dense(factory: str, kwargs: Mapping[str, Any], weights: Path | None) -> nn.Module:
@@ -44,6 +44,19 @@ def pruned(path: Path, factory: str | None, kwargs: Mapping[str, Any], trust_fac
     """
     instance = None if factory is None else build(factory, **kwargs)
     return load_pruned(path, instance, trust_factory=trust_factory).eval()
+
+
+def teacher(
+    path: Path, factory: str | None, kwargs: Mapping[str, Any], trust_factory: bool, weights: Path
+) -> nn.Module:
+    """The dense network of a pruned one's file, with its weights.
+
+    Raises:
+        CheckpointError: If a file cannot be read, or the weights do not fit.
+    """
+    model = dense_network(path, trust_factory=trust_factory) if factory is None else build(factory, **kwargs)
+    load_weights(model, weights)
+    return model
 
 
 def without_weights(factory: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,14 +1,17 @@
 """What can be said on the command line or in a TOML file, as frozen dataclasses without torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from scionet.errors import InvalidSetting
 from scionet.settings import SweepSettings
+from scionet.training.execution import Execution
+from scionet.training.recipes import Recipe
 
 PresetName = Literal["imagenet", "efficientnet_lite", "cifar"]
 SettingsKind = TypeVar("SettingsKind", bound=SweepSettings)
+RecipeKind = TypeVar("RecipeKind", bound=Recipe)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +40,7 @@ class Common:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pictures:
+class Source:
     """Where the pictures are, and how they become a network's input."""
 
     data: Path
@@ -56,6 +59,12 @@ class Pictures:
     """Standard deviation of each channel."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """Filter of the resize."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pictures(Source):
+    """Pictures, and how many at once."""
+
     batch_size: int = 128
     """Pictures that the network sees at once."""
 
@@ -112,6 +121,47 @@ class Prune(Common, Generic[SettingsKind]):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Finetune(Common, Generic[RecipeKind]):
+    """Train a pruned network, and go on after an interruption when the same command is given again.
+
+    The settings at the end are those of the chosen recipe; for another one see `scionet finetune --recipe NAME --help`.
+    """
+
+    pruned: Path
+    """A pruned network, written by `scionet prune` or this command."""
+    model: str | None = None
+    """The dense network's factory, where the file names none: timm:NAME, ..., package.module:function."""
+    model_args: tuple[str, ...] = ()
+    """Arguments of this factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    trust_factory: bool = False
+    """Run a package.module:function that the pruned file names as its factory; it may be any code."""
+    teacher_weights: Path | None = None
+    """Weights of the dense network, which then teaches; goes with --teacher-weight or --features."""
+    recipe: str = "finetune"
+    """How to train: finetune, mobilenet_finetune, mobilenet_closing, rethinking_cifar, rethinking_cifar_finetune,
+    rethinking_imagenet, or rethinking_imagenet_finetune."""
+    train_images: int | None = None
+    """Pictures drawn from the data to learn from; by default all but the validation pictures."""
+    validation_images: int = 0
+    """Pictures kept apart from the others, to measure the accuracy after every epoch; --patience needs some."""
+    out: Path
+    """Where the trained network goes: a .safetensors file."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+    restart: bool = False
+    """Begin anew where an interrupted training could go on."""
+    evaluate_split: str | None = None
+    """Evaluate the network on this split, before and after."""
+    evaluate_rest: bool = False
+    """Evaluate it on the pictures that were drawn neither to learn from, nor to validate, nor for calibration."""
+    evaluate_images: int | None = None
+    """Evaluate on this many pictures, drawn at random; all by default."""
+    pictures: Source
+    settings: RecipeKind
+    execution: Execution = field(default_factory=Execution)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Evaluate(Common):
     """Measure the accuracy and the cost of a network, pruned or dense."""
 
@@ -129,7 +179,7 @@ class Evaluate(Common):
     images: int | None = None
     """Evaluate on this many pictures, drawn at random; all by default."""
     exclude_calibration_of: Path | None = None
-    """A pruned network; leave out the pictures that were drawn to calibrate it."""
+    """A pruned network; leave out the pictures that were drawn to calibrate or to train it."""
     bf16: bool = False
     """Compute in bfloat16 where torch's autocast does: quicker, and slightly different."""
     latency: bool = False

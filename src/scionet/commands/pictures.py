@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scionet.commands.options import Pictures
+from scionet.commands.options import Finetune, Prune, Source
 from scionet.data import ImageFolder, sample
 from scionet.errors import InvalidSetting
 from scionet.network.checkpoint import describe
@@ -80,24 +80,37 @@ class Draw:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class PictureRecord:
     """What the file of a pruned network records of its pictures.
 
     Attributes:
         preprocessing: How they were prepared.
-        draw: How those for calibration were drawn.
+        draws: How those were drawn that the network was calibrated or trained on, one entry for each time.
     """
 
     preprocessing: Preprocessing
-    draw: Draw
+    draws: tuple[Draw, ...]
 
-    def record(self) -> dict[str, Any]:
-        """The recipe, JSON-able, to be found again by `recipe_of`."""
+    def extra(self) -> dict[str, Any]:
+        """The record, JSON-able, to be found again by `record_of`."""
         return {"pictures": asdict(self)}
 
+    def fits(self, folder: ImageFolder) -> bool:
+        """Whether pictures of this folder were seen."""
+        return any(draw.fits(folder) for draw in self.draws)
 
-def recipe_of(path: Path) -> Recipe | None:
-    """The recipe in a file of a pruned network; None where a program other than `scionet prune` wrote it.
+    def seen(self, folder: ImageFolder) -> Indices:
+        """The pictures of this folder that the network was calibrated or trained on.
+
+        Raises:
+            InvalidSetting: If it was on those of other folders only.
+        """
+        draws = [draw for draw in self.draws if draw.fits(folder)] or self.draws
+        return np.unique(np.concatenate([draw.again(folder) for draw in draws]))
+
+
+def record_of(path: Path) -> PictureRecord | None:
+    """What a file of a pruned network records; None where a program other than scionet's commands wrote it.
 
     Raises:
         CheckpointError: If the file is missing, damaged or of a newer format.
@@ -108,10 +121,11 @@ def recipe_of(path: Path) -> Recipe | None:
     prepared: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in record["preprocessing"].items()
     }
-    return Recipe(Preprocessing(**prepared), Draw(**record["draw"]))
+    draws = record["draws"] if "draws" in record else [record["draw"]]  # the latter before there was fine-tuning
+    return PictureRecord(Preprocessing(**prepared), tuple(Draw(**draw) for draw in draws))
 
 
-def preprocessing(options: Pictures, recorded: Preprocessing | None = None) -> Preprocessing:
+def preprocessing(options: Source, recorded: Preprocessing | None = None) -> Preprocessing:
     """How pictures are prepared: the preset, else what a pruned network was made with, changed by single flags.
 
     Raises:
@@ -125,6 +139,28 @@ def preprocessing(options: Pictures, recorded: Preprocessing | None = None) -> P
             f"{', '.join(f'--{name}' for name in CHANGES)}"
         )
     return replace(base or Preprocessing(), **changes)
+
+
+def to_evaluate(
+    command: Prune[Any] | Finetune[Any], folder: ImageFolder, seen: Indices
+) -> tuple[ImageFolder, Indices] | None:
+    """What to evaluate on, if that was asked for; never a picture that was seen.
+
+    Raises:
+        InvalidSetting: If the flags contradict one another, or there are too few pictures.
+    """
+    split, rest = command.evaluate_split, command.evaluate_rest
+    if rest and split is not None:
+        raise InvalidSetting("give either --evaluate-split or --evaluate-rest, not both")
+    if split is not None and split == folder.split:
+        raise InvalidSetting(f"split {split!r} is seen before; give another one to evaluate on, or --evaluate-rest")
+    if not rest and split is None:
+        if command.evaluate_images is not None:
+            raise InvalidSetting("--evaluate-images needs --evaluate-split or --evaluate-rest")
+        return None
+    test = folder if rest else ImageFolder(folder.root, split)
+    pool = remaining(test, seen if rest else seen[:0])
+    return test, some(pool, command.evaluate_images, command.seed)
 
 
 def remaining(folder: ImageFolder, taken: Indices) -> Indices:

@@ -7,19 +7,18 @@ from typing import Any
 
 from torch import nn
 
-from scionet.bench.measure import Accuracy
 from scionet.budget.limits import Budget
 from scionet.commands import latency, networks, pictures
 from scionet.commands.files import check_writable
 from scionet.commands.options import Prune
-from scionet.commands.pictures import Draw, Indices, Recipe
+from scionet.commands.pictures import Draw, PictureRecord
 from scionet.commands.scoring import count, percent, score
 from scionet.commands.show import advise, line, table
 from scionet.data import ImageBatches, ImageFolder, batches
-from scionet.errors import InvalidSetting
 from scionet.methods.registry import build
 from scionet.network.checkpoint import save_pruned
 from scionet.pruning import PruneResult, prune
+from scionet.training.accuracy import Accuracy
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,12 @@ class Material:
     """The pictures of a run.
 
     Attributes:
-        recipe: How they are prepared, and which are drawn for calibration.
+        record: How they are prepared, and which are drawn for calibration.
         calibration: Those, in batches with labels.
         evaluation: Others to evaluate on, if that was asked for.
     """
 
-    recipe: Recipe
+    record: PictureRecord
     calibration: ImageBatches
     evaluation: ImageBatches | None
 
@@ -73,7 +72,7 @@ def run(command: Prune[Any]) -> None:
         factory=command.model,
         factory_kwargs=networks.without_weights(command.model, kwargs),
         example_inputs=example,
-        extra=material.recipe.record(),
+        extra=material.record.extra(),
         overwrite=command.overwrite,
     )
     _report(command, result, seconds, _evaluated(command, model, result.model, material.evaluation))
@@ -91,29 +90,9 @@ def _material(command: Prune[Any]) -> Material:
     draw, drawn = Draw.of(folder, command.calibration_images, command.seed)
     calibration = batches(folder, prepared, options.batch_size, drawn, labels=True)
     evaluation = None
-    if (test := _test_pictures(command, folder, drawn)) is not None:
+    if (test := pictures.to_evaluate(command, folder, drawn)) is not None:
         evaluation = batches(test[0], prepared, options.batch_size, test[1], labels=True)
-    return Material(Recipe(prepared, draw), calibration, evaluation)
-
-
-def _test_pictures(command: Prune[Any], folder: ImageFolder, drawn: Indices) -> tuple[ImageFolder, Indices] | None:
-    """What to evaluate on; never a picture that was drawn for calibration.
-
-    Raises:
-        InvalidSetting: If the flags contradict one another, or there are too few pictures.
-    """
-    split, rest = command.evaluate_split, command.evaluate_rest
-    if rest and split is not None:
-        raise InvalidSetting("give either --evaluate-split or --evaluate-rest, not both")
-    if split is not None and split == folder.split:
-        raise InvalidSetting(f"split {split!r} is for calibration; give another one to evaluate on, or --evaluate-rest")
-    if not rest and split is None:
-        if command.evaluate_images is not None:
-            raise InvalidSetting("--evaluate-images needs --evaluate-split or --evaluate-rest")
-        return None
-    test = folder if rest else ImageFolder(folder.root, split)
-    pool = pictures.remaining(test, drawn if rest else drawn[:0])
-    return test, pictures.some(pool, command.evaluate_images, command.seed)
+    return Material(PictureRecord(prepared, (draw,)), calibration, evaluation)
 
 
 def _evaluated(

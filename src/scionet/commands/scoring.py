@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scionet.bench.measure import Accuracy, accuracy
 from scionet.data import ImageBatches, batches
 from scionet.progress import Progress, bars, silent
+from scionet.training.accuracy import Accuracy, accuracy
 
 
 def score(model: nn.Module, batches: ImageBatches, stage: str, quiet: bool, bf16: bool = False) -> Accuracy:

@@ -1,7 +1,7 @@
 """What a method is, and what a ranker is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,6 @@ from scionet.network.sites import Site, Sites
 from scionet.progress import Progress, silent
 from scionet.selection.greedy import Selection
 from scionet.selection.terms import Term
-
-Draw = Callable[..., np.random.Generator]
-"""A generator for each purpose, named by texts and whole numbers, so that none depends on what others drew."""
-
-
-def seeded(seed: int) -> Draw:
-    """Generators that derive from one seed."""
-    return lambda *axes: np.random.default_rng([seed, *(b for axis in axes for b in f"{axis}/".encode())])
 
 
 class Method(ABC):

@@ -4,13 +4,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from scionet.methods.contract import Draw, SiteView
+from scionet.methods.contract import SiteView
 from scionet.methods.fitting import Fitting
 from scionet.network.lockstep import Stop, lockstep
 from scionet.network.moments import Moments
 from scionet.network.processes import overall_index, world
 from scionet.network.running import Batch, example_count, first_of
 from scionet.progress import Progress
+from scionet.seeds import Draw
 
 
 def survey(

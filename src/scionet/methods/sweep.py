@@ -17,7 +17,7 @@ from scionet.budget.costs import CostModel
 from scionet.budget.ladder import TOLERANCE, describe
 from scionet.budget.limits import Budget
 from scionet.errors import InvalidSetting, UnreachableBudget
-from scionet.methods.contract import Method, Ranker, SiteView, seeded
+from scionet.methods.contract import Method, Ranker, SiteView
 from scionet.methods.fitting import Fitting
 from scionet.methods.recalibration import recalibrated
 from scionet.methods.survey import survey
@@ -29,6 +29,7 @@ from scionet.network.plan import Choice, Plan
 from scionet.network.processes import overall_index
 from scionet.network.sites import Site, Sites
 from scionet.progress import Progress, silent
+from scionet.seeds import seeded
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.terms import Term
 from scionet.settings import SweepSettings

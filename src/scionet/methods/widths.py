@@ -13,7 +13,7 @@ from scionet.budget.allocate import by_curves, uniform
 from scionet.budget.costs import CostModel
 from scionet.budget.ladder import NO_CAPS
 from scionet.budget.limits import Budget
-from scionet.methods.contract import Draw, Ranker, SiteView
+from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.effects import Gauge, effect_curve, measured_width
 from scionet.methods.fitting import Fitting
 from scionet.methods.survey import first_examples, survey
@@ -22,6 +22,7 @@ from scionet.network.moments import Moments
 from scionet.network.processes import everywhere
 from scionet.network.running import example_count, place_of
 from scionet.progress import Progress
+from scionet.seeds import Draw
 from scionet.selection.greedy import Selection, shortened
 from scionet.selection.objective import FloatArray
 from scionet.settings import Allocation

@@ -4,15 +4,15 @@ The file holds every parameter and buffer of the pruned network (tied ones once)
 which dense tensors these are. A fresh instance of the original class plus the file is the pruned network.
 """
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -23,10 +23,12 @@ from scionet.network.packing import fill, layout, refuse_disagreement, refuse_ot
 from scionet.network.plan import Plan
 from scionet.network.running import Batch, hash_tensors, state_of
 from scionet.network.sites import Sites
+from scionet.tensorfiles import opened, tensors_in
 from scionet.writing import whole_file
 
 REGISTRIES = ("scionet", "timm", "torchvision")
 """Sources of factories that can be named in a file without running code of the file's author."""
+_WRITER = "save_pruned"
 
 
 def save_pruned(
@@ -69,8 +71,7 @@ def save_pruned(
         )
     with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
         names, tied, kept = layout(pruned, plan, sites)
-        state = state_of(pruned)
-        tensors = {n: state[n].detach().to("cpu").clone(memory_format=torch.contiguous_format) for n in names}
+        tensors = _stored(pruned, names)
         manifest = Manifest(
             plan=plan,
             shapes={name: sites.shapes[name] for name in (*names, *tied)},
@@ -82,11 +83,50 @@ def save_pruned(
             factory=factory,
             factory_kwargs=dict(factory_kwargs or {}),
             inputs=None if example_inputs is None else input_record(example_inputs),
-            versions={"scionet": _own_version(), "torch": str(torch.__version__)},
+            versions=_versions(),
             extra=dict(extra or {}),
         )
         refuse_disagreement("the given network", manifest, tensors)
         temporary.write_bytes(_serialised(tensors, manifest))
+    return Path(path)
+
+
+def save_tuned(
+    path: str | Path,
+    tuned: nn.Module,
+    source: str | Path,
+    *,
+    extra: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> Path:
+    """Save a pruned network that was loaded from a file and has learnt since, with the plan and all else of that file.
+
+    Args:
+        path: The file; its name ends in ``.safetensors``.
+        tuned: What `load_pruned` made of `source`, with other weights.
+        source: The file it came from.
+        extra: What to record besides, JSON-able; keys that are there already are replaced.
+        overwrite: Whether an existing file may be replaced.
+
+    Returns:
+        The path.
+
+    Raises:
+        CheckpointError: If `source` is no file of a pruned network, `tuned` is of another structure, or the file exists
+            or cannot be written.
+        InvalidSetting: If `path` is malformed.
+    """
+    with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
+        manifest = _manifest(source)
+        tensors = _stored(tuned, manifest.pruned_shapes.keys() & state_of(tuned).keys())
+        refuse_disagreement("the given network", manifest, tensors)
+        renewed = replace(
+            manifest,
+            weights_hash=hash_tensors(tensors),
+            versions=_versions(),
+            extra={**manifest.extra, **(extra or {})},
+        )
+        temporary.write_bytes(_serialised(tensors, renewed))
     return Path(path)
 
 
@@ -120,7 +160,7 @@ def load_pruned(
         UnsupportedModel: If the package of the recorded factory is not installed.
     """
     manifest = _manifest(path)
-    tensors = _tensors(path)
+    tensors = tensors_in(path, _WRITER)
     refuse_disagreement(str(path), manifest, tensors)
     if strict and hash_tensors(tensors) != manifest.weights_hash:
         raise CheckpointError(
@@ -128,7 +168,7 @@ def load_pruned(
             "save the file again, or pass strict=False if the weights were changed on purpose"
         )
     if model is None:
-        model = _recorded_model(path, manifest, trust_factory)
+        model = dense_network(path, trust_factory=trust_factory)
     elif not isinstance(model, nn.Module):
         model = model()
     if not isinstance(model, nn.Module):
@@ -136,6 +176,33 @@ def load_pruned(
     refuse_other_architecture(path, manifest, model)
     fill(model, manifest, tensors)
     return model
+
+
+def dense_network(path: str | Path, *, trust_factory: bool = False) -> nn.Module:
+    """A dense network of the kind that a file of a pruned network was made of, with weights that say nothing.
+
+    Args:
+        path: What `save_pruned` wrote.
+        trust_factory: As in `load_pruned`.
+
+    Raises:
+        CheckpointError: If the file is missing or damaged, or names no factory that may be called.
+        InvalidSetting: If the recorded factory is unknown.
+        UnsupportedModel: If the package of the recorded factory is not installed.
+    """
+    manifest = _manifest(path)
+    if manifest.factory is None:
+        raise CheckpointError(f"{path} names no factory; pass model, a fresh instance of {manifest.model}")
+    kwargs = dict(manifest.factory_kwargs)
+    source = manifest.factory.partition(":")[0]
+    if not trust_factory and (source not in REGISTRIES or "checkpoint_path" in kwargs):
+        raise CheckpointError(
+            f"{path} asks for {manifest.factory} with the arguments {kwargs}, which can run any code. Pass "
+            f"trust_factory=True if you trust the file, or model, a fresh instance of {manifest.model}"
+        )
+    if source != "torchvision" and "pretrained" in kwargs:
+        kwargs["pretrained"] = False  # the weights are in the file
+    return build(manifest.factory, **kwargs)
 
 
 def read_plan(path: str | Path) -> Plan:
@@ -185,6 +252,16 @@ def describe(path: str | Path) -> dict[str, Any]:
     }
 
 
+def _stored(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies of some tensors of a network, on the processor."""
+    state = state_of(network)
+    return {n: state[n].detach().to("cpu").clone(memory_format=torch.contiguous_format) for n in names}
+
+
+def _versions() -> dict[str, str]:
+    return {"scionet": _own_version(), "torch": str(torch.__version__)}
+
+
 def _serialised(tensors: dict[str, Tensor], manifest: Manifest) -> bytes:
     """The file.
 
@@ -198,57 +275,13 @@ def _serialised(tensors: dict[str, Tensor], manifest: Manifest) -> bytes:
         raise CheckpointError(f"a tensor cannot be stored as safetensors: {error}; convert it, then save") from error
 
 
-@contextmanager
-def _opened(path: str | Path) -> Iterator[Any]:
-    """A safetensors file, open for reading.
-
-    Raises:
-        CheckpointError: If it is missing, unreadable or damaged.
-    """
-    if not Path(path).is_file():
-        raise CheckpointError(f"there is no file {path}; give the path of a file that save_pruned wrote")
-    try:
-        with safe_open(str(path), framework="pt") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{path} is truncated, unreadable or no safetensors file ({error}); copy or save it again"
-        ) from error
-
-
 def _manifest(path: str | Path) -> Manifest:
-    with _opened(path) as file:
+    with opened(path, _WRITER) as file:
         metadata = file.metadata() or {}
     try:
         return Manifest.from_metadata(metadata)
     except CheckpointError as error:
         raise CheckpointError(f"{path} {error}") from error
-
-
-def _tensors(path: str | Path) -> dict[str, Tensor]:
-    """All tensors, in memory of their own: those of the library lie in the mapped file."""
-    with _opened(path) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}
-
-
-def _recorded_model(path: str | Path, manifest: Manifest, trusted: bool) -> nn.Module:
-    """The dense network that the recorded factory makes.
-
-    Raises:
-        CheckpointError: If there is no factory, or none that may be called.
-    """
-    if manifest.factory is None:
-        raise CheckpointError(f"{path} names no factory; pass model, a fresh instance of {manifest.model}")
-    kwargs = dict(manifest.factory_kwargs)
-    source = manifest.factory.partition(":")[0]
-    if not trusted and (source not in REGISTRIES or "checkpoint_path" in kwargs):
-        raise CheckpointError(
-            f"{path} asks for {manifest.factory} with the arguments {kwargs}, which can run any code. Pass "
-            f"trust_factory=True if you trust the file, or model, a fresh instance of {manifest.model}"
-        )
-    if source != "torchvision" and "pretrained" in kwargs:
-        kwargs["pretrained"] = False  # the weights are in the file
-    return build(manifest.factory, **kwargs)
 
 
 def _own_version() -> str:

@@ -31,7 +31,7 @@ def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
         tensors = masked_tensors(model, sites, plan)
         keep = kept_entries(sites, plan)
         state = state_of(model)
-        shrunk = {name: _shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in {*tensors, *keep}}
+        shrunk = {name: shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in {*tensors, *keep}}
         renewed = _renewed(state, shrunk)
         pruned = copied(model, renewed)
         _record_sizes(pruned, renewed, plan)
@@ -53,7 +53,13 @@ def kept_entries(sites: Sites, plan: Plan) -> dict[str, dict[int, Tensor]]:
     return entries
 
 
-def _shrink(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
+def shrink(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
+    """A copy of a tensor with some entries of some dimensions alone.
+
+    Args:
+        tensor: The tensor.
+        keep: By dimension, the entries that stay.
+    """
     for dim, entries in keep.items():
         tensor = tensor.index_select(dim, entries.to(tensor.device))
     return tensor.detach() if keep else tensor.detach().clone(memory_format=torch.contiguous_format)

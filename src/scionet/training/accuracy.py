@@ -1,4 +1,4 @@
-"""Accuracy of a model."""
+"""How often a classifier is right."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
+from scionet.network.processes import summed
 from scionet.network.running import Batch, call, place_of, to_model, undisturbed
 
 
@@ -31,6 +32,8 @@ class Accuracy:
 def accuracy(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bool = False) -> Accuracy:
     """Top-1 accuracy. The model is left as it was.
 
+    Where several processes evaluate together, each gives its share of the batches and gets the accuracy on the whole.
+
     Args:
         model: A classifier with logits shaped ``(batch, classes)``.
         batches: Pairs of inputs and integer labels, shape ``(batch,)``.
@@ -47,6 +50,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bo
             _check(logits, labels)
             correct += int((logits.argmax(1) == labels.to(device)).sum())
             seen += len(labels)
+    correct, seen = summed(torch.tensor([correct, seen], device=device)).tolist()
     if not seen:
         raise CalibrationError("accuracy of no example; give at least one batch of inputs and labels")
     return Accuracy(correct, seen)

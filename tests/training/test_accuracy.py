@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scionet.bench.measure import Accuracy, accuracy
 from scionet.errors import CalibrationError
 from scionet.network.running import hash_tensors, state_of
+from scionet.training.accuracy import Accuracy, accuracy
 
 
 @pytest.fixture

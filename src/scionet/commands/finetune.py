@@ -1,0 +1,187 @@
+"""scionet finetune: from the file of a pruned network and pictures to the file of one that has learnt."""
+
+import shlex
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from scionet.augmentation import Augmentation
+from scionet.commands import networks, pictures
+from scionet.commands.files import check_writable
+from scionet.commands.options import Finetune
+from scionet.commands.pictures import Draw, PictureRecord, record_of
+from scionet.commands.scoring import percent, score
+from scionet.commands.show import advise, line, table
+from scionet.data import ImageBatches, ImageExamples, ImageFolder, batches, partition
+from scionet.errors import InvalidSetting
+from scionet.network.checkpoint import save_tuned
+from scionet.network.processes import world
+from scionet.training.accuracy import Accuracy
+from scionet.training.execution import accelerator_for
+from scionet.training.fit import FitResult, fit
+from scionet.training.recipes import Recipe
+
+
+@dataclass(frozen=True)
+class Material:
+    """The pictures of a run.
+
+    Attributes:
+        record: How they are prepared, and which the network has seen in the end.
+        training: Those to learn from.
+        validation: Those to measure on after every epoch, if there are any.
+        evaluation: Those to evaluate on before and after, if that was asked for; the share of this process.
+    """
+
+    record: PictureRecord
+    training: ImageExamples
+    validation: ImageExamples | None
+    evaluation: ImageBatches | None
+
+
+def run(command: Finetune[Any]) -> None:
+    """Train, save, and evaluate where that was asked for.
+
+    Started by `accelerate launch` or torchrun, several processes do it together.
+
+    Raises:
+        PruneError: If something is wrong with what was given; before the long work wherever that can be known.
+    """
+    check_writable(command.out, command.overwrite, (".safetensors",))
+    recipe: Recipe = command.settings
+    machine = accelerator_for(command.execution)
+    first = world()[0] == 0
+    material = _material(command)
+    kwargs = networks.keywords(command.model_args)
+    model = networks.pruned(command.pruned, command.model, kwargs, command.trust_factory)
+    state = _state_file(command, first)
+    before = _scored(command, model, material.evaluation, "before")
+    try:
+        result = fit(
+            model,
+            material.training,
+            recipe,
+            validation=material.validation,
+            teacher=_teacher(command, kwargs),
+            seed=command.seed,
+            state_file=state,
+            execution=command.execution,
+            progress=not command.quiet,
+            accelerator=machine,
+        )
+    except KeyboardInterrupt:
+        advise(command, f"{state} holds where the training stands; the same command goes on from there")
+        raise
+    after = _scored(command, model, material.evaluation, "after")
+    if first:
+        extra = {**material.record.extra(), "training": _told(command, result)}
+        save_tuned(command.out, model, command.pruned, extra=extra, overwrite=command.overwrite)
+        state.unlink()
+        _report(command, result, before, after)
+
+
+def _state_file(command: Finetune[Any], first: bool) -> Path:
+    """Beside the output, so that the same command finds it again."""
+    path = command.out.with_suffix(".training.safetensors")
+    if command.restart and first:
+        path.unlink(missing_ok=True)
+    elif path.exists():
+        advise(command, f"going on from {path}")
+    return path
+
+
+def _material(command: Finetune[Any]) -> Material:
+    """Draw the pictures.
+
+    Raises:
+        InvalidSetting: If the data, the preparation or a number of pictures do not fit.
+    """
+    recipe: Recipe = command.settings
+    record = record_of(command.pruned)
+    prepared = pictures.preprocessing(command.pictures, None if record is None else record.preprocessing)
+    folder = ImageFolder(command.pictures.data, command.pictures.split)
+    draw, drawn = Draw.of(folder, _drawn_count(command, len(folder)), command.seed)
+    parts = partition(len(drawn), {"validation": command.validation_images}, command.seed)
+    seen = PictureRecord(prepared, (*(() if record is None else record.draws), draw))
+    test = pictures.to_evaluate(command, folder, seen.seen(folder))
+    rank, size = world()
+    return Material(
+        seen,
+        ImageExamples(folder, prepared, drawn[parts["train"]], _augmentation(recipe)),
+        ImageExamples(folder, prepared, drawn[parts["validation"]]) if command.validation_images else None,
+        None if test is None else batches(test[0], prepared, recipe.batch_size, test[1][rank::size], labels=True),
+    )
+
+
+def _drawn_count(command: Finetune[Any], available: int) -> int:
+    """Number of pictures to learn from and to validate on.
+
+    Raises:
+        InvalidSetting: If all would be drawn although the rest is to be evaluated on.
+    """
+    if command.train_images is not None:
+        return command.train_images + command.validation_images
+    if command.evaluate_rest:
+        raise InvalidSetting("--evaluate-rest needs a rest: say by --train-images how many pictures to learn from")
+    return available
+
+
+def _augmentation(recipe: Recipe) -> Augmentation | None:
+    kind = recipe.augmentation
+    return None if kind == "none" else Augmentation(kind, recipe.padding, recipe.smallest_crop)
+
+
+def _teacher(command: Finetune[Any], kwargs: dict[str, Any]) -> nn.Module | None:
+    """The dense network, if it is to teach.
+
+    Raises:
+        InvalidSetting: If the recipe needs it and its weights are not given.
+    """
+    if command.teacher_weights is not None:
+        return networks.teacher(command.pruned, command.model, kwargs, command.trust_factory, command.teacher_weights)
+    if command.settings.needs_teacher:
+        raise InvalidSetting("--teacher-weight and --features need --teacher-weights, a file of the dense network")
+    return None
+
+
+def _scored(command: Finetune[Any], model: nn.Module, test: ImageBatches | None, stage: str) -> Accuracy | None:
+    quiet = command.quiet or world()[0] > 0
+    return None if test is None else score(model, test, stage, quiet)
+
+
+def _told(command: Finetune[Any], result: FitResult) -> dict[str, Any]:
+    """What is recorded of the training."""
+    return {
+        "recipe": command.recipe,
+        "settings": asdict(command.settings),
+        "seed": command.seed,
+        "status": result.status,
+        "history": [asdict(epoch) for epoch in result.history],
+    }
+
+
+def _report(command: Finetune[Any], result: FitResult, before: Accuracy | None, after: Accuracy | None) -> None:
+    """The result table, and how to go on."""
+    first, last = result.history[0], result.history[-1]
+    rows = [("training loss", f"{first.loss:.4f}", f"{last.loss:.4f}", "first and last epoch")]
+    if first.validation is not None and last.validation is not None:
+        best = max(epoch.validation.rate for epoch in result.history if epoch.validation is not None)
+        rows.append(
+            (
+                f"validation ({last.validation.seen:,} pictures)",
+                percent(first.validation.rate),
+                percent(last.validation.rate),
+                f"best {percent(best)}",
+            )
+        )
+    if before is not None and after is not None:
+        change = f"{100 * (after.rate - before.rate):+.2f} points"
+        rows.append((f"accuracy ({after.seen:,} pictures)", percent(before.rate), percent(after.rate), change))
+    table(f"{command.pruned}, {command.recipe}", ("before", "after", ""), rows)
+    line(result.status)
+    line(f"saved to {command.out}")
+    split = command.evaluate_split or ("test" if command.pictures.split else None)
+    words = ["scionet", "evaluate", "--pruned", str(command.out), "--data", str(command.pictures.data)]
+    advise(command, "go on with:", f"  {shlex.join([*words, *(['--split', split] if split else [])])}")

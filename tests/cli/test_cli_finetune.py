@@ -1,0 +1,177 @@
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from commandline import CLASSES, TEST, TRAIN
+
+from scionet.cli import main
+from scionet.commands.pictures import Draw
+from scionet.data import Augmentation, ImageExamples, ImageFolder, partition
+from scionet.network.checkpoint import describe, load_pruned, read_plan
+from scionet.network.running import hash_tensors, state_of
+from scionet.pictures import Preprocessing
+from scionet.training.fit import fit
+from scionet.training.recipes import RECIPES
+from scionet.training.state import load_state
+
+ALL = CLASSES * TRAIN
+BASE = ["finetune", "--pruned", "half.safetensors", "--data", "pictures", "--split", "train", "--threads", "1"]
+SHORT = ["--epochs", "1", "--batch-size", "8"]
+
+
+@pytest.fixture
+def ready(at_home: Path, pruned: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of its own with the pictures, the pruned network and the dense weights."""
+    for name in ("half.safetensors", "weights.pt"):
+        shutil.copy(at_home / name, tmp_path)
+    (tmp_path / "pictures").symlink_to(at_home / "pictures")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_it_saves_what_fit_makes(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = ["--recipe", "rethinking_cifar_finetune", *SHORT, "--label-smoothing", "0.1", "--seed", "5"]
+    flags = ["--validation-images", "10", "--out", "tuned.safetensors", "--evaluate-split", "test", "--quiet"]
+    assert main([*BASE, *recipe, *flags]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "" and f"accuracy ({CLASSES * TEST} pictures)" in shown.out
+    assert "finished: 3 of 3 steps, epoch 1" in shown.out and "saved to tuned.safetensors" in shown.out
+    assert sorted(path.name for path in ready.iterdir()) == [
+        "half.safetensors",
+        "pictures",
+        "tuned.safetensors",
+        "weights.pt",
+    ]
+    folder = ImageFolder("pictures", "train")
+    drawn = Draw.of(folder, ALL, 5)[1]
+    parts = partition(ALL, {"validation": 10}, 5)
+    settings = RECIPES["rethinking_cifar_finetune"](epochs=1, batch_size=8, label_smoothing=0.1)
+    expected = load_pruned("half.safetensors")
+    data = ImageExamples(folder, Preprocessing(), drawn[parts["train"]], Augmentation("shift"))
+    result = fit(expected, data, settings, seed=5)
+    tuned = load_pruned("tuned.safetensors")
+    assert hash_tensors(state_of(tuned)) == hash_tensors(state_of(expected))
+    assert read_plan("tuned.safetensors").to_json() == read_plan("half.safetensors").to_json()
+    told = describe("tuned.safetensors")["extra"]["training"]
+    assert told["recipe"] == "rethinking_cifar_finetune" and told["status"] == result.status
+    assert told["settings"] == {**asdict(settings), "milestones": [0.5, 0.75], "features": []}
+    assert told["history"][0]["validation"]["seen"] == 10
+
+
+def test_accuracies_before_and_after_are_those_of_the_files(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    test = ["--data", "pictures", "--split", "test", "--quiet"]
+    flags = ["--out", "tuned.safetensors", "--evaluate-split", "test", "--learning-rate", "0.1", "--quiet"]
+    assert main([*BASE, *SHORT, *flags]) == 0
+    row = next(x for x in capsys.readouterr().out.splitlines() if "accuracy" in x)
+    rates = re.findall(r"([\d.]+) %", row)
+    for name, rate in zip(("half", "tuned"), rates, strict=True):
+        assert main(["evaluate", "--pruned", f"{name}.safetensors", *test]) == 0
+        assert f"{rate} %" in capsys.readouterr().out
+
+
+def test_pictures_of_the_training_are_seen_later(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    some = ["--train-images", "8", "--validation-images", "2", "--evaluate-rest", "--out", "tuned.safetensors"]
+    assert main([*BASE, *SHORT, *some, "--quiet"]) == 0
+    rest = re.findall(r"accuracy \((\d+) pictures\)", capsys.readouterr().out)
+    evaluate = ["evaluate", "--pruned", "tuned.safetensors", "--data", "pictures", "--split", "train", "--quiet"]
+    assert main(evaluate) == 0
+    shown = capsys.readouterr()
+    assert f"{ALL - int(rest[0])} of these {ALL} pictures were seen in calibration or training" in shown.err
+    assert 16 <= ALL - int(rest[0]) <= 26
+    assert main([*evaluate, "--exclude-calibration-of", "tuned.safetensors"]) == 0
+    shown = capsys.readouterr()
+    assert shown.err == "" and f"of {rest[0]})" in shown.out
+
+
+def test_it_goes_on_after_ctrl_c(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = ["--epochs", "8", "--batch-size", "8", "--save-steps", "2", "--seed", "1"]
+    command = [sys.executable, "-m", "scionet", *BASE, *long, "--out", "broken.safetensors"]
+    state = ready / "broken.training.safetensors"
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not (state.exists() and load_state(state).step >= 6):
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and out == "" and "Traceback" not in err
+    assert "broken.training.safetensors holds where the training stands" in err
+    assert not (ready / "broken.safetensors").exists()
+    assert main([*BASE, *long, "--learning-rate", "0.5", "--out", "broken.safetensors"]) == 1
+    assert "recipe.learning_rate was 0.01, is 0.5); give those, or delete broken." in capsys.readouterr().err
+    for name in ("broken", "whole"):
+        assert main([*BASE, *long, "--out", f"{name}.safetensors"]) == 0
+    assert "going on from broken.training.safetensors" in capsys.readouterr().err
+    found = [hash_tensors(state_of(load_pruned(f"{name}.safetensors"))) for name in ("broken", "whole")]
+    assert found[0] == found[1]
+    assert not list(ready.glob("*.training.safetensors"))
+
+
+def test_the_dense_network_teaches(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--teacher-weight", "0.9", "--teacher-weights", "weights.pt", "--features", "linear", "--quiet"]
+    assert main([*BASE, *SHORT, *flags, "--out", "taught.safetensors"]) == 0
+    assert describe("taught.safetensors")["extra"]["training"]["settings"]["teacher_weight"] == 0.9
+
+
+def test_restart_begins_anew(ready: Path) -> None:
+    (ready / "new.training.safetensors").write_text("of another kind")
+    assert main([*BASE, *SHORT, "--quiet", "--out", "new.safetensors"]) == 1
+    assert main([*BASE, *SHORT, "--quiet", "--out", "new.safetensors", "--restart"]) == 0
+
+
+def test_a_toml_file(ready: Path) -> None:
+    (ready / "tune.toml").write_text(
+        'pruned = "half.safetensors"\nrecipe = "rethinking_cifar"\nthreads = 1\nout = "x.safetensors"\n'
+        '[pictures]\ndata = "pictures"\nsplit = "train"\n'
+        "[settings]\nepochs = 1\nbatch_size = 20\n[execution]\nparts = 2\n"
+    )
+    assert main(["finetune", "--config", "tune.toml", "--quiet", "--learning-rate", "0.3"]) == 0
+    settings = describe("x.safetensors")["extra"]["training"]["settings"]
+    assert settings["learning_rate"] == 0.3 and settings["batch_size"] == 20 and settings["nesterov"] is False
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--recipe", "rethinking_cifr"], r"unknown recipe 'rethinking_cifr'.* Did you mean 'rethinking_cifar'"),
+        (["--out", "half.safetensors"], "half.safetensors exists; give another name"),
+        (["--out", "missing/x.safetensors"], "in an existing, writable folder"),
+        (["--pruned", "missing.safetensors"], "there is no file missing.safetensors"),
+        (["--model", "scionet:resnet56"], "another architecture"),
+        (["--split", "valid"], "give the split test or train"),
+        (["--train-images", "41"], r"41 pictures asked for; pictures has 1\.\.40"),
+        (["--validation-images", "40"], "leave some for 'train'"),
+        (["--evaluate-rest"], "say by --train-images"),
+        (["--evaluate-split", "train"], "split 'train' is seen before"),
+        (["--evaluate-images", "3"], "needs --evaluate-split or --evaluate-rest"),
+        (["--patience", "2"], "patience needs validation data"),
+        (["--batch-size", "64"], "40 training examples do not fill a batch of 64"),
+        (["--teacher-weight", "0.5"], "need --teacher-weights"),
+        (["--teacher-weights", "weights.pt"], "a teacher goes with teacher_weight above 0"),
+        (["--features", "conv9", "--teacher-weights", "weights.pt"], "unknown feature of CifarResNet 'conv9'"),
+        (["--augmentation", "zoom"], "augmentation zoom needs the side"),
+        (["--precision", "fp16"], "needs a GPU"),
+        (["--learning-rate", "1e30"], "the loss is NaN or infinite at step"),
+    ],
+)
+def test_what_is_wrong_is_explained(
+    flags: list[str], message: str, ready: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(0)
+    assert main([*BASE, "--epochs", "2", "--batch-size", "8", "--out", "x.safetensors", "--quiet", *flags]) == 1
+    shown = capsys.readouterr()
+    assert re.search(message, shown.err), shown.err
+    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and shown.out == ""
+    assert not (ready / "x.safetensors").exists()
+
+
+@pytest.mark.parametrize("flags", [["--epochs", "x"], ["--epochs", "-1"], ["--schedule", "linear"], ["--parts", "0"]])
+def test_usage_errors_exit_with_two(flags: list[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([*BASE, "--out", "x.safetensors", *flags])
+    assert end.value.code == 2

@@ -1,0 +1,75 @@
+from io import BytesIO
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from scionet.augmentation import Augmentation
+from scionet.errors import InvalidSetting
+from scionet.models import import_torchvision
+from scionet.pictures import Preprocessing
+
+SEEDS = st.integers(0, 2**32)
+SIDES = st.integers(9, 60)
+
+
+def picture(width: int, height: int) -> tuple[Image.Image, bytes]:
+    pixels = np.random.default_rng(7).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image, buffer = Image.fromarray(pixels), BytesIO()
+    image.save(buffer, "PNG")
+    return image, buffer.getvalue()
+
+
+@given(seed=SEEDS, side=SIDES, padding=st.integers(1, 8))
+def test_shift_is_that_of_torchvision(seed: int, side: int, padding: int) -> None:
+    transforms = import_torchvision().transforms
+    theirs = transforms.Compose([transforms.RandomCrop(side, padding), transforms.RandomHorizontalFlip()])
+    image, data = picture(side, side)
+    ours = Augmentation("shift", padding).of(Preprocessing())
+    torch.manual_seed(seed)
+    expected = np.asarray(theirs(image))
+    torch.manual_seed(seed)
+    assert np.array_equal(ours(data), expected)
+
+
+@given(seed=SEEDS, width=SIDES, height=SIDES, smallest=st.floats(0.05, 1), bicubic=st.booleans())
+def test_zoom_is_that_of_torchvision(seed: int, width: int, height: int, smallest: float, bicubic: bool) -> None:
+    transforms = import_torchvision().transforms
+    kind = transforms.InterpolationMode.BICUBIC if bicubic else transforms.InterpolationMode.BILINEAR
+    crop = transforms.RandomResizedCrop(12, (smallest, 1.0), interpolation=kind)
+    theirs = transforms.Compose([crop, transforms.RandomHorizontalFlip()])
+    image, data = picture(width, height)
+    prepared = Preprocessing(16, 12, interpolation="bicubic" if bicubic else "bilinear")
+    torch.manual_seed(seed)
+    expected = np.asarray(theirs(image))
+    torch.manual_seed(seed)
+    assert np.array_equal(Augmentation("zoom", smallest_crop=smallest).of(prepared)(data), expected)
+
+
+def test_shift_begins_with_the_preparation() -> None:
+    image, data = picture(30, 20)
+    prepared = Preprocessing(16, 12)
+    framed = np.asarray(prepared.framed(image))
+    found = {Augmentation("shift", 0).of(prepared)(data).tobytes() for _ in range(20)}
+    assert found == {framed.tobytes(), framed[:, ::-1].tobytes()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"kind": "shfit"}, r"unknown augmentation 'shfit'.*Did you mean 'shift'"),
+        ({"kind": "shift", "padding": -1}, "padding is 0 or more"),
+        ({"kind": "zoom", "smallest_crop": 0.0}, r"smallest_crop lies in \(0, 1\]"),
+    ],
+)
+def test_nonsense_is_refused(settings: dict, message: str) -> None:
+    with pytest.raises(InvalidSetting, match=message):
+        Augmentation(**settings)
+
+
+def test_zoom_needs_a_side() -> None:
+    with pytest.raises(InvalidSetting, match="zoom needs the side of its pictures; give a crop"):
+        Augmentation("zoom").of(Preprocessing(size=20))

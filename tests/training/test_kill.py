@@ -1,0 +1,84 @@
+"""A training that is killed at any moment, again and again, ends where an unbroken one ends."""
+
+import multiprocessing
+import random
+import time
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+
+import pytest
+import torch
+from pupils import Noisy, examples, network
+from torch import nn
+
+from scionet.network.running import hash_tensors, state_of
+from scionet.training.callbacks import Callback
+from scionet.training.execution import Execution
+from scionet.training.fit import fit
+from scionet.training.recipes import Recipe
+
+RECIPES = {
+    "sgd": Recipe(epochs=6.5, batch_size=8, learning_rate=0.05, average_decay=0.9, warmup_epochs=1, patience=6),
+    "adamw": Recipe(epochs=6.5, batch_size=8, optimiser="adamw", clip_norm=1.0, schedule="step"),
+}
+EXECUTIONS = {
+    "sgd": Execution(save_steps=5, channels_last=True),
+    "adamw": Execution(save_steps=4, parts=2),
+}
+
+
+class Told(Callback):
+    """Says how far the training is."""
+
+    def __init__(self, step: "Synchronized[int]") -> None:
+        self.step = step
+
+    def after_step(self, network: nn.Module, step: int) -> None:
+        self.step.value = step
+        time.sleep(0.002)
+
+
+def train(kind: str, folder: Path, name: str, step: "Synchronized[int]") -> None:
+    """One life of a training."""
+    torch.set_num_threads(1)
+    model = network()
+    fit(
+        model,
+        Noisy(90),
+        RECIPES[kind],
+        validation=examples(20, seed=2),
+        seed=3,
+        state_file=folder / f"{name}.safetensors",
+        execution=EXECUTIONS[kind],
+        callbacks=[Told(step)],
+    )
+    (folder / f"{name}.txt").write_text(hash_tensors(state_of(model)))
+
+
+@pytest.mark.parametrize("kind", RECIPES)
+def test_a_killed_training_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch", "scionet.training.fit"])
+    step = context.Value("q", 0)
+    unbroken = context.Process(target=train, args=(kind, tmp_path, "unbroken", step))
+    unbroken.start()
+    unbroken.join(120)
+    total, killed = step.value, 0
+    rng = random.Random(0)
+    for target in sorted(rng.sample(range(2, total), 4)):
+        step.value = 0
+        life = context.Process(target=train, args=(kind, tmp_path, "broken", step))
+        life.start()
+        while life.is_alive() and step.value < target:
+            time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.01))
+        life.kill()
+        life.join(60)
+        killed += life.exitcode == -9
+        assert step.value >= target
+    last = context.Process(target=train, args=(kind, tmp_path, "broken", step))
+    last.start()
+    last.join(120)
+    assert killed == 4 and last.exitcode == 0
+    assert (tmp_path / "broken.txt").read_text() == (tmp_path / "unbroken.txt").read_text()
+    assert not list(tmp_path.glob(".*"))

@@ -1,0 +1,53 @@
+"""Training by several real processes: the same weights as by one."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from pupils import Execution, Noisy, Recipe, examples, learnt, network, plain
+from safetensors.torch import load_file, save_file
+from torch import distributed, multiprocessing
+
+from scionet.errors import TrainingError
+from scionet.network.running import state_of
+from scionet.training.state import load_state
+
+RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.1, clip_norm=1.0, average_decay=0.9, patience=2)
+
+
+def train(rank: int, size: int, folder: Path) -> None:
+    """One of the processes."""
+    torch.set_num_threads(1)
+    if size > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(size), "ACCELERATE_USE_CPU": "1"}
+        os.environ |= {"LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1"}
+        distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=size)
+    model = plain()
+    file = folder / f"{size}.safetensors"
+    options = {"data": Noisy(70), "validation": examples(21, 2), "state_file": file}
+    learnt(model, RECIPE, **options, until=1)
+    result = learnt(model, RECIPE, **options, execution=Execution(parts=2))
+    save_file(dict(state_of(model)), folder / f"{size}-{rank}.weights")
+    if rank == 0:
+        (folder / f"{size}.txt").write_text(repr([epoch.validation for epoch in result.history]))
+    if size > 1:
+        learnt(network(), replace(RECIPE, patience=None))  # BatchNorm and dropout
+        with pytest.raises(TrainingError, match="a multiple of 2"):
+            learnt(plain(), replace(RECIPE, batch_size=15, patience=None))
+        distributed.destroy_process_group()
+
+
+def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
+    train(0, 1, tmp_path)
+    multiprocessing.spawn(train, (2, tmp_path), nprocs=2)
+    expected = load_file(tmp_path / "1-0.weights")
+    for rank in range(2):
+        for name, tensor in load_file(tmp_path / f"2-{rank}.weights").items():
+            torch.testing.assert_close(tensor, expected[name])
+    states = [load_state(tmp_path / f"{size}.safetensors") for size in (1, 2)]
+    for name, kept in states[0].memory.items():
+        torch.testing.assert_close(states[1].memory[name], kept)
+    assert (tmp_path / "1.txt").read_text() == (tmp_path / "2.txt").read_text()
+    assert [epoch.loss for epoch in states[1].history] == pytest.approx([e.loss for e in states[0].history], rel=1e-5)

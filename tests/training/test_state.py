@@ -1,0 +1,147 @@
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from pupils import QUICK, Execution, Noisy, Recipe, examples, learnt, network, plain
+from safetensors.torch import save_file
+from torch import nn
+
+from scionet.errors import CheckpointError, InvalidSetting, PruneError
+from scionet.network.running import hash_tensors, state_of
+from scionet.training.callbacks import Callback
+from scionet.training.state import TrainingState, load_state, save_state
+from scionet.writing import clear_leftovers, whole_file
+
+RECIPE = replace(QUICK, average_decay=0.9, patience=3, optimiser="adamw")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "run.safetensors"
+
+
+def begun(file: Path, recipe: Recipe = RECIPE, until: int = 1) -> None:
+    learnt(network(), recipe, validation=examples(20, 2), state_file=file, until=until)
+
+
+def test_a_state_comes_back_as_it_was(file: Path, tmp_path: Path) -> None:
+    state = learnt(network(), RECIPE, validation=examples(20, 2), until=2).state
+    save_state(file, state)
+    again = load_state(file)
+    for field in fields(TrainingState):
+        before, after = getattr(state, field.name), getattr(again, field.name)
+        if field.name in ("network", "average", "best"):
+            assert before and hash_tensors(before) == hash_tensors(after)
+        elif field.name == "memory":
+            assert before.keys() == after.keys()
+            assert all(hash_tensors(before[name]) == hash_tensors(after[name]) for name in before)
+        else:
+            assert before == after
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_is_finished_is_not_done_again(file: Path) -> None:
+    class Forbidden(Callback):
+        def after_step(self, network: nn.Module, step: int) -> None:
+            raise AssertionError("a step was taken")
+
+    model, again = network(), network(seed=9)
+    first = learnt(model, RECIPE, validation=examples(20, 2), state_file=file)
+    second = learnt(again, RECIPE, validation=examples(20, 2), state_file=file, callbacks=[Forbidden()])
+    assert hash_tensors(state_of(model)) == hash_tensors(state_of(again))
+    assert first.history == second.history and first.status == second.status
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": 1}, r"\(seed was 0, is 1\)"),
+        (
+            {"recipe": replace(RECIPE, learning_rate=0.2, epochs=4)},
+            r"recipe\.epochs was 3, is 4; recipe\.learning_rate was 0\.1, is 0\.2",
+        ),
+        ({"recipe": replace(RECIPE, milestones=(0.5,))}, r"recipe\.milestones was \[0\.5, 0\.75\], is \[0\.5\]"),
+        ({"data": examples(71)}, "examples was 70, is 71"),
+        ({"data": examples(70, seed=8)}, "first_example was"),
+        ({"data": Noisy(70)}, "first_example was"),
+        ({"validation": examples(21, 2)}, "validation_examples was 20, is 21"),
+        ({"execution": Execution(precision="bf16")}, "precision was no, is bf16"),
+    ],
+    ids=["seed", "recipe", "milestones", "more data", "other data", "other preparation", "validation", "precision"],
+)
+def test_other_settings_are_refused_and_listed(options: dict, message: str, file: Path) -> None:
+    begun(file)
+    content, model = file.read_bytes(), network()
+    with pytest.raises(CheckpointError, match=message + r".*; give those, or delete .*run\.safetensors to begin anew"):
+        learnt(model, **{"recipe": RECIPE, "validation": examples(20, 2), "state_file": file, **options})
+    assert file.read_bytes() == content
+    assert hash_tensors(state_of(model)) == hash_tensors(state_of(network()))
+
+
+@pytest.mark.parametrize("execution", [Execution(workers=1), Execution(save_steps=1), Execution(parts=2)], ids=str)
+def test_how_the_work_is_done_may_change(execution: Execution, file: Path) -> None:
+    begun(file)
+    result = learnt(network(), RECIPE, validation=examples(20, 2), state_file=file, execution=execution)
+    assert result.status.startswith("finished")
+
+
+def test_another_network_is_refused(file: Path) -> None:
+    learnt(network(), QUICK, state_file=file, until=1)
+    model = plain()
+    with pytest.raises(CheckpointError, match=r"run\.safetensors is of another network: .* '0\.weight'"):
+        learnt(model, QUICK, state_file=file)
+    assert hash_tensors(state_of(model)) == hash_tensors(state_of(plain()))
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "text", "foreign"])
+def test_a_damaged_file_is_refused(damage: str, file: Path) -> None:
+    begun(file)
+    content = bytearray(file.read_bytes())
+    if damage == "changed":
+        content[content.index(b"history") + 20] ^= 1
+    if damage == "foreign":
+        save_file({"a": torch.zeros(1)}, file)
+    else:
+        file.write_bytes({"truncated": content[:-50], "changed": content, "text": b"no training"}[damage])
+    with pytest.raises(CheckpointError, match=r"run\.safetensors is (truncated|no state of a training)"):
+        begun(file)
+
+
+def test_a_newer_format_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    begun(file)
+    monkeypatch.setattr("scionet.training.state.FORMAT_VERSION", 0)
+    with pytest.raises(CheckpointError, match="format version 1; this scionet reads up to 0"):
+        begun(file)
+
+
+def test_only_new_states_of_the_same_training_are_swept_away(file: Path, tmp_path: Path) -> None:
+    others = [tmp_path / name for name in (".0123abcd.other.safetensors", ".hidden.run.safetensors", "x")]
+    for path in others:
+        path.touch()
+    with whole_file(file, ".safetensors", overwrite=True, error=PruneError) as temporary:
+        temporary.write_bytes(b"half")
+        left = temporary.read_bytes(), temporary
+        clear_leftovers(file)
+        assert left == (b"half", temporary) and not temporary.exists()
+        temporary.write_bytes(b"whole")
+    assert sorted(tmp_path.iterdir()) == sorted([*others, file])
+
+
+def test_states_are_saved_when_told(file: Path) -> None:
+    class Seen(Callback):
+        def __init__(self) -> None:
+            self.steps: list[int] = []
+
+        def after_step(self, network: nn.Module, step: int) -> None:
+            self.steps.append(load_state(file).step)
+
+    seen = Seen()
+    learnt(network(), QUICK, state_file=file, callbacks=[seen], execution=Execution(save_steps=3))
+    assert seen.steps == [0, 0, 0, 3, 4, 4, 6, 6, 8, 9, 9, 9]
+    assert load_state(file).step == 12
+
+
+def test_a_path_that_cannot_be_written_is_refused_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises((CheckpointError, InvalidSetting)):
+        learnt(network(), QUICK, state_file=tmp_path)
