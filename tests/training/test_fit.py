@@ -395,7 +395,7 @@ def test_a_loss_that_is_nan_names_its_step(bad_step: int) -> None:
         ({"execution": Execution(precision="fp16")}, InvalidSetting, "fp16"),
         ({"execution": Execution(trackers=("no such",))}, InvalidSetting, "no such"),
     ],
-    ids=str,
+    ids=lambda value: "+".join(value) if isinstance(value, dict) else str(value),
 )
 def test_what_does_not_do_is_refused_at_once(
     options: dict, error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
