@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scionet import prune
+from scionet import prune, pruning
 from scionet.budget.latency import LatencyTable
 from scionet.errors import InvalidSetting, UnreachableBudget
 from scionet.network.discover import discover
@@ -68,6 +68,12 @@ def test_what_the_table_was_not_measured_for_is_refused(inputs: Tensor, table: L
         prune(network(), (), "latency<=60%", example_inputs=inputs[:1], method="l1", latency_table=table)
     with pytest.raises(InvalidSetting, match="another network"):
         prune(network(), (), "macs<=90%", example_inputs=inputs, method="l1", latency_table=table, ignored_layers=["0"])
+
+
+def test_processes_do_not_each_measure_their_own(inputs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pruning, "world", lambda: (0, 2))
+    with pytest.raises(InvalidSetting, match=r"LatencyTable\.load\(path\) in every process"):
+        prune(network(), (), "latency<=60%", example_inputs=inputs, method="l1")
 
 
 def test_a_limit_out_of_reach_names_the_least_latency(inputs: Tensor, table: LatencyTable) -> None:

@@ -18,6 +18,7 @@ from scionet.methods.contract import Method
 from scionet.methods.registry import build
 from scionet.network.discover import Ignored, discover
 from scionet.network.plan import Plan
+from scionet.network.processes import world
 from scionet.network.running import (
     Batch,
     as_arguments,
@@ -227,13 +228,20 @@ def _table(
     """The latency table: as given, or measured now if a budget needs one.
 
     Raises:
-        InvalidSetting: If the given one is of another network, batch or device.
+        InvalidSetting: If the given one is of another network, batch or device, or several processes would each measure
+            one of their own.
     """
     if given is not None:
         given.check_serves(model, inputs, sites)
         return given
-    limited = any(budget is not None and "latency" in budget.quantities for budget in budgets)
-    return LatencyTable.measure(model, inputs, sites, progress=tell) if limited else None
+    if not any(budget is not None and "latency" in budget.quantities for budget in budgets):
+        return None
+    if world()[1] > 1:
+        raise InvalidSetting(
+            "several processes would measure different times and choose different widths; measure one LatencyTable, "
+            "save it, and give latency_table=LatencyTable.load(path) in every process"
+        )
+    return LatencyTable.measure(model, inputs, sites, progress=tell)
 
 
 class CalibrationBatches:

@@ -182,8 +182,8 @@ class _Recorder:
             _argument(leaf, {dim: 0 if common else axes.index(axis) for dim, axis in dims.items()})
             for leaf, dims in zip(leaves, shrinks, strict=True)
         ]
-        if done.name == "convolution" and found[-1] > 1:
-            found[-1] = Groups(found[-1], dict(found[1].axes)[0])
+        if done.name == "convolution" and found[-1] > 1 and (axis := dict(found[1].axes).get(0)) is not None:
+            found[-1] = Groups(found[-1], axis)
         calls = self.uses.setdefault(Kernel(done.func, tuple(found), spec), [])
         calls.append((_mean(leaves, shrinks),) if common else axes)
 

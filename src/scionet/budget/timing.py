@@ -19,10 +19,10 @@ Action = Callable[[], Any]
 Clock = Callable[[], float]
 """Tells the time in seconds."""
 
-_FINE_S = 1e-6
-
 Timer = Callable[[Action], float]
 """Milliseconds that one run of an action takes."""
+
+_FINE_S = 1e-6
 
 
 def clock_on(device: torch.device) -> Clock:
@@ -73,11 +73,11 @@ def interleaved(
         raise InvalidSetting(f"latency needs repeats >= 1 and warmup >= 0; given repeats {repeats}, warmup {warmup}")
     times: dict[Key, list[float]] = {key: [] for key in timed}
     for number in range(warmup + repeats):
-        progress("latency", number, warmup + repeats)
         for key, run in timed.items():
             elapsed = run()
             if number >= warmup:
                 times[key].append(elapsed)
+        progress("latency", number + 1, warmup + repeats)
     return times
 
 
