@@ -46,8 +46,8 @@ def main() -> None:
     replace_between(page, "untrained", _per_network(records))
     replace_between(page, "pairs", _pairs(records))
     replace_between(page, "speed", _speed())
-    records = [json.loads(path.read_text()) for path in sorted((RESULTS / "latency").glob("*.json"))]
-    replace_between(page, "latency", latency_tables.to_markdown(records))
+    latencies = [json.loads(path.read_text()) for path in sorted((RESULTS / "latency").glob("*.json"))]
+    replace_between(page, "latency", latency_tables.to_markdown(latencies))
     theory = json.loads((RESULTS / "theory" / "resnet20.json").read_text())["curves"]
     replace_between(page, "theory", _theory(theory))
     _draw_theory(theory, ROOT / "docs" / "theory.svg")
