@@ -17,6 +17,10 @@ from scionet.selection.terms import Term
 Progress = Callable[[str, int, int], None]
 """Told what goes on: stage, steps done, steps in all."""
 
+Repair = Callable[[Selection, Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""From a choice of one site's units, and the gates and tensors decided before, to the tensors of the network that has
+them, with the site's consumers refitted if they are to be."""
+
 Draw = Callable[..., np.random.Generator]
 """A generator for each purpose, named by texts and whole numbers, so that none depends on what others drew."""
 
@@ -76,6 +80,7 @@ class SiteView:
         gates: Gates of the sites decided before, shape ``(width,)`` each.
         tensors: Tensors refitted before, in dense shapes.
         batches: Calibration data.
+        repair: What a choice of the site's units makes of the network; None for rankers that use no moments.
     """
 
     site: Site
@@ -85,6 +90,12 @@ class SiteView:
     gates: Mapping[str, Tensor]
     tensors: Mapping[str, Tensor]
     batches: Iterable[Any]
+    repair: Repair | None = None
+
+    def repaired(self, selection: Selection) -> Mapping[str, Tensor]:
+        """Tensors of the network as it would be with this choice."""
+        assert self.repair is not None, "asked for by rankers that use moments alone"
+        return self.repair(selection, self.gates, self.tensors)
 
 
 class Ranker(ABC):

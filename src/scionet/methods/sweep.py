@@ -6,7 +6,7 @@ stream) before the walk, on inputs of the dense network. Then each consumer's we
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -27,7 +27,6 @@ from scionet.network.plan import Choice, Plan
 from scionet.network.processes import overall_index
 from scionet.network.sites import Site, Sites
 from scionet.selection.greedy import Selection, shortened
-from scionet.selection.terms import Term
 from scionet.settings import SweepSettings
 
 
@@ -124,9 +123,13 @@ class _Growth:
         if selection.certified is not None:
             self.certified[site.name] = selection.certified
 
-    def view(self, site: Site, terms: Sequence[Term] = ()) -> SiteView:
-        """What is known of a site now."""
-        return SiteView(site, self.sites, self.model, terms, self.gates, self.tensors, self.batches)
+    def view(self, site: Site, weight: str | None = None) -> SiteView:
+        """What is known of a site now; with the moments of its consumer `weight`, if the walk is there."""
+        bare = SiteView(site, self.sites, self.model, (), self.gates, self.tensors, self.batches)
+        if weight is None or self.pending is None:
+            return bare
+        terms = (self.fitting.term(site, weight, self.pending, self.gates),)
+        return replace(bare, terms=terms, repair=self.fitting.repair(site, {weight: self.pending}))
 
     def decide_streams(self) -> None:
         """Decide the sites that cannot wait for the walk."""
@@ -190,8 +193,7 @@ class _Growth:
         feeding = self.fed_by(weight)
         for site in feeding:
             if site.name not in self.choices:
-                terms = () if self.pending is None else (self.fitting.term(site, weight, self.pending, self.gates),)
-                self.decide(self.view(site, terms))
+                self.decide(self.view(site, weight))
         gates = {site.name: self.gates[site.name] for site in feeding}
         if self.settings.refit and self.pending is not None and self.touched():
             fitted = self.fitting.refit(weight, self.pending, gates)

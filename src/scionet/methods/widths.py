@@ -15,7 +15,6 @@ from scionet.methods.contract import Draw, Progress, Ranker, SiteView
 from scionet.methods.effects import Gauge, effect_curve, measured_widths
 from scionet.methods.fitting import Fitting
 from scionet.methods.survey import first_examples, survey
-from scionet.network.gates import gated_tensors
 from scionet.network.moments import Moments
 from scionet.network.processes import everywhere
 from scionet.network.running import place_of
@@ -129,15 +128,10 @@ class Allocator:
 
     def pruned_alone(
         self, view: SiteView, moments: Mapping[str, Moments], path: Selection, n_units: int
-    ) -> dict[str, Tensor]:
+    ) -> Mapping[str, Tensor]:
         """Tensors of the dense network in which one site alone keeps `n_units` units, its consumers repaired."""
         selection = shortened(path, n_units) if self.ranker.nested else self.rank(view, n_units)
-        gates = {view.site.name: self.fitting.gate(view.site, selection)}
-        tensors: dict[str, Tensor] = {}
-        for consumer in view.site.consumers if self.fitting.settings.refit else ():
-            if self.fitting.called_once(consumer):
-                tensors.update(self.fitting.refit(consumer, moments[consumer], gates).tensors)
-        return gated_tensors(self.fitting.model, self.fitting.sites, gates, tensors)
+        return self.fitting.repair(view.site, moments)(selection, {}, {})
 
 
 @dataclass(frozen=True, eq=False)
