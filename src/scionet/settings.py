@@ -24,8 +24,8 @@ class SweepSettings:
     """How far a refit is held back towards the dense weights, from 0 to 1; None decides by inputs and rows seen."""
     allocation: Allocation | None = None
     """How the budget is shared out among sites: one density for all, by each site's error curve, or by its measured
-    effect on the network's output. None takes curves where something is fitted to the calibration data, and one density
-    otherwise."""
+    effect on the network's output. None takes curves where something is fitted to the calibration data, unless a path
+    costs a network evaluation per candidate, and one density otherwise."""
     metric: MetricName = "kl"
     """How a change of the network's output is measured: divergence of its softmax, or squared error."""
     measured_examples: int = 128
@@ -45,7 +45,8 @@ class SweepSettings:
     survey_examples: int = 1024
     """Examples from which error curves are measured and residual streams decided; everything else uses all."""
     memory_gib: float = 2.0
-    """Activations of suspended forward passes beyond this wait on disk."""
+    """Activations of suspended forward passes beyond this wait on disk; what does not fit is not computed in advance
+    for the evaluation of candidates, but for each of them."""
 
     def __post_init__(self) -> None:
         """Check ranges.

@@ -10,12 +10,12 @@ from subjects import SUBJECTS, budget_for
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.methods import gated as gated_module
+from scionet.methods import pool as pool_module
 from scionet.methods import through as through_module
 from scionet.methods.contract import SiteView
 from scionet.methods.loss import TaskLoss
-from scionet.methods.through import Look
 from scionet.methods.registry import build
+from scionet.methods.through import Look
 from scionet.network.discover import discover
 from scionet.network.sites import Sites
 
@@ -77,7 +77,7 @@ def test_gains_are_those_of_one_forward_pass_per_candidate(name, site, picked):
 @pytest.mark.parametrize("repetition", [False, True])
 @pytest.mark.parametrize(("together", "block"), [(1, 1), (30, 4), (4096, 100)])
 def test_picks_are_those_of_brute_force_however_candidates_are_stacked(repetition, together, block, monkeypatch):
-    monkeypatch.setitem(gated_module.TOGETHER, "cpu", together)
+    monkeypatch.setitem(pool_module.TOGETHER, "cpu", together)
     monkeypatch.setattr(through_module, "BLOCK", block)
     subject = SUBJECTS["mlp"]
     model, pairs = subject.network(), ragged("mlp")

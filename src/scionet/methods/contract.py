@@ -112,6 +112,11 @@ class Ranker(ABC):
         return False
 
     @property
+    def evaluates(self) -> bool:
+        """Whether every candidate is run through the network, so that full paths are dear."""
+        return False
+
+    @property
     def nested(self) -> bool:
         """Whether each selection is the beginning of every larger one, so that one path serves all widths."""
         return False

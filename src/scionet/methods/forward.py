@@ -44,6 +44,11 @@ class ForwardRanker(Ranker):
         return self.settings.objective == "loss"
 
     @property
+    def evaluates(self) -> bool:
+        """Whether candidates are scored by the whole network, one by one or by a gradient at each pick."""
+        return self.settings.looks in ("exact", "taylor")
+
+    @property
     def nested(self) -> bool:
         """Whether one set function decides, and all candidates are looked at, in one round, uncertified."""
         return (
@@ -102,7 +107,7 @@ class ForwardRanker(Ranker):
         look = Look(settings.looks == "taylor", settings.fresh_batches, memory_bytes)
         if settings.objective == "loss":
             return TaskLoss(view, look)
-        if settings.looks in ("exact", "taylor"):
+        if self.evaluates:
             return OutputImitation(view, settings.metric, look)
         return self._imitation([output_term(view, settings.metric, memory_bytes)] if settings.looks else view.terms)
 

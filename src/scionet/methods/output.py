@@ -6,7 +6,8 @@ from torch import Tensor
 from scionet.errors import CalibrationError
 from scionet.methods.contract import SiteView
 from scionet.methods.effects import Gauge, distances, refuse_without_classes
-from scionet.methods.gated import GatedSite, Pool, pooled
+from scionet.methods.gated import GatedSite, pooled
+from scionet.methods.pool import Pool
 from scionet.methods.through import EXACTLY, Look, ThroughNetwork
 from scionet.network.processes import everywhere, summed
 from scionet.network.running import example_count, to_model
@@ -67,8 +68,8 @@ def output_term(view: SiteView, metric: MetricName, memory_bytes: float = EXACTL
     gram, count = torch.zeros(size, size, dtype=torch.float64, device=site.device), 0
     for inputs, _ in pooled([to_model(batch, view.model) for batch in view.batches]):
         pool = Pool(site, inputs, memory_bytes)
-        for rows in pool.parts(slice(0, pool.size)):
-            effects = _effects(pool, rows, metric).flatten(1).double()
+        for outputs, derivatives in pool.effects():
+            effects = _in_metric(outputs, derivatives, metric).flatten(1).double()
             gram += effects @ effects.T
         count += example_count(inputs)
     if not everywhere(count > 0, site.device):
@@ -79,11 +80,10 @@ def output_term(view: SiteView, metric: MetricName, memory_bytes: float = EXACTL
     return Term(mean, whole, max(float(whole.sum()), 0.0), units, nothing, torch.ones(1, size).double().numpy())
 
 
-def _effects(pool: Pool, rows: slice, metric: MetricName) -> Tensor:
-    """Derivatives of some examples' outputs by the gates, ``(N, examples, ...)``, in coordinates of the metric."""
-    effects = pool.effects(rows)
+def _in_metric(outputs: Tensor, derivatives: Tensor, metric: MetricName) -> Tensor:
+    """Derivatives of outputs, ``(N, examples, ...)``, in coordinates in which the metric is the square of a length."""
     if metric == "squared":
-        return effects
-    refuse_without_classes(effects.shape[1:])
-    share = pool.whole_outputs(rows).softmax(1)
-    return share.sqrt() * (effects - (share * effects).sum(2, keepdim=True))
+        return derivatives
+    refuse_without_classes(outputs.shape)
+    share = outputs.softmax(1)
+    return share.sqrt() * (derivatives - (share * derivatives).sum(2, keepdim=True))

@@ -7,7 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scionet.methods.gated import GatedSite, Point, Pool, pooled
+from scionet.methods.gated import GatedSite, pooled
+from scionet.methods.pool import Point, Pool
 from scionet.network.running import Batch, example_count
 
 Score = Callable[[Tensor, Tensor], Tensor]

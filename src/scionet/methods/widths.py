@@ -77,7 +77,7 @@ class Allocator:
         """The widths under a budget."""
         settings, model = self.fitting.settings, CostModel(self.fitting.sites)
         options = {"round_to": settings.round_to, "min_units": settings.min_units}
-        fitted = self.ranker.uses_moments or (settings.refit and not self.ranker.uses_labels)
+        fitted = (self.ranker.uses_moments or settings.refit) and not self.ranker.evaluates
         allocation = settings.allocation or ("curves" if fitted else "uniform")
         if allocation == "uniform":
             return Shares(uniform(model, budget, **options))
