@@ -8,8 +8,8 @@ from scionet.errors import InvalidSetting
 Allocation = Literal["uniform", "curves", "measured"]
 ObjectiveName = Literal["least_squares", "line_search", "average", "loss"]
 CandidateName = Literal["exact", "stochastic"]
-ImitationName = Literal["local", "global"]
-ScoringName = Literal["exact", "taylor"]
+ImitationName = Literal["local", "global", "better"]
+ScoringName = Literal["exact", "taylor", "gauss_newton"]
 MetricName = Literal["kl", "squared"]
 BackendName = Literal["loky", "threading", "sequential", "ray", "dask"]
 
@@ -24,8 +24,8 @@ class SweepSettings:
     """How far a refit is held back towards the dense weights, from 0 to 1; None decides by inputs and rows seen."""
     allocation: Allocation | None = None
     """How the budget is shared out among sites: one density for all, by each site's error curve, or by its measured
-    effect on the network's output. None measures where something is fitted to the calibration data, and else takes one
-    density."""
+    effect on the network's output. None measures where something is fitted to the calibration data, unless a path
+    costs a network evaluation per candidate, and else takes one density."""
     metric: MetricName | None = None
     """How a change of the network's output is measured: divergence of its softmax, or squared error. None takes the
     divergence where the output has two or more classes (dimension 1)."""
@@ -46,7 +46,8 @@ class SweepSettings:
     survey_examples: int = 1024
     """Examples from which error curves are measured and residual streams decided; everything else uses all."""
     memory_gib: float = 2.0
-    """Activations of suspended forward passes beyond this wait on disk."""
+    """Activations of suspended forward passes beyond this wait on disk; what does not fit is not computed in advance
+    for the evaluation of candidates, but for each of them."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -80,10 +81,15 @@ class ForwardSettings(SweepSettings):
 
     objective: ObjectiveName = "least_squares"
     """What a unit must help with: imitate the consumer (least squares, line search, average), or the task loss."""
-    scoring: ScoringName = "exact"
-    """Task loss: evaluate every candidate, or rank candidates by one gradient (another algorithm, not a shortcut)."""
     imitation: ImitationName = "local"
-    """What is imitated: each consumer's output, or the network's, linearised at every site."""
+    """What is imitated: each consumer's output; the network's; or at each site the one that moves the network's output
+    less."""
+    scoring: ScoringName | None = None
+    """Task loss and global imitation: evaluate every candidate, rank candidates by one gradient (another algorithm, not
+    a shortcut), or linearise the network's output once per site (global imitation). None takes 'exact' for the task
+    loss and 'gauss_newton' for global imitation."""
+    fresh_batches: bool = False
+    """Scoring 'exact' and 'taylor': decide each pick on another calibration batch, in turns, and not on all."""
     repetition: bool = False
     """Whether a unit may be picked again (average and loss; line search always may)."""
     candidates: CandidateName = "exact"
@@ -110,15 +116,21 @@ class ForwardSettings(SweepSettings):
             InvalidSetting: If a value is out of range; all problems are listed.
         """
         super().__post_init__()
-        loss = self.objective == "loss"
+        loss, through = self.objective == "loss", self.imitation != "local"
         checks = {
             "objective is 'least_squares', 'line_search', 'average' or 'loss'": self.objective
             in ("least_squares", "line_search", "average", "loss"),
-            "scoring is 'exact' or 'taylor', the latter with objective 'loss'": self.scoring == "exact"
-            or (self.scoring == "taylor" and loss),
-            "imitation is 'local' or 'global'": self.imitation in ("local", "global"),
-            "imitation 'global' goes with objective 'least_squares', 'line_search' or 'average'": not loss
-            or self.imitation == "local",
+            "scoring is 'exact', 'taylor', 'gauss_newton' or None": self.scoring
+            in ("exact", "taylor", "gauss_newton", None),
+            "scoring 'exact' or 'taylor' goes with objective 'loss', or with 'average' and an imitation other than "
+            "'local'": self.scoring not in ("exact", "taylor") or loss or (self.objective == "average" and through),
+            "scoring 'gauss_newton' goes with an imitation other than 'local'": self.scoring != "gauss_newton"
+            or through,
+            "fresh_batches goes with scoring 'exact' or 'taylor'": not self.fresh_batches
+            or self.looks in ("exact", "taylor"),
+            "imitation is 'local', 'global' or 'better'": self.imitation in ("local", "global", "better"),
+            "imitation 'global' or 'better' goes with objective 'least_squares', 'line_search' or 'average'": not loss
+            or not through,
             "candidates is 'exact' or 'stochastic'": self.candidates in ("exact", "stochastic"),
             "epsilon lies inside (0, 1)": 0 < self.epsilon < 1,
             "sample_size is a whole number of 1 or more": self.sample_size is None
@@ -140,6 +152,13 @@ class ForwardSettings(SweepSettings):
             or self.allocation in ("uniform", None),
         }
         refuse(self, checks)
+
+    @property
+    def looks(self) -> ScoringName | None:
+        """How the whole network is looked at; None if only the consumers are."""
+        if self.objective == "loss":
+            return self.scoring or "exact"
+        return None if self.imitation == "local" else self.scoring or "gauss_newton"
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,12 @@ from subjects import SUBJECTS, budget_for
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.methods import gated as gated_module
+from scionet.methods import pool as pool_module
+from scionet.methods import through as through_module
 from scionet.methods.contract import SiteView
 from scionet.methods.loss import TaskLoss
 from scionet.methods.registry import build
+from scionet.methods.through import Look
 from scionet.network.discover import discover
 from scionet.network.sites import Sites
 
@@ -75,9 +77,10 @@ def test_gains_are_those_of_one_forward_pass_per_candidate(name, site, picked):
 
 
 @pytest.mark.parametrize("repetition", [False, True])
-@pytest.mark.parametrize("stacked", [1, 30, 4096])
-def test_picks_are_those_of_brute_force_however_candidates_are_stacked(repetition, stacked, monkeypatch):
-    monkeypatch.setattr(gated_module, "STACKED_EXAMPLES", stacked)
+@pytest.mark.parametrize(("together", "block"), [(1, 1), (30, 4), (4096, 100)])
+def test_picks_are_those_of_brute_force_however_candidates_are_stacked(repetition, together, block, monkeypatch):
+    monkeypatch.setitem(pool_module.TOGETHER, "cpu", together)
+    monkeypatch.setattr(through_module, "BLOCK", block)
     subject = SUBJECTS["mlp"]
     model, pairs = subject.network(), ragged("mlp")
     sites = discover(model, subject.example())
@@ -182,7 +185,7 @@ def test_taylor_gains_are_the_slope_of_the_loss_along_each_pick(name, site):
     sites = discover(model, SUBJECTS[name].example())
     width = sites[site].width
     view = SiteView(sites[site], sites, model, (), {}, {}, pairs)
-    exact, taylor = TaskLoss(view), TaskLoss(view, "taylor")
+    exact, taylor = TaskLoss(view), TaskLoss(view, Look(taylor=True))
     everyone = np.arange(width)
     np.testing.assert_array_equal(exact.gains(exact.start(), everyone), taylor.gains(taylor.start(), everyone))
     state, counts = taylor.start(), np.zeros(width)

@@ -1,7 +1,7 @@
 """What a method is, and what a ranker is."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,10 @@ from scionet.network.sites import Site, Sites
 from scionet.progress import Progress, silent
 from scionet.selection.greedy import Selection
 from scionet.selection.terms import Term
+
+Repair = Callable[[Selection, Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""From a choice of one site's units, and the gates and tensors decided before, to the tensors of the network that has
+them, with the site's consumers refitted if they are to be."""
 
 
 class Method(ABC):
@@ -78,6 +82,7 @@ class SiteView:
         gates: Gates of the sites decided before, shape ``(width,)`` each.
         tensors: Tensors refitted before, in dense shapes.
         batches: Calibration data.
+        repair: What a choice of the site's units makes of the network; None for rankers that use no moments.
     """
 
     site: Site
@@ -87,6 +92,12 @@ class SiteView:
     gates: Mapping[str, Tensor]
     tensors: Mapping[str, Tensor]
     batches: Iterable[Any]
+    repair: Repair | None = None
+
+    def repaired(self, selection: Selection) -> Mapping[str, Tensor]:
+        """Tensors of the network as it would be with this choice."""
+        assert self.repair is not None, "asked for by rankers that use moments alone"
+        return self.repair(selection, self.gates, self.tensors)
 
 
 class Ranker(ABC):
@@ -100,6 +111,11 @@ class Ranker(ABC):
     @property
     def uses_labels(self) -> bool:
         """Whether batches are pairs of inputs and labels."""
+        return False
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether every candidate is run through the network, so that full paths are dear."""
         return False
 
     @property

@@ -2,16 +2,17 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scionet.errors import CalibrationError
+from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.network.gates import call_with
 from scionet.network.processes import everywhere, summed
-from scionet.network.running import Batch, call, example_count, place_of, tensors_of, to_model, undisturbed
+from scionet.network.running import Batch, call, place_of, tensors_of, to_model, undisturbed
 from scionet.selection.objective import FloatArray
 from scionet.settings import MetricName
 
@@ -50,6 +51,7 @@ class Gauge:
 
         Raises:
             CalibrationError: If there is no batch.
+            UnsupportedModel: If its output has no classes for ``"kl"``.
         """
         inputs = [to_model(batch, model) for batch in batches]
         if not everywhere(bool(inputs), place_of(model)[0]):
@@ -59,7 +61,22 @@ class Gauge:
             )
         with undisturbed(model):
             outputs = [_first(call(model, batch)) for batch in inputs]
+        for output in outputs[:1] if metric == "kl" else ():
+            refuse_without_classes(output.shape)
         return cls(model, inputs, outputs, metric or metric_for(outputs[0]))
+
+    @cached_property
+    def n_examples(self) -> float:
+        """Examples of all processes."""
+        return self._summed(sum(map(len, self.outputs)))
+
+    @cached_property
+    def unit(self) -> float:
+        """What distances are measured in: a nat, or the mean square of the dense output of an example."""
+        if self.metric == "kl":
+            return 1.0
+        squares = self._summed(sum(float(output.double().square().sum()) for output in self.outputs))
+        return max(squares, np.finfo(np.float64).tiny) / max(self.n_examples, 1)
 
     def effect(self, tensors: Mapping[str, Tensor]) -> float:
         """How far the output moves when `tensors` take the place of the network's own.
@@ -67,24 +84,45 @@ class Gauge:
         Raises:
             CalibrationError: If the output becomes NaN or infinite.
         """
-        total = torch.zeros(2, dtype=torch.float64)
+        total = 0.0
         with undisturbed(self.model):
             for batch, dense in zip(self.inputs, self.outputs, strict=True):
-                changed = _first(call_with(self.model, tensors, batch))
-                total += torch.stack(self._distance(dense, changed, example_count(batch))).cpu()
-        distance, scale = summed(total.to(self.outputs[0].device)).tolist()
+                total += float(distances(call_with(self.model, tensors, batch), dense, self.metric).sum())
+        distance = self._summed(total)
         if not np.isfinite(distance):
             raise CalibrationError("the pruned network gives NaN or infinite outputs; check the calibration data")
-        return distance / max(scale, np.finfo(np.float64).tiny)
+        return distance / self.n_examples / self.unit
 
-    def _distance(self, dense: Tensor, changed: Tensor, examples: int) -> tuple[Tensor, Tensor]:
-        """Summed distance, and what it is relative to."""
-        if self.metric == "squared":
-            return (changed - dense).square().sum(), dense.square().sum()
-        before, after = dense.log_softmax(1), changed.log_softmax(1)
-        divergence = (before.exp() * (before - after)).sum(1).flatten(1 if dense.ndim > 2 else 0)
-        per_example = divergence.mean(1) if dense.ndim > 2 else divergence
-        return per_example.sum(), torch.tensor(float(examples), dtype=torch.float64, device=dense.device)
+    def _summed(self, number: float) -> float:
+        return float(summed(torch.tensor(number, dtype=torch.float64, device=place_of(self.model)[0])))
+
+
+def distances(changed: Any, dense: Tensor, metric: MetricName) -> Tensor:
+    """How far each example's output is from the dense one, float64, shape ``(examples,)``.
+
+    Args:
+        changed: What the network gives.
+        dense: The first tensor that the dense network gives, ``(examples, ...)``.
+        metric: ``"kl"``: divergence of the softmax over dimension 1, in the mean over positions; ``"squared"``: the sum
+            of squared differences.
+    """
+    if metric == "squared":
+        return (_first(changed) - dense).square().reshape(len(dense), -1).sum(1).double()
+    before, after = dense.log_softmax(1), _first(changed).log_softmax(1)
+    return (before.exp() * (before - after)).sum(1).reshape(len(dense), -1).mean(1).double()
+
+
+def refuse_without_classes(shape: Sequence[int]) -> None:
+    """A divergence needs classes.
+
+    Raises:
+        UnsupportedModel: If an output of this shape has none.
+    """
+    if len(shape) < 2:
+        raise UnsupportedModel(
+            f"metric 'kl' needs an output (batch, classes, ...); this network gives {tuple(shape)}; choose metric "
+            "'squared'"
+        )
 
 
 def metric_for(output: Tensor) -> MetricName:

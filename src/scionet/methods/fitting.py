@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scionet.methods.contract import Repair
 from scionet.methods.problems import (
     FloatArray,
     channel_gates,
@@ -18,6 +19,7 @@ from scionet.methods.problems import (
     shift_target,
     shrunk,
 )
+from scionet.network.gates import gated_tensors
 from scionet.network.lockstep import Stop
 from scionet.network.moments import Moments, input_rows, output_rows, sample_positions, unflatten_weight
 from scionet.network.running import state_of
@@ -111,6 +113,20 @@ class Fitting:
         name, sign = place
         shift = torch.from_numpy(moments.shift(flat)).to(state[name])
         return Fitted({**fitted, name: (state[name] + sign * shift).detach()}, shift)
+
+    def repair(self, site: Site, moments: Mapping[str, Moments]) -> Repair:
+        """What choices of one site's units make of the network, given the moments of the site's consumers."""
+
+        def repaired(
+            selection: Selection, gates: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
+        ) -> dict[str, Tensor]:
+            gates, tensors = {**gates, site.name: self.gate(site, selection)}, dict(tensors)
+            for consumer in site.consumers if self.settings.refit else ():
+                if self.called_once(consumer):
+                    tensors.update(self.refit(consumer, moments[consumer], gates).tensors)
+            return gated_tensors(self.model, self.sites, gates, tensors)
+
+        return repaired
 
     def called_once(self, weight: str) -> bool:
         """Whether one forward pass runs a consumer once: others are not refitted."""

@@ -4,22 +4,25 @@ Sources: Ye et al., *Good Subnetworks Provably Exist: Pruning via Greedy Forward
 loss); Ye et al., *Greedy Optimization Provably Wins the Lottery*, NeurIPS 2020 (line search, local imitation).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from scionet.methods.contract import Ranker, SiteView
+from scionet.methods.effects import Gauge
 from scionet.methods.loss import TaskLoss
-from scionet.methods.output import output_term
+from scionet.methods.output import OutputImitation, output_term
+from scionet.methods.through import Look
 from scionet.selection.distributed import distributed
 from scionet.selection.greedy import Selection, Status, greedy
 from scionet.selection.guarantees import certified_share
 from scionet.selection.objective import Objective
 from scionet.selection.policies import EXACT, Policy, Stochastic
 from scionet.selection.quadratic import Average, LeastSquares, LineSearch
-from scionet.settings import ForwardSettings
+from scionet.selection.terms import Term
+from scionet.settings import ForwardSettings, MetricName
 
 _IMITATIONS = {"least_squares": LeastSquares, "line_search": LineSearch, "average": Average}
 
@@ -32,8 +35,8 @@ class ForwardRanker(Ranker):
 
     @property
     def uses_moments(self) -> bool:
-        """Whether the objective is a local imitation."""
-        return self.settings.objective != "loss" and self.settings.imitation == "local"
+        """Whether consumers are imitated."""
+        return self.settings.objective != "loss" and self.settings.imitation != "global"
 
     @property
     def uses_labels(self) -> bool:
@@ -41,10 +44,16 @@ class ForwardRanker(Ranker):
         return self.settings.objective == "loss"
 
     @property
+    def evaluates(self) -> bool:
+        """Whether candidates are scored by the whole network, one by one or by a gradient at each pick."""
+        return self.settings.looks in ("exact", "taylor")
+
+    @property
     def nested(self) -> bool:
-        """Whether the objective is a set function, and all candidates are looked at, in one round, uncertified."""
+        """Whether one set function decides, and all candidates are looked at, in one round, uncertified."""
         return (
             self.settings.objective == "least_squares"
+            and self.settings.imitation != "better"
             and self.settings.candidates == "exact"
             and self.settings.partitions == 1
             and not self.settings.certify
@@ -52,7 +61,12 @@ class ForwardRanker(Ranker):
 
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """Pick until `n_units` different units are kept, or the stop rule holds."""
-        objective = self._objective(view)
+        if self.settings.imitation != "better":
+            return self._pick(self._objective(view), n_units, rng)
+        local = self._pick(self._imitation(view.terms), n_units, rng)
+        return _better(view, self.settings.metric, local, self._pick(self._objective(view), n_units, rng))
+
+    def _pick(self, objective: Objective[Any], n_units: int, rng: np.random.Generator) -> Selection:
         if self.settings.partitions > 1:
             selection = self._in_two_rounds(objective, n_units, rng)
         else:
@@ -89,10 +103,27 @@ class ForwardRanker(Ranker):
         return Stochastic(self.settings.epsilon, self.settings.sample_size)
 
     def _objective(self, view: SiteView) -> Objective[Any]:
-        if self.settings.objective == "loss":
-            return TaskLoss(view, self.settings.scoring)
-        terms = view.terms if self.uses_moments else [output_term(view, self.settings.metric or "kl")]
+        settings, memory_bytes = self.settings, self.settings.memory_gib * 2**30
+        look = Look(settings.looks == "taylor", settings.fresh_batches, memory_bytes)
+        if settings.objective == "loss":
+            return TaskLoss(view, look)
+        if self.evaluates:
+            return OutputImitation(view, settings.metric, look)
+        return self._imitation([output_term(view, settings.metric, memory_bytes)] if settings.looks else view.terms)
+
+    def _imitation(self, terms: Sequence[Term]) -> Objective[Any]:
         return _IMITATIONS[self.settings.objective](terms)
+
+
+def _better(view: SiteView, metric: MetricName | None, local: Selection, through: Selection) -> Selection:
+    """The choice that moves the network's output less, its consumers repaired; the local one if both do the same.
+
+    Source: Ye et al., NeurIPS 2020: of local and global imitation the better one is kept at each layer.
+    """
+    if (local.kept, local.weights) == (through.kept, through.weights):
+        return local
+    gauge = Gauge.of(view.model, view.batches, metric)
+    return min(local, through, key=lambda selection: gauge.effect(view.repaired(selection)))
 
 
 def _within(objective: Objective[Any], tolerance: float) -> Callable[[float], bool]:

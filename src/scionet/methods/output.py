@@ -1,19 +1,50 @@
-"""Global imitation: what each unit of a site does to the network's output, to first order."""
+"""Global imitation: the network's own output as the target."""
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
-from scionet.errors import CalibrationError, UnsupportedModel
+from scionet.errors import CalibrationError
 from scionet.methods.contract import SiteView
-from scionet.methods.gated import GatedSite, stacked
+from scionet.methods.effects import Gauge, distances, metric_for, refuse_without_classes
+from scionet.methods.gated import GatedSite, pooled
+from scionet.methods.pool import Pool
+from scionet.methods.through import EXACTLY, Look, ThroughNetwork
 from scionet.network.processes import everywhere, summed
-from scionet.network.running import Batch, attention_unfused, example_count, to_model, undisturbed
+from scionet.network.running import example_count, to_model
 from scionet.selection.terms import Term
 from scionet.settings import MetricName
 
 
-def output_term(view: SiteView, metric: MetricName) -> Term:
+class OutputImitation(ThroughNetwork):
+    """Minus how far the network's output is from that of the dense network; see `ThroughNetwork`.
+
+    Source: Ye et al., NeurIPS 2020 (greedy global imitation). Differs in that a pick is a step of fixed length to the
+    average, as in Ye et al., ICML 2020, and not the best one.
+    """
+
+    def __init__(self, view: SiteView, metric: MetricName | None, look: Look = EXACTLY) -> None:
+        """Run the dense network once.
+
+        Args:
+            view: The site, and what was decided before.
+            metric: ``"kl"``, in nats, or ``"squared"``, relative to the mean square of the dense output.
+            look: How candidates are evaluated.
+
+        Raises:
+            CalibrationError: If there are no batches.
+            UnsupportedModel: If the network cannot be evaluated for several candidates at once, or its output has no
+                classes for ``"kl"``.
+        """
+        gauge = Gauge.of(view.model, view.batches, metric)
+        unit = gauge.unit  # here, since all processes must ask for it together
+
+        def lost(outputs: Tensor, dense: Tensor) -> Tensor:
+            return distances(outputs, dense, gauge.metric) / unit
+
+        super().__init__(view, list(zip(gauge.inputs, gauge.outputs, strict=True)), lost, look)
+
+
+def output_term(view: SiteView, metric: MetricName | None, memory_bytes: float = EXACTLY.memory_bytes) -> Term:
     """The problem of imitating the network's output, linearised in the site's gates (Gauss-Newton).
 
     With J_i the derivative of the output by gate i, a network with gates a differs from the one with all units by
@@ -27,40 +58,32 @@ def output_term(view: SiteView, metric: MetricName) -> Term:
         view: The site, and what was decided before.
         metric: ``"squared"`` error of the output, or ``"kl"``: the second-order term of the Kullback-Leibler
             divergence of its softmax over dimension 1.
+        memory_bytes: What may be computed in advance and kept.
 
     Raises:
         CalibrationError: If there are no batches, or derivatives are NaN or infinite.
         UnsupportedModel: If the network cannot be differentiated, or its output has no classes for ``"kl"``.
     """
-    network, size = GatedSite(view), view.site.width
-    gram, count = torch.zeros(size, size, dtype=torch.float64, device=network.device), 0
-    with undisturbed(view.model), attention_unfused():
-        for batch in view.batches:
-            effects = _effects(network, to_model(batch, view.model), metric).flatten(1).double()
+    site, size = GatedSite(view), view.site.width
+    gram, count = torch.zeros(size, size, dtype=torch.float64, device=site.device), 0
+    for inputs, _ in pooled([to_model(batch, view.model) for batch in view.batches]):
+        pool = Pool(site, inputs, memory_bytes)
+        for outputs, derivatives in pool.effects():
+            effects = _in_metric(outputs, derivatives, metric).flatten(1).double()
             gram += effects @ effects.T
-            count += example_count(batch)
-    if not everywhere(count > 0, network.device):
+        count += example_count(inputs)
+    if not everywhere(count > 0, site.device):
         raise CalibrationError("the calibration data are empty; give at least one batch of inputs")
-    mean = (summed(gram) / summed(torch.tensor(count, device=network.device))).cpu().numpy()
+    mean = (summed(gram) / summed(torch.tensor(count, device=site.device))).cpu().numpy()
     units, nothing = torch.arange(size)[:, None].numpy(), torch.arange(0).numpy()
     whole = mean.sum(1, keepdims=True)
     return Term(mean, whole, max(float(whole.sum()), 0.0), units, nothing, torch.ones(1, size).double().numpy())
 
 
-def _effects(network: GatedSite, inputs: Batch, metric: MetricName) -> Tensor:
-    """Derivatives of the output of one batch by the gates, ``(N, batch, ...)``, in coordinates of the metric."""
-    every = torch.ones(network.view.site.width, dtype=network.dtype, device=network.device)
-
-    def along(direction: Tensor) -> Tensor:
-        return jvp(lambda gate: network.output(gate, inputs), (every,), (direction,))[1]
-
-    effects = stacked(along, torch.diag(every), example_count(inputs))
-    if metric == "squared":
-        return effects
-    if effects.ndim < 3:
-        raise UnsupportedModel(
-            f"metric 'kl' needs an output (batch, classes, ...); this network gives {tuple(effects.shape[1:])}; choose "
-            "metric 'squared'"
-        )
-    share = network.output(every, inputs).softmax(1)
-    return share.sqrt() * (effects - (share * effects).sum(2, keepdim=True))
+def _in_metric(outputs: Tensor, derivatives: Tensor, metric: MetricName | None) -> Tensor:
+    """Derivatives of outputs, ``(N, examples, ...)``, in coordinates in which the metric is the square of a length."""
+    if (metric or metric_for(outputs)) == "squared":
+        return derivatives
+    refuse_without_classes(outputs.shape)
+    share = outputs.softmax(1)
+    return share.sqrt() * (derivatives - (share * derivatives).sum(2, keepdim=True))

@@ -48,10 +48,9 @@ def survey(
             complete = {c for c in found if visits[c] == sites.consumers[c].calls}
             for site in [site for site in waiting if complete.issuperset(site.consumers)]:
                 terms = tuple(fitting.term(site, consumer, found[consumer], {}) for consumer in site.consumers)
-                yield (
-                    SiteView(site, sites, fitting.model, terms, {}, {}, batches),
-                    {consumer: found[consumer] for consumer in site.consumers},
-                )
+                moments = {consumer: found[consumer] for consumer in site.consumers}
+                repair = fitting.repair(site, moments)
+                yield SiteView(site, sites, fitting.model, terms, {}, {}, batches, repair), moments
                 waiting.remove(site)
             needed = {consumer for site in waiting for consumer in site.consumers}
             found = {consumer: moments for consumer, moments in found.items() if consumer in needed}

@@ -31,7 +31,6 @@ from scionet.network.sites import Site, Sites
 from scionet.progress import Progress, silent
 from scionet.seeds import seeded
 from scionet.selection.greedy import Selection, shortened
-from scionet.selection.terms import Term
 from scionet.settings import SweepSettings
 
 
@@ -192,9 +191,13 @@ class _Growth:
         if selection.certified is not None:
             self.certified[site.name] = selection.certified
 
-    def view(self, site: Site, terms: Sequence[Term] = ()) -> SiteView:
-        """What is known of a site now."""
-        return SiteView(site, self.sites, self.model, terms, self.gates, self.tensors, self.batches)
+    def view(self, site: Site, weight: str | None = None) -> SiteView:
+        """What is known of a site now; with the moments of its consumer `weight`, if the walk is there."""
+        bare = SiteView(site, self.sites, self.model, (), self.gates, self.tensors, self.batches)
+        if weight is None or self.pending is None:
+            return bare
+        terms = (self.fitting.term(site, weight, self.pending, self.gates),)
+        return replace(bare, terms=terms, repair=self.fitting.repair(site, {weight: self.pending}))
 
     def decide_streams(self) -> None:
         """Decide the sites that cannot wait for the walk."""
@@ -258,8 +261,7 @@ class _Growth:
         feeding = self.fed_by(weight)
         for site in feeding:
             if site.name not in self.choices:
-                terms = () if self.pending is None else (self.fitting.term(site, weight, self.pending, self.gates),)
-                self.decide(self.view(site, terms))
+                self.decide(self.view(site, weight))
         gates = {site.name: self.gates[site.name] for site in feeding}
         if self.settings.refit and self.pending is not None and self.touched():
             fitted = self.fitting.refit(weight, self.pending, gates)

@@ -17,7 +17,6 @@ from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.effects import Gauge, effect_curve, measured_width
 from scionet.methods.fitting import Fitting
 from scionet.methods.survey import first_examples, survey
-from scionet.network.gates import gated_tensors
 from scionet.network.moments import Moments
 from scionet.network.processes import everywhere
 from scionet.network.running import example_count, place_of
@@ -115,7 +114,7 @@ class Allocator:
     def allocation(self) -> Allocation:
         """How a budget is shared out."""
         settings = self.fitting.settings
-        fitted = self.ranker.uses_moments or (settings.refit and not self.ranker.uses_labels)
+        fitted = (self.ranker.uses_moments or settings.refit) and not self.ranker.evaluates
         return settings.allocation or ("measured" if fitted else "uniform")
 
     @cached_property
@@ -169,15 +168,10 @@ class Allocator:
 
     def pruned_alone(
         self, view: SiteView, moments: Mapping[str, Moments], path: Selection, n_units: int
-    ) -> dict[str, Tensor]:
+    ) -> Mapping[str, Tensor]:
         """Tensors of the dense network in which one site alone keeps `n_units` units, its consumers repaired."""
         selection = shortened(path, n_units) if self.ranker.nested else self.rank(view, n_units)
-        gates = {view.site.name: self.fitting.gate(view.site, selection)}
-        tensors: dict[str, Tensor] = {}
-        for consumer in view.site.consumers if self.fitting.settings.refit else ():
-            if self.fitting.called_once(consumer):
-                tensors.update(self.fitting.refit(consumer, moments[consumer], gates).tensors)
-        return gated_tensors(self.fitting.model, self.fitting.sites, gates, tensors)
+        return self.fitting.repair(view.site, moments)(selection, {}, {})
 
 
 @dataclass(frozen=True, eq=False)

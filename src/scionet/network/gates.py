@@ -43,7 +43,7 @@ def column_factors(site: Site, consumer: str, gate: Tensor, columns: int) -> Ten
     unit_of = torch.full((columns,), site.width, device=gate.device)
     index = torch.as_tensor(site.slot(consumer, 1).index, device=gate.device)
     unit_of[index] = torch.arange(site.width, device=gate.device)[:, None]
-    return torch.cat([gate, gate.new_ones(1)])[unit_of]
+    return torch.cat([gate, torch.ones(1, dtype=gate.dtype, device=gate.device)])[unit_of]
 
 
 def gated_tensors(

@@ -34,3 +34,12 @@ def summed(tensor: Tensor) -> Tensor:
 def everywhere(holds: bool, device: torch.device) -> bool:
     """Whether something holds in every process, so that all give up together and none waits for another."""
     return int(summed(torch.tensor(int(holds), device=device))) == world()[1]
+
+
+def largest(number: int, device: torch.device) -> int:
+    """The largest of the numbers that all processes give."""
+    if world()[1] == 1:
+        return number
+    found = torch.tensor(number, device=device)
+    distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return int(found)

@@ -51,6 +51,9 @@ class Objective(ABC, Generic[State]):
     def gains(self, state: State, candidates: IntArray) -> FloatArray:
         """Increase of the value by picking each candidate once more, one number for each candidate.
 
+        Of a candidate that does not have the largest increase, an upper bound may be given that is less than the
+        largest one by more than a tie: what is not the best need not be known exactly.
+
         Args:
             state: The present subnetwork; is not changed.
             candidates: Distinct units, shape ``(n,)``. Units picked before are allowed.

@@ -1,0 +1,91 @@
+"""One call of a function as a graph of tensor operations without side effects."""
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functionalize
+from torch.fx import Graph, GraphModule, Node
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils.weak import WeakTensorKeyDictionary
+
+
+def recorded(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> GraphModule:
+    """The operations of one call as a graph: a placeholder for each argument; tensors from outside become its buffers.
+
+    What the function does in place is written down as the making of new tensors.
+
+    Raises:
+        RuntimeError: If it takes a number out of a tensor that depends on the arguments.
+    """
+    recorder = _Recorder(arguments)
+    with recorder:
+        out = functionalize(function)(*arguments)
+    recorder.graph.output(recorder.node_of(out))
+    return GraphModule(recorder.root, recorder.graph)
+
+
+class _Recorder(TorchDispatchMode):
+    """Writes down the operations that it sees."""
+
+    def __init__(self, arguments: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.graph, self.root = Graph(), nn.Module()
+        self._nodes = WeakTensorKeyDictionary()
+        self._alive: list[Tensor] = []
+        for number, tensor in enumerate(arguments):
+            self._keep(tensor, self.graph.placeholder(f"argument{number}"))
+        self._varying = set(self.graph.nodes)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and make a node of it.
+
+        Raises:
+            RuntimeError: If it takes a number out of a tensor that depends on the arguments.
+        """
+        if func is torch.ops.aten.as_strided_.default and _is_idle(*args):
+            return args[0]
+        given = tree_map(self.node_of, (args, kwargs or {}))
+        out = func(*args, **(kwargs or {}))
+        varies = any(leaf in self._varying for leaf in tree_leaves(given) if isinstance(leaf, Node))
+        if any(isinstance(leaf, bool | int | float | complex) for leaf in tree_leaves(out)):
+            if varies:
+                raise RuntimeError(f"{func} takes a number out of a tensor: control flow that depends on the data")
+            return out
+        node = self._call(func, *given, varies)
+        if isinstance(out, Tensor):
+            self._keep(out, node)
+        for place, tensor in enumerate(out if isinstance(out, tuple | list) else ()):
+            if isinstance(tensor, Tensor):
+                self._keep(tensor, self._call(operator.getitem, (node, place), {}, varies))
+        return out
+
+    def node_of(self, leaf: Any) -> Any:
+        """The node that made a tensor; anything else as it is."""
+        if not isinstance(leaf, Tensor):
+            return leaf
+        if leaf not in self._nodes:
+            name = f"constant{len(self._alive)}"
+            self.root.register_buffer(name, leaf.detach())
+            self._keep(leaf, self.graph.create_node("get_attr", name))
+        return self._nodes[leaf]
+
+    def _call(self, func: Any, args: Any, kwargs: Any, varies: bool) -> Node:
+        node = self.graph.call_function(func, args, kwargs)
+        if varies:
+            self._varying.add(node)
+        return node
+
+    def _keep(self, tensor: Tensor, node: Node) -> None:
+        self._nodes[tensor] = node
+        self._alive.append(tensor)
+
+
+def _is_idle(tensor: Tensor, sizes: Sequence[int], strides: Sequence[int], offset: int | None = None) -> bool:
+    """Whether new strides leave all entries where they are: pooling to one pixel writes channels-last ones."""
+    told = [(size, stride) for size, stride in zip(sizes, strides, strict=True) if size > 1]
+    found = [(size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
+    return offset is None and list(sizes) == list(tensor.shape) and told == found
