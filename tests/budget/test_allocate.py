@@ -184,7 +184,7 @@ def test_uniform_is_the_largest_common_density() -> None:
 
 
 @pytest.mark.parametrize("allocate", [uniform, driven])
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(st.sampled_from(sorted(NETS)), st.integers(30, 100), st.data())
 def test_sites_keep_at_most_what_they_can_use(allocate: Allocate, name: str, percent: int, data: st.DataObject) -> None:
     model, limits = NETS[name], Budget(f"macs<={percent}%")

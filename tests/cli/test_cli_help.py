@@ -80,7 +80,7 @@ def test_the_toml_file_of_the_docs_is_read(tmp_path: Path) -> None:
     command = parse(["prune", "--config", str(path)])
     assert isinstance(command, Prune)
     assert command.pictures.preprocessing == "cifar"
-    assert command.settings == ForwardSettings(allocation="curves", round_to=8)
+    assert command.settings == ForwardSettings(allocation="measured", round_to=8)
 
 
 def test_a_file_says_the_same_as_flags(at_home: Path) -> None:

@@ -156,8 +156,8 @@ class Ladder:
 
     @property
     def everything_fits(self) -> bool:
-        """Whether the dense network is within the budget."""
-        return self.budget.met(self.model.dense, self.model.dense)
+        """Whether the dense network, or all that sites may keep, is within the budget."""
+        return self.budget.met(self.model.dense, self.model.dense) or self.slack(self.top) >= 0
 
     def climb(self, at: IntArray, rungs: IntArray | int) -> Moves:
         """One move per site, so many rungs up (negative: down), at most to the end of the ladder."""

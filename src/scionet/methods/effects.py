@@ -53,7 +53,8 @@ class Gauge:
             CalibrationError: If there is no batch.
             UnsupportedModel: If its output has no classes for ``"kl"``.
         """
-        inputs = [to_model(batch, model) for batch in batches]
+        with undisturbed(model):  # a data loader takes its seed from torch's generator
+            inputs = [to_model(batch, model) for batch in batches]
         if not everywhere(bool(inputs), place_of(model)[0]):
             raise CalibrationError(
                 "the calibration data are empty; give an iterable of at least one batch of inputs (to every process, "

@@ -35,8 +35,8 @@ class TaskLoss(ThroughNetwork):
                 its loss is NaN or infinite.
             UnsupportedModel: If the network cannot be evaluated for several candidates at once.
         """
-        pairs = [_pair(batch, view.model) for batch in view.batches]
-        with undisturbed(view.model):
+        with undisturbed(view.model):  # a data loader takes its seed from torch's generator
+            pairs = [_pair(batch, view.model) for batch in view.batches]
             lost = sum(_dense_loss(view.model, inputs, labels) * len(labels) for inputs, labels in pairs)
         super().__init__(view, pairs, cross_entropies, look)
         self.dense_loss = self.mean(lost)

@@ -19,7 +19,7 @@ from scionet.methods.fitting import Fitting
 from scionet.methods.survey import first_examples, survey
 from scionet.network.moments import Moments
 from scionet.network.processes import everywhere
-from scionet.network.running import example_count, place_of
+from scionet.network.running import example_count, place_of, undisturbed
 from scionet.progress import Progress
 from scionet.seeds import Draw
 from scionet.selection.greedy import Selection, shortened
@@ -160,9 +160,11 @@ class Allocator:
     def kept_apart(self) -> tuple[list[Any], Iterable[Any]]:
         """Batches to measure effects on, and those to measure errors on: the others, or all where others are few."""
         settings = self.fitting.settings
-        apart = list(first_examples(self.inputs, settings.measured_examples))
-        others = _After(self.inputs, len(apart))
-        counts = [sum(map(example_count, part)) for part in (apart, first_examples(others, settings.survey_examples))]
+        with undisturbed(self.fitting.model):  # a data loader takes its seed from torch's generator
+            apart = list(first_examples(self.inputs, settings.measured_examples))
+            others = _After(self.inputs, len(apart))
+            rest = first_examples(others, settings.survey_examples)
+            counts = [sum(map(example_count, part)) for part in (apart, rest)]
         enough = everywhere(counts[1] >= 2 * counts[0], place_of(self.fitting.model)[0])
         return apart, others if enough else self.inputs
 
