@@ -10,7 +10,7 @@ from scionet.methods.gated import GatedSite, pooled
 from scionet.methods.pool import Pool
 from scionet.methods.through import EXACTLY, Look, ThroughNetwork
 from scionet.network.processes import everywhere, summed
-from scionet.network.running import example_count, to_model
+from scionet.network.running import example_count, to_model, undisturbed
 from scionet.selection.terms import Term
 from scionet.settings import MetricName
 
@@ -66,7 +66,9 @@ def output_term(view: SiteView, metric: MetricName | None, memory_bytes: float =
     """
     site, size = GatedSite(view), view.site.width
     gram, count = torch.zeros(size, size, dtype=torch.float64, device=site.device), 0
-    for inputs, _ in pooled([to_model(batch, view.model) for batch in view.batches]):
+    with undisturbed(view.model):  # a data loader takes its seed from torch's generator
+        batches = [to_model(batch, view.model) for batch in view.batches]
+    for inputs, _ in pooled(batches):
         pool = Pool(site, inputs, memory_bytes)
         for outputs, derivatives in pool.effects():
             effects = _in_metric(outputs, derivatives, metric).flatten(1).double()
