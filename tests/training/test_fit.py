@@ -89,10 +89,11 @@ def test_it_is_the_loop_that_everybody_writes(recipe: Recipe) -> None:
     assert not torch.allclose(model[0].weight, before[0].weight, atol=1e-3)  # type: ignore[index, arg-type]
 
 
-def test_parts_of_a_batch_give_the_gradient_of_the_whole() -> None:
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(clip_norm: float | None) -> None:
     model, other = plain(), plain()
-    learnt(model, replace(QUICK, clip_norm=0.5))
-    learnt(other, replace(QUICK, clip_norm=0.5), execution=Execution(parts=4))
+    learnt(model, replace(QUICK, clip_norm=clip_norm))
+    learnt(other, replace(QUICK, clip_norm=clip_norm), execution=Execution(parts=4))
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, two)
 

@@ -14,8 +14,9 @@ from scionet.commands.options import Finetune
 from scionet.commands.pictures import Draw, PictureRecord, record_of
 from scionet.commands.scoring import percent, score
 from scionet.commands.show import advise, line, table
-from scionet.data import ImageBatches, ImageExamples, ImageFolder, batches, partition
+from scionet.data import ImageBatches, ImageFolder, batches
 from scionet.errors import InvalidSetting
+from scionet.examples import ImageExamples, partition
 from scionet.network.checkpoint import save_tuned
 from scionet.network.processes import world
 from scionet.training.accuracy import Accuracy

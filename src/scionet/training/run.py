@@ -22,7 +22,7 @@ from scionet.training.learner import Learner
 from scionet.training.loading import Examples, Pair, load
 from scionet.training.order import Order
 from scionet.training.randomness import reseed
-from scionet.training.state import Epoch, TrainingState, load_state, refuse_differences, save_state
+from scionet.training.state import Epoch, TrainingState, best_epoch, load_state, refuse_differences, save_state
 from scionet.writing import clear_leftovers
 
 LOOK_STEPS = 50
@@ -121,19 +121,17 @@ class Run:
         epochs = f"{self.step:,} of {self._total:,} steps, epoch {len(self.history)}"
         if self.step == self._total:
             return f"finished: {epochs}"
-        return f"stopped early: {epochs}, best in epoch {self._best_epoch}" if self._exhausted else f"paused: {epochs}"
-
-    @property
-    def _best_epoch(self) -> int:
-        """Number of the epoch of the best validation accuracy, the first of equals; 0 if there is none."""
-        rates = [(epoch.validation.rate, -epoch.number) for epoch in self.history if epoch.validation is not None]
-        return -max(rates)[1] if rates else 0
+        return (
+            f"stopped early: {epochs}, best in epoch {best_epoch(self.history)}"
+            if self._exhausted
+            else f"paused: {epochs}"
+        )
 
     @property
     def _exhausted(self) -> bool:
         """Whether patience is."""
         patience = self._learner.recipe.patience
-        return patience is not None and len(self.history) - self._best_epoch >= patience
+        return patience is not None and len(self.history) - best_epoch(self.history) >= patience
 
     def _batches(self, stop: int) -> Iterator[list[Pair]]:
         """This process' share of each step's batch, in parts."""
@@ -191,7 +189,7 @@ class Run:
         epoch = Epoch(len(self.history) + 1, self.step, self._losses / steps, self._rate_now, validation)
         self.history.append(epoch)
         self._losses = 0.0
-        if self._learner.recipe.patience is not None and self._best_epoch == epoch.number:
+        if self._learner.recipe.patience is not None and best_epoch(self.history) == epoch.number:
             self._best = copies(self._weights)
         if validation is not None:
             self._learner.accelerator.log({"validation_accuracy": validation.rate}, step=self.step)
