@@ -88,7 +88,7 @@ def _state_file(command: Finetune[Any], first: bool) -> Path:
     path = command.out.with_suffix(".training.safetensors")
     if command.restart and first:
         path.unlink(missing_ok=True)
-    elif path.exists():
+    elif path.exists() and first:
         advise(command, f"going on from {path}")
     return path
 

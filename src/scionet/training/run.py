@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.tracking import GeneralTracker
 from torch import Tensor
 
 from scionet.errors import InvalidSetting, TrainingError
@@ -58,6 +59,7 @@ class Run:
         self._total = learner.recipe.steps(order.steps_per_epoch)
         self._losses, self._recent = 0.0, list[Tensor]()
         self._best: dict[str, Tensor] = {}
+        self._trackers: list[GeneralTracker] = []
         self.step, self.history = 0, list[Epoch]()
 
     def begin(self, start: TrainingState | None) -> None:
@@ -115,17 +117,23 @@ class Run:
             overwrite(self._learner.network, average.tensors)
         return state
 
+    def close(self) -> None:
+        """Let go of hooks, and finish the trackers that were begun here."""
+        self._learner.close()
+        for tracker in self._trackers:
+            tracker.finish()
+        if self._trackers:
+            self._learner.accelerator.trackers = []
+
     @property
     def status(self) -> str:
         """Whether the training is finished, for a person to read."""
-        epochs = f"{self.step:,} of {self._total:,} steps, epoch {len(self.history)}"
+        reached = f"{self.step:,} of {self._total:,} steps, epoch {len(self.history)}"
         if self.step == self._total:
-            return f"finished: {epochs}"
-        return (
-            f"stopped early: {epochs}, best in epoch {best_epoch(self.history)}"
-            if self._exhausted
-            else f"paused: {epochs}"
-        )
+            return f"finished: {reached}"
+        if self._exhausted:
+            return f"stopped early: {reached}, best in epoch {best_epoch(self.history)}"
+        return f"paused: {reached}"
 
     @property
     def _exhausted(self) -> bool:
@@ -254,3 +262,4 @@ class Run:
         machine = self._learner.accelerator
         if machine.log_with and not machine.trackers:
             machine.init_trackers("scionet")
+            self._trackers = machine.trackers
