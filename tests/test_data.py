@@ -1,4 +1,3 @@
-import pickle
 import threading
 import zipfile
 from collections import Counter
@@ -8,49 +7,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from albums import SQUARE, all_of, noise, write_pictures, zipped
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from scionet.data import (
-    Augmentation,
-    ImageExamples,
-    ImageFolder,
-    Pairs,
-    Preprocessing,
-    batches,
-    digits,
-    partition,
-    sample,
-)
+from scionet.data import ImageFolder, Preprocessing, batches, digits, sample
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.models import import_torchvision
 from scionet.pictures import Pixels
-
-CLASSES = {"bee": 4, "Ant": 3, "cat 2": 6}
-SQUARE = Preprocessing(size=12, crop=10)
-
-
-def noise(width: int, height: int, seed: int) -> Image.Image:
-    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    return Image.fromarray(pixels)
-
-
-def write_pictures(root: Path) -> None:
-    for label, (name, count) in enumerate(CLASSES.items()):
-        (root / name).mkdir(parents=True)
-        for number in range(count):
-            kind = "png" if number % 2 else "JPG"
-            noise(14 + number, 20 - label, 10 * label + number).save(root / name / f"{number}.{kind}")
-
-
-def zipped(root: Path) -> Path:
-    path = root.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for file in sorted(root.rglob("*"), reverse=True):
-            archive.write(file, file.relative_to(root).as_posix())
-    return path
 
 
 @pytest.fixture
@@ -65,11 +31,6 @@ def directory(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(directory: Path) -> ImageFolder:
     return ImageFolder(directory, "train")
-
-
-def all_of(folder: ImageFolder, preprocessing: Preprocessing = SQUARE) -> torch.Tensor:
-    images = [batch for batch in batches(folder, preprocessing, 5) if isinstance(batch, torch.Tensor)]
-    return torch.cat(images)
 
 
 def test_folder_lists_what_torchvision_lists(directory: Path, folder: ImageFolder) -> None:
@@ -274,78 +235,6 @@ def test_sample_depends_on_the_seed_and_reaches_every_picture() -> None:
 def test_sample_refuses_more_than_there_is(count: int, per_class: bool) -> None:
     with pytest.raises(InvalidSetting, match=f"{count} pictures asked for"):
         sample(listed([3, 4, 6]), count, 0, per_class)
-
-
-@pytest.mark.parametrize("archive", [False, True])
-def test_examples_are_the_pictures_of_the_batches(directory: Path, archive: bool) -> None:
-    folder = ImageFolder(zipped(directory) if archive else directory, "train")
-    examples = ImageExamples(folder, SQUARE, [11, 0, 5])
-    assert len(examples) == 3
-    for (image, label), index in zip([examples[n] for n in range(3)], [11, 0, 5], strict=True):
-        assert torch.equal(image, all_of(folder)[index]) and label == folder.labels[index]
-
-
-def test_workers_read_one_zip_file_together(directory: Path) -> None:
-    examples = ImageExamples(ImageFolder(zipped(directory), "train"), SQUARE)
-    first = examples[0][0]  # opened here before the workers are made
-    loader = torch.utils.data.DataLoader(examples, 2, num_workers=2)
-    for _ in range(3):
-        images = torch.cat([images for images, _ in loader])
-        assert torch.equal(images, all_of(ImageFolder(zipped(directory), "train")))
-        assert torch.equal(images[0], first)
-
-
-def test_examples_survive_being_sent_to_a_worker(folder: ImageFolder) -> None:
-    examples = ImageExamples(folder, SQUARE, augmentation=Augmentation("shift"))
-    torch.manual_seed(0)
-    expected = examples[3][0]
-    torch.manual_seed(0)
-    assert torch.equal(pickle.loads(pickle.dumps(examples))[3][0], expected)
-
-
-def test_a_damaged_example_is_named(folder: ImageFolder) -> None:
-    (Path(folder.root) / folder.paths[4]).write_bytes(b"no picture")
-    with pytest.raises(CalibrationError, match=f"cannot use the picture {folder.paths[4]}"):
-        ImageExamples(folder, SQUARE)[4]
-
-
-def test_rows_of_any_kind_are_examples() -> None:
-    rows = [{"image": 3.0, "label": np.int64(1)}, {"image": 4.0, "label": np.int64(0)}]
-    named = Pairs(rows, "image", "label", torch.tensor)
-    assert len(named) == 2 and named[1] == (torch.tensor(4.0), 0) and type(named[1][1]) is int
-    assert Pairs([("a", 7)])[0] == ("a", 7)
-
-
-def test_examples_of_torchvision_are_examples() -> None:
-    vision = import_torchvision()
-    data = vision.datasets.FakeData(4, (3, 5, 5), 2, transform=vision.transforms.ToTensor())
-    image, label = Pairs(data)[2]
-    assert image.shape == (3, 5, 5) and label in (0, 1)
-
-
-PARTS = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 10), max_size=4)
-
-
-@given(sizes=PARTS, left=st.integers(1, 20), seed=st.integers(0, 2**32))
-def test_parts_are_disjoint_and_complete(sizes: dict[str, int], left: int, seed: int) -> None:
-    count = sum(sizes.values()) + left
-    parts = partition(count, sizes, seed)
-    assert {name: len(part) for name, part in parts.items()} == {**sizes, "train": left}
-    assert sorted(np.concatenate([*parts.values()])) == list(range(count))
-    assert all(np.all(np.diff(part) > 0) for part in parts.values())
-
-
-def test_a_part_stays_when_others_are_added() -> None:
-    few, more = partition(100, {"test": 10}, 3), partition(100, {"test": 10, "validation": 20}, 3, rest="learn")
-    assert np.array_equal(few["test"], more["test"])
-    assert set(more["learn"]) < set(few["train"])
-    assert not np.array_equal(few["test"], partition(100, {"test": 10}, 4)["test"])
-
-
-@pytest.mark.parametrize("sizes", [{"a": 10}, {"a": 5, "b": 6}, {"a": -1}, {"train": 1}], ids=str)
-def test_impossible_parts_are_refused(sizes: dict[str, int]) -> None:
-    with pytest.raises(InvalidSetting, match="from 10 examples and leave some for 'train'"):
-        partition(10, sizes, 0)
 
 
 def listed(counts: list[int]) -> ImageFolder:

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import track
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
 from scionet.bench.contest import CONTESTANTS, FORWARD, LOSS, Arena, outcome
 from scionet.bench.record import RunRecord, save
@@ -24,6 +25,8 @@ from scionet.network.export import export_onnx
 from scionet.network.running import Batch, call
 from scionet.pruning import PruneResult
 from scionet.resnets import digits_cnn
+from scionet.training.fit import fit
+from scionet.training.recipes import Recipe
 
 SHOWN = (
     "forward least squares",
@@ -35,8 +38,7 @@ SHOWN = (
 """What the demo compares, besides the default and the task loss."""
 BUDGETS = ("macs<=70%", "macs<=50%", "macs<=30%")
 QUICK_LOSS = replace(LOSS, settings={**LOSS.settings, "candidates": "stochastic"})
-EPOCHS = 15
-BATCH_SIZE = 64
+RECIPE = Recipe(epochs=15, batch_size=64, learning_rate=0.1, weight_decay=5e-4, warmup_epochs=4.5)
 CALIBRATION_EXAMPLES = 1024
 LABELLED_EXAMPLES = 128
 """The task loss is evaluated for every candidate: it gets fewer examples."""
@@ -56,7 +58,7 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> Path:
     console = Console(quiet=quiet)
     out.mkdir(parents=True, exist_ok=True)
     train_x, train_y, val_x, val_y = digits(seed)
-    model = trained(train_x, train_y, seed, console)
+    model = trained(train_x, train_y, seed, quiet)
     test = [(val_x, val_y)]
     dense = outcome(model, measure(model, val_x[:1]), test)
     console.print(f"dense network: {100 * dense.accuracy:.2f} % of {dense.seen} validation digits right")
@@ -70,20 +72,11 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> Path:
     return page
 
 
-def trained(images: Tensor, labels: Tensor, seed: int, console: Console) -> nn.Module:
-    """The demo's network after a short training: SGD with Nesterov momentum, one cycle of the learning rate."""
+def trained(images: Tensor, labels: Tensor, seed: int, quiet: bool) -> nn.Module:
+    """The demo's network after a short training."""
     torch.manual_seed(seed)
-    model = digits_cnn().train()
-    steps = EPOCHS * -(-len(images) // BATCH_SIZE)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=0.1, total_steps=steps)
-    for _ in track(range(EPOCHS), "train", console=console):
-        for chosen in torch.randperm(len(images)).split(BATCH_SIZE):
-            loss = nn.functional.cross_entropy(model(images[chosen]), labels[chosen])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
+    model = digits_cnn()
+    fit(model, TensorDataset(images, labels), RECIPE, seed=seed, progress=not quiet)
     return model.eval()
 
 

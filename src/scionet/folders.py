@@ -1,12 +1,17 @@
 """Labelled pictures in a directory or a zip file."""
 
 import zipfile
-from collections.abc import Callable, Iterator
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scionet.errors import InvalidSetting
+import numpy as np
+from numpy.typing import NDArray
+
+from scionet.errors import CalibrationError, InvalidSetting
+from scionet.pictures import Pixels
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -52,6 +57,19 @@ class ImageFolder:
         """Number of pictures."""
         return len(self.paths)
 
+    def chosen(self, indices: Sequence[int] | NDArray[np.int64] | None) -> tuple[int, ...]:
+        """Indices of pictures, checked; None takes all.
+
+        Raises:
+            InvalidSetting: If there is none, or one is out of range.
+        """
+        chosen = tuple(range(len(self))) if indices is None else tuple(int(i) for i in indices)
+        if not chosen:
+            raise InvalidSetting(f"no picture of {self.root} is chosen; give at least one index")
+        if min(chosen) < 0 or max(chosen) >= len(self):
+            raise InvalidSetting(f"indices {min(chosen)}..{max(chosen)} are outside of the {len(self)} pictures")
+        return chosen
+
     @contextmanager
     def reader(self) -> Iterator[Callable[[int], bytes]]:
         """A function from the index of a picture to its file's bytes; safe to call from several threads."""
@@ -61,6 +79,27 @@ class ImageFolder:
         else:
             with zipfile.ZipFile(root) as archive:
                 yield lambda index: archive.read(self.paths[index])
+
+
+def read_picture(
+    folder: ImageFolder, prepare: Callable[[bytes], Pixels], read: Callable[[int], bytes], index: int
+) -> Pixels:
+    """One picture, ready but for the normalisation.
+
+    Args:
+        folder: Where it is.
+        prepare: Makes pixels of a file's bytes.
+        read: A reader of the folder.
+        index: Which one.
+
+    Raises:
+        CalibrationError: If it cannot be read, decoded or cropped; the text names the file.
+    """
+    try:
+        return prepare(read(index))
+    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        name = f"{folder.paths[index]} in {folder.root}"
+        raise CalibrationError(f"cannot use the picture {name}: {error}; repair or remove it") from error
 
 
 def _pictures(root: Path) -> Iterator[tuple[str, ...]]:

@@ -11,9 +11,11 @@ import pytest
 import torch
 from commandline import CLASSES, TEST, TRAIN
 
+from scionet.augmentation import Augmentation
 from scionet.cli import main
 from scionet.commands.pictures import Draw
-from scionet.data import Augmentation, ImageExamples, ImageFolder, partition
+from scionet.data import ImageFolder
+from scionet.examples import ImageExamples, partition
 from scionet.network.checkpoint import describe, load_pruned, read_plan
 from scionet.network.running import hash_tensors, state_of
 from scionet.pictures import Preprocessing

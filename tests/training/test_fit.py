@@ -89,10 +89,11 @@ def test_it_is_the_loop_that_everybody_writes(recipe: Recipe) -> None:
     assert not torch.allclose(model[0].weight, before[0].weight, atol=1e-3)  # type: ignore[index, arg-type]
 
 
-def test_parts_of_a_batch_give_the_gradient_of_the_whole() -> None:
+@pytest.mark.parametrize("clip_norm", [None, 0.5])
+def test_parts_of_a_batch_give_the_gradient_of_the_whole(clip_norm: float | None) -> None:
     model, other = plain(), plain()
-    learnt(model, replace(QUICK, clip_norm=0.5))
-    learnt(other, replace(QUICK, clip_norm=0.5), execution=Execution(parts=4))
+    learnt(model, replace(QUICK, clip_norm=clip_norm))
+    learnt(other, replace(QUICK, clip_norm=clip_norm), execution=Execution(parts=4))
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(one, two)
 
@@ -331,6 +332,7 @@ class Notebook(GeneralTracker):
     def __init__(self) -> None:
         super().__init__()
         self.told: list[tuple[int, dict[str, float]]] = []
+        self.finished = False
 
     @property
     def tracker(self) -> None:
@@ -341,6 +343,9 @@ class Notebook(GeneralTracker):
 
     def log(self, values: dict, step: int | None = None, **_: object) -> None:
         self.told.append((step or 0, values))
+
+    def finish(self) -> None:
+        self.finished = True
 
 
 @pytest.fixture
@@ -357,6 +362,7 @@ def test_trackers_are_told(notebook: Notebook) -> None:
     assert [step for step, _ in notebook.told] == [4, 4, 8, 8, 12, 12]
     assert rates == [epoch.validation.rate for epoch in result.history if epoch.validation]
     assert len(losses) == 3 and losses[-1] < losses[0]
+    assert notebook.finished and not machine.trackers
 
 
 def test_progress_is_shown_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
@@ -394,6 +400,7 @@ def test_a_loss_that_is_nan_names_its_step(bad_step: int) -> None:
         ({"state_file": "missing/x.safetensors"}, CheckpointError, "cannot write missing"),
         ({"execution": Execution(precision="fp16")}, InvalidSetting, "fp16"),
         ({"execution": Execution(trackers=("no such",))}, InvalidSetting, "no such"),
+        ({"execution": Execution(trackers=("comet_ml",))}, InvalidSetting, "comet_ml are not installed"),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, dict) else str(value),
 )

@@ -14,8 +14,9 @@ from scionet.commands.options import Finetune
 from scionet.commands.pictures import Draw, PictureRecord, record_of
 from scionet.commands.scoring import percent, score
 from scionet.commands.show import advise, line, table
-from scionet.data import ImageBatches, ImageExamples, ImageFolder, batches, partition
+from scionet.data import ImageBatches, ImageFolder, batches
 from scionet.errors import InvalidSetting
+from scionet.examples import ImageExamples, partition
 from scionet.network.checkpoint import save_tuned
 from scionet.network.processes import world
 from scionet.training.accuracy import Accuracy
@@ -87,7 +88,7 @@ def _state_file(command: Finetune[Any], first: bool) -> Path:
     path = command.out.with_suffix(".training.safetensors")
     if command.restart and first:
         path.unlink(missing_ok=True)
-    elif path.exists():
+    elif path.exists() and first:
         advise(command, f"going on from {path}")
     return path
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any
 
 import torch
@@ -104,7 +105,7 @@ def first_of(batch: Batch, count: int) -> Batch:
 
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and floating-point type of a model: those of its first floating-point parameter or buffer."""
-    for tensor in (*model.parameters(), *model.buffers()):
+    for tensor in chain(model.parameters(), model.buffers()):
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
     return torch.device("cpu"), torch.get_default_dtype()

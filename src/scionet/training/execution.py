@@ -70,6 +70,8 @@ def accelerator_for(execution: Execution) -> "Accelerator":
         made = Accelerator(mixed_precision=wanted, log_with=list(execution.trackers) or None, project_dir=folder)
     except (ValueError, ImportError) as error:
         raise InvalidSetting(f"Accelerate refuses {execution}: {error}") from error
+    if absent := set(execution.trackers) - {str(kind) for kind in made.log_with}:  # Accelerate leaves them out
+        raise InvalidSetting(f"the packages of the trackers {', '.join(sorted(absent))} are not installed")
     if made.mixed_precision == "fp16" and made.device.type == "cpu":  # Accelerate would train in float32 without a word
         raise InvalidSetting("precision 'fp16' needs a GPU; give 'bf16' or 'no'")
     if made.num_processes != world()[1]:

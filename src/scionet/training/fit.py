@@ -86,7 +86,8 @@ def fit(
         optimizer: One of your own instead of the recipe's; learning rates are those of its groups times the schedule.
         callbacks: Told of every step and epoch.
         progress: Whether to show a progress bar on standard error.
-        accelerator: One of your own, for what `execution` does not say (FSDP, DeepSpeed, arguments of DDP).
+        accelerator: One of your own, for what `execution` does not say (FSDP, DeepSpeed, arguments of DDP). Where there
+            is one in this process, give it.
 
     Raises:
         TrainingError: If the data are empty or do not fit, the loss is NaN, or the optimiser is another network's.
@@ -121,7 +122,7 @@ def fit(
             run.go(until)
             return FitResult(tuple(run.history), run.status, run.end())
         finally:
-            learner.close()
+            run.close()
 
 
 def _count(data: Examples, what: str) -> int:
@@ -153,7 +154,7 @@ def _refuse_validation(recipe: Recipe, data: Examples, validation: Examples | No
     if recipe.patience is not None and validation is None:
         raise TrainingError("patience needs validation data; give validation=, apart from training and test data")
     if validation is data:
-        raise TrainingError("the validation data are the training data; keep some apart (scionet.data.partition)")
+        raise TrainingError("the validation data are the training data; keep some apart (scionet.examples.partition)")
 
 
 def _print_of_first(data: Examples) -> str:

@@ -50,7 +50,7 @@ class Learner:
         self._execution = execution
         if execution.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  missing in torch's annotations
-        self.objective = Objective(recipe, network, teacher)
+        self._objective = Objective(recipe, network, teacher)
         if teacher is not None:
             teacher.to(accelerator.device)
         made = optimisers.build(network, recipe) if optimizer is None else optimizer
@@ -103,7 +103,7 @@ class Learner:
         """Add the gradient of one part of `count`; processes exchange theirs after the last one only."""
         inputs, labels = pair
         with nullcontext() if last else self.accelerator.no_sync(self._wrapped):
-            loss = self.objective(self._wrapped, self._placed(inputs), labels)
+            loss = self._objective(self._wrapped, self._placed(inputs), labels)
             loss = loss / count if count > 1 else loss
             self._backward(loss)
         return loss.detach()
@@ -142,7 +142,7 @@ class Learner:
 
     def close(self) -> None:
         """Let go of hooks."""
-        self.objective.close()
+        self._objective.close()
 
 
 class _Shell(nn.Module):

@@ -115,4 +115,4 @@ def _stacked(read: list[Any]) -> Pair:
         raise TrainingError(f"examples do not make a batch: {reason}; give tensors of equal shapes") from error
     if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
         raise TrainingError(f"a label must be a whole number; given {read[0][1]!r}")
-    return inputs, labels
+    return inputs, labels.long()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate.tracking import GeneralTracker
 from torch import Tensor
 
 from scionet.errors import InvalidSetting, TrainingError
@@ -22,7 +23,7 @@ from scionet.training.learner import Learner
 from scionet.training.loading import Examples, Pair, load
 from scionet.training.order import Order
 from scionet.training.randomness import reseed
-from scionet.training.state import Epoch, TrainingState, load_state, refuse_differences, save_state
+from scionet.training.state import Epoch, TrainingState, best_epoch, load_state, refuse_differences, save_state
 from scionet.writing import clear_leftovers
 
 LOOK_STEPS = 50
@@ -58,6 +59,7 @@ class Run:
         self._total = learner.recipe.steps(order.steps_per_epoch)
         self._losses, self._recent = 0.0, list[Tensor]()
         self._best: dict[str, Tensor] = {}
+        self._trackers: list[GeneralTracker] = []
         self.step, self.history = 0, list[Epoch]()
 
     def begin(self, start: TrainingState | None) -> None:
@@ -115,25 +117,29 @@ class Run:
             overwrite(self._learner.network, average.tensors)
         return state
 
+    def close(self) -> None:
+        """Let go of hooks, and finish the trackers that were begun here."""
+        self._learner.close()
+        for tracker in self._trackers:
+            tracker.finish()
+        if self._trackers:
+            self._learner.accelerator.trackers = []
+
     @property
     def status(self) -> str:
         """Whether the training is finished, for a person to read."""
-        epochs = f"{self.step:,} of {self._total:,} steps, epoch {len(self.history)}"
+        reached = f"{self.step:,} of {self._total:,} steps, epoch {len(self.history)}"
         if self.step == self._total:
-            return f"finished: {epochs}"
-        return f"stopped early: {epochs}, best in epoch {self._best_epoch}" if self._exhausted else f"paused: {epochs}"
-
-    @property
-    def _best_epoch(self) -> int:
-        """Number of the epoch of the best validation accuracy, the first of equals; 0 if there is none."""
-        rates = [(epoch.validation.rate, -epoch.number) for epoch in self.history if epoch.validation is not None]
-        return -max(rates)[1] if rates else 0
+            return f"finished: {reached}"
+        if self._exhausted:
+            return f"stopped early: {reached}, best in epoch {best_epoch(self.history)}"
+        return f"paused: {reached}"
 
     @property
     def _exhausted(self) -> bool:
         """Whether patience is."""
         patience = self._learner.recipe.patience
-        return patience is not None and len(self.history) - self._best_epoch >= patience
+        return patience is not None and len(self.history) - best_epoch(self.history) >= patience
 
     def _batches(self, stop: int) -> Iterator[list[Pair]]:
         """This process' share of each step's batch, in parts."""
@@ -191,7 +197,7 @@ class Run:
         epoch = Epoch(len(self.history) + 1, self.step, self._losses / steps, self._rate_now, validation)
         self.history.append(epoch)
         self._losses = 0.0
-        if self._learner.recipe.patience is not None and self._best_epoch == epoch.number:
+        if self._learner.recipe.patience is not None and best_epoch(self.history) == epoch.number:
             self._best = copies(self._weights)
         if validation is not None:
             self._learner.accelerator.log({"validation_accuracy": validation.rate}, step=self.step)
@@ -256,3 +262,4 @@ class Run:
         machine = self._learner.accelerator
         if machine.log_with and not machine.trackers:
             machine.init_trackers("scionet")
+            self._trackers = machine.trackers

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,12 @@ class Epoch:
     loss: float
     learning_rate: float
     validation: Accuracy | None = None
+
+
+def best_epoch(history: Sequence[Epoch]) -> int:
+    """Number of the epoch of the best validation accuracy, the first of equals; 0 if none was measured."""
+    rates = [(epoch.validation.rate, -epoch.number) for epoch in history if epoch.validation is not None]
+    return -max(rates)[1] if rates else 0
 
 
 @dataclass(frozen=True, eq=False)
