@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scionet.budget.limits import Budget
+    from scionet.coreset import select_examples
     from scionet.errors import PruneError
     from scionet.features import GreedySelector
     from scionet.network.checkpoint import load_pruned, save_pruned
@@ -33,6 +34,7 @@ _HOMES = {
     "load_pruned": "scionet.network.checkpoint",
     "prune": "scionet.pruning",
     "save_pruned": "scionet.network.checkpoint",
+    "select_examples": "scionet.coreset",
     "verify": "scionet.network.surgery",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "load_pruned",
     "prune",
     "save_pruned",
+    "select_examples",
     "verify",
 ]
 

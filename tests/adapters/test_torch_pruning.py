@@ -1,11 +1,10 @@
 """Our order inside the pruners of Torch-Pruning."""
 
 import copy
-import re
-from pathlib import Path
 
 import pytest
 import torch
+from pages import code_of
 from subjects import SUBJECTS
 
 from scionet.adapters.torch_pruning import GreedyImportance
@@ -64,12 +63,10 @@ def test_the_pruner_makes_the_network_that_our_order_keeps(name, across):
 
 
 def test_the_lines_of_the_page_work_as_they_stand():
-    page = Path(__file__).parents[2].joinpath("docs", "torch_pruning.md").read_text()
-    [code] = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
     subject = SUBJECTS["residual"]
     names = {"model": subject.network(), "batches": subject.batches(), "example_inputs": subject.example()}
     before = measure(names["model"], subject.example()).macs
-    exec(code, names)
+    exec(code_of("torch_pruning.md"), names)
     assert measure(names["model"], subject.example()).macs < 0.6 * before
 
 
