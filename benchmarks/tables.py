@@ -1,16 +1,13 @@
-"""Write every generated figure of README.md and docs/benchmarks.md from the records under benchmarks/results.
+"""Write every generated figure of README.md and docs from the records under benchmarks/results.
 
 python benchmarks/tables.py
 """
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import latency_tables
-import matplotlib
-from matplotlib.figure import Figure
+from sections import write_sections
 
 from scionet.bench.pairs import pairs
 from scionet.bench.record import RunRecord, load_all
@@ -48,9 +45,7 @@ def main() -> None:
     replace_between(page, "speed", _speed())
     latencies = [json.loads(path.read_text()) for path in sorted((RESULTS / "latency").glob("*.json"))]
     replace_between(page, "latency", latency_tables.to_markdown(latencies))
-    theory = json.loads((RESULTS / "theory" / "resnet20.json").read_text())["curves"]
-    replace_between(page, "theory", _theory(theory))
-    _draw_theory(theory, ROOT / "docs" / "theory.svg")
+    write_sections(RESULTS, ROOT / "docs")
     (RESULTS / "untrained.csv").write_text(to_csv(summarise(records)))
     complete = {record.spec.network for record in records if record.spec.method == HEADLINE[0]}
     shown = [record for record in records if record.spec.network in complete]
@@ -76,35 +71,6 @@ def _pairs(records: tuple[RunRecord, ...]) -> str:
             ahead = f"**{pair.ahead:+.2f}**" if pair.certain else f"{pair.ahead:+.2f}"
             lines.append(f"| {pair.network} | {pair.budget} | {pair.other} | {ahead} | {interval} | {pair.runs} |")
     return "\n".join(lines)
-
-
-def _theory(curves: Mapping[str, Mapping[str, Any]]) -> str:
-    names = [name for name in next(iter(curves.values())) if name != "gamma"]
-    lines = [f"| site | kept | {' | '.join(names)} |", f"| :-- | --: |{' --: |' * len(names)}"]
-    for site, rows in curves.items():
-        size = len(rows["greedy"])
-        for kept in (size // 8, size // 4, size // 2, 3 * size // 4):
-            errors = " | ".join(f"{rows[name][kept - 1]:.4f}" for name in names)
-            lines.append(f"| {site} | {kept} of {size} | {errors} |")
-    return "\n".join(lines)
-
-
-def _draw_theory(curves: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    look = {
-        "random": {"color": "#cc79a7", "linestyle": ":"},
-        "distributed": {"color": "#009e73", "linestyle": "--"},
-        "stochastic": {"color": "#d55e00", "linestyle": "-."},
-        "greedy": {"color": "#0072b2", "linewidth": 2.2},
-        "least possible": {"color": "#000000", "linewidth": 0.9},
-    }
-    with matplotlib.rc_context({"svg.hashsalt": "scionet", "svg.fonttype": "none", "font.size": 9}):
-        figure = Figure(figsize=(9.6, 3.2), layout="constrained", facecolor="white")
-        for axes, (site, rows) in zip(figure.subplots(1, len(curves)), curves.items(), strict=True):
-            for name, style in look.items():
-                axes.semilogy(range(1, len(rows[name])), rows[name][:-1], label=name, **style)
-            axes.set(title=site, xlabel="units kept", ylabel="relative error of the consumer")
-        figure.axes[0].legend(frameon=False)
-        figure.savefig(path, metadata={"Date": None})
 
 
 def _speed() -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scionet.budget.limits import Budget
     from scionet.carryover import cut_optimizer_, cut_state
+    from scionet.coreset import select_examples
     from scionet.errors import PruneError
     from scionet.features import GreedySelector
     from scionet.network.checkpoint import load_pruned, save_pruned, save_tuned
@@ -43,6 +44,7 @@ _HOMES = {
     "prune_each": "scionet.pruning",
     "save_pruned": "scionet.network.checkpoint",
     "save_tuned": "scionet.network.checkpoint",
+    "select_examples": "scionet.coreset",
     "verify": "scionet.network.surgery",
 }
 
@@ -70,6 +72,7 @@ __all__ = [
     "prune_each",
     "save_pruned",
     "save_tuned",
+    "select_examples",
     "verify",
 ]
 

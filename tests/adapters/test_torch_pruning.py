@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from pages import code_of
 from subjects import SUBJECTS
 
 from scionet.adapters.torch_pruning import GreedyImportance
@@ -13,7 +14,9 @@ from scionet.methods.fitting import Fitting
 from scionet.methods.registry import build
 from scionet.methods.widths import Allocator
 from scionet.network.discover import discover
+from scionet.network.plan import Choice, Plan
 from scionet.network.running import call, state_of
+from scionet.network.surgery import cut
 from scionet.progress import silent
 from scionet.seeds import seeded
 
@@ -31,30 +34,41 @@ def paths(model, subject):
     return sites, {view.site.name: path for view, _, path in allocator.surveyed(allocator.inputs, {})}
 
 
+def cut_at_the_widths_of(pruned, dense, sites, orders):
+    """The dense network cut by ourselves: as wide as the pruned one, each site with the first units of its path."""
+    choices = []
+    for name, site in sites.items():
+        slot = site.slot(site.producers[0], 0)
+        width = state_of(pruned)[slot.tensor].shape[0] // slot.index.shape[1]
+        choices.append(Choice(name, site.width, tuple(sorted(orders[name].order[:width])), (1.0,) * width))
+    return cut(dense, Plan(tuple(choices), dense_hash=sites.dense_hash), sites)
+
+
 @pytest.mark.parametrize("name", ["residual", "mlp", "flattened"])
-def test_the_pruner_keeps_the_beginning_of_each_greedy_path(name):
+@pytest.mark.parametrize("across", [False, True])
+def test_the_pruner_makes_the_network_that_our_order_keeps(name, across):
     subject = SUBJECTS[name]
     model = subject.network()
     dense = copy.deepcopy(model)
     sites, orders = paths(model, subject)
     importance = GreedyImportance(model, subject.batches(), subject.example())
-    tp.pruner.BasePruner(model, subject.example(), importance=importance, pruning_ratio=0.5).step()
-    before, after = state_of(dense), state_of(model)
-    for site in sites.values():
-        producer = site.producers[0]
-        kept = orders[site.name].order[: after[producer].shape[0]]
-        assert 0 < len(kept) < site.width
-        index = torch.from_numpy(site.slot(producer, 0).index[sorted(kept)].ravel())
-        expected, found = before[producer].detach()[index], after[producer].detach()
-        # inputs of this layer may be cut too: compare what does not depend on them
-        assert len(expected) == len(found)
-        if expected.shape == found.shape:
-            torch.testing.assert_close(found, expected)
-        bias = producer.removesuffix("weight") + "bias"
-        if bias in before:
-            torch.testing.assert_close(after[bias].detach(), before[bias].detach()[index])
+    tp.pruner.BasePruner(
+        model, subject.example(), importance=importance, pruning_ratio=0.5, global_pruning=across
+    ).step()
+    expected = state_of(cut_at_the_widths_of(model, dense, sites, orders))
+    found = state_of(model)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[tensor], expected[tensor]) for tensor in expected)
     assert measure(model, subject.example()).macs < measure(dense, subject.example()).macs
     assert call(model, subject.example()).shape == call(dense, subject.example()).shape
+
+
+def test_the_lines_of_the_page_work_as_they_stand():
+    subject = SUBJECTS["residual"]
+    names = {"model": subject.network(), "batches": subject.batches(), "example_inputs": subject.example()}
+    before = measure(names["model"], subject.example()).macs
+    exec(code_of("torch_pruning.md"), names)
+    assert measure(names["model"], subject.example()).macs < 0.6 * before
 
 
 def test_several_steps_look_again_and_ranking_over_all_layers_works():

@@ -2,9 +2,10 @@
 
 import torch
 
-from scionet.bench.contest import CONTESTANTS, FORWARD, LOSS, Arena, outcome
+from scionet.bench.contest import CONTESTANTS, FORWARD, LOSS, Arena, Contestant, outcome
 from scionet.bench.record import RunRecord, load, save
 from scionet.budget.costs import measure
+from scionet.methods.registry import build
 from scionet.resnets import digits_cnn
 from scionet.training.accuracy import accuracy
 
@@ -32,6 +33,17 @@ def test_a_run_records_what_came_out(tmp_path):
         assert abs(site.curve[-1][1] + choice.values[-1]) < 1e-5
     assert record.plan_hash == run.result.plan.identity and record.spec.seed == 3
     assert load(save(record, tmp_path)) == RunRecord.from_json(record.to_json())
+
+
+def test_a_contestant_may_be_a_method_of_ones_own():
+    place, settings = arena(), {"refit": True, "allocation": "uniform"}
+    images = [images for images, _ in place.test]
+    own, named = (
+        place.run(Contestant("l1", method, given), images, "macs<=60%", seed=3).record
+        for method, given in ((build("l1", **settings), {}), ("l1", settings))
+    )
+    assert own.plan_hash == named.plan_hash
+    assert own.spec == named.spec
 
 
 def test_contestants_differ_and_only_the_task_loss_asks_for_labels():

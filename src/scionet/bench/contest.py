@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from scionet.bench.provenance import Provenance
 from scionet.bench.record import Outcome, RunRecord, RunSpec, SiteRecord, thin
 from scionet.budget.costs import Cost
+from scionet.methods.contract import Method
 from scionet.network.plan import Choice
 from scionet.network.running import Batch
 from scionet.pruning import PruneResult, prune_each
@@ -26,13 +27,13 @@ class Contestant:
 
     Attributes:
         label: Name in tables; a refit is set off by " + ".
-        method: Registry name.
+        method: Registry name, or the method itself, which carries its own settings.
         settings: The method's settings.
         summary: What it does, in one line.
     """
 
     label: str
-    method: str
+    method: str | Method
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
     summary: str = ""
 

@@ -55,7 +55,7 @@ class _Recorder(TorchDispatchMode):
             if varies:
                 raise RuntimeError(f"{func} takes a number out of a tensor: control flow that depends on the data")
             return out
-        node = self._call(func, *given, varies)
+        node = self._call(func, given[0], given[1], varies)
         if isinstance(out, Tensor):
             self._keep(out, node)
         for place, tensor in enumerate(out if isinstance(out, tuple | list) else ()):
