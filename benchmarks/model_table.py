@@ -28,14 +28,15 @@ MODELS = {
     "squeezenet1_1 mobilenet_v2 mobilenet_v3_small mnasnet1_0 efficientnet_b0 efficientnet_v2_s regnet_y_400mf "
     "shufflenet_v2_x1_0 convnext_tiny vit_b_16 swin_t",
     "timm": "efficientnet_lite0 tf_efficientnet_lite0 resnet50d res2net50_26w_4s hrnet_w18_small dla34 repvgg_a0 "
-    "ghostnet_100 cspresnet50 nf_resnet50 vit_tiny_patch16_224 mixer_s32_224 convnextv2_atto mobilevit_xxs",
+    "ghostnet_100 cspresnet50 nf_resnet50 vit_tiny_patch16_224 deit3_small_patch16_224 beit_base_patch16_224 "
+    "swin_tiny_patch4_window7_224 visformer_tiny levit_128s mixer_s32_224 convnextv2_atto mobilevit_xxs",
 }
 INTRODUCTION = """# Which networks can be pruned, and where
 
 Made by `python benchmarks/model_table.py` from networks with random weights; do not edit by hand.
 
-*Sites* are sets of channels that can be removed (see [the design](design.md)); *smallest* is the share of MACs that is
-left with one unit in each of them. *Left whole* are the channels that `discover` refuses to touch, by the operation
+*Sites* are sets of channels or attention heads that can be removed (see [the design](design.md)); *smallest* is the share
+of MACs that is left with one unit in each of them. *Left whole* are the channels that `discover` refuses, by the operation
 that forbids it, with the number of such places (just the operations, where nothing is left to prune); each refusal also
 names its module and says what to do. The output of the network always stays whole. *Time* is that of `discover` on one
 picture, in forward passes of the same network.
@@ -85,23 +86,23 @@ def row(name: str) -> Row:
     x = torch.randn(1, 3, pixels, pixels)
     forward = min(_forward_seconds(model, x) for _ in range(3))
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    start = time.perf_counter()
+    start = time.process_time()
     try:
         sites = discover(model, x)
     except UnsupportedModel as error:
         operations = re.findall(r": (\w+) in ", str(error))
-        return Row(name, parameters, 0, 1.0, tuple(operations), (time.perf_counter() - start) / forward)
-    passes = (time.perf_counter() - start) / forward
+        return Row(name, parameters, 0, 1.0, tuple(operations), (time.process_time() - start) / forward)
+    passes = (time.process_time() - start) / forward
     costs = CostModel(sites)
     smallest = costs.cost(dict.fromkeys(sites, 1)).macs / costs.dense.macs
     return Row(name, parameters, len(sites), smallest, tuple(r.operation for r in sites.refused), passes)
 
 
 def _forward_seconds(model: nn.Module, x: Tensor) -> float:
-    start = time.perf_counter()
+    start = time.process_time()
     with torch.no_grad():
         model(x)
-    return time.perf_counter() - start
+    return time.process_time() - start
 
 
 if __name__ == "__main__":

@@ -121,7 +121,9 @@ def examples_table(runs: Path) -> str:
     rows = {row.method: row for row in summarise(load_all(runs))}
 
     def cell(way: str, size: int) -> str:
-        row, random = rows[label(way, size)], rows[label("random", size)]
+        row, random = rows.get(label(way, size)), rows.get(label("random", size))
+        if row is None or random is None:
+            return "–"
         return _accuracy(row) + ("" if row is random else f" ({_paired(row, random).text(2)})")
 
     lines = [[way, *(cell(way, size) for size in SIZES)] for way in CHOICES]

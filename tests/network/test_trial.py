@@ -1,12 +1,15 @@
 """Trial cuts: what only shows when a network is really cut is refused."""
 
 from typing import Any
+from weakref import WeakSet
 
+import pytest
 import torch
 from small import Net, conv, image, pooled
 from torch import Tensor, nn
 from torch.nn import functional
 
+from scionet.errors import UnsupportedModel
 from scionet.network.discover import discover
 
 relu = functional.relu
@@ -38,4 +41,30 @@ def test_a_branch_that_is_switched_off_is_tried_all_the_same() -> None:
     nn.init.zeros_(model.get_parameter("norm.weight"))
     sites = discover(model, image())
     assert list(sites) == ["stem"]
+    assert list(sites.consumers) == ["head.weight"]
     assert "differs from the masked one" in next(r.advice for r in sites.refused if r.site == "a")
+
+
+def test_copies_that_failed_are_let_go() -> None:
+    """Errors know the frames that they went through, and these the copy: of a large network none may be kept."""
+    alive, most = WeakSet[nn.Module](), 0
+
+    class Watched(nn.Module):
+        def __new__(cls, *_: object) -> "Watched":
+            alive.add(made := super().__new__(cls))
+            return made
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = (nn.ModuleList(nn.Linear(8, 8) for _ in range(6)) for _ in range(2))
+
+        def forward(self, x: Tensor) -> Tensor:
+            nonlocal most
+            most = max(most, len(alive))
+            for first, second in zip(self.first, self.second, strict=True):
+                x = second(relu(first(x)).view(-1, 8)) + x
+            return x
+
+    with pytest.raises(UnsupportedModel, match="trial cut"):
+        discover(Watched(), torch.randn(2, 8))
+    assert most <= 3

@@ -164,7 +164,7 @@ class _Assembly:
         if not site.consumers:
             return Refusal(site.name, "no consumer", site.name, "no convolution or linear map reads its channels")
         if site.width < 2:
-            return Refusal(site.name, "one unit", site.name, "there is nothing to choose")
+            return Refusal(site.name, "one unit", site.name, "its channels can only go all together")
         return None
 
     def operation(self, made: Contraction, sites: Iterable[Site], examples: int) -> Operation:

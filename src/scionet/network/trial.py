@@ -16,7 +16,7 @@ _SILENT = 1e-3
 
 def proved(model: nn.Module, sites: Sites, batch: Batch) -> Sites:
     """The sites that survive a trial cut, all together; the others as refusals with the error they gave."""
-    failed: dict[str, Exception] = {}
+    failed: dict[str, str] = {}
     lively = _without_silent_parameters(model)
 
     def grown(kept: list[str], names: list[str]) -> list[str]:
@@ -62,8 +62,8 @@ def _largest(tensor: Tensor) -> float:
     return max(-float(low), float(high))
 
 
-def _trial_error(model: nn.Module, sites: Sites, names: list[str], batch: Batch) -> Exception | None:
-    """The error of cutting about a third of the units of the named sites, if there is one."""
+def _trial_error(model: nn.Module, sites: Sites, names: list[str], batch: Batch) -> str | None:
+    """What went wrong in cutting about a third of the units of the named sites, if anything did."""
     choices = []
     for name in names:
         kept = lopsided(sites[name].width)
@@ -72,7 +72,9 @@ def _trial_error(model: nn.Module, sites: Sites, names: list[str], batch: Batch)
     try:
         verify(model, plan, sites, cut(model, plan, sites), batch)
     except Exception as error:  # whatever a stranger's forward raises means: not prunable here
-        return error
+        return next(
+            iter(str(error).strip().splitlines()), type(error).__name__
+        )  # the error itself holds the whole copy
     return None
 
 
@@ -86,9 +88,8 @@ def lopsided(width: int) -> tuple[int, ...]:
     return tuple(unit for unit in range(width) if unit not in gone)
 
 
-def _refusal(site: str, error: Exception) -> Refusal:
-    text = str(error).strip().splitlines()
-    advice = f"a trial cut failed ({text[0][:200] if text else type(error).__name__}); "
+def _refusal(site: str, error: str) -> Refusal:
+    advice = f"a trial cut failed ({error[:200]}); "
     return Refusal(
         site, "trial cut", site, advice + "a size may be written into a forward: take it from the tensor's shape"
     )
