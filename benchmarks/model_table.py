@@ -35,11 +35,11 @@ INTRODUCTION = """# Which networks can be pruned, and where
 
 Made by `python benchmarks/model_table.py` from networks with random weights; do not edit by hand.
 
-*Sites* are sets of channels or attention heads that can be removed (see [the design](design.md)); *smallest* is the share
-of MACs that is left with one unit in each of them. *Left whole* are the channels that `discover` refuses, by the operation
-that forbids it, with the number of such places (just the operations, where nothing is left to prune); each refusal also
-names its module and says what to do. The output of the network always stays whole. *Time* is that of `discover` on one
-picture, in forward passes of the same network.
+*Sites* are sets of channels or attention heads that can be removed (see [the design](design.md)); *smallest* is the
+share of MACs that is left with one unit in each of them. *Left whole* are the channels that `discover` refuses, by the
+operation that forbids it, with the number of such places (just the operations, where nothing is left to prune); each
+refusal also names its module and says what to do. The output of the network always stays whole. *Time* is that of
+`discover` on one picture, in forward passes of the same network.
 
 | network | parameters | sites | smallest | left whole | time |
 | :-- | --: | --: | --: | :-- | --: |
