@@ -24,7 +24,15 @@ from scionet.network.plan import Plan
 from scionet.network.running import call, hash_tensors, state_of
 from scionet.network.sites import Sites
 from scionet.network.surgery import cut, verify
-from scionet.settings import Allocation, CandidateName, ForwardSettings, ObjectiveName, ScoreSettings
+from scionet.settings import (
+    Allocation,
+    CandidateName,
+    ForwardSettings,
+    ImitationName,
+    ObjectiveName,
+    ScoreSettings,
+    ScoringName,
+)
 
 CARDS = "\n".join(card.read_text() for card in Path(__file__).parents[2].joinpath("docs", "methods").glob("*.md"))
 PRINCIPAL = [
@@ -92,6 +100,8 @@ def test_every_score_is_a_method():
         *(("objective", value) for value in get_args(ObjectiveName)),
         *(("candidates", value) for value in get_args(CandidateName)),
         *(("allocation", value) for value in get_args(Allocation)),
+        *(("imitation", value) for value in get_args(ImitationName)),
+        *(("scoring", value) for value in get_args(ScoringName)),
     ],
 )
 def test_every_named_choice_has_a_row_and_stands_in_a_card(setting, value):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from naive import after
 from subjects import SUBJECTS, Subject
 from test_loss import with_gates
 from torch import nn
@@ -12,8 +13,10 @@ from torch import nn
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.contract import SiteView
 from scionet.methods.fitting import Fitting
-from scionet.methods.output import output_term
+from scionet.methods.forward import ForwardRanker
+from scionet.methods.output import OutputImitation, output_term
 from scionet.methods.survey import survey
+from scionet.methods.through import Look
 from scionet.network.discover import discover
 from scionet.selection.terms import Contributions
 from scionet.settings import ForwardSettings
@@ -76,12 +79,91 @@ def test_the_metric_kl_is_the_second_order_term_of_the_divergence():
         assert divergence == pytest.approx(0.5 * step**2 * direction @ gram @ direction, rel=1e-3)
 
 
+def naive_distance(metric: str, dense: torch.Tensor, changed: torch.Tensor) -> float:
+    """Mean divergence, or squared error relative to the dense outputs."""
+    if metric == "squared":
+        return float(((changed - dense) ** 2).sum() / (dense**2).sum())
+    before, after = dense.log_softmax(1), changed.log_softmax(1)
+    return float((before.exp() * (before - after)).sum(1).mean())
+
+
+@pytest.mark.parametrize("metric", ["kl", "squared"])
+@pytest.mark.parametrize(("name", "site"), [("residual", "stem"), ("branched", "side")])
+def test_exact_gains_are_those_of_one_forward_pass_per_candidate(metric, name, site):
+    subject = SUBJECTS[name]
+    view = view_of(subject, site, [*subject.batches(2, 6), subject.batches(1, 3)[0]])
+    other = next(s for s in view.sites if s != site)
+    decided, size = {other: np.where(np.arange(view.sites[other].width) % 2, 1.5, 0.0)}, view.site.width
+    dense = outputs(view, np.ones(size), {})
+    objective = OutputImitation(replace(view, gates={other: torch.from_numpy(decided[other])}), metric)
+
+    def naive(counts: np.ndarray) -> float:
+        return -naive_distance(metric, dense, outputs(view, size * counts / max(counts.sum(), 1), decided))
+
+    state, counts, everyone = objective.start(), np.zeros(size), np.arange(size)
+    for _ in range(3):
+        assert objective.value(state) == pytest.approx(naive(counts), rel=1e-10)
+        expected = np.array([naive(counts + unit) for unit in np.eye(size)]) - naive(counts)
+        gains = objective.gains(state, everyone)
+        assert gains.argmax() == expected.argmax()
+        assert gains.max() == pytest.approx(expected.max(), rel=1e-9)
+        assert (gains >= expected - 1e-9 * abs(expected)).all()
+        state, counts = objective.commit(state, int(gains.argmax())), counts + np.eye(size)[gains.argmax()]
+
+
+@pytest.mark.parametrize("memory_bytes", [2.0**31, 0.0])
+def test_taylor_gains_are_the_slope_along_each_pick(memory_bytes):
+    subject = SUBJECTS["branched"]
+    view = view_of(subject, "expand", subject.batches(2, 6))
+    size = view.site.width
+    dense = outputs(view, np.ones(size), {})
+    objective = OutputImitation(view, "kl", Look(taylor=True, memory_bytes=memory_bytes))
+    state, counts = objective.start(), np.zeros(size)
+    for unit in (3, 0, 3):
+        state, counts = objective.commit(state, unit), counts + np.eye(size)[unit]
+    step, gates = 1e-6, size * counts / 3
+    for unit, gain in enumerate(objective.gains(state, np.arange(size))):
+        direction = (size * np.eye(size)[unit] - gates) / 4
+        up, down = (outputs(view, gates + sign * step * direction, {}) for sign in (1, -1))
+        slope = (naive_distance("kl", dense, down) - naive_distance("kl", dense, up)) / (2 * step)
+        assert gain == pytest.approx(slope, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_of_local_and_global_imitation_the_better_one_is_kept(refit):
+    taken = set()
+    for name in ("residual", "branched"):
+        subject = SUBJECTS[name]
+        model, batches = subject.network(), subject.batches(2, 12)
+        fitting = Fitting(model, discover(model, subject.example()), ForwardSettings(refit=refit))
+        draw = lambda *_: np.random.default_rng(0)  # noqa: E731
+        for view, _ in survey(fitting, batches, list(fitting.sites), draw, lambda *_: None):
+            chosen, local, through = (
+                ForwardRanker(ForwardSettings(objective="average", refit=refit, imitation=imitation)).rank(
+                    view, view.site.width // 3, np.random.default_rng(0)
+                )
+                for imitation in ("better", "local", "global")
+            )
+            dense = outputs(view, np.ones(view.site.width), {})
+            moved = []
+            for selection in (local, through):
+                with torch.no_grad():
+                    pruned = torch.cat([after(model, dict(view.repaired(selection)))(batch) for batch in batches])
+                moved.append(naive_distance("kl", dense, pruned))
+            assert chosen == (local if moved[0] <= moved[1] else through)
+            taken |= {"same"} if local == through else {"local" if moved[0] <= moved[1] else "global"}
+    assert taken >= {"local", "global"}
+
+
 def test_errors():
     subject = SUBJECTS["residual"]
     with pytest.raises(CalibrationError, match="empty"):
         output_term(view_of(subject, "stem", []), "squared")
+    with pytest.raises(CalibrationError, match="empty"):
+        OutputImitation(view_of(subject, "stem", []), "squared")
     flat = Subject(lambda: nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 1), nn.Flatten(0)), (4,))
-    with pytest.raises(UnsupportedModel, match="choose metric 'squared'"):
-        output_term(view_of(flat, "0", flat.batches(1, 4)), "kl")
+    for kl in (lambda view: output_term(view, "kl"), lambda view: OutputImitation(view, "kl")):
+        with pytest.raises(UnsupportedModel, match="choose metric 'squared'"):
+            kl(view_of(flat, "0", flat.batches(1, 4)))
     with pytest.raises(CalibrationError, match="NaN"):
         output_term(view_of(subject, "stem", [torch.full((2, 2, 5, 5), torch.nan)]), "squared")

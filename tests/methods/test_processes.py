@@ -19,6 +19,7 @@ ROWS = {
     "uniform": ("forward", {"positions": 3, "allocation": "uniform", "objective": "line_search", "refit": False}),
     "l1": ("l1", {"positions": 3, "refit": True, "allocation": "curves"}),
     "loss": ("forward", {"objective": "loss", "refit": False, "repetition": True}),
+    "output": ("forward", {"objective": "average", "imitation": "global", "scoring": "exact", "refit": False}),
 }
 
 
