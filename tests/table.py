@@ -53,7 +53,7 @@ ROWS = (
     _forward("line_search"),
     _forward("line_search", refit=False),
     _forward("least_squares", imitation="global"),
-    _forward("line_search", imitation="global", metric="squared", refit=False),
+    _forward("line_search", imitation="global", metric="squared", scoring="gauss_newton", refit=False),
     _forward("least_squares", imitation="better", allocation="uniform"),
     _forward("average", imitation="better", scoring="exact", refit=False),
     _forward("average", imitation="global", scoring="exact"),

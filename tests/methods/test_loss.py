@@ -74,7 +74,7 @@ def test_gains_are_those_of_one_forward_pass_per_candidate(name, site, picked, b
     assert objective.dense_loss == pytest.approx(naive_loss(model, pairs), rel=1e-12)
     assert objective.value(state) == pytest.approx(naive(counts), rel=1e-12)
     np.testing.assert_allclose(objective.weights(state), width * counts / max(counts.sum(), 1))
-    candidates = np.array([0, 3, 2, 5])
+    candidates = np.array([0, 3, 2, width - 1 if width > 4 else 1])
     expected = np.array([naive(counts + np.eye(width)[unit]) - naive(counts) for unit in candidates])
     found, again = objective.gains(state, candidates), objective.gains(state, candidates)
     np.testing.assert_array_equal(found, again)

@@ -59,19 +59,22 @@ def accelerator_for(execution: Execution) -> "Accelerator":
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
+    from accelerate.tracking import get_available_trackers
+    from accelerate.utils import LoggerType
 
     from scionet.network.processes import world
 
     wanted = execution.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
         AcceleratorState._reset_state()  # the first precision of a process would be its last
+    known, installed = LoggerType.list(), {str(kind) for kind in get_available_trackers()}
+    if absent := sorted(set(execution.trackers) & set(known) - installed - {str(LoggerType.ALL)}):
+        raise InvalidSetting(f"the packages of the trackers {', '.join(absent)} are not installed")
     folder = None if execution.tracking_folder is None else str(execution.tracking_folder)
     try:
         made = Accelerator(mixed_precision=wanted, log_with=list(execution.trackers) or None, project_dir=folder)
     except (ValueError, ImportError) as error:
         raise InvalidSetting(f"Accelerate refuses {execution}: {error}") from error
-    if absent := set(execution.trackers) - {str(kind) for kind in made.log_with}:  # Accelerate leaves them out
-        raise InvalidSetting(f"the packages of the trackers {', '.join(sorted(absent))} are not installed")
     if made.mixed_precision == "fp16" and made.device.type == "cpu":  # Accelerate would train in float32 without a word
         raise InvalidSetting("precision 'fp16' needs a GPU; give 'bf16' or 'no'")
     if made.num_processes != world()[1]:
