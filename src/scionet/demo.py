@@ -11,7 +11,7 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from scionet.bench.contest import CONTESTANTS, FORWARD, LOSS, Arena, outcome
+from scionet.bench.contest import CONTESTANTS, FORWARD, LOSS, Arena, Run, outcome
 from scionet.bench.record import RunRecord, save
 from scionet.bench.report import write_html
 from scionet.bench.summary import summarise
@@ -23,7 +23,6 @@ from scionet.errors import VerificationError
 from scionet.network.checkpoint import load_pruned, save_pruned
 from scionet.network.export import export_onnx
 from scionet.network.running import Batch, call
-from scionet.pruning import PruneResult
 from scionet.resnets import digits_cnn
 from scionet.training.fit import fit
 from scionet.training.recipes import Recipe
@@ -83,22 +82,20 @@ def trained(images: Tensor, labels: Tensor, seed: int, quiet: bool) -> nn.Module
 def _contest(
     arena: Arena, images: Tensor, labels: Tensor, out: Path, seed: int, console: Console
 ) -> Iterator[RunRecord]:
-    """Every method at every budget; each record is saved as soon as it is there."""
+    """Every method at every budget; each record is saved as soon as its method is done."""
     plain = list(images[:CALIBRATION_EXAMPLES].split(256))
     labelled = [(images[:LABELLED_EXAMPLES], labels[:LABELLED_EXAMPLES])]
     shown = (FORWARD, *(c for c in CONTESTANTS if c.label in SHOWN), QUICK_LOSS)
-    runs = [(contestant, budget) for contestant in shown for budget in BUDGETS]
-    for contestant, budget in track(runs, "prune", console=console):
-        done = arena.run(contestant, labelled if contestant is QUICK_LOSS else plain, budget, seed)
-        record = done.record
-        if contestant is FORWARD:
-            record = _used(arena, done.result, record, out, console)
-        save(record, out / "records")
-        yield record
+    for contestant in track(shown, "prune", console=console):
+        for done in arena.run_each(contestant, labelled if contestant is QUICK_LOSS else plain, BUDGETS, seed):
+            record = _used(arena, done, out, console) if contestant is FORWARD else done.record
+            save(record, out / "records")
+            yield record
 
 
-def _used(arena: Arena, result: PruneResult, record: RunRecord, out: Path, console: Console) -> RunRecord:
+def _used(arena: Arena, done: Run, out: Path, console: Console) -> RunRecord:
     """What a user does next: save, load into a fresh network, export, time. The record with the times."""
+    result, record = done.result, done.record
     stem = f"digits-{record.spec.budget.removeprefix('macs<=').removesuffix('%')}"
     path = save_pruned(
         out / f"{stem}.safetensors",
