@@ -39,7 +39,7 @@ BUDGETS = ("macs<=70%", "macs<=50%", "macs<=30%")
 QUICK_LOSS = replace(LOSS, settings={**LOSS.settings, "candidates": "stochastic"})
 RECIPE = Recipe(epochs=15, batch_size=64, learning_rate=0.1, weight_decay=5e-4, warmup_epochs=4.5)
 CALIBRATION_EXAMPLES = 1024
-LABELLED_EXAMPLES = 128
+LABELLED_EXAMPLES = 64
 """The task loss is evaluated for every candidate: it gets fewer examples."""
 
 
