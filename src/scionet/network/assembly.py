@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor, nn
 
 from scionet.network.running import hash_tensors, state_of
@@ -213,6 +211,9 @@ def _components(trace: Trace, count: int) -> IntArray:
     """The component of every label."""
     none = torch.zeros(0, dtype=torch.long)
     first, second = (torch.cat([none, *(edge[side] for edge in trace.edges)]).numpy() for side in (0, 1))
+    from scipy.sparse import coo_array  # slow to import
+    from scipy.sparse.csgraph import connected_components
+
     graph = coo_array((np.ones(len(first), dtype=bool), (first, second)), shape=(count, count))
     return connected_components(graph, directed=False)[1].astype(np.int64)
 

@@ -1,13 +1,14 @@
 """Ridge regression from second moments, robust where inputs depend on each other."""
 
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
 import numpy as np
-from scipy.linalg import cho_solve, get_lapack_funcs
 
 from scionet.errors import InvalidSetting
 from scionet.selection.objective import FloatArray, IntArray
 from scionet.selection.terms import Term
-
-_potrf, _pstrf = get_lapack_funcs(("potrf", "pstrf"), dtype=np.float64)
 
 SPANNED = 1e-10
 """An input of which less than this fraction of its mean square is left is spanned by the inputs before it."""
@@ -102,6 +103,8 @@ def refit(xx: FloatArray, xy: FloatArray, columns: IntArray, ridge: float = 1e-6
     moments = xx[np.ix_(columns, columns)]
     moments[np.diag_indices_from(moments)] += _ridge_of(xx, ridge)
     pivots, factor = _factorise(moments, np.diag(moments))
+    from scipy.linalg import cho_solve  # half of the time that importing scionet would take
+
     used = columns[pivots]
     weight[:, used] = cho_solve((factor, True), xy[used]).T
     return weight
@@ -130,13 +133,22 @@ def _factorise(moments: FloatArray, scale: FloatArray) -> tuple[IntArray, FloatA
     """
     root = np.sqrt(np.where(scale > 0, scale, 1.0))
     unit = moments / root[:, None] / root
-    factor, failed = _potrf(unit, lower=True, clean=True)
+    potrf, pstrf = _lapack()
+    factor, failed = potrf(unit, lower=True, clean=True)
     if not failed and np.all(np.diag(factor) ** 2 > SPANNED):
         return np.arange(len(root)), root[:, None] * factor
-    factor, order, rank, _ = _pstrf(unit, tol=SPANNED, lower=True)
+    factor, order, rank, _ = pstrf(unit, tol=SPANNED, lower=True)
     rank = np.count_nonzero(np.diag(factor)[:rank] ** 2 > SPANNED)  # LAPACK does not hold the first against tol
     pivots = order[:rank].astype(np.int64) - 1
     return pivots, root[pivots, None] * np.tril(factor[:rank, :rank])
+
+
+@cache
+def _lapack() -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Cholesky factorisations in float64, without and with pivots."""
+    from scipy.linalg import get_lapack_funcs
+
+    return tuple(get_lapack_funcs(("potrf", "pstrf"), dtype=np.float64))
 
 
 def _solve_lower(factor: FloatArray, right: FloatArray) -> FloatArray:
