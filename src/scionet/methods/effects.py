@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.network.gates import call_with
+from scionet.network.forks import forked
 from scionet.network.processes import everywhere, summed
 from scionet.network.running import Batch, call, place_of, tensors_of, to_model, undisturbed
+from scionet.progress import Progress, silent
 from scionet.selection.objective import FloatArray
 from scionet.settings import MetricName
 
@@ -85,12 +86,23 @@ class Gauge:
         Raises:
             CalibrationError: If the output becomes NaN or infinite.
         """
-        total = 0.0
-        with undisturbed(self.model):
-            for batch, dense in zip(self.inputs, self.outputs, strict=True):
-                total += float(distances(call_with(self.model, tensors, batch), dense, self.metric).sum())
-        distance = self._summed(total)
-        if not np.isfinite(distance):
+        return float(self.effects([tensors])[0])
+
+    def effects(self, changes: Sequence[Mapping[str, Tensor]], progress: Progress = silent) -> FloatArray:
+        """How far the output moves with each of the `changes`, shape ``(changes,)``; see `effect`.
+
+        Raises:
+            CalibrationError: If the output becomes NaN or infinite.
+        """
+        total = torch.zeros(len(changes), dtype=torch.float64, device=place_of(self.model)[0])
+        for number, batch in enumerate(self.inputs):
+            progress("measure", number, len(self.inputs))
+            dense = self.outputs[number]
+            for outputs in forked(self.model, changes, batch):
+                here, dense = dense[: len(outputs[0])], dense[len(outputs[0]) :]
+                total += torch.stack([distances(output, here, self.metric).sum() for output in outputs])
+        distance = summed(total).cpu().numpy()
+        if not np.isfinite(distance).all():
             raise CalibrationError("the pruned network gives NaN or infinite outputs; check the calibration data")
         return distance / self.n_examples / self.unit
 

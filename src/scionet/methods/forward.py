@@ -123,7 +123,8 @@ def _better(view: SiteView, metric: MetricName | None, local: Selection, through
     if (local.kept, local.weights) == (through.kept, through.weights):
         return local
     gauge = Gauge.of(view.model, view.batches, metric)
-    return min(local, through, key=lambda selection: gauge.effect(view.repaired(selection)))
+    by_local, by_network = gauge.effects([view.repaired(local), view.repaired(through)])
+    return local if by_local <= by_network else through
 
 
 def _within(objective: Objective[Any], tolerance: float) -> Callable[[float], bool]:

@@ -135,13 +135,17 @@ class Allocator:
 
     def effect_curves(self, gauge: Gauge, batches: Iterable[Any], paths: dict[str, Selection]) -> dict[str, FloatArray]:
         """Per site the effect on the network's output for each number of kept units, 0 to N; keeps `paths`."""
-        curves = {}
+        errors: dict[str, FloatArray] = {}
+        changes: dict[str, Mapping[str, Tensor]] = {}
         for view, moments, path in self.surveyed(batches, paths):
-            errors = error_curve(path, view.site.width)
-            width = measured_width(errors)
-            effect = gauge.effect(self.pruned_alone(view, moments, path, width))
-            curves[view.site.name] = effect_curve(errors, width, effect)
-        return curves
+            name = view.site.name
+            errors[name] = error_curve(path, view.site.width)
+            changes[name] = self.pruned_alone(view, moments, path, measured_width(errors[name]))
+        effects = gauge.effects([*changes.values()], self.progress)
+        return {
+            name: effect_curve(errors[name], measured_width(errors[name]), float(effect))
+            for name, effect in zip(errors, effects, strict=True)
+        }
 
     def surveyed(
         self, batches: Iterable[Any], paths: dict[str, Selection]
