@@ -4,7 +4,7 @@ A gate z = 1 multiplies what a unit gives to every consumer. The derivative of t
 theta * dL/dtheta over the weights that it multiplies, so one backward pass per batch scores all units of all sites.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,7 +95,7 @@ def snip(slopes: Slopes) -> tuple[Tensor, float]:
 
 
 def saliencies(saliency: Saliency, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
-    """The absolute mean over batches, per site of shape ``(width,)``.
+    """The absolute mean over batches of all processes, in eval mode; per site of shape ``(width,)``.
 
     Raises:
         CalibrationError: If batches are no pairs of inputs and class indices that fit, if there are none, or if the
@@ -103,10 +103,11 @@ def saliencies(saliency: Saliency, model: nn.Module, sites: Sites, batches: Iter
         UnsupportedModel: If the network runs without gradients.
     """
     total = torch.zeros(sum(site.width for site in sites.values()) + 1, dtype=torch.float64, device=place_of(model)[0])
-    for slopes in batch_slopes(model, sites, batches):
-        value, weight = saliency(slopes)
-        total[:-1] += value
-        total[-1] += weight
+    with undisturbed(model):
+        for batch in batches:
+            value, weight = saliency(slopes_of(model, sites, batch))
+            total[:-1] += value
+            total[-1] += weight
     total = summed(total)
     if not total[-1]:
         raise CalibrationError("there are no calibration batches; give at least one pair (inputs, labels)")
@@ -115,23 +116,20 @@ def saliencies(saliency: Saliency, model: nn.Module, sites: Sites, batches: Iter
     return {name: part.cpu().numpy() for name, part in _by_site(score, sites).items()}
 
 
-def batch_slopes(model: nn.Module, sites: Sites, batches: Iterable[Any]) -> Iterator[Slopes]:
-    """Slopes of each batch in the dense network, in eval mode; frozen parameters do not matter.
+def slopes_of(model: nn.Module, sites: Sites, batch: Any) -> Slopes:
+    """Slopes of one batch in the network as it is set; frozen parameters do not matter.
 
     Raises:
-        CalibrationError: If a batch is no pair of inputs and class indices that fit, or its loss is NaN or infinite.
+        CalibrationError: If the batch is no pair of inputs and class indices that fit, or its loss is NaN or infinite.
         UnsupportedModel: If the network runs without gradients.
     """
+    inputs, labels = labelled(batch, model)
     units = sum(site.width for site in sites.values())
-    with undisturbed(model):
-        for batch in batches:
-            inputs, labels = labelled(batch, model)
-            with torch.enable_grad():
-                gates = torch.ones(units, dtype=torch.float64, device=labels.device, requires_grad=True)
-                tensors = gated_tensors(model, sites, _by_site(gates, sites))
-                logits = next(tensors_of(call_with(model, tensors, inputs)))
-                slope = _derivative(cross_entropies(logits, labels).mean(), gates)
-            yield Slopes(slope, len(labels))
+    with torch.enable_grad():
+        gates = torch.ones(units, dtype=torch.float64, device=labels.device, requires_grad=True)
+        tensors = gated_tensors(model, sites, _by_site(gates, sites))
+        logits = next(tensors_of(call_with(model, tensors, inputs)))
+        return Slopes(_derivative(cross_entropies(logits, labels).mean(), gates), len(labels))
 
 
 def _derivative(loss: Tensor, gates: Tensor) -> Tensor:
