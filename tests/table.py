@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from scionet.methods.registry import SCORES
 from scionet.settings import ForwardSettings
 
 
@@ -29,7 +30,7 @@ class Row:
 
     @property
     def uses_labels(self) -> bool:
-        return self.objective == "loss"
+        return self.objective == "loss" or self.method in ("taylor", "snip")
 
     @property
     def is_random(self) -> bool:
@@ -67,7 +68,9 @@ ROWS = (
     _forward("loss", refit=False, fresh_batches=True),
     _forward("loss", refit=False, repetition=True, candidates="stochastic", epsilon=0.5),
     Row("forward", {"objective": "loss", "refit": False, "tolerance": 0.05}, budget=None),
-    *(Row(name, {"refit": refit}) for name in ("random", "l1", "l2", "fpgm", "bn_scale") for refit in (False, True)),
+    *(Row(name, {"refit": refit}) for name in SCORES for refit in (False, True)),
+    *(Row(name, {"refit": True, "allocation": "uniform"}) for name in ("energy", "taylor")),
+    Row("taylor", {"allocation": "measured"}),
     Row("l1", {"recalibrate": True}),
     Row("l1", {"allocation": "curves"}),
     Row("l1", {"allocation": "measured", "metric": "squared"}),

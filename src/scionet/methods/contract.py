@@ -123,6 +123,16 @@ class Ranker(ABC):
         """Whether each selection is the beginning of every larger one, so that one path serves all widths."""
         return False
 
+    def ready(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> "Ranker":
+        """The ranker that walks: this one, or one that knows what is measured once for all sites of the dense network.
+
+        Args:
+            model: The dense network.
+            sites: Its sites.
+            batches: Calibration data, with labels if the ranker uses them; what is given back needs none.
+        """
+        return self
+
     @abstractmethod
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """Take units until `n_units` different ones are kept."""

@@ -36,7 +36,7 @@ class TaskLoss(ThroughNetwork):
             UnsupportedModel: If the network cannot be evaluated for several candidates at once.
         """
         with undisturbed(view.model):  # a data loader takes its seed from torch's generator
-            pairs = [_pair(batch, view.model) for batch in view.batches]
+            pairs = [pair_of(batch, view.model) for batch in view.batches]
             lost = sum(_dense_loss(view.model, inputs, labels) * len(labels) for inputs, labels in pairs)
         super().__init__(view, pairs, cross_entropies, look)
         self.dense_loss = self.mean(lost)
@@ -46,6 +46,17 @@ def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     """Cross-entropy of each example, float64."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return torch.nn.functional.cross_entropy(wide, labels, reduction="none").double()
+
+
+def labelled(batch: Any, model: nn.Module) -> tuple[Batch, Tensor]:
+    """Inputs and labels of a batch on the model's device, known to have a finite loss.
+
+    Raises:
+        CalibrationError: If they have not, or the batch is no such pair.
+    """
+    inputs, labels = pair_of(batch, model)
+    _dense_loss(model, inputs, labels)
+    return inputs, labels
 
 
 def _dense_loss(model: nn.Module, inputs: Batch, labels: Tensor) -> float:
@@ -58,7 +69,7 @@ def _dense_loss(model: nn.Module, inputs: Batch, labels: Tensor) -> float:
     logits = next(tensors_of(outputs))
     if logits.ndim != 2 or len(logits) != len(labels) or labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise CalibrationError(
-            f"objective 'loss' needs outputs (batch, classes) and as many labels of 0..classes-1; given outputs "
+            f"the task loss needs outputs (batch, classes) and as many labels of 0..classes-1; given outputs "
             f"{tuple(logits.shape)} and {len(labels)} labels of {int(labels.min())}..{int(labels.max())}"
         )
     loss = float(cross_entropies(logits, labels).mean())
@@ -89,7 +100,7 @@ def _first_not_finite(model: nn.Module, inputs: Batch) -> str:
     return found[0] if found else "the loss itself"
 
 
-def _pair(batch: Any, model: nn.Module) -> tuple[Batch, Tensor]:
+def pair_of(batch: Any, model: nn.Module) -> tuple[Batch, Tensor]:
     """Inputs and labels on the model's device.
 
     Raises:
@@ -97,8 +108,8 @@ def _pair(batch: Any, model: nn.Module) -> tuple[Batch, Tensor]:
     """
     if isinstance(batch, Mapping) or not isinstance(batch, tuple | list) or len(batch) != 2 or batch[1] is None:
         raise CalibrationError(
-            "objective 'loss' needs labels: give batches as pairs (inputs, labels), or choose a label-free objective "
-            f"such as 'least_squares'; given a {type(batch).__name__} without labels"
+            "the task loss needs labels: give batches as pairs (inputs, labels), or choose a label-free method or "
+            f"objective, such as 'energy' or 'least_squares'; given a {type(batch).__name__} without labels"
         )
     inputs, labels = batch[0], torch.as_tensor(batch[1]).to(place_of(model)[0])
     if labels.ndim != 1 or labels.is_floating_point() or not len(labels):

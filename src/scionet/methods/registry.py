@@ -4,18 +4,23 @@ from dataclasses import fields
 from typing import Any
 
 from scionet.errors import InvalidSetting, unknown
-from scionet.methods import scores
-from scionet.methods.contract import Method
+from scionet.methods import saliency, scores
+from scionet.methods.contract import Method, Ranker
 from scionet.methods.forward import ForwardRanker
+from scionet.methods.saliency import SaliencyRanker
+from scionet.methods.scores import ScoreRanker
 from scionet.methods.sweep import Sweep
 from scionet.settings import ForwardSettings, ScoreSettings, SweepSettings
 
-SCORES = {
-    "random": scores.random,
-    "l1": scores.l1,
-    "l2": scores.l2,
-    "fpgm": scores.fpgm,
-    "bn_scale": scores.bn_scale,
+SCORES: dict[str, Ranker] = {
+    "random": ScoreRanker(scores.random),
+    "l1": ScoreRanker(scores.l1),
+    "l2": ScoreRanker(scores.l2),
+    "fpgm": ScoreRanker(scores.fpgm),
+    "bn_scale": ScoreRanker(scores.bn_scale),
+    "energy": ScoreRanker(scores.energy, from_moments=True),
+    "taylor": SaliencyRanker(saliency.taylor),
+    "snip": SaliencyRanker(saliency.snip),
 }
 METHODS: dict[str, type[SweepSettings]] = {"forward": ForwardSettings, **dict.fromkeys(SCORES, ScoreSettings)}
 """Settings of each method."""
@@ -39,4 +44,4 @@ def build(name: str, **options: Any) -> Method:
         raise InvalidSetting(f"a setting of method {name!r} has the wrong type ({error}); given {options}") from error
     if isinstance(settings, ForwardSettings):
         return Sweep(name, settings, ForwardRanker(settings))
-    return Sweep(name, settings, scores.ScoreRanker(SCORES[name]))
+    return Sweep(name, settings, SCORES[name])

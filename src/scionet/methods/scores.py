@@ -15,6 +15,7 @@ from scionet.methods.contract import Ranker, SiteView
 from scionet.network.running import state_of
 from scionet.selection.greedy import Selection, Status, replay
 from scionet.selection.quadratic import LeastSquares
+from scionet.selection.terms import Contributions
 
 FloatArray = NDArray[np.float64]
 Score = Callable[[SiteView, np.random.Generator], FloatArray]
@@ -22,9 +23,20 @@ Score = Callable[[SiteView, np.random.Generator], FloatArray]
 
 @dataclass(frozen=True)
 class ScoreRanker(Ranker):
-    """Takes units by descending score; ties go to the lowest index."""
+    """Takes units by descending score; ties go to the lowest index.
+
+    Attributes:
+        score: Says how much each unit is worth.
+        from_moments: Whether it looks at `SiteView.terms`.
+    """
 
     score: Score
+    from_moments: bool = False
+
+    @property
+    def uses_moments(self) -> bool:
+        """Whether the score does."""
+        return self.from_moments
 
     @property
     def nested(self) -> bool:
@@ -98,3 +110,12 @@ def bn_scale(view: SiteView, rng: np.random.Generator) -> FloatArray:
             index = torch.from_numpy(slot.index)
             scales.append(state[slot.tensor].detach().abs().to("cpu", torch.float64)[index].mean(1))
     return torch.stack(scales).mean(0).numpy() if scales else l1(view, rng)
+
+
+def energy(view: SiteView, rng: np.random.Generator) -> FloatArray:
+    """Mean square of what each unit contributes to its consumers' outputs, each relative to the mean square of these.
+
+    The diagonal of the Gram matrix that imitation works with, measured where imitation is: behind what was decided
+    before, in the metric of the consumer's BatchNorm, and about the mean where a refit has an intercept.
+    """
+    return np.maximum(np.diag(Contributions.of(view.terms).gram), 0.0)

@@ -80,7 +80,8 @@ class Sweep(Method):
             raise InvalidSetting(f"the seed must be a whole number from 0 on; given {seed!r}")
         fitting, draw = Fitting(model, sites, self.settings), seeded(seed)
         inputs = _Inputs(batches) if self.uses_labels else batches
-        allocator = Allocator(self.ranker, fitting, inputs, costs or CostModel(sites), draw, progress)
+        ranker = self.ranker.ready(model, sites, batches)
+        allocator = Allocator(ranker, fitting, inputs, costs or CostModel(sites), draw, progress)
         return [_grown(_Task(self, batches, seed, allocator), budget) for budget in budgets]
 
 
@@ -116,7 +117,7 @@ class _Growth:
 
     def __init__(self, task: _Task) -> None:
         self.method, self.batches, self.seed, self.allocator = task.method, task.batches, task.seed, task.allocator
-        self.settings, self.ranker = task.method.settings, task.method.ranker
+        self.settings, self.ranker = task.method.settings, task.allocator.ranker
         self.fitting, self.inputs = task.allocator.fitting, task.allocator.inputs
         self.rng, self.progress = task.allocator.draw, task.allocator.progress
         self.model, self.sites = self.fitting.model, self.fitting.sites
