@@ -56,7 +56,12 @@ _RANKINGS = {
     "l1": ("l1", {}, "Units whose producing weights have the largest L1 norm."),
     "bn_scale": ("bn_scale", {}, "Units with the largest BatchNorm scale."),
 }
-_FPGM = "Units whose producing weights are farthest from all others (geometric median)."
+_CRITERIA = {
+    "l2": "Units whose producing weights have the largest L2 norm.",
+    "fpgm": "Units whose producing weights are farthest from all others (geometric median).",
+    "energy": "Units that contribute most to their consumers' output, each by itself.",
+    "taylor": "Units whose gates have the steepest squared slope of the labelled task loss.",
+}
 _GREEDY = (
     "Greedy: the unit that lowers most the error of the consumer's output after refitting its weights by least "
     "squares; asymmetric targets, shortcut compensation."
@@ -78,7 +83,7 @@ def _contestants() -> Iterator[Contestant]:
                 f"{label} + least squares + curves", method, {**refit, **curves}, text + _FITTED + _SHARED_OUT
             )
             yield _repaired(label, method, text)
-    for label, text in (("l2", "Units whose producing weights have the largest L2 norm."), ("fpgm", _FPGM)):
+    for label, text in _CRITERIA.items():
         yield _repaired(label, label, text)
 
 
