@@ -132,7 +132,7 @@ class Rivalry:
         return RunRecord(
             spec=spec,
             dense=self.dense,
-            pruned=outcome(pruned, measure(pruned, self.example), self.test, bf16=True),
+            pruned=outcome(pruned, measure(pruned, self.example), self.test, bf16=True)[0],
             seconds=seconds,
             sites=(),
             provenance=Provenance.here(datetime.now(UTC).date().isoformat(), command, torch.get_num_threads()),
@@ -173,7 +173,7 @@ def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
     assert task.weights is not None, "only the CIFAR networks"
     load_weights(model, data / task.weights)
     calibration, test = split(task, data / task.archive, seed)
-    dense = outcome(model, measure(model, torch.zeros(2, 3, task.side, task.side)), test, bf16=True)
+    dense = outcome(model, measure(model, torch.zeros(2, 3, task.side, task.side)), test, bf16=True)[0]
     rivalry = Rivalry(task, model, calibration, test, dense, seed)
     for criterion in only:
         for across in (False, True):

@@ -151,7 +151,7 @@ def _prune(
     seed: int,
 ) -> None:
     """Records of whole prunes."""
-    task, dense = TASKS[PUPIL], outcome(model, measure(model, EXAMPLE), test, bf16=True)
+    task, dense = TASKS[PUPIL], outcome(model, measure(model, EXAMPLE), test, bf16=True)[0]
     arena = Arena("selector", task.network, task.dataset, model, EXAMPLE, test, dense, COMMAND, bf16=True)
     for name, ranker in given.items():
         settings = (ForwardSettings if isinstance(ranker, ForwardRanker) else SweepSettings)(allocation="uniform")

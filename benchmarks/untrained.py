@@ -122,7 +122,7 @@ def _records() -> tuple[Any, ...]:
 
 
 def _arena(task: Task, model: nn.Module, example: Tensor, test: Sequence[tuple[Tensor, Tensor]]) -> Arena:
-    dense = outcome(model, measure(model, example), test)
+    dense, _ = outcome(model, measure(model, example), test)
     command = f"python benchmarks/untrained.py {task.network}"
     return Arena("untrained", task.network, task.dataset, model, example, test, dense, command)
 

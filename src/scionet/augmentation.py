@@ -5,12 +5,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from PIL import Image, ImageOps
 
 from scionet.errors import InvalidSetting, unknown
-from scionet.pictures import Pixels, Preprocessing, decoded
+from scionet.pictures import Preprocessing
 
 RATIO = (3 / 4, 4 / 3)
 """Width over height of a random crop, at least and at most."""
@@ -45,8 +44,8 @@ class Augmentation:
         if self.padding < 0 or not 0 < self.smallest_crop <= 1:
             raise InvalidSetting(f"padding is 0 or more, smallest_crop lies in (0, 1]; given {self}")
 
-    def of(self, preprocessing: Preprocessing) -> Callable[[bytes], Pixels]:
-        """What takes the place of `Preprocessing.picture`.
+    def of(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Image.Image]:
+        """What takes the place of `Preprocessing.framed`.
 
         Raises:
             InvalidSetting: If the kind is zoom and there is no crop.
@@ -58,19 +57,19 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class _Augmented:
-    """From the bytes of a file to pixels; sent to workers."""
+    """From a picture to a network's; sent to workers."""
 
     augmentation: Augmentation
     preprocessing: Preprocessing
 
-    def __call__(self, data: bytes) -> Pixels:
-        image, side = decoded(data), self.preprocessing.crop
+    def __call__(self, image: Image.Image) -> Image.Image:
+        side = self.preprocessing.crop
         if self.augmentation.kind == "shift" or side is None:
             image = _shifted(self.preprocessing.framed(image), self.augmentation.padding)
         else:
             box = _random_box(image.size, self.augmentation.smallest_crop)
             image = image.crop(box).resize((side, side), self.preprocessing.filter)
-        return np.asarray(ImageOps.mirror(image) if torch.rand(1) < 0.5 else image)
+        return ImageOps.mirror(image) if torch.rand(1) < 0.5 else image
 
 
 def _shifted(image: Image.Image, padding: int) -> Image.Image:

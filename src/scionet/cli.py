@@ -1,4 +1,4 @@
-"""The command line: scionet demo | prune | finetune | evaluate | export."""
+"""The command line: scionet demo | prune | finetune | evaluate | export | bench run | bench status | bench report."""
 
 import argparse
 import signal
@@ -14,7 +14,17 @@ from typing import Annotated, Any
 import tyro
 
 from scionet.commands import config
-from scionet.commands.options import Common, Demo, Evaluate, Export, Finetune, Prune
+from scionet.commands.options import (
+    BenchReport,
+    BenchRun,
+    BenchStatus,
+    Common,
+    Demo,
+    Evaluate,
+    Export,
+    Finetune,
+    Prune,
+)
 from scionet.commands.show import complain
 from scionet.errors import PruneError, unknown
 from scionet.settings import ForwardSettings, SweepSettings
@@ -26,6 +36,9 @@ KINDS: dict[str, type[Common]] = {
     "finetune": Finetune,
     "evaluate": Evaluate,
     "export": Export,
+    "bench run": BenchRun,
+    "bench status": BenchStatus,
+    "bench report": BenchReport,
 }
 FAILED = 1
 INTERRUPTED = 130
@@ -97,12 +110,19 @@ def parse(args: Sequence[str]) -> Common:
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
     settings = _settings_of(str(said.method or table.get("method", "forward")), args)
-    if args and args[0] in KINDS:
-        chosen = RECIPES[recipe] if args[0] == "finetune" else settings
-        args = [args[0], *config.arguments(table, KINDS[args[0]], chosen, str(said.config)), *args[1:]]
+    words = 2 if args[:1] == ["bench"] else 1
+    if (name := " ".join(args[:words])) in KINDS:
+        chosen = RECIPES[recipe] if name == "finetune" else settings
+        args = [*args[:words], *config.arguments(table, KINDS[name], chosen, str(said.config)), *args[words:]]
     pruning = Annotated[Prune[settings], tyro.conf.subcommand("prune")]
     tuning = Annotated[Finetune[RECIPES[recipe]], tyro.conf.subcommand("finetune")]
-    choices: Any = Demo | pruning | tuning | Evaluate | Export
+    bench = Annotated[
+        Annotated[BenchRun, tyro.conf.subcommand("run")]
+        | Annotated[BenchStatus, tyro.conf.subcommand("status")]
+        | Annotated[BenchReport, tyro.conf.subcommand("report")],
+        tyro.conf.subcommand("bench", description="Run an experiment, see how far it is, write its report."),
+    ]
+    choices: Any = Demo | pruning | tuning | Evaluate | Export | bench
     description = "Structured pruning of PyTorch networks by greedy forward selection."
     return tyro.cli(choices, prog="scionet", description=description, args=args, config=(tyro.conf.OmitArgPrefixes,))
 
@@ -138,6 +158,18 @@ def execute(command: Common) -> None:
             from scionet.commands import export
 
             export.run(command)
+        case BenchRun():
+            from scionet.commands import bench
+
+            bench.run(command)
+        case BenchReport():
+            from scionet.commands import bench
+
+            bench.report(command)
+        case BenchStatus():
+            from scionet.commands import bench
+
+            bench.status(command)
 
 
 def _glance(args: Sequence[str]) -> argparse.Namespace:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def to_json(value: Any) -> str:
@@ -32,7 +32,7 @@ def build(kind: Any, value: Any, where: str = "record") -> Any:
     """The inverse of `plain`: a value of the annotated type `kind`.
 
     Args:
-        kind: A dataclass, ``tuple[...]``, ``Mapping[...]``, an optional type, or a plain type.
+        kind: A dataclass, ``tuple[...]``, ``Mapping[...]``, ``Literal[...]``, an optional type, or a plain type.
         value: What JSON gave.
         where: Path to the value, for error texts.
 
@@ -44,6 +44,8 @@ def build(kind: Any, value: Any, where: str = "record") -> Any:
     origin, args = get_origin(kind), get_args(kind)
     if origin is UnionType:
         return None if value is None else build(next(a for a in args if a is not NoneType), value, where)
+    if origin is Literal:
+        return _one_of(args, value, where)
     if origin is tuple:
         return _build_tuple(args, value, where)
     return _checked(origin or kind, value, where)
@@ -68,6 +70,12 @@ def _build_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ..
     if len(kinds) != len(items):
         raise ValueError(f"{where} must have {len(kinds)} entries; given {len(items)}")
     return tuple(build(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, items, strict=True)))
+
+
+def _one_of(allowed: tuple[Any, ...], value: Any, where: str) -> Any:
+    if value not in allowed:
+        raise ValueError(f"{where} must be one of {', '.join(map(repr, allowed))}; given {value!r:.60}")
+    return value
 
 
 def _checked(kind: type, value: Any, where: str) -> Any:

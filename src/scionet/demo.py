@@ -59,7 +59,7 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> Path:
     train_x, train_y, val_x, val_y = digits(seed)
     model = trained(train_x, train_y, seed, quiet)
     test = [(val_x, val_y)]
-    dense = outcome(model, measure(model, val_x[:1]), test)
+    dense, _ = outcome(model, measure(model, val_x[:1]), test)
     console.print(f"dense network: {100 * dense.accuracy:.2f} % of {dense.seen} validation digits right")
     arena = Arena("demo", "digits CNN", "digits", model, val_x[:2], test, dense, f"scionet demo --seed {seed}")
     records = list(_contest(arena, train_x, train_y, out, seed, console))

@@ -13,7 +13,7 @@ from torch import Tensor
 from scionet.augmentation import Augmentation
 from scionet.errors import InvalidSetting
 from scionet.folders import ImageFolder, read_picture
-from scionet.pictures import Preprocessing
+from scionet.pictures import Pixels, Preprocessing, decoded
 from scionet.seeds import seeded
 
 
@@ -40,7 +40,7 @@ class ImageExamples:
         """
         self._folder, self._preprocessing = folder, preprocessing
         self._indices = folder.chosen(indices)
-        self._picture = preprocessing.picture if augmentation is None else augmentation.of(preprocessing)
+        self._framed = preprocessing.framed if augmentation is None else augmentation.of(preprocessing)
         self._open: tuple[int, Callable[[int], bytes], ExitStack] | None = None
 
     def __len__(self) -> int:
@@ -54,8 +54,11 @@ class ImageExamples:
             CalibrationError: If it cannot be decoded; the text names the file.
         """
         number = self._indices[index]
-        pixels = read_picture(self._folder, self._picture, self._reader(), number)
+        pixels = read_picture(self._folder, self._pixels, self._reader(), number)
         return self._preprocessing.tensor(np.stack([pixels]))[0], self._folder.labels[number]
+
+    def _pixels(self, data: bytes) -> Pixels:
+        return np.asarray(self._framed(decoded(data)))
 
     def _reader(self) -> Callable[[int], bytes]:
         """Opened once in each process: processes that share an open zip file read at one another's places."""

@@ -15,7 +15,7 @@ def arena() -> Arena:
     model = digits_cnn().eval()
     images, labels = torch.rand(30, 1, 8, 8), torch.arange(30) % 10
     test = [(images[:20], labels[:20]), (images[20:], labels[20:])]
-    dense = outcome(model, measure(model, images[:1]), test)
+    dense, _ = outcome(model, measure(model, images[:1]), test)
     return Arena("test", "digits CNN", "noise", model, images[:2], test, dense, "pytest")
 
 

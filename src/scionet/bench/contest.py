@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from scionet.bench.provenance import Provenance
-from scionet.bench.record import Outcome, RunRecord, RunSpec, SiteRecord, thin
+from scionet.bench.record import Outcome, RunRecord, RunSpec, SiteRecord, packed, thin
 from scionet.budget.costs import Cost
 from scionet.methods.contract import Method
 from scionet.network.plan import Choice
 from scionet.network.running import Batch
 from scionet.pruning import PruneResult, prune_each
-from scionet.training.accuracy import accuracy
+from scionet.training.accuracy import judged
 
 Labelled = Iterable[tuple[Batch, Tensor]]
 
@@ -162,10 +162,11 @@ class Arena:
             yield Run(result, self._record(spec, contestant, result))
 
     def _record(self, spec: RunSpec, contestant: Contestant, result: PruneResult) -> RunRecord:
+        pruned, answers = outcome(result.model, result.report.pruned, self.test, self.bf16)
         return RunRecord(
             spec=spec,
             dense=self.dense,
-            pruned=outcome(result.model, result.report.pruned, self.test, self.bf16),
+            pruned=pruned,
             seconds=sum(result.report.seconds.values()),
             sites=tuple(_site(choice) for choice in result.plan.choices),
             provenance=Provenance.here(datetime.now(UTC).date().isoformat(), self.command, torch.get_num_threads()),
@@ -174,6 +175,7 @@ class Arena:
             plan_hash=result.plan.identity,
             summary=contestant.summary,
             notes=("accuracy measured in bfloat16 (autocast)",) if self.bf16 else (),
+            answers=answers,
         )
 
 
@@ -185,10 +187,10 @@ class Run:
     record: RunRecord
 
 
-def outcome(model: nn.Module, cost: Cost, test: Labelled, bf16: bool = False) -> Outcome:
-    """What a network costs and how often it is right."""
-    found = accuracy(model, test, bf16)
-    return Outcome(cost.macs, cost.params, found.correct, found.seen)
+def outcome(model: nn.Module, cost: Cost, test: Labelled, bf16: bool = False) -> tuple[Outcome, str]:
+    """What a network costs and how often it is right; and which test examples it got right, as `packed` writes them."""
+    right = judged(model, test, bf16).cpu().numpy()
+    return Outcome(cost.macs, cost.params, int(right.sum()), len(right)), packed(right)
 
 
 def _site(choice: Choice) -> SiteRecord:

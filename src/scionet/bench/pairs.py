@@ -7,9 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from scionet.bench.record import RunRecord
+from scionet.bench.intervals import CONFIDENCE, differences, paired_interval
+from scionet.bench.record import RunRecord, unpacked
 
-CONFIDENCE = 0.95
+Run = tuple[str, str, str]
+"""Network, budget and method."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class Pair:
         method: Name of the method.
         other: Name of the other one.
         ahead: Mean difference of the accuracies, percentage points, over the seeds that both have.
-        low: Lower end of its interval (Student's t, confidence 95 %); None for a single seed.
+        low: Lower end of its interval (confidence 95 %); None for a single seed. Over seeds and test examples
+            (`paired_interval`) where the records say which examples were right; else Student's t over seeds.
         high: Upper end.
         runs: Number of seeds.
     """
@@ -44,24 +47,31 @@ class Pair:
 
 def pairs(records: Sequence[RunRecord], method: str) -> list[Pair]:
     """The method beside every other one that shares seeds with it, where it is least ahead first."""
-    accuracy: defaultdict[tuple[str, str, str], dict[int, float]] = defaultdict(dict)
+    by_run: defaultdict[Run, dict[int, RunRecord]] = defaultdict(dict)
     for record in records:
         spec = record.spec
-        accuracy[spec.network, spec.budget, spec.method][spec.seed] = 100 * record.pruned.accuracy
+        by_run[spec.network, spec.budget, spec.method][spec.seed] = record
     found = []
-    for (network, budget, other), theirs in accuracy.items():
-        own = accuracy.get((network, budget, method), {})
+    for (network, budget, other), theirs in by_run.items():
+        own = by_run.get((network, budget, method), {})
         shared = sorted(own.keys() & theirs.keys())
         if other != method and shared:
-            gaps = [own[seed] - theirs[seed] for seed in shared]
-            found.append(Pair(network, budget, method, other, float(np.mean(gaps)), *_interval(gaps), len(gaps)))
+            both = [own[seed] for seed in shared], [theirs[seed] for seed in shared]
+            gaps = [100 * (a.pruned.accuracy - b.pruned.accuracy) for a, b in zip(*both, strict=True)]
+            found.append(Pair(network, budget, method, other, float(np.mean(gaps)), *_interval(gaps, *both), len(gaps)))
     return sorted(found, key=lambda pair: (pair.network, pair.budget, pair.ahead))
 
 
-def _interval(values: Sequence[float]) -> tuple[float | None, float | None]:
-    """Student's interval of a mean; none for a single value."""
-    if len(values) < 2:
+def _interval(
+    gaps: Sequence[float], own: Sequence[RunRecord], theirs: Sequence[RunRecord]
+) -> tuple[float | None, float | None]:
+    """The interval of the mean of the gaps; none for a single one."""
+    if len(gaps) < 2:
         return None, None
-    spread = float(np.std(values, ddof=1)) / np.sqrt(len(values))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(values) - 1)) * spread
-    return float(np.mean(values)) - reach, float(np.mean(values)) + reach
+    seen = {record.pruned.seen for record in (*own, *theirs)}
+    if len(seen) == 1 and all(record.answers for record in (*own, *theirs)):
+        right = [[unpacked(record.answers, record.pruned.seen) for record in side] for side in (own, theirs)]
+        return paired_interval(differences(*right))
+    spread = float(np.std(gaps, ddof=1)) / np.sqrt(len(gaps))
+    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1)) * spread
+    return float(np.mean(gaps)) - reach, float(np.mean(gaps)) + reach

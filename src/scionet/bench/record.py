@@ -1,5 +1,6 @@
 """Records: what a run was and what came out, one JSON file per run. Everything a report says comes from these."""
 
+import base64
 import hashlib
 import json
 import re
@@ -11,8 +12,10 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from scionet.bench.files import RecordError, read_text, write_text
+from scionet.bench.ledger import Payment
 from scionet.bench.provenance import Provenance
 from scionet.budget.durations import Latency
 from scionet.coding import build, plain, to_json
@@ -64,11 +67,16 @@ class RunSpec:
         return hashlib.sha256(to_json(self).encode()).hexdigest()
 
     @property
+    def short_id(self) -> str:
+        """The beginning of `run_id`, unique among the runs of a folder."""
+        return self.run_id[:12]
+
+    @property
     def file_name(self) -> str:
         """Readable and unique name of the run's file."""
         words = (self.network, self.method, self.budget, f"seed{self.seed}")
         slug = "_".join(re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") for word in words)
-        return f"{slug}_{self.run_id[:12]}.json"
+        return f"{slug}_{self.short_id}.json"
 
 
 @dataclass(frozen=True)
@@ -138,6 +146,23 @@ class SiteRecord:
 
 
 @dataclass(frozen=True)
+class Tried:
+    """One learning rate of a sweep.
+
+    Attributes:
+        learning_rate: The largest of the schedule.
+        epochs: How long was trained.
+        correct: Validation examples classified correctly in the end.
+        seen: Validation examples.
+    """
+
+    learning_rate: float
+    epochs: float
+    correct: int
+    seen: int
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """One run: what it was, what it started from, what came out.
 
@@ -153,6 +178,9 @@ class RunRecord:
         plan_hash: Identity of the plan.
         summary: What the method does, in one line.
         notes: Anything else a reader should know.
+        ledger: What was paid for the result, stage by stage.
+        sweep: Learning rates that were tried; the one of the best validation accuracy was evaluated.
+        answers: Which test examples the pruned network got right; see `packed`.
     """
 
     spec: RunSpec
@@ -166,6 +194,9 @@ class RunRecord:
     plan_hash: str = ""
     summary: str = ""
     notes: tuple[str, ...] = ()
+    ledger: tuple[Payment, ...] = ()
+    sweep: tuple[Tried, ...] = ()
+    answers: str = ""
 
     def to_json(self) -> str:
         """The record as canonical JSON.
@@ -176,7 +207,7 @@ class RunRecord:
         try:
             return to_json({"format": FORMAT, **plain(build(type(self), plain(self)))})
         except ValueError as error:
-            raise RecordError(f"run {self.spec.run_id[:12]} cannot be recorded: {error}") from error
+            raise RecordError(f"run {self.spec.short_id} cannot be recorded: {error}") from error
 
     @classmethod
     def from_json(cls, text: str, source: str = "text") -> "RunRecord":
@@ -200,6 +231,26 @@ def thin(curve: Sequence[tuple[int, float]], points: int = 64) -> Curve:
     """At most `points` evenly spread pairs of a curve, first and last included; errors to six significant digits."""
     picks = np.unique(np.linspace(0, len(curve) - 1, min(points, len(curve))).round().astype(int))
     return tuple((int(curve[i][0]), float(f"{curve[i][1]:.6g}")) for i in picks)
+
+
+def packed(right: NDArray[np.bool_]) -> str:
+    """Which examples were right as text: eight to a byte, in base 64. `unpacked` is the inverse."""
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def unpacked(answers: str, count: int) -> NDArray[np.bool_]:
+    """The inverse of `packed`.
+
+    Raises:
+        RecordError: If the text does not hold `count` answers.
+    """
+    try:
+        found = np.unpackbits(np.frombuffer(base64.b64decode(answers, validate=True), np.uint8))
+    except ValueError as error:
+        raise RecordError(f"answers are damaged: {error}; run it again") from error
+    if not count <= len(found) < count + 8:
+        raise RecordError(f"answers to {count} examples are asked for; the record has {len(found)}")
+    return found[:count].astype(bool)
 
 
 def save(record: RunRecord, folder: Path) -> Path:

@@ -8,8 +8,10 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from scionet.bench.cards import Card, cards
+from scionet.bench.failures import Failure
 from scionet.bench.files import write_text
 from scionet.bench.plots import accuracy_plot, drop_plot, styles, swatch
+from scionet.bench.protocol import Protocol, protocol
 from scionet.bench.record import RunRecord
 from scionet.bench.siteplots import curve_plots, latency_plot, shades, widths_plot
 from scionet.bench.study import Study, spoken, studies
@@ -31,6 +33,7 @@ class Chapter:
         curves: Name and error curves of each site.
         latency: Latency of the headline method.
         summaries: Name and summary of each method.
+        protocol: What there is to say of arms; None if the runs are of none.
     """
 
     study: Study
@@ -44,6 +47,7 @@ class Chapter:
     curves: tuple[tuple[str, str], ...]
     latency: str
     summaries: tuple[tuple[str, str], ...]
+    protocol: Protocol | None
 
     @property
     def records(self) -> tuple[RunRecord, ...]:
@@ -65,28 +69,37 @@ class Chapter:
         return tuple(dict.fromkeys(note for record in self.records for note in record.notes))
 
 
-def html(records: Sequence[RunRecord], title: str, headline: str | None = None) -> str:
+def html(
+    records: Sequence[RunRecord], title: str, headline: str | None = None, failures: Sequence[Failure] = ()
+) -> str:
     """A whole report as one page that needs no other file.
 
     Args:
         records: The runs, in any order.
         title: Title of the page.
         headline: The method to bring out; see `scionet.bench.study.studies`.
+        failures: Runs that failed, which get rows of their own.
 
     Raises:
         RecordError: If there are no records, one stands there twice, or no run has the headline method.
     """
     chapters = [_chapter(study, f"s{i}") for i, study in enumerate(studies(records, headline))]
-    return _template().render(title=title, chapters=chapters)
+    return _template().render(title=title, chapters=chapters, failures=failures)
 
 
-def write_html(records: Sequence[RunRecord], path: Path, title: str, headline: str | None = None) -> None:
+def write_html(
+    records: Sequence[RunRecord],
+    path: Path,
+    title: str,
+    headline: str | None = None,
+    failures: Sequence[Failure] = (),
+) -> None:
     """Write the page of `html` to a file, atomically.
 
     Raises:
         RecordError: As `html`, or if the file cannot be written.
     """
-    write_text(path, html(records, title, headline))
+    write_text(path, html(records, title, headline, failures))
 
 
 def _template() -> Template:
@@ -116,4 +129,5 @@ def _chapter(study: Study, key: str) -> Chapter:
         curves=tuple((site, svg) for site, svg in curve_plots(study, f"{key}c")),
         latency=latency_plot(study, f"{key}t"),
         summaries=tuple((method, study.path(method)[0].records[0].summary) for method in study.methods),
+        protocol=protocol(study, f"{key}p"),
     )

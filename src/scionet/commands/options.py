@@ -2,10 +2,12 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
+
+from tyro.conf import Positional
 
 from scionet.errors import InvalidSetting
-from scionet.settings import SweepSettings
+from scionet.settings import BackendName, SweepSettings
 from scionet.training.execution import Execution
 from scionet.training.recipes import Recipe
 
@@ -210,3 +212,42 @@ class Export(Common):
     """Shape of one input without the batch, such as 3 224 224; recorded in the pruned file by default."""
     overwrite: bool = False
     """Replace the file if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchRun(Common):
+    """Do all runs of an experiment that are neither done nor failed; several commands may share one folder."""
+
+    experiment: Annotated[Path, Positional]
+    """The experiment: a TOML file, such as benchmarks/smoke.toml."""
+    out: Path
+    """Folder of the records, the networks and the work in progress; made if need be."""
+    data: Path = Path()
+    """Folder that the experiment's data and weights are relative to."""
+    jobs: int = 1
+    """Runs at a time. Each gets an even share of the processors, or as many threads as --threads says."""
+    backend: BackendName = "loky"
+    """Where the runs are done: loky (processes of this machine), ray or dask (a cluster), threading, sequential."""
+    retry: bool = False
+    """Try failed runs once more."""
+    execution: Execution = field(default_factory=Execution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchStatus(Common):
+    """Show where every run of an experiment stands."""
+
+    experiment: Annotated[Path, Positional]
+    """The experiment: a TOML file."""
+    out: Path
+    """Folder of its records."""
+    data: Path = Path()
+    """Folder that the experiment's data and weights are relative to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchReport(BenchStatus):
+    """Write the report of what is done: report.html, table.md and table.csv in the folder."""
+
+    headline: str | None = None
+    """The method to bring out, by the name that tables give it; by default the forward selection that loses least."""

@@ -1,13 +1,11 @@
 """Greedy selection in two rounds over many workers: each picks from its share, then one picks from what they picked."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
+from scionet.backends import configured
 from scionet.errors import InvalidSetting
 from scionet.selection.greedy import Selection, greedy
 from scionet.selection.objective import Fact, IntArray, Objective
@@ -80,7 +78,7 @@ def distributed(
         return TwoRounds(whole, (tuple(range(objective.size)),), (whole,), whole)
     from joblib import Parallel, delayed  # imported where it is used
 
-    with _configured(backend, n_jobs):
+    with configured(backend, n_jobs):
         jobs = [
             delayed(greedy)(objective, n_units, policy=policy, among=share, rng=generator)
             for share, generator in zip(shares, generators[1:], strict=True)
@@ -97,28 +95,3 @@ def _shares(size: int, n_partitions: int, seed: int) -> list[IntArray]:
     """Each unit at a worker of its own choice, independently and uniformly; units of a share ascend."""
     at = np.random.default_rng([seed, n_partitions, size]).integers(n_partitions, size=size)
     return [np.flatnonzero(at == number) for number in range(n_partitions)]
-
-
-@contextmanager
-def _configured(backend: BackendName, n_jobs: int | None) -> Iterator[None]:
-    """Joblib set to the backend.
-
-    Raises:
-        InvalidSetting: If there is no such backend, or it is not installed.
-    """
-    if backend not in get_args(BackendName):
-        raise InvalidSetting(f"backend must be one of {', '.join(get_args(BackendName))}; given {backend!r}")
-    from joblib import parallel_config
-
-    try:
-        if backend == "ray":
-            import_module("ray.util.joblib").register_ray()
-        elif backend == "dask":
-            import_module("distributed")  # which registers joblib's backend
-    except ImportError as error:
-        raise InvalidSetting(
-            f"backend {backend!r} is not installed ({error}): pip install 'scionet[{backend}]'"
-        ) from error
-    options: dict[str, Any] = {"backend": backend, "n_jobs": -1 if n_jobs is None else n_jobs}
-    with parallel_config(**options):
-        yield

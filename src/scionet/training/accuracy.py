@@ -42,18 +42,32 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bo
     Raises:
         CalibrationError: If there is no example, logits and labels do not fit, or logits are not finite.
     """
-    correct = seen = 0
+    right = judged(model, batches, bf16)
+    correct, seen = summed(torch.stack([right.sum(), right.new_tensor(len(right), dtype=torch.int64)])).tolist()
+    if not seen:
+        raise CalibrationError("accuracy of no example; give at least one batch of inputs and labels")
+    return Accuracy(correct, seen)
+
+
+def judged(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bool = False) -> Tensor:
+    """Which examples a classifier gets right: booleans ``(examples,)`` on its device. The model is left as it was.
+
+    Args:
+        model: A classifier with logits shaped ``(batch, classes)``.
+        batches: Pairs of inputs and integer labels, shape ``(batch,)``; those of this process.
+        bf16: Compute in bfloat16 where torch's autocast does.
+
+    Raises:
+        CalibrationError: If logits and labels do not fit, or logits are not finite.
+    """
     device = place_of(model)[0]
+    right = [torch.zeros(0, dtype=torch.bool, device=device)]
     with undisturbed(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for inputs, labels in batches:
             logits = call(model, to_model(inputs, model))
             _check(logits, labels)
-            correct += int((logits.argmax(1) == labels.to(device)).sum())
-            seen += len(labels)
-    correct, seen = summed(torch.tensor([correct, seen], device=device)).tolist()
-    if not seen:
-        raise CalibrationError("accuracy of no example; give at least one batch of inputs and labels")
-    return Accuracy(correct, seen)
+            right.append(logits.argmax(1) == labels.to(device))
+    return torch.cat(right)
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:

@@ -1,0 +1,121 @@
+"""What a method leaves of the dense network, made once for all arms that begin with it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from scionet.bench.arms import ARMS
+from scionet.bench.contest import Arena, Contestant, Run
+from scionet.bench.experiment import Trial
+from scionet.bench.ledger import Payment
+from scionet.bench.material import Material
+from scionet.bench.record import RunRecord, load, save
+from scionet.bench.workshop import Dense, Workshop, alone, made
+from scionet.budget.timing import stopwatch
+from scionet.errors import UnreachableBudget
+from scionet.network.checkpoint import load_pruned, save_pruned
+from scionet.network.running import call, example_count, place_of, to_model, undisturbed
+from scionet.pruning import prune
+
+UNIFORM = Contestant("uniform width", "l1", {"refit": False, "allocation": "uniform"})
+"""Widths that depend on no data: one density for all sites. Which units stay does not matter to new weights."""
+_TIMED_RUNS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A pruned network.
+
+    Attributes:
+        model: The network, in eval mode.
+        record: The run that made it: the arm ``as cut``.
+    """
+
+    model: nn.Module
+    record: RunRecord
+
+
+def cut(shop: Workshop, trial: Trial, material: Material, dense: Dense) -> Cut:
+    """What the trial's contestant leaves at its budget; made for all budgets of the experiment at once, if need be.
+
+    Raises:
+        PruneError: If it cannot be made.
+    """
+    contestant = trial.contestant
+    if contestant is None:
+        raise AssertionError("a trial of a pruned network has a contestant")
+    trials = {b: replace(trial, arm=ARMS["as cut"], budget=b) for b in shop.experiment.budgets}
+    files = {budget: _files(shop, each) for budget, each in trials.items()}
+    with alone(files[shop.experiment.budgets[0]][1]):
+        missing = [budget for budget, pair in files.items() if not all(path.exists() for path in pair)]
+        if trial.budget in missing:
+            try:
+                _make(shop, contestant, [trials[b] for b in missing], material, dense)
+            except UnreachableBudget:  # perhaps of another one
+                _make(shop, contestant, [trials[trial.budget]], material, dense)
+    record, network = files[trial.budget]
+    model = load_pruned(network, made(shop.experiment.network, trial.seed))
+    return Cut(model.eval(), load(record))
+
+
+def uniform(trial: Trial, dense: Dense) -> nn.Module:
+    """The dense architecture at one density for all sites.
+
+    Raises:
+        UnreachableBudget: If the budget cannot be met so.
+    """
+    found = prune(
+        dense.model, budget=trial.budget, example_inputs=dense.example, method=UNIFORM.method, **UNIFORM.settings
+    )
+    return found.model
+
+
+def _files(shop: Workshop, trial: Trial) -> tuple[Path, Path]:
+    """The record and the network of a cut."""
+    name = shop.experiment.spec(trial, shop.data).file_name
+    return shop.records / name, (shop.out / "cuts" / name).with_suffix(".safetensors")
+
+
+def _make(shop: Workshop, contestant: Contestant, trials: list[Trial], material: Material, dense: Dense) -> None:
+    experiment, seed = shop.experiment, trials[0].seed
+    arena = Arena(
+        experiment.name,
+        experiment.network.name,
+        experiment.data.source,
+        dense.model,
+        dense.example,
+        material.test,
+        dense.note.outcome,
+        shop.command,
+    )
+    budgets = [trial.budget for trial in trials]
+    runs = arena.run_each(contestant, material.calibration, budgets, seed, **experiment.settings)
+    rate = _macs_per_second(dense, material.calibration[0][0])
+    for trial, run in zip(trials, runs, strict=True):
+        _write(shop, trial, run, rate, dense)
+
+
+def _write(shop: Workshop, trial: Trial, run: Run, rate: float, dense: Dense) -> None:
+    """The network first: where a record is, there is its network."""
+    record_file, network = _files(shop, trial)
+    seconds = run.record.seconds
+    selection = Payment("selection", shop.experiment.data.calibration, seconds * rate, seconds)
+    record = replace(
+        run.record,
+        spec=shop.experiment.spec(trial, shop.data),
+        ledger=(*dense.note.payments, selection),
+        summary=f"{run.record.summary} {trial.arm.summary}",
+    )
+    save_pruned(network, run.result.model, run.result.plan, run.result.sites, overwrite=True)
+    save(record, record_file.parent)
+
+
+def _macs_per_second(dense: Dense, batch: Any) -> float:
+    """At which rate the dense network computes forward passes, here and now."""
+    time_ms = stopwatch(place_of(dense.model)[0])
+    with undisturbed(dense.model):
+        moved = to_model(batch, dense.model)
+        best = min(time_ms(lambda: call(dense.model, moved)) for _ in range(_TIMED_RUNS))
+    return dense.note.outcome.macs * example_count(batch) / (best / 1e3)

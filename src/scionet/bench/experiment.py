@@ -1,0 +1,280 @@
+"""An experiment as data: which network, which data, which methods, arms, budgets and seeds; from one TOML file."""
+
+import hashlib
+import tomllib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from scionet.bench.arms import ARMS, Arm
+from scionet.bench.contest import CONTESTANTS, LOSS, Contestant
+from scionet.bench.files import RecordError, read_text
+from scionet.bench.record import RunSpec
+from scionet.coding import build, plain, to_json
+from scionet.errors import InvalidSetting, unknown
+from scionet.pictures import Preprocessing
+from scionet.training.recipes import RECIPES, Recipe
+
+KNOWN = MappingProxyType({contestant.label: contestant for contestant in (*CONTESTANTS, LOSS)})
+"""Contestants that an experiment may name; others are tables of their own."""
+WHOLE = "macs<=100%"
+"""The budget of arms that have none."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network by its factory.
+
+    Attributes:
+        factory: Such as ``scionet:resnet20``.
+        arguments: Of the factory.
+        weights: File of its weights, relative to the folder of the data; without it, it is trained.
+    """
+
+    factory: str
+    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    weights: str | None = None
+
+    @property
+    def name(self) -> str:
+        """What tables call it."""
+        return self.factory.partition(":")[2]
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled data and their parts. Validation and test examples are apart from all others and from each other.
+
+    Attributes:
+        source: See `scionet.sources.labelled`.
+        calibration: Examples that methods look at, drawn from the training part.
+        validation: Examples of the training part that learning rates are chosen by.
+        test: Examples of the training part to measure on, if the source has no test part.
+        train: Examples to learn from; all that are left by default.
+        batch_size: Examples of a batch of calibration and evaluation.
+        preprocessing: How pictures become inputs.
+    """
+
+    source: str
+    calibration: int
+    validation: int
+    test: int = 0
+    train: int | None = None
+    batch_size: int = 128
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+
+
+@dataclass(frozen=True)
+class Entrant:
+    """A contestant that is none of ours: a method with its settings.
+
+    Attributes:
+        label: Name in tables.
+        method: Registry name.
+        settings: The method's settings.
+        summary: What it does, in one line.
+    """
+
+    label: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of an experiment.
+
+    Attributes:
+        arm: What is done.
+        contestant: Whose architecture, for arms of pruned networks.
+        stock: The smaller network, for arms of such.
+        budget: What may remain.
+        seed: Root of all randomness.
+    """
+
+    arm: Arm
+    contestant: Contestant | None
+    stock: Network | None
+    budget: str
+    seed: int
+
+    @property
+    def method(self) -> str:
+        """What tables call it."""
+        if self.contestant is not None:
+            return self.contestant.label if self.arm.name == "as cut" else f"{self.contestant.label} + {self.arm.name}"
+        return self.arm.name if self.stock is None else f"{self.stock.name} + {self.arm.name}"
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is to be run.
+
+    Attributes:
+        name: Name of the experiment.
+        network: The dense network.
+        data: Where it learns and is measured.
+        arms: Names of `ARMS`.
+        seeds: One run of everything for each.
+        budgets: What may remain, such as ``"macs<=50%"``.
+        contestants: Labels of contestants.
+        entrants: Further contestants.
+        settings: Settings that all contestants share, such as ``measured_examples``.
+        stock: Smaller networks for the arms ``stock scratch-e`` and ``stock scratch-b``.
+        learning_rates: What the learning rate of a recipe is multiplied by, once for each training of a sweep.
+        longest: The largest multiple of the epochs that a scaled arm gets; None for no limit.
+        pretraining: How the dense network is trained, if no weights are given.
+        finetuning: Recipe of arms that inherit weights.
+        scratch: Recipe of arms that begin with new ones.
+    """
+
+    name: str
+    network: Network
+    data: Data
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    budgets: tuple[str, ...]
+    contestants: tuple[str, ...] = ()
+    entrants: tuple[Entrant, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    stock: tuple[Network, ...] = ()
+    learning_rates: tuple[float, ...] = (1.0,)
+    longest: float | None = None
+    pretraining: Recipe | None = None
+    finetuning: Recipe | None = None
+    scratch: Recipe | None = None
+
+    def __post_init__(self) -> None:
+        """Check that everything that is asked for is there.
+
+        Raises:
+            InvalidSetting: If not; the text says what is missing.
+        """
+        for kind, given, known in (("arm", self.arms, ARMS), ("contestant", self.contestants, KNOWN)):
+            for name in given:
+                if name not in known:
+                    raise unknown(kind, name, known)
+        arms = [ARMS[name] for name in self.arms]
+        needs = {arm.training for arm in arms}
+        subjects = {arm.subject for arm in arms}
+        trains = bool(needs - {"none"})
+        checks = {
+            "arms, seeds and budgets have at least one entry each": all((self.arms, self.seeds, self.budgets)),
+            "seeds are different whole numbers of 0 or more": len(set(self.seeds)) == len(self.seeds)
+            and min(self.seeds, default=0) >= 0,
+            "learning_rates are one or more different numbers above 0": bool(self.learning_rates)
+            and min(self.learning_rates) > 0
+            and len(set(self.learning_rates)) == len(self.learning_rates),
+            "arms of pruned networks need contestants": "pruned" not in subjects or bool(self.competing),
+            "labels of contestants are different": len({c.label for c in self.competing}) == len(self.competing),
+            "stock arms need stock networks": "stock" not in subjects or bool(self.stock),
+            "arms that fine-tune need [finetuning]": "finetuning" not in needs or self.finetuning is not None,
+            "scratch arms need [scratch]": "scratch" not in needs or self.scratch is not None,
+            "the network needs weights, or [pretraining]": (self.network.weights is None) != (self.pretraining is None),
+            "arms that train need validation examples": not trains or self.data.validation > 0,
+            "longest is 1 or more": self.longest is None or self.longest >= 1,
+        }
+        if failed := [text for text, passed in checks.items() if not passed]:
+            raise InvalidSetting(f"experiment {self.name!r}: {'; '.join(failed)}")
+
+    @classmethod
+    def read(cls, path: Path) -> "Experiment":
+        """An experiment from a TOML file.
+
+        Raises:
+            RecordError: If the file cannot be read, is no TOML, or a key is missing, unknown or of another type.
+            InvalidSetting: If a name or a value is not allowed.
+        """
+        try:
+            table = tomllib.loads(read_text(path))
+            recipes = {name: plain(_recipe(table[name], name)) for name in _RECIPES if name in table}
+            return build(cls, {**table, **recipes}, "experiment")
+        except InvalidSetting:
+            raise
+        except ValueError as error:
+            raise RecordError(f"{path} is no experiment: {error}") from error
+
+    @property
+    def competing(self) -> tuple[Contestant, ...]:
+        """All contestants."""
+        own = (Contestant(e.label, e.method, e.settings, e.summary) for e in self.entrants)
+        return (*(KNOWN[label] for label in self.contestants), *own)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """All runs, arm by arm, so that what others begin with is made first."""
+        return tuple(trial for name in self.arms for seed in self.seeds for trial in self._of_arm(ARMS[name], seed))
+
+    def _of_arm(self, arm: Arm, seed: int) -> Iterator[Trial]:
+        if arm.subject == "dense":
+            yield Trial(arm, None, None, WHOLE, seed)
+        elif arm.subject == "stock":
+            yield from (Trial(arm, None, stock, WHOLE, seed) for stock in self.stock)
+        elif arm.subject == "uniform":
+            yield from (Trial(arm, None, None, budget, seed) for budget in self.budgets)
+        else:
+            yield from (Trial(arm, c, None, budget, seed) for c in self.competing for budget in self.budgets)
+
+    def recipe(self, arm: Arm) -> Recipe | None:
+        """What an arm is trained by."""
+        return {"none": None, "finetuning": self.finetuning, "scratch": self.scratch}[arm.training]
+
+    def spec(self, trial: Trial, folder: Path) -> RunSpec:
+        """What a trial is, in all that its result depends on.
+
+        Args:
+            trial: The trial.
+            folder: What the file of the weights is relative to.
+
+        Raises:
+            RecordError: If the file of the weights cannot be read.
+        """
+        recipe = self.recipe(trial.arm)
+        settings = {
+            "arm": trial.arm.name,
+            "network": {"factory": self.network.factory, "arguments": self.network.arguments},
+            "dense": self.dense_identity(folder),
+            "data": plain(self.data),
+            "contestant": None
+            if trial.contestant is None
+            else {"method": trial.contestant.method, **self.settings, **trial.contestant.settings},
+            "stock": plain(trial.stock),
+            "recipe": None if recipe is None else {**plain(recipe), "learning_rates": self.learning_rates},
+            "longest": self.longest if trial.arm.scaled else None,
+        }
+        data = self.data.source.partition(":")[2] or self.data.source
+        return RunSpec(self.name, self.network.name, data, trial.method, trial.budget, trial.seed, settings)
+
+    def dense_identity(self, folder: Path) -> str:
+        """SHA-256 of the dense weights' file, or of how they come about."""
+        if self.network.weights is None:
+            text = to_json([self.network, self.data, self.pretraining])
+            return hashlib.sha256(text.encode()).hexdigest()
+        path = folder / self.network.weights
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise RecordError(
+                f"cannot read the weights {path}: {error.strerror}; give the folder of the data"
+            ) from error
+
+
+_RECIPES = ("pretraining", "finetuning", "scratch")
+
+
+def _recipe(table: Any, where: str) -> Recipe:
+    """A recipe from its table, in which the key ``recipe`` names one to begin with.
+
+    Raises:
+        InvalidSetting: If there is no such recipe, or a value is out of range.
+        ValueError: If a key is unknown or of another type.
+    """
+    if not isinstance(table, dict):
+        raise ValueError(f"experiment.{where} must be a table; given {table!r:.60}")
+    given = dict(table)
+    name = given.pop("recipe", "finetune")
+    if name not in RECIPES:
+        raise unknown("recipe", str(name), RECIPES)
+    return build(RECIPES[name], given, f"experiment.{where}")

@@ -1,0 +1,52 @@
+"""Runs that failed: a file with the reason for each, and a row in every report."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from scionet.bench.files import RecordError, read_text, write_text
+from scionet.bench.record import RunSpec
+from scionet.coding import build, to_json
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that did not come to its end.
+
+    Attributes:
+        spec: What was to be run.
+        kind: Class of the error.
+        reason: Its text.
+        trace: Where it was raised.
+    """
+
+    spec: RunSpec
+    kind: str
+    reason: str
+    trace: str = ""
+
+
+def save_failure(failure: Failure, folder: Path) -> Path:
+    """Write a failure into a folder, which is made if need be.
+
+    Raises:
+        RecordError: If it cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / failure.spec.file_name
+    write_text(path, to_json(failure) + "\n")
+    return path
+
+
+def load_failure(path: Path) -> Failure:
+    """Read a failure.
+
+    Raises:
+        RecordError: If the file is damaged.
+    """
+    try:
+        return build(Failure, json.loads(read_text(path)), "failure")
+    except RecordError:
+        raise
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged: {error}; remove it") from error

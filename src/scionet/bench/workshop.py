@@ -1,0 +1,153 @@
+"""What the runs of an experiment share: its folder, its data, and the dense network, obtained once for all of them."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors.torch import save
+from torch import nn
+
+from scionet.bench.contest import outcome
+from scionet.bench.experiment import Experiment, Network
+from scionet.bench.files import RecordError, read_text, write_text
+from scionet.bench.learning import learn
+from scionet.bench.ledger import Payment
+from scionet.bench.material import Material
+from scionet.bench.record import Outcome
+from scionet.budget.costs import measure
+from scionet.coding import build, to_json
+from scionet.models import build as build_model
+from scionet.models import load_weights
+from scionet.network.running import Batch, first_of
+from scionet.training.execution import Execution
+from scionet.writing import whole_file
+
+
+@dataclass(frozen=True, eq=False)
+class Workshop:
+    """An experiment, its data and its folder.
+
+    Attributes:
+        experiment: What is to be run.
+        data: What the paths of data and weights are relative to.
+        out: Folder of records, networks and work in progress.
+        execution: How trainings are done.
+        command: The command that makes the records again.
+    """
+
+    experiment: Experiment
+    data: Path
+    out: Path
+    execution: Execution
+    command: str
+
+    @property
+    def records(self) -> Path:
+        """Folder of the records."""
+        return self.out / "records"
+
+    def work(self, name: str) -> Path:
+        """Folder of a training in progress."""
+        return self.out / "work" / name
+
+    def material(self, seed: int) -> Material:
+        """The data of a seed."""
+        return Material.of(self.experiment.data, self.data, seed)
+
+
+@dataclass(frozen=True)
+class DenseNote:
+    """What is written down of a dense network.
+
+    Attributes:
+        outcome: Its costs and accuracy.
+        payments: What its training has cost, if it was trained here.
+    """
+
+    outcome: Outcome
+    payments: tuple[Payment, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A dense network.
+
+    Attributes:
+        model: The network, in eval mode.
+        example: What it is called on: two examples.
+        note: Its costs and accuracy.
+    """
+
+    model: nn.Module
+    example: Batch
+    note: DenseNote
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Nobody else is at work on this path meanwhile, in no process; the folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        yield
+
+
+def made(network: Network, seed: int) -> nn.Module:
+    """A network with new weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(network.factory, **network.arguments)
+
+
+def dense(shop: Workshop, material: Material, seed: int) -> Dense:
+    """The dense network: of the given weights, or trained for each seed by whoever needs it first.
+
+    Raises:
+        RecordError: If what was written down of it is damaged.
+        PruneError: If it cannot be made, loaded or trained.
+    """
+    experiment, example = shop.experiment, first_of(material.calibration[0][0], 2)
+    given = experiment.network.weights
+    stem = experiment.dense_identity(shop.data)[:12] + ("" if given else f"-seed{seed}")
+    note = shop.out / "dense" / f"{stem}.json"
+    weights = note.with_suffix(".safetensors") if given is None else shop.data / given
+    with alone(shop.out / "dense" / stem):
+        if not note.exists():
+            payments = () if given else _trained(shop, material, seed, example, weights)
+            model = _loaded(experiment.network, seed, weights)
+            found, _ = outcome(model, measure(model, example), material.test)
+            write_text(note, to_json(DenseNote(found, payments)))
+    return Dense(_loaded(experiment.network, seed, weights), example, _read(note))
+
+
+def _loaded(network: Network, seed: int, weights: Path) -> nn.Module:
+    model = made(network, seed)
+    load_weights(model, weights)
+    return model.eval()
+
+
+def _read(path: Path) -> DenseNote:
+    try:
+        return build(DenseNote, json.loads(read_text(path)), "note")
+    except RecordError:
+        raise
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged: {error}; remove it to measure again") from error
+
+
+def _trained(shop: Workshop, material: Material, seed: int, example: Batch, path: Path) -> tuple[Payment, ...]:
+    """Train the dense network and write its weights; what that has cost."""
+    network, recipe = shop.experiment.network, shop.experiment.pretraining
+    if recipe is None:
+        raise AssertionError("an experiment has weights or a pretraining")
+    macs, work = measure(made(network, seed), example).macs, shop.work(f"dense-{path.stem}")
+    learnt = learn(lambda: made(network, seed), recipe, (1.0,), material, seed, macs, work, shop.execution)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learnt.model.state_dict().items()}
+    with whole_file(path, ".safetensors", overwrite=True, error=RecordError) as temporary:
+        temporary.write_bytes(save(tensors))
+    shutil.rmtree(work, ignore_errors=True)
+    return tuple(replace(payment, stage="dense training") for payment in learnt.payments)

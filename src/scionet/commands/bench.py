@@ -1,0 +1,119 @@
+"""scionet bench run | status | report: an experiment from its file to its page."""
+
+import shlex
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+from rich.console import Console
+from rich.markdown import Markdown
+
+from scionet.bench.experiment import Experiment
+from scionet.bench.files import RecordError, write_text
+from scionet.bench.grid import Standing, standings
+from scionet.bench.grid import run as run_all
+from scionet.bench.report import write_html
+from scionet.bench.summary import summarise
+from scionet.bench.tables import to_csv, to_markdown, to_matrix
+from scionet.bench.workshop import Workshop
+from scionet.commands.options import BenchReport, BenchRun, BenchStatus
+from scionet.commands.show import advise, line, table, warn
+from scionet.errors import PruneError
+from scionet.progress import bars, silent
+from scionet.training.execution import Execution
+
+
+class IncompleteError(PruneError):
+    """Some runs failed."""
+
+
+def run(command: BenchRun) -> None:
+    """Do what is left to do.
+
+    Raises:
+        PruneError: If the experiment or its folder is not as it should be, or a run failed.
+    """
+    shop = _shop(command, command.execution)
+    with nullcontext(silent) if command.quiet else bars() as tell:
+        found = run_all(
+            shop,
+            jobs=command.jobs,
+            threads=command.threads,
+            backend=command.backend,
+            retry=command.retry,
+            progress=tell,
+        )
+    _show(command, found)
+    failed = [each for each in found if each.state == "failed"]
+    if failed:
+        raise IncompleteError(f"{len(failed)} of {len(found)} runs failed; mend that and give --retry")
+    words = [
+        "scionet",
+        "bench",
+        "report",
+        str(command.experiment),
+        "--out",
+        str(command.out),
+        "--data",
+        str(command.data),
+    ]
+    advise(command, "go on with:", f"  {shlex.join(words)}")
+
+
+def status(command: BenchStatus) -> None:
+    """Show where every run stands.
+
+    Raises:
+        PruneError: If the experiment or a record is not as it should be.
+    """
+    _show(command, standings(_shop(command, Execution())))
+
+
+def report(command: BenchReport) -> None:
+    """Write the page and the tables of what is done.
+
+    Raises:
+        RecordError: If nothing is done yet, or a file cannot be read or written.
+    """
+    shop = _shop(command, Execution())
+    found = standings(shop)
+    records = [each.record for each in found if each.record is not None]
+    if not records:
+        raise RecordError(f"{command.out} holds no record of {command.experiment}; run it first (scionet bench run)")
+    _warn_of_mixtures(command, [dict(record.provenance.versions) for record in records])
+    failures = [each.failure for each in found if each.failure is not None]
+    rows = summarise(records)
+    page = command.out / "report.html"
+    write_html(records, page, shop.experiment.name, command.headline, failures)
+    write_text(command.out / "table.md", to_markdown(rows) + "\n")
+    write_text(command.out / "table.csv", to_csv(rows))
+    if not command.quiet:
+        Console().print(Markdown(to_matrix(rows)))
+    line(f"{len(records)} of {len(found)} runs are done; report: {page}")
+
+
+def _shop(command: BenchRun | BenchStatus, execution: Execution) -> Workshop:
+    words = ["scionet", "bench", "run", command.experiment.name, "--out", command.out.name]
+    experiment = Experiment.read(command.experiment)
+    return Workshop(experiment, command.data.resolve(), command.out.resolve(), execution, shlex.join(words))
+
+
+def _show(command: BenchRun | BenchStatus, found: Sequence[Standing]) -> None:
+    """How many runs stand where, and why those that failed did."""
+    arms = list(dict.fromkeys(each.trial.arm.name for each in found))
+    counts = Counter((each.trial.arm.name, each.state) for each in found)
+    states = ("done", "running", "failed", "to do")
+    rows = [(arm, *(str(counts[arm, state]) for state in states)) for arm in arms]
+    rows.append(("all", *(str(sum(counts[arm, state] for arm in arms)) for state in states)))
+    table(f"{command.experiment}, {len(found)} runs", states, rows)
+    for each in found:
+        if each.failure is not None:
+            warn(f"{each.spec.method}, {each.spec.budget}, seed {each.spec.seed}: {each.failure.reason}")
+
+
+def _warn_of_mixtures(command: BenchReport, versions: Sequence[dict[str, str]]) -> None:
+    """Warn where records were made by different versions of a package."""
+    for package in sorted({name for each in versions for name in each}):
+        several = sorted({each.get(package, "none") for each in versions})
+        if len(several) > 1:
+            warn(f"the records were made by several versions of {package}: {', '.join(several)}")

@@ -1,0 +1,264 @@
+"""Labelled data from the text that names their source, with training and test part apart."""
+
+import gzip
+import importlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import TensorDataset
+
+from scionet.augmentation import Augmentation
+from scionet.data import digits
+from scionet.errors import InvalidSetting
+from scionet.examples import ImageExamples, Pairs
+from scionet.folders import ImageFolder
+from scionet.models import import_torchvision
+from scionet.pictures import Preprocessing
+from scionet.training.loading import Examples, load
+
+FORMS = "digits, images:PATH, idx:PATH, torchvision:NAME, huggingface:NAME or package.module:function"
+_TEST_NAMES = ("test", "val", "validation")
+_IDX_HEADER, _IDX_UINT8 = 4, 8
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Labelled examples of one part, to be read in any choice and with any augmentation.
+
+    Attributes:
+        count: Number of examples.
+        choose: Examples by their indices; pictures are changed at random if an augmentation is given.
+    """
+
+    count: int
+    choose: Callable[[Sequence[int] | NDArray[np.int64], Augmentation | None], Examples]
+
+
+@dataclass(frozen=True, eq=False)
+class Labelled:
+    """What a source has.
+
+    Attributes:
+        train: Examples to learn from.
+        test: Examples to measure on, if the source keeps some apart.
+    """
+
+    train: Part
+    test: Part | None
+
+
+@dataclass(frozen=True, eq=False)
+class Batches:
+    """Examples in their order as batches that can be iterated over again and again.
+
+    Attributes:
+        examples: The examples.
+        batch_size: Examples of a batch; the last may be smaller.
+        workers: Processes that read; 0 reads here.
+    """
+
+    examples: Examples
+    batch_size: int
+    workers: int = 0
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        """Inputs and their labels, int64 ``(batch,)``."""
+        tickets = [(index, index) for index in range(len(self.examples))]
+        starts = range(0, len(tickets), self.batch_size)
+        return load(self.examples, [tickets[start : start + self.batch_size] for start in starts], self.workers)
+
+
+def labelled(source: str, preprocessing: Preprocessing, folder: Path, seed: int = 0) -> Labelled:
+    """Labelled data from the text that names their source.
+
+    Args:
+        source: ``digits`` (scikit-learn's, one fifth apart as the test part), ``images:PATH`` (a folder or zip file
+            laid out as ``[split/]class/name.jpg``), ``idx:PATH`` (a folder of MNIST's files, perhaps compressed),
+            ``torchvision:NAME`` (a data set that is there already; nothing is downloaded), ``huggingface:NAME``, or
+            ``package.module:function``, which gives ``train`` or ``(train, test)``, map-style data sets of pairs.
+        preprocessing: How pictures become inputs.
+        folder: What paths are relative to.
+        seed: Seed of the split of the digits.
+
+    Raises:
+        InvalidSetting: If the text is malformed, a package is not installed, or there are no such data.
+    """
+    kind, _, name = source.partition(":")
+    readers: dict[str, Callable[[], Labelled]] = {
+        "digits": lambda: _digits(seed),
+        "images": lambda: _images(folder / name, preprocessing),
+        "idx": lambda: _idx(folder / name, preprocessing),
+        "torchvision": lambda: _torchvision(name, folder, preprocessing),
+        "huggingface": lambda: _huggingface(name, preprocessing),
+    }
+    if kind in readers and bool(name) == (kind != "digits"):
+        return readers[kind]()
+    if name and kind not in readers:
+        return _function(kind, name, preprocessing)
+    raise InvalidSetting(f"data must be named as {FORMS}; given {source!r}")
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """From a pillow picture to an input, float32 ``(3, height, width)``; tensors pass as they are.
+
+    Attributes:
+        preprocessing: Resize, crop, scale, normalise.
+        augmentation: What is done at random before scaling.
+    """
+
+    preprocessing: Preprocessing
+    augmentation: Augmentation | None = None
+
+    def __call__(self, value: Any) -> Tensor:
+        """The input.
+
+        Raises:
+            InvalidSetting: If it is a tensor and there is an augmentation.
+        """
+        if not isinstance(value, Image.Image):
+            if self.augmentation is not None:
+                raise InvalidSetting(f"an augmentation changes pictures, not {type(value).__name__}; take 'none'")
+            return torch.as_tensor(value)
+        frame = self.preprocessing.framed if self.augmentation is None else self.augmentation.of(self.preprocessing)
+        return self.preprocessing.tensor(np.array([frame(value.convert("RGB"))]))[0]
+
+
+@dataclass(frozen=True, eq=False)
+class _Chosen:
+    """Some rows of a data set, in an order."""
+
+    rows: Any
+    indices: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.rows[self.indices[index]]
+
+
+def _part(rows: Any, preprocessing: Preprocessing, inputs: str | int = 0, label: str | int = 1) -> Part:
+    def choose(indices: Sequence[int] | NDArray[np.int64], augmentation: Augmentation | None) -> Examples:
+        return Pairs(_Chosen(rows, tuple(map(int, indices))), inputs, label, Prepared(preprocessing, augmentation))
+
+    return Part(len(rows), choose)
+
+
+def _digits(seed: int) -> Labelled:
+    train_x, train_y, test_x, test_y = digits(seed)
+    train, test = TensorDataset(train_x, train_y), TensorDataset(test_x, test_y)
+    return Labelled(_part(train, Preprocessing()), _part(test, Preprocessing()))
+
+
+def _images(path: Path, preprocessing: Preprocessing) -> Labelled:
+    """An image folder; its splits are train and test, or val, or validation."""
+
+    def part(folder: ImageFolder) -> Part:
+        return Part(
+            len(folder), lambda indices, augmentation: ImageExamples(folder, preprocessing, indices, augmentation)
+        )
+
+    splits: dict[str, ImageFolder] = {}
+    for name in ("train", *_TEST_NAMES):
+        try:
+            splits[name] = ImageFolder(path, name)
+        except InvalidSetting:
+            continue
+    if "train" not in splits:
+        return Labelled(part(ImageFolder(path)), None)
+    test = next((part(splits[name]) for name in _TEST_NAMES if name in splits), None)
+    return Labelled(part(splits["train"]), test)
+
+
+def _idx(path: Path, preprocessing: Preprocessing) -> Labelled:
+    train, test = (_IdxRows(_idx_array(path, f"{n}-images-idx3-ubyte"), _idx_array(path, f"{n}-labels-idx1-ubyte"))
+                   for n in ("train", "t10k"))  # fmt: skip
+    return Labelled(_part(train, preprocessing), _part(test, preprocessing))
+
+
+@dataclass(frozen=True, eq=False)
+class _IdxRows:
+    """Grey pictures ``(count, height, width)`` and their labels, row by row."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.uint8]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.fromarray(self.images[index]), int(self.labels[index])
+
+
+def _idx_array(folder: Path, name: str) -> NDArray[np.uint8]:
+    """An array of a file in the format of MNIST, or of the same compressed by gzip.
+
+    Raises:
+        InvalidSetting: If there is none, or it is damaged.
+    """
+    found = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    if found is None:
+        raise InvalidSetting(f"{folder} has neither {name} nor {name}.gz; give the folder of MNIST's four files")
+    try:
+        content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
+        if content[:3] != bytes((0, 0, _IDX_UINT8)):
+            raise ValueError("it does not begin as an array of bytes does")
+        shape = np.frombuffer(content, ">i4", content[3], _IDX_HEADER)
+        return np.frombuffer(content, np.uint8, offset=_IDX_HEADER * (1 + len(shape))).reshape(shape)
+    except (OSError, EOFError, ValueError) as error:
+        raise InvalidSetting(f"{found} is damaged: {error}; get it again") from error
+
+
+def _torchvision(name: str, folder: Path, preprocessing: Preprocessing) -> Labelled:
+    kind = getattr(import_torchvision().datasets, name, None)
+    if kind is None:
+        raise InvalidSetting(
+            f"torchvision has no data set {name!r}; give a class of torchvision.datasets, such as CIFAR10"
+        )
+    try:
+        train, test = (kind(folder, train=first, download=False) for first in (True, False))
+    except (RuntimeError, TypeError, OSError) as error:
+        raise InvalidSetting(f"torchvision cannot read {name} in {folder}: {error}; put its files there") from error
+    return Labelled(_part(train, preprocessing), _part(test, preprocessing))
+
+
+def _huggingface(name: str, preprocessing: Preprocessing) -> Labelled:
+    """A data set of the Hugging Face hub, or a local one, with the columns image (or img) and label."""
+    try:
+        datasets = importlib.import_module("datasets")
+    except ModuleNotFoundError as error:
+        raise InvalidSetting(f"{error}; huggingface:NAME needs `pip install datasets`") from error
+    found = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name)
+    columns = found["train"].column_names
+    inputs = next((c for c in ("image", "img") if c in columns), None)
+    label = next((c for c in ("label", "labels", "fine_label") if c in columns), None)
+    if inputs is None or label is None:
+        raise InvalidSetting(f"{name} has the columns {columns}; there must be image or img, and label")
+    test = next((found[n] for n in _TEST_NAMES if n in found), None)
+    return Labelled(
+        _part(found["train"], preprocessing, inputs, label),
+        None if test is None else _part(test, preprocessing, inputs, label),
+    )
+
+
+def _function(module_name: str, name: str, preprocessing: Preprocessing) -> Labelled:
+    """What a function gives: a data set of pairs, or two of them.
+
+    Raises:
+        InvalidSetting: If there is no such function.
+    """
+    try:
+        make = getattr(importlib.import_module(module_name), name)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise InvalidSetting(f"{error}; data must be named as {FORMS}") from error
+    made = make()
+    train, test = made if isinstance(made, tuple) else (made, None)
+    return Labelled(_part(train, preprocessing), None if test is None else _part(test, preprocessing))

@@ -1,0 +1,70 @@
+"""New initial weights for a network of any shape: those that it would have been given if it had been built so."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from scionet.errors import TrainingError
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+
+
+def initialise(model: nn.Module, seed: int) -> None:
+    """Give a network new initial weights, in place.
+
+    Convolutions get N(0, 2 / (k² · C_out)) (He et al., ICCV 2015, by fan-out, as in the official code of Liu et al.,
+    ICLR 2019), in a grouped one with C_out of one group; their biases 0. Norms get scale 1 and shift 0, and forget
+    their statistics. All other modules initialise themselves as torch does.
+
+    Args:
+        model: The network, on any device.
+        seed: Seed of the weights.
+
+    Raises:
+        TrainingError: If a module holds parameters of its own that nobody can initialise.
+    """
+    devices = sorted({t.device.index or 0 for t in model.parameters() if t.device.type == "cuda"})
+    with torch.random.fork_rng(devices=devices), torch.no_grad():
+        torch.manual_seed(seed)
+        for name, module in model.named_modules():
+            _initialise_one(name, module)
+
+
+def _initialise_one(name: str, module: nn.Module) -> None:
+    reset = getattr(module, "reset_parameters", None)
+    if isinstance(module, nn.modules.conv._ConvNd):
+        fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
+        module.weight.normal_(0, math.sqrt(2 / fan_out))
+        if module.bias is not None:
+            module.bias.zero_()
+    elif isinstance(module, _NORMS) or callable(reset):
+        reset()  # pyright: ignore[reportOptionalCall]
+    elif next(module.parameters(recurse=False), None) is not None:
+        raise TrainingError(
+            f"{name or 'the network'} ({type(module).__name__}) holds parameters of its own and has no "
+            "reset_parameters; give it one, or leave out what begins with new weights"
+        )
+
+
+def sparse_kaiming_(weight: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """Initial weights of a convolution that is masked, in place; the fan-out is counted on what survives.
+
+    N(0, 2 / n) with n = survivors / input channels, times the mask (official code of Liu et al., ICLR 2019). Without
+    survivors all are 0.
+
+    Args:
+        weight: ``(out, in / groups, ...)``.
+        mask: Boolean, of the same shape.
+        generator: Of random numbers.
+
+    Raises:
+        TrainingError: If the shapes differ.
+    """
+    if weight.shape != mask.shape:
+        raise TrainingError(f"weight and mask must have one shape; given {tuple(weight.shape)} and {tuple(mask.shape)}")
+    survivors = int(mask.sum())
+    with torch.no_grad():
+        if not survivors:
+            return weight.zero_()
+        return weight.normal_(0, math.sqrt(2 * weight.shape[1] / survivors), generator=generator).mul_(mask)

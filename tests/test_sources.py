@@ -1,0 +1,123 @@
+"""Labelled data from the text that names their source."""
+
+import gzip
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from albums import CLASSES, write_pictures
+from torch.utils.data import TensorDataset
+
+from scionet.augmentation import Augmentation
+from scionet.errors import CalibrationError, InvalidSetting, TrainingError
+from scionet.pictures import Preprocessing
+from scionet.sources import Batches, labelled
+
+PLAIN = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
+
+
+def idx(folder: Path, compressed: bool, count: int = 7) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    for part in ("train", "t10k"):
+        images = rng.integers(0, 256, (count, 5, 4), dtype=np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 3
+        for name, array in ((f"{part}-images-idx3-ubyte", images), (f"{part}-labels-idx1-ubyte", labels)):
+            shape = b"".join(n.to_bytes(4, "big") for n in array.shape)
+            content = bytes((0, 0, 8, array.ndim)) + shape + array.tobytes()
+            path = folder / (f"{name}.gz" if compressed else name)
+            path.write_bytes(gzip.compress(content) if compressed else content)
+        if part == "train":
+            first = images
+    return first
+
+
+@pytest.mark.parametrize("compressed", [False, True])
+def test_idx_files_are_read_as_they_are(tmp_path, compressed: bool) -> None:
+    images = idx(tmp_path, compressed)
+    found = labelled(f"idx:{tmp_path.name}", PLAIN, tmp_path.parent)
+    assert found.train.count == 7 and found.test is not None and found.test.count == 7
+    x, y = found.train.choose([4, 2], None)[0]
+    assert y == 1 and torch.equal(x, torch.from_numpy(images[4] / 255).float().expand(3, 5, 4))
+
+
+def test_batches_are_the_same_again_and_hold_everything(tmp_path) -> None:
+    idx(tmp_path, compressed=False)
+    batches = Batches(labelled(f"idx:{tmp_path}", PLAIN, Path()).train.choose(range(7), None), 3)
+    first, second = list(batches), list(batches)
+    assert [len(labels) for _, labels in first] == [3, 3, 1]
+    assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, second, strict=True))
+    assert torch.cat([labels for _, labels in first]).tolist() == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_image_folders_with_and_without_splits(tmp_path) -> None:
+    for part in ("a/train", "a/val", "b"):
+        write_pictures(tmp_path / part)
+    split, whole = (labelled(f"images:{name}", Preprocessing(), tmp_path) for name in "ab")
+    assert split.test is not None and split.train.count == split.test.count == sum(CLASSES.values())
+    assert whole.test is None and whole.train.count == sum(CLASSES.values())
+
+
+def test_a_function_gives_one_or_two_data_sets(tmp_path, monkeypatch) -> None:
+    made = TensorDataset(torch.arange(6.0).view(6, 1), torch.arange(6))
+    module = type(sys)("homemade")
+    module.both, module.one = (lambda: (made, made)), (lambda: made)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "homemade", module)
+    both, one = (labelled(f"homemade:{name}", PLAIN, tmp_path) for name in ("both", "one"))
+    assert both.test is not None and one.test is None
+    x, y = one.train.choose([5], None)[0]
+    assert (x.item(), y) == (5.0, 5)
+
+
+def test_torchvision_data_sets_are_read_where_they_are(tmp_path) -> None:
+    raw = tmp_path / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    images = idx(raw, compressed=False)
+    found = labelled("torchvision:FashionMNIST", PLAIN, tmp_path)
+    x, _ = found.train.choose([3], None)[0]
+    assert torch.equal(x[0], torch.from_numpy(images[3] / 255).float())
+
+
+def test_augmentation_changes_pictures_by_torchs_random_numbers(tmp_path) -> None:
+    idx(tmp_path, compressed=False)
+    part = labelled(f"idx:{tmp_path}", PLAIN, Path()).train
+    changed = part.choose([0], Augmentation("shift", 2))
+    torch.manual_seed(0)
+    first = changed[0][0]
+    torch.manual_seed(0)
+    assert torch.equal(changed[0][0], first) and not torch.equal(first, part.choose([0], None)[0][0])
+
+
+def test_tensors_are_not_augmented() -> None:
+    examples = labelled("digits", PLAIN, Path()).train.choose([0, 1], Augmentation("shift"))
+    with pytest.raises(TrainingError, match="an augmentation changes pictures, not Tensor"):
+        list(Batches(examples, 2))
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("digit", "data must be named as digits, images:PATH"),
+        ("images:", "data must be named as"),
+        ("digits:2", "data must be named as"),
+        ("idx:nowhere", "has neither train-images-idx3-ubyte nor"),
+        ("images:nowhere", "does not exist"),
+        ("torchvision:CIFAR11", "torchvision has no data set 'CIFAR11'"),
+        ("torchvision:CIFAR10", "torchvision cannot read CIFAR10"),
+        ("no.such:thing", "No module named 'no'"),
+        ("math:thing", "has no attribute 'thing'"),
+    ],
+)
+def test_wrong_names_are_refused(tmp_path, source: str, message: str) -> None:
+    with pytest.raises(InvalidSetting, match=message):
+        labelled(source, PLAIN, tmp_path)
+
+
+def test_damaged_files_are_named(tmp_path) -> None:
+    idx(tmp_path, compressed=True)
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"no gzip")
+    with pytest.raises(InvalidSetting, match=r"train-images-idx3-ubyte\.gz is damaged"):
+        labelled(f"idx:{tmp_path}", PLAIN, Path())
+    with pytest.raises((CalibrationError, InvalidSetting)):
+        labelled("images:train-images-idx3-ubyte.gz", PLAIN, tmp_path)
