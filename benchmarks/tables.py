@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import latency_tables
+from protocol import write_pages
 from sections import write_sections
 
 from scionet.bench.pairs import pairs
@@ -46,6 +47,7 @@ def main() -> None:
     latencies = [json.loads(path.read_text()) for path in sorted((RESULTS / "latency").glob("*.json"))]
     replace_between(page, "latency", latency_tables.to_markdown(latencies))
     write_sections(RESULTS, ROOT / "docs")
+    replace_between(ROOT / "docs" / "bench.md", "protocol", write_pages(RESULTS, ROOT / "docs"))
     (RESULTS / "untrained.csv").write_text(to_csv(summarise(records)))
     complete = {record.spec.network for record in records if record.spec.method == HEADLINE[0]}
     shown = [record for record in records if record.spec.network in complete]

@@ -46,9 +46,9 @@ def _means(ahead: NDArray[np.float64], count: int, rng: np.random.Generator) -> 
     seeds, examples = ahead.shape
     rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), count) / seeds
     columns = rng.multinomial(examples, np.full(examples, 1 / examples), count) / examples
-    return ((rows @ ahead) * columns).sum(axis=1).astype(np.float64)
+    return ((rows @ ahead) * columns).sum(axis=1)
 
 
 def differences(own: Sequence[NDArray[np.bool_]], other: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
     """By how much one method is ahead on every test example, in percentage points, shape ``(seeds, examples)``."""
-    return 100.0 * (np.stack(own).astype(np.int8) - np.stack(other).astype(np.int8))
+    return 100 * (np.stack(own).astype(np.float64) - np.stack(other))

@@ -1,0 +1,53 @@
+"""The part of docs/bench.md that says what was found, from the records of the experiments under results/.
+
+`scionet bench run benchmarks/smoke.toml --out benchmarks/results/smoke` makes them (small.toml likewise); only records/ of such
+a folder is kept. Called by `python benchmarks/tables.py`.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from scionet.bench.ledger import total
+from scionet.bench.pairs import pairs
+from scionet.bench.record import RunRecord, load_all
+from scionet.bench.report import write_html
+from scionet.bench.summary import Row, summarise
+
+EXPERIMENTS = ("smoke", "small")
+HEADLINE = "forward least squares + measured + fine-tuned"
+
+
+def write_pages(results: Path, docs: Path) -> str:
+    """One page for each experiment that has records; the Markdown about all of them."""
+    parts = []
+    for name in EXPERIMENTS:
+        folder = results / name / "records"
+        if folder.exists():
+            records = load_all(folder)
+            write_html(records, docs / f"bench-{name}.html", f"scionet bench: {name}", HEADLINE)
+            parts.append("\n".join(_part(name, records)))
+    return "\n\n".join(parts)
+
+
+def _part(name: str, records: tuple[RunRecord, ...]) -> Iterator[str]:
+    yield f"**{name}** ([page](bench-{name}.html), {len(records)} runs, `benchmarks/{name}.toml`)"
+    yield ""
+    yield "| budget | method | accuracy, % | 1,000 forward passes paid | points behind fine-tuned forward selection | runs |"
+    yield "| :-- | :-- | --: | --: | --: | --: |"
+    behind = {(pair.budget, pair.other): pair for pair in pairs(records, HEADLINE)}
+    for row in summarise(records):
+        pair = behind.get((row.budget, row.method))
+        gap = ""
+        if pair is not None:
+            gap = f"{pair.ahead:+.2f}" + ("" if pair.low is None else f" ({pair.low:+.2f} to {pair.high:+.2f})")
+            gap = f"**{gap}**" if pair.certain else gap
+        cells = (row.budget, row.method, row.accuracy.text(row.digits), _passes(row), gap, str(row.runs))
+        yield f"| {' | '.join(cells)} |"
+
+
+def _passes(row: Row) -> str:
+    """All MACs of a run's ledger, in thousands of forward passes of the dense network."""
+    if not row.budget:
+        return ""
+    paid = [total(record.ledger)[1] / record.dense.macs / 1e3 for record in row.records]
+    return f"{sum(paid) / len(paid):,.0f}"
