@@ -1,7 +1,7 @@
 """The part of docs/bench.md that says what was found, from the records of the experiments under results/.
 
-`scionet bench run benchmarks/smoke.toml --out benchmarks/results/smoke` makes them (small.toml likewise); only records/ of such
-a folder is kept. Called by `python benchmarks/tables.py`.
+`scionet bench run benchmarks/smoke.toml --out benchmarks/results/smoke` makes them (small.toml likewise); of such a
+folder only records/ is kept. Called by `python benchmarks/tables.py`.
 """
 
 from collections.abc import Iterator
@@ -32,7 +32,7 @@ def write_pages(results: Path, docs: Path) -> str:
 def _part(name: str, records: tuple[RunRecord, ...]) -> Iterator[str]:
     yield f"**{name}** ([page](bench-{name}.html), {len(records)} runs, `benchmarks/{name}.toml`)"
     yield ""
-    yield "| budget | method | accuracy, % | 1,000 forward passes paid | points behind fine-tuned forward selection | runs |"
+    yield "| budget | method | accuracy, % | 1,000 forward passes | fine-tuned forward ahead by, points | runs |"
     yield "| :-- | :-- | --: | --: | --: | --: |"
     behind = {(pair.budget, pair.other): pair for pair in pairs(records, HEADLINE)}
     for row in summarise(records):

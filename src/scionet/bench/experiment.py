@@ -31,11 +31,13 @@ class Network:
         factory: Such as ``scionet:resnet20``.
         arguments: Of the factory.
         weights: File of its weights, relative to the folder of the data; without it, it is trained.
+        macs: What a forward pass of one example must cost, if that is to be checked before anything is run.
     """
 
     factory: str
     arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     weights: str | None = None
+    macs: int | None = None
 
     @property
     def name(self) -> str:

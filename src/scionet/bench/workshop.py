@@ -115,6 +115,7 @@ def dense(shop: Workshop, material: Material, seed: int) -> Dense:
     stem = experiment.dense_identity(shop.data)[:12] + ("" if given else f"-seed{seed}")
     note = shop.out / "dense" / f"{stem}.json"
     weights = note.with_suffix(".safetensors") if given is None else shop.data / given
+    refuse_other_cost(experiment.network, made(experiment.network, seed), example)
     with alone(shop.out / "dense" / stem):
         if not note.exists():
             payments = () if given else _trained(shop, material, seed, example, weights)
@@ -122,6 +123,20 @@ def dense(shop: Workshop, material: Material, seed: int) -> Dense:
             found, _ = outcome(model, measure(model, example), material.test)
             write_text(note, to_json(DenseNote(found, payments)))
     return Dense(_loaded(experiment.network, seed, weights), example, _read(note))
+
+
+def refuse_other_cost(network: Network, model: nn.Module, example: Batch) -> None:
+    """Refuse a network that does not cost what the experiment says.
+
+    Raises:
+        RecordError: If it does not.
+    """
+    found = measure(model, example).macs
+    if network.macs is not None and found != network.macs:
+        raise RecordError(
+            f"{network.factory} has {found:,.0f} MACs for an example like these; the experiment says {network.macs:,}. "
+            "Give other data or another preprocessing, or correct the experiment"
+        )
 
 
 def _loaded(network: Network, seed: int, weights: Path) -> nn.Module:
