@@ -1,4 +1,4 @@
-"""What `fit` costs beyond a bare PyTorch loop: the ratio of processor time, step by step in turns.
+"""What `fit` costs beyond a bare PyTorch loop: the ratio of processor time, some steps of each in turns.
 
     python benchmarks/training_overhead.py
 
@@ -28,8 +28,10 @@ from scionet.training.fit import fit
 from scionet.training.recipes import Recipe
 
 RECORD = Path(__file__).parent / "results" / "speed" / "training_overhead.json"
-SKIPPED = 2
-"""Steps at the beginning that are not timed: memory is found, kernels are chosen."""
+BLOCK = 8
+"""Steps in a row of either: of networks that take turns at every step, each finds its memory given to the other."""
+SKIPPED = 1
+"""Blocks at the beginning that are not timed: memory is found, kernels are chosen."""
 RESAMPLES = 10_000
 """Of the bootstrap that gives the interval of the median, 95 %."""
 
@@ -67,23 +69,24 @@ def _compared(name: str, factory: str, data: TensorDataset, batch_size: int, rou
     low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975]).tolist()
     ratio = float(np.median(ratios))
     print(f"{name}: {ratio:.4f} ({low:.4f} to {high:.4f})", flush=True)
-    meaning = (
-        f"processor time of a step of fit over that of a bare loop, {name}; median of {len(ratios)} pairs of steps"
-    )
+    meaning = f"processor time of {BLOCK} steps of fit over that of a bare loop, {name}; median of {len(ratios)} pairs"
     return {"name": "fit / bare loop", "value": ratio, "lower": low, "upper": high, "unit": "×", "meaning": meaning}
 
 
 class _Pairs(Callback):
-    """Takes a step of the bare loop after every step of `fit`, so that both meet the machine in the same state."""
+    """Takes a block of steps of the bare loop after every block of `fit`, so that both meet the same machine."""
 
     def __init__(self, bare: Iterator[None]) -> None:
         self._bare, self._last = bare, time.process_time()
         self.seconds: list[tuple[float, float]] = []
 
     def after_step(self, network: nn.Module, step: int) -> None:
-        """One pair of times."""
+        """One pair of times, at the end of a block."""
+        if step % BLOCK:
+            return
         reached = time.process_time()
-        next(self._bare)
+        for _ in range(BLOCK):
+            next(self._bare)
         now = time.process_time()
         self.seconds.append((reached - self._last, now - reached))
         self._last = now

@@ -1,6 +1,6 @@
 """Architectures that papers fixed in advance, with new weights: what Scratch-E and Scratch-B are trained on.
 
-Source: Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, and its official code. ResNet-50-2x is missing:
+Source: Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, and its code. ResNet-50-2x is missing:
 its blocks read their input through an index layer. `scionet.models.build` takes ``scionet.predefined:NAME``.
 """
 
