@@ -136,12 +136,12 @@ def _panels(study: Study, cost: str, looks: dict[str, Style], name: str) -> str:
     down = -(-len(arms) // across)
     with drawing():
         figure = Figure(figsize=(_PANEL[0] * across, _PANEL[1] * down))
-        grid = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat
+        grid = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
         for axes, arm in zip(grid, arms, strict=False):
             _panel(axes, [row for row in study.rows if panel_of(row) == arm], cost, looks)
             _dense_lines(axes, study)
             axes.set_title(arm)
-        for axes in list(grid)[len(arms) :]:
+        for axes in grid[len(arms) :]:
             axes.set_visible(False)
         first = figure.axes[0]
         first.invert_xaxis()
