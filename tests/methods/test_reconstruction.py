@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from subjects import SUBJECTS, budget_for
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from scionet import load_pruned, prune, save_pruned
 from scionet.errors import CalibrationError, InvalidSetting
@@ -104,6 +105,18 @@ def test_same_seed_same_weights_and_global_randomness_untouched(tmp_path):
     assert hash_tensors(state_of(loaded)) == hash_tensors(state_of(first.model))
     with torch.no_grad():
         assert torch.equal(loaded.eval()(batches[0]), first.model.eval()(batches[0]))
+
+
+def test_a_shuffling_loader_is_read_once_and_leaves_the_global_randomness():
+    subject = SUBJECTS["mlp"]
+    data = TensorDataset(torch.cat(subject.batches(2, 32)), torch.zeros(64))
+    loader = DataLoader(data, batch_size=16, shuffle=True)
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    first = shrunk_network(subject.network(), loader, subject.example())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert "8 examples kept apart" in first.report.status
+    assert first.plan.identity == shrunk_network(subject.network(), loader, subject.example()).plan.identity
 
 
 class Words(nn.Module):

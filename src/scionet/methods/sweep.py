@@ -29,6 +29,7 @@ from scionet.network.lockstep import Stop, lockstep
 from scionet.network.moments import Moments
 from scionet.network.plan import Choice, Plan
 from scionet.network.processes import overall_index
+from scionet.network.running import undisturbed
 from scionet.network.sites import Site, Sites
 from scionet.progress import Progress, silent
 from scionet.seeds import seeded
@@ -83,7 +84,8 @@ class Sweep(Method):
         judged: list[Any] = []
         if self.settings.reconstruct_steps:
             refuse_processes()
-            batches, judged = kept_apart(batches)
+            with undisturbed(model):  # a data loader takes its seed from torch's generator
+                batches, judged = kept_apart(batches)
         fitting, draw = Fitting(model, sites, self.settings), seeded(seed)
         inputs = _Inputs(batches) if self.uses_labels else batches
         ranker = self.ranker.ready(model, sites, batches)
