@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -14,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from scionet import load_pruned, prune, save_pruned
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.methods.apart import SHARE, kept_apart, pieces
+from scionet.methods.apart import SHARE, kept_apart, pieces, shuffled
 from scionet.methods.effects import Gauge
 from scionet.models import build
 from scionet.network.discover import discover
@@ -48,7 +49,7 @@ def test_a_linear_network_reaches_the_least_squares_solution():
     model = nn.Sequential(nn.Linear(5, 8, bias=False), nn.Linear(8, 3, bias=False)).double()
     x = torch.randn(512, 5, dtype=torch.float64) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2])
     result = shrunk_network(
-        model, list(x.split(64)), x[:2], "macs<=25%", metric="squared", reconstruct_steps=400, reconstruct_rate=0.05
+        model, list(x.split(64)), x[:2], "macs<=25%", metric="squared", reconstruct_steps=800, reconstruct_rate=0.05
     )
     (kept,) = result.plan.widths.values()
     assert kept == 2
@@ -58,7 +59,7 @@ def test_a_linear_network_reaches_the_least_squares_solution():
     best = torch.linalg.svdvals(target)[kept:].square().sum()
     found = (result.model(fitted) - target).square().sum()
     assert best > 0.001 * target.square().sum()
-    torch.testing.assert_close(found, best, rtol=0.01, atol=0.0)
+    torch.testing.assert_close(found, best, rtol=0.02, atol=0.0)
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
@@ -213,6 +214,17 @@ def test_one_example_in_eight_is_kept_apart(sizes: list[int]):
     small = pieces(fitted, 3)
     assert max(len(part["x"]) for part in small) <= 3
     assert torch.equal(torch.cat([p["x"] for p in small]), torch.cat([p["x"] for p in fitted]))
+
+
+def test_examples_of_one_form_are_mixed_and_others_come_in_their_batches():
+    batches = [{"x": part, "y": part[:, None] * 2, "flag": True} for part in torch.arange(20).split([8, 8, 4])]
+    mixed = shuffled(batches, np.random.default_rng(0))
+    assert [len(batch["x"]) for batch in mixed] == [8, 8, 4] and all(batch["flag"] for batch in mixed)
+    assert all(torch.equal(batch["y"][:, 0], 2 * batch["x"]) for batch in mixed)
+    x = torch.cat([batch["x"] for batch in mixed])
+    assert torch.equal(x.sort().values, torch.arange(20)) and len(set((mixed[0]["x"] // 8).tolist())) > 1
+    uneven = [torch.zeros(4, length) for length in (3, 4, 5)]
+    assert {id(batch) for batch in shuffled(uneven, np.random.default_rng(0))} == {id(batch) for batch in uneven}
 
 
 def test_spread_is_undone_by_shrink():

@@ -1,10 +1,12 @@
 """Examples kept apart from everything that is fitted, so that a repair can be judged on them."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from scionet.errors import CalibrationError
 from scionet.network.running import as_arguments, example_count, tensors_of
@@ -52,6 +54,31 @@ def pieces(batches: Iterable[Any], most: int) -> list[Any]:
         step = most if _divides(batch, size) else size
         found += [_part(batch, size, start, min(start + step, size)) for start in range(0, size, step)]
     return found
+
+
+def shuffled(batches: Sequence[Any], rng: np.random.Generator) -> list[Any]:
+    """The same examples in batches of the same sizes, in random order; batches in random order if they cannot be mixed.
+
+    Data that are sorted by class would otherwise give each step one class.
+    """
+    sizes = [example_count(batch) for batch in batches]
+    whole = all(_divides(batch, size) for batch, size in zip(batches, sizes, strict=True))
+    if not whole or len({_form(batch) for batch in batches}) > 1:
+        return [batches[number] for number in rng.permutation(len(batches))]
+    order = torch.from_numpy(rng.permutation(sum(sizes))).split(sizes)
+    singles = pieces(batches, 1)
+    return [tree_map(_together, *(singles[number] for number in picks.tolist())) for picks in order]
+
+
+def _together(*values: Any) -> Any:
+    """Tensors one behind the other; of anything else the first."""
+    return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
+
+
+def _form(batch: Any) -> Any:
+    """What batches must share to be put together: the shapes of examples, and all that is no tensor."""
+    leaves, structure = tree_flatten(batch)
+    return str(structure), str([tuple(leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
 
 
 def _divides(batch: Any, size: int) -> bool:

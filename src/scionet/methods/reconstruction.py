@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain, count, islice
 
 import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.methods.apart import pieces
+from scionet.methods.apart import pieces, shuffled
 from scionet.methods.effects import Gauge
 from scionet.methods.likeness import Likeness, likeness
 from scionet.network.plan import Plan
@@ -140,11 +141,10 @@ def _descend(pair: Likeness, material: Material, settings: SweepSettings, progre
 
 
 def _in_turns(material: Material, steps: int) -> Iterator[Batch]:
-    """A batch for each step; every one is taken once before one is taken again."""
+    """A batch for each step; every example is taken once before one is taken again."""
     parts, draw = pieces(material.fitted, STEP_EXAMPLES), seeded(material.seed)
-    for step in range(steps):
-        turn, place = divmod(step, len(parts))
-        yield parts[int(draw("reconstruct", turn).permutation(len(parts))[place])]
+    turns = (shuffled(parts, draw("reconstruct", turn)) for turn in count())
+    return islice(chain.from_iterable(turns), steps)
 
 
 def _values(parameters: Sequence[Tensor]) -> list[Tensor]:
