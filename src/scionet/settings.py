@@ -1,5 +1,6 @@
 """Every setting of a method, as frozen dataclasses without torch: command line and TOML files are made from them."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -37,6 +38,11 @@ class SweepSettings:
     """Every site keeps at least this many units."""
     recalibrate: bool = False
     """Measure the statistics of every BatchNorm anew in the pruned network, at the end."""
+    reconstruct_steps: int = 0
+    """Fit all weights that remain to the dense network by so many gradient steps on the unlabelled images, at the end;
+    one image in eight is then kept apart, and the state that is best on these is kept."""
+    reconstruct_rate: float = 1e-3
+    """Learning rate with which these steps begin; it falls to 0."""
     asymmetric: bool = True
     """Measure inputs in the network pruned so far and targets in the dense one, so that later layers repair damage."""
     shortcuts: bool = True
@@ -70,6 +76,9 @@ class SweepSettings:
                     self.measured_examples,
                 )
             ),
+            "reconstruct_steps is a whole number of 0 or more": isinstance(self.reconstruct_steps, int)
+            and self.reconstruct_steps >= 0,
+            "reconstruct_rate is a finite number above 0": 0 < self.reconstruct_rate < math.inf,
             "memory_gib is 0 or more": self.memory_gib >= 0,
         }
         refuse(self, checks)

@@ -41,6 +41,7 @@ class Contestant:
 _FITTED = " Then every consumer's weights are refitted by least squares."
 _SHARED_OUT = " Widths by the sites' error curves instead of one density for all."
 _MEASURED = " Widths by the measured effect of each site on the network's output."
+_RECONSTRUCTED = " Then all weights learn from the dense network's outputs and features, 300 steps without labels."
 _RANKINGS = {
     "forward average": (
         "forward",
@@ -73,7 +74,8 @@ def _contestants() -> Iterator[Contestant]:
     uniform, curves, measured = ({"allocation": name} for name in ("uniform", "curves", "measured"))
     yield Contestant("forward least squares", "forward", uniform, _GREEDY)
     yield Contestant("forward least squares + curves", "forward", curves, _GREEDY + _SHARED_OUT)
-    yield Contestant("forward least squares + measured", "forward", measured, _GREEDY + _MEASURED)
+    yield (greedy := Contestant("forward least squares + measured", "forward", measured, _GREEDY + _MEASURED))
+    yield _reconstructed(greedy)
     for label, (method, settings, text) in _RANKINGS.items():
         plain, refit = {**settings, "refit": False}, {**settings, "refit": True}
         yield Contestant(label, method, {**plain, **uniform}, text)
@@ -82,7 +84,9 @@ def _contestants() -> Iterator[Contestant]:
             yield Contestant(
                 f"{label} + least squares + curves", method, {**refit, **curves}, text + _FITTED + _SHARED_OUT
             )
-            yield _repaired(label, method, text)
+            yield (repaired := _repaired(label, method, text))
+            if method in ("random", "l1"):
+                yield _reconstructed(repaired)
     for label, text in _CRITERIA.items():
         yield _repaired(label, label, text)
 
@@ -91,6 +95,16 @@ def _repaired(label: str, method: str, text: str) -> Contestant:
     """A criterion with the same widths and the same repair as greedy selection: the honest control."""
     settings = {"refit": True, "allocation": "measured"}
     return Contestant(f"{label} + least squares + measured", method, settings, text + _FITTED + _MEASURED)
+
+
+def _reconstructed(contestant: Contestant) -> Contestant:
+    """A contestant whose weights are also fitted by gradient: the same steps for all."""
+    return Contestant(
+        f"{contestant.label} + reconstruction",
+        contestant.method,
+        {**contestant.settings, "reconstruct_steps": 300},
+        contestant.summary + _RECONSTRUCTED,
+    )
 
 
 CONTESTANTS = tuple(_contestants())

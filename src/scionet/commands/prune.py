@@ -126,6 +126,7 @@ def _report(
     if timed is not None:
         line(f"latency predicted by a table of {timed.origin}")
     line(f"pruned in {seconds:.1f} s; masked and cut network agree to {result.report.difference:.0e}")
+    line(result.report.status)
     line(f"saved to {command.out}")
     for refusal in result.report.refused:
         advise(command, f"left whole: {refusal.site} ({refusal.operation} in {refusal.module or 'the network'})")

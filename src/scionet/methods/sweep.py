@@ -17,9 +17,11 @@ from scionet.budget.costs import CostModel
 from scionet.budget.ladder import TOLERANCE, describe
 from scionet.budget.limits import Budget
 from scionet.errors import InvalidSetting, UnreachableBudget
+from scionet.methods.apart import kept_apart
 from scionet.methods.contract import Method, Ranker, SiteView
 from scionet.methods.fitting import Fitting
 from scionet.methods.recalibration import recalibrated
+from scionet.methods.reconstruction import Material, reconstructed, refuse_processes
 from scionet.methods.survey import survey
 from scionet.methods.widths import Allocator, Forecast
 from scionet.network.gates import gated_tensors
@@ -27,6 +29,7 @@ from scionet.network.lockstep import Stop, lockstep
 from scionet.network.moments import Moments
 from scionet.network.plan import Choice, Plan
 from scionet.network.processes import overall_index
+from scionet.network.running import undisturbed
 from scionet.network.sites import Site, Sites
 from scionet.progress import Progress, silent
 from scionet.seeds import seeded
@@ -78,11 +81,20 @@ class Sweep(Method):
             raise InvalidSetting("give either a budget (such as 'macs<=50%') or a tolerance with objective 'loss'")
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise InvalidSetting(f"the seed must be a whole number from 0 on; given {seed!r}")
+        judged: list[Any] = []
+        if self.settings.reconstruct_steps:
+            refuse_processes()
+            with undisturbed(model):  # a data loader takes its seed from torch's generator
+                batches, judged = kept_apart(batches)
         fitting, draw = Fitting(model, sites, self.settings), seeded(seed)
         inputs = _Inputs(batches) if self.uses_labels else batches
         ranker = self.ranker.ready(model, sites, batches)
         allocator = Allocator(ranker, fitting, inputs, costs or CostModel(sites), draw, progress)
-        return [_grown(_Task(self, batches, seed, allocator), budget) for budget in budgets]
+        plans = [_grown(_Task(self, batches, seed, allocator), budget) for budget in budgets]
+        if not self.settings.reconstruct_steps:
+            return plans
+        material = Material([*inputs], [*(_Inputs(judged) if self.uses_labels else judged)], seed)
+        return [reconstructed(model, sites, plan, material, self.settings, progress) for plan in plans]
 
 
 @dataclass(frozen=True, eq=False)

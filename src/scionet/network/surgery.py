@@ -65,6 +65,20 @@ def shrink(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
     return tensor.detach() if keep else tensor.detach().clone(memory_format=torch.contiguous_format)
 
 
+def spread(tensor: Tensor, dense: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
+    """A dense tensor with what `shrink` would keep of it replaced: `shrink` gives `tensor` back.
+
+    Args:
+        tensor: What takes the place of the entries that stay.
+        dense: The dense tensor; is not changed.
+        keep: By dimension, the entries that stay.
+    """
+    if not keep:
+        return tensor
+    (dim, entries), *others = ((dim, entries.to(dense.device)) for dim, entries in keep.items())
+    return dense.index_copy(dim, entries, spread(tensor, dense.index_select(dim, entries), dict(others)))
+
+
 def copied(model: nn.Module, instead: Mapping[int, Tensor] = MappingProxyType({})) -> nn.Module:
     """A deep copy of a model.
 
