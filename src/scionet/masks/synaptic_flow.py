@@ -1,0 +1,121 @@
+"""Synaptic flow: what reaches the output of a network of absolute weights from an input of ones.
+
+R = 1ᵀ (∏ |W_l|) 1, in float64. So that the scores θ ∂R/∂θ are conserved, the network must be positively homogeneous:
+biases and running means are 0, BatchNorm multiplies by |γ| / sqrt(var + ε), and what is not homogeneous (smooth
+activations, other normalisations, softmax) is the identity.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
+
+from scionet.errors import PruneError, UnsupportedModel
+from scionet.masks.gradients import Functional, Weights
+from scionet.masks.weights import wide_state
+from scionet.network.running import Batch, as_arguments, first_of, place_of, tensors_of, undisturbed
+
+IDENTITIES = frozenset(
+    "gelu silu mish elu selu celu softplus sigmoid tanh hardswish hardsigmoid hardtanh relu6 logsigmoid softsign "
+    "sigmoid_ tanh_ elu_ selu_ celu_ hardtanh_ softmax log_softmax layer_norm group_norm instance_norm rms_norm "
+    "local_response_norm".split()
+)
+"""Functions that are not positively homogeneous, by name."""
+ZEROED = ("bias", "running_mean")
+"""How the names of tensors end that would be added."""
+
+
+def synaptic_flow(model: nn.Module, example_inputs: Batch) -> Functional:
+    """R as a function of weights, whose absolute values count.
+
+    Args:
+        model: The network, which keeps its tensors and flags.
+        example_inputs: What it is called on; of the values only those of integers (tokens) matter.
+
+    Raises:
+        UnsupportedModel: When R is asked for: if the network does not run in this way, or R is not finite.
+    """
+    base = {name: _magnitude(name, tensor) for name, tensor in wide_state(model, torch.float64).items()}
+    args, kwargs = as_arguments(_ones(example_inputs, model))
+
+    def flow(weights: Weights) -> Tensor:
+        tensors = {**base, **{name: weight.double().abs() for name, weight in weights.items()}}
+        grad = torch.is_grad_enabled()
+        with undisturbed(model), torch.set_grad_enabled(grad), Homogeneous():
+            try:
+                outputs = functional_call(model, tensors, args, kwargs)
+            except PruneError:
+                raise
+            except (RuntimeError, ValueError, TypeError, AttributeError) as error:
+                raise UnsupportedModel(
+                    f"{type(model).__name__} does not run on float64 inputs of ones with homogeneous layers "
+                    f"({type(error).__name__}: {error}); choose a score with data, such as 'snip', or 'magnitude'"
+                ) from error
+        return _finite(next(t for t in tensors_of(outputs) if t.is_floating_point()).double().sum())
+
+    return flow
+
+
+class Homogeneous(TorchFunctionMode):
+    """Calls of functions that are not positively homogeneous give back what they are given; see the module."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Call or replace one function."""
+        name = getattr(func, "__name__", "")
+        if name == "batch_norm":
+            return _scaled(*args, **(kwargs or {}))
+        if name == "scaled_dot_product_attention":
+            return args[2] if len(args) > 2 else (kwargs or {})["value"]
+        if name in IDENTITIES:
+            return args[0] if args else (kwargs or {})["input"]
+        return func(*args, **(kwargs or {}))
+
+
+def _scaled(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, *rest: Any, **options: Any) -> Tensor:
+    """BatchNorm without its shifts; arguments as torch.nn.functional.batch_norm takes them."""
+    weight = rest[0] if rest else options.get("weight")
+    eps = rest[4] if len(rest) > 4 else options.get("eps", 1e-5)
+    factor = torch.ones(x.shape[1], dtype=x.dtype, device=x.device) if weight is None else weight
+    if running_var is not None:
+        factor = factor / (running_var + eps).sqrt()
+    return x * factor.view(1, -1, *[1] * (x.ndim - 2))
+
+
+def _magnitude(name: str, tensor: Tensor) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    return torch.zeros_like(tensor) if name.endswith(ZEROED) else tensor.abs()
+
+
+def _ones(inputs: Batch, model: nn.Module) -> Batch:
+    """One example: ones for floating-point numbers, integers as they are."""
+    device = place_of(model)[0]
+
+    def one(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return (
+            torch.ones_like(leaf, dtype=torch.float64, device=device) if leaf.is_floating_point() else leaf.to(device)
+        )
+
+    return tree_map(one, first_of(inputs, 1))
+
+
+def _finite(flow: Tensor) -> Tensor:
+    """The flow itself.
+
+    Raises:
+        UnsupportedModel: If it is NaN or infinite.
+    """
+    if not bool(torch.isfinite(flow)):
+        raise UnsupportedModel(
+            f"the synaptic flow is {float(flow)}: it leaves the range of float64, about 1e308; divide the weights of "
+            "the stem by a constant (which changes no ranking), or choose another score, such as 'magnitude'"
+        )
+    return flow
