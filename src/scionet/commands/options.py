@@ -101,10 +101,10 @@ class Prune(Common, Generic[SettingsKind]):
     latency_batch: int = 1
     """A budget on latency is about one forward pass of this many pictures."""
     method: str = "forward"
-    """forward (greedy forward selection), or a baseline: l1, bn_scale, energy, taylor, random, ..."""
+    """forward (greedy forward selection), or a baseline: l1, bn_scale, energy, synflow, taylor, random, ..."""
     calibration_images: int = 2048
     """Pictures drawn from the data to see what the network computes. Labels are used by --objective loss,
-    and by the methods taylor and snip."""
+    and by methods with gradients of the loss, such as taylor, snip and grasp."""
     ignored_layers: tuple[str, ...] = ()
     """Layers whose channels all stay: names, or globs such as "layer4.*"."""
     out: Path

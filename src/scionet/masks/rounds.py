@@ -61,11 +61,12 @@ class Task:
             )
         silent = not any(bool(score[masks[name]].any()) for name, score in found.items())
         if silent and (number == 1 or self.rule.on_collapse != "allow"):
-            cause = "all weights are alike to it" if number == 1 else "nothing reaches the output any more"
-            raise CalibrationError(
-                f"score {self.name!r} is 0 throughout in round {number}: {cause}; give other examples or weights, "
-                "another score, a higher density, or min_per_layer=1"
+            cause, advice = (
+                ("all weights are alike to it", "give other examples or weights, or another score")
+                if number == 1
+                else ("nothing reaches the output any more", "give a higher density, min_per_layer=1, or another score")
             )
+            raise CalibrationError(f"score {self.name!r} is 0 throughout in round {number}: {cause}; {advice}")
 
 
 def rounds(task: Task, densities: Sequence[float]) -> Iterator[tuple[dict[str, Tensor], tuple[str, ...]]]:
