@@ -1,6 +1,7 @@
 """One routine for ∂R/∂θ, and the R of the task loss: gradients, Hessian times gradient, squares over examples."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -42,12 +43,14 @@ def slopes(functional: Functional, weights: Weights) -> dict[str, Tensor]:
 
 
 class TaskLoss:
-    """The mean cross-entropy of all examples of all processes, in eval mode, as a function of the weights.
+    """The mean cross-entropy of all examples of all processes, as a function of the weights.
 
-    The network is called with other tensors; it keeps its own.
+    The network is called with other tensors, in their type; it keeps its own.
     """
 
-    def __init__(self, model: nn.Module, base: Weights, pairs: Pairs, temperature: float = 1.0) -> None:
+    def __init__(
+        self, model: nn.Module, base: Weights, pairs: Pairs, temperature: float = 1.0, batch_norms: bool = False
+    ) -> None:
         """Prepare.
 
         Args:
@@ -55,19 +58,28 @@ class TaskLoss:
             base: Its tensors; the weights of a call take the place of theirs.
             pairs: Inputs and labels on its device.
             temperature: Logits are divided by it.
+            batch_norms: Whether BatchNorms take the statistics of each batch, as in training, and not their own.
         """
         self._model, self._base, self._pairs, self._temperature = model, base, pairs, temperature
+        self._batch_norms = batch_norms
+        self._dtype = next(tensor.dtype for tensor in base.values() if tensor.is_floating_point())
         self._examples = summed(torch.tensor(float(sum(len(labels) for _, labels in pairs))))
+
+    def value(self, weights: Weights) -> float:
+        """The loss."""
+        with self._running():
+            total = sum((loss(weights) for loss in self._losses()), torch.zeros((), dtype=torch.float64))
+            return float(summed(total)) / float(self._examples)
 
     def slopes(self, weights: Weights) -> dict[str, Tensor]:
         """The gradient g."""
-        with undisturbed(self._model):
+        with self._running():
             return self._summed([slopes(loss, weights) for loss in self._losses()], weights)
 
     def curvature(self, weights: Weights) -> dict[str, Tensor]:
         """H g: the gradient of g · stopgrad(g), by double backward."""
         gradient = self.slopes(weights)
-        with undisturbed(self._model), attention_unfused():  # fused kernels have no second derivative
+        with self._running(), attention_unfused():  # fused kernels have no second derivative
             found = [slopes(_along(loss, gradient), weights) for loss in self._losses()]
         return self._summed(found, weights)
 
@@ -75,7 +87,7 @@ class TaskLoss:
         """Mean over examples of the squared gradient of each: the diagonal of the empirical Fisher matrix."""
         few = max(1, AT_ONCE // sum(weight.numel() for weight in weights.values()))
         total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-        with undisturbed(self._model), attention_unfused():
+        with self._running(), attention_unfused():
             for inputs, labels in self._pairs:
                 for rows in (slice(start, start + few) for start in range(0, example_count(inputs), few)):
                     for name, each in self._of_each(weights, _rows(inputs, rows), labels[rows]).items():
@@ -96,8 +108,17 @@ class TaskLoss:
         """The sum of the losses of each batch's examples."""
         return [partial(self._lost, inputs=inputs, labels=labels) for inputs, labels in self._pairs]
 
+    @contextmanager
+    def _running(self) -> Iterator[None]:
+        """The mode in which the network runs; it is as before afterwards."""
+        with undisturbed(self._model):
+            for module in self._model.modules():
+                if self._batch_norms and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.training = True
+            yield
+
     def _lost(self, weights: Weights, inputs: Batch, labels: Tensor) -> Tensor:
-        args, kwargs = as_arguments(_wide(inputs))
+        args, kwargs = as_arguments(_cast(inputs, self._dtype))
         outputs = functional_call(self._model, {**self._base, **weights}, args, kwargs)
         return cross_entropies(next(tensors_of(outputs)) / self._temperature, labels).sum()
 
@@ -122,15 +143,10 @@ def _along(functional: Functional, direction: Weights) -> Functional:
     return derivative
 
 
-def _wide(inputs: Batch) -> Batch:
-    """Floating-point inputs in float32 or wider."""
+def _cast(inputs: Batch, dtype: torch.dtype) -> Batch:
+    """Floating-point inputs in another type."""
     return tree_map(
-        lambda leaf: (
-            leaf.to(torch.promote_types(leaf.dtype, torch.float32))
-            if isinstance(leaf, Tensor) and leaf.is_floating_point()
-            else leaf
-        ),
-        inputs,
+        lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, inputs
     )
 
 
