@@ -90,6 +90,42 @@ def test_what_is_not_homogeneous_is_passed_over():
     assert total == pytest.approx(float((second @ first).sum()))
 
 
+class Attention(nn.Module):
+    """Attention written in three ways, each behind a map of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Linear(5, 8), nn.Linear(8, 4)
+        self.torch = nn.TransformerEncoderLayer(8, 2, 12, batch_first=True)
+        self.fused, self.plain = nn.Linear(8, 24), nn.Linear(8, 24)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.torch(self.embed(x))
+        x = x + nn.functional.scaled_dot_product_attention(*self.fused(x).chunk(3, -1))
+        query, key, value = self.plain(x).chunk(3, -1)
+        x = x + (query @ key.mT).softmax(-1) @ value
+        return self.head(x.mean(1)).softmax(1)
+
+
+@pytest.mark.parametrize("grad", [True, False])
+def test_attention_of_every_kind_is_the_mean_of_its_values(grad):
+    model = Attention().eval()
+    with torch.set_grad_enabled(grad):
+        total, found = flows(model, torch.zeros(1, 3, 5))
+    for name in ("embed.weight", "head.weight"):
+        assert float(found[name].sum()) == pytest.approx(total, rel=1e-12)
+    for name in ("torch.self_attn.in_proj_weight", "fused.weight", "plain.weight"):
+        assert not bool(found[name][:16].any()) and bool((found[name][16:] > 0).all())
+    w = {name: weight.double().abs() for name, weight in maskable(model).items()}
+    layer, ones = "torch.self_attn", torch.ones(5, dtype=torch.float64)
+    x = w["embed.weight"] @ ones
+    x = x + w[f"{layer}.out_proj.weight"] @ w[f"{layer}.in_proj_weight"][16:] @ x
+    x = x + w["torch.linear2.weight"] @ w["torch.linear1.weight"] @ x
+    for name in ("fused.weight", "plain.weight"):
+        x = x + w[name][16:] @ x
+    assert total == pytest.approx(float((w["head.weight"] @ x).sum()), rel=1e-12)
+
+
 def test_deep_networks_stay_in_range_and_overflow_is_refused():
     torch.manual_seed(0)
     total, _ = flows(resnet56().eval(), torch.zeros(1, 3, 8, 8))

@@ -1,30 +1,22 @@
 """Synaptic flow: what reaches the output of a network of absolute weights from an input of ones.
 
 R = 1ᵀ (∏ |W_l|) 1, in float64. So that the scores θ ∂R/∂θ are conserved, the network must be positively homogeneous:
-biases and running means are 0, BatchNorm multiplies by |γ| / sqrt(var + ε), and what is not homogeneous (smooth
-activations, other normalisations, softmax) is the identity.
+biases and running means are 0, and what is not homogeneous is replaced; see `scionet.masks.homogeneous`.
 """
 
-from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from scionet.errors import PruneError, UnsupportedModel
 from scionet.masks.gradients import Functional, Weights
+from scionet.masks.homogeneous import Homogeneous
 from scionet.masks.weights import wide_state
-from scionet.network.running import Batch, as_arguments, first_of, place_of, tensors_of, undisturbed
+from scionet.network.running import Batch, as_arguments, attention_unfused, first_of, place_of, tensors_of, undisturbed
 
-IDENTITIES = frozenset(
-    "gelu silu mish elu selu celu softplus sigmoid tanh hardswish hardsigmoid hardtanh relu6 logsigmoid softsign "
-    "sigmoid_ tanh_ elu_ selu_ celu_ hardtanh_ softmax log_softmax layer_norm group_norm instance_norm rms_norm "
-    "local_response_norm".split()
-)
-"""Functions that are not positively homogeneous, by name."""
 ZEROED = ("bias", "running_mean")
 """How the names of tensors end that would be added."""
 
@@ -45,7 +37,7 @@ def synaptic_flow(model: nn.Module, example_inputs: Batch) -> Functional:
     def flow(weights: Weights) -> Tensor:
         tensors = {**base, **{name: weight.double().abs() for name, weight in weights.items()}}
         grad = torch.is_grad_enabled()
-        with undisturbed(model), torch.set_grad_enabled(grad), Homogeneous():
+        with undisturbed(model), attention_unfused(), torch.set_grad_enabled(grad), Homogeneous():
             try:
                 outputs = functional_call(model, tensors, args, kwargs)
             except PruneError:
@@ -58,33 +50,6 @@ def synaptic_flow(model: nn.Module, example_inputs: Batch) -> Functional:
         return _finite(next(t for t in tensors_of(outputs) if t.is_floating_point()).double().sum())
 
     return flow
-
-
-class Homogeneous(TorchFunctionMode):
-    """Calls of functions that are not positively homogeneous give back what they are given; see the module."""
-
-    def __torch_function__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        """Call or replace one function."""
-        name = getattr(func, "__name__", "")
-        if name == "batch_norm":
-            return _scaled(*args, **(kwargs or {}))
-        if name == "scaled_dot_product_attention":
-            return args[2] if len(args) > 2 else (kwargs or {})["value"]
-        if name in IDENTITIES:
-            return args[0] if args else (kwargs or {})["input"]
-        return func(*args, **(kwargs or {}))
-
-
-def _scaled(x: Tensor, running_mean: Tensor | None, running_var: Tensor | None, *rest: Any, **options: Any) -> Tensor:
-    """BatchNorm without its shifts; arguments as torch.nn.functional.batch_norm takes them."""
-    weight = rest[0] if rest else options.get("weight")
-    eps = rest[4] if len(rest) > 4 else options.get("eps", 1e-5)
-    factor = torch.ones(x.shape[1], dtype=x.dtype, device=x.device) if weight is None else weight
-    if running_var is not None:
-        factor = factor / (running_var + eps).sqrt()
-    return x * factor.view(1, -1, *[1] * (x.ndim - 2))
 
 
 def _magnitude(name: str, tensor: Tensor) -> Tensor:

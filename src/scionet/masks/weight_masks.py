@@ -1,33 +1,18 @@
 """Masks of single weights: applied to a network, taken away, saved."""
 
 import copy
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from scionet.coding import build, to_json
-from scionet.errors import CheckpointError, InvalidSetting
+from scionet.errors import InvalidSetting
+from scionet.masks.files import read_masks, write_masks
 from scionet.masks.weights import maskable
 from scionet.seeds import seeded
-from scionet.tensorfiles import opened, tensors_in
-from scionet.writing import whole_file
-
-FORMAT_VERSION = 1
-_KEY = "scionet_masks"
-
-
-@dataclass(frozen=True)
-class _Header:
-    """What a file says of its masks: how many weights each keeps."""
-
-    format_version: int
-    counts: Mapping[str, int]
 
 
 class Masked(nn.Module):
@@ -149,11 +134,7 @@ class WeightMasks(Mapping[str, Tensor]):
             CheckpointError: If the file exists or cannot be written.
             InvalidSetting: If its name does not end in ``.safetensors``.
         """
-        tensors = {n: m.detach().to("cpu").clone(memory_format=torch.contiguous_format) for n, m in self.items()}
-        header = to_json(_Header(FORMAT_VERSION, self.counts))
-        with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
-            temporary.write_bytes(save(tensors, {_KEY: header}))
-        return Path(path)
+        return write_masks(path, self.masks, overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> "WeightMasks":
@@ -162,13 +143,7 @@ class WeightMasks(Mapping[str, Tensor]):
         Raises:
             CheckpointError: If the file is missing, damaged, of a newer format, or holds something else.
         """
-        with opened(path, "WeightMasks.save") as file:
-            header = _header(path, file.metadata() or {})
-        tensors = tensors_in(path, "WeightMasks.save")
-        found = {name: int(mask.sum()) for name, mask in tensors.items() if mask.dtype == torch.bool}
-        if found != dict(header.counts):
-            raise CheckpointError(f"{path}: the masks are not those that were saved; copy or save the file again")
-        return cls({name: tensors[name] for name in header.counts})
+        return cls(read_masks(path))
 
 
 def detach_masks_(model: nn.Module) -> None:
@@ -199,20 +174,3 @@ def _places(model: nn.Module, names: Mapping[int, str]) -> Iterator[tuple[nn.Mod
         for key, parameter in module._parameters.items():
             if id(parameter) in names:
                 yield module, key, names[id(parameter)]
-
-
-def _header(path: str | Path, metadata: Mapping[str, str]) -> _Header:
-    """What a file says of itself.
-
-    Raises:
-        CheckpointError: If it holds something else, or is of a newer format.
-    """
-    if _KEY not in metadata:
-        raise CheckpointError(f"{path} holds no weight masks; give a file that WeightMasks.save wrote")
-    try:
-        header = build(_Header, json.loads(metadata[_KEY]))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its header is damaged ({error}); copy or save it again") from error
-    if header.format_version > FORMAT_VERSION:
-        raise CheckpointError(f"{path} is of format {header.format_version}; this version reads {FORMAT_VERSION}")
-    return header
