@@ -153,6 +153,13 @@ def test_tied_weights_are_one_mask_in_both_places():
     assert attached.up.weight is attached.down.weight and int((attached.up.weight == 0).sum()) == 8
 
 
+@pytest.mark.parametrize("score", ["snip", "grasp", "obd", "synflow"])
+def test_tied_weights_have_one_score(score):
+    model, data = Tied().double(), pairs(6, 4)
+    result = mask_weights(model, 0.5, score=score, batches=[data], example_inputs=data[0])
+    assert result.masks.counts == {"up.weight": 8}
+
+
 def test_shuffled_masks_keep_counts_and_differ():
     _, masks, _ = masked()
     shuffled = masks.shuffled(0)

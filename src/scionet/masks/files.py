@@ -34,7 +34,7 @@ def write_masks(path: str | Path, masks: Mapping[str, Tensor], overwrite: bool) 
         InvalidSetting: If its name does not end in ``.safetensors``.
     """
     tensors = {n: m.detach().to("cpu").clone(memory_format=torch.contiguous_format) for n, m in masks.items()}
-    header = to_json(Header(FORMAT_VERSION, {name: int(mask.sum()) for name, mask in tensors.items()}))
+    header = to_json(Header(FORMAT_VERSION, {name: int(mask.count_nonzero()) for name, mask in tensors.items()}))
     with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
         temporary.write_bytes(save(tensors, {_KEY: header}))
     return Path(path)
@@ -49,7 +49,7 @@ def read_masks(path: str | Path) -> dict[str, Tensor]:
     with opened(path, _WRITER) as file:
         header = _header(path, file.metadata() or {})
     tensors = tensors_in(path, _WRITER)
-    found = {name: int(mask.sum()) for name, mask in tensors.items() if mask.dtype == torch.bool}
+    found = {name: int(mask.count_nonzero()) for name, mask in tensors.items() if mask.dtype == torch.bool}
     if found != dict(header.counts):
         raise CheckpointError(f"{path}: the masks are not those that were saved; copy or save the file again")
     return {name: tensors[name] for name in header.counts}

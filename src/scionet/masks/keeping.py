@@ -17,22 +17,20 @@ def largest(scores: Tensor, candidates: Tensor, n_kept: int) -> Tensor:
     """The `n_kept` candidates of highest score, of equal ones those of lowest index.
 
     Args:
-        scores: Shape ``(N,)``.
+        scores: Finite numbers, shape ``(N,)``.
         candidates: Booleans ``(N,)``, at least `n_kept` of them true.
         n_kept: How many.
 
     Returns:
         Booleans ``(N,)``.
     """
-    kept = torch.zeros_like(candidates)
-    index = candidates.nonzero()[:, 0]
     if not n_kept:
-        return kept
-    values = scores[index]
+        return torch.zeros_like(candidates)
+    values = scores[candidates]
     threshold = values.kthvalue(len(values) - n_kept + 1).values
-    above, equal = index[values > threshold], index[values == threshold]
-    kept[above] = True
-    kept[equal[: n_kept - len(above)]] = True
+    kept = (scores > threshold) & candidates
+    equal = ((scores == threshold) & candidates).nonzero()[:, 0]
+    kept[equal[: n_kept - int(kept.count_nonzero())]] = True
     return kept
 
 
@@ -72,7 +70,7 @@ def keep_global(scores: Tensors, candidates: Tensors, n_kept: int, minimum: int 
     }
     flat = torch.cat([scores[name].flatten() for name in scores])
     taken, allowed = torch.cat(list(reserved.values())), torch.cat([candidates[name].flatten() for name in scores])
-    kept = taken | largest(flat, allowed & ~taken, n_kept - int(taken.sum()))
+    kept = taken | largest(flat, allowed & ~taken, n_kept - int(taken.count_nonzero()))
     parts = kept.split([scores[name].numel() for name in scores])
     return {name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
 
@@ -81,7 +79,7 @@ def keep_local(scores: Tensors, candidates: Tensors, n_kept: int, minimum: int =
     """The weights of highest score in each layer, all layers at one density; at least `minimum` in each."""
     floors = [_floor(candidates[name], minimum) for name in scores]
     sizes = [scores[name].numel() for name in scores]
-    room = [int(candidates[name].sum()) for name in scores]
+    room = [int(candidates[name].count_nonzero()) for name in scores]
     counts = shares_above(floors, room, sizes, n_kept)
     return {
         name: largest(scores[name].flatten(), candidates[name].flatten(), n).view(scores[name].shape)
@@ -102,4 +100,4 @@ def keep_pattern(scores: Tensor, n: int, m: int) -> Tensor:
 
 
 def _floor(candidates: Tensor, minimum: int) -> int:
-    return min(minimum, int(candidates.sum()))
+    return min(minimum, int(candidates.count_nonzero())) if minimum else 0

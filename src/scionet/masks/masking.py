@@ -100,14 +100,14 @@ def _masked(task: Task) -> MaskResult:
         for step in rounds(task, densities):
             masks, protected = step
             trace.append(_size(masks))
-    kept = {name: (int(mask.sum()), mask.numel()) for name, mask in masks.items()}
+    kept = {name: (int(mask.count_nonzero()), mask.numel()) for name, mask in masks.items()}
     report = MaskReport(task.name, kept, tuple(trace), collapsed(masks), protected, whole)
     _tell(report, task.rule)
     return MaskResult(WeightMasks(masks), report)
 
 
 def _size(masks: Mapping[str, Tensor]) -> int:
-    return sum(int(mask.sum()) for mask in masks.values())
+    return sum(int(mask.count_nonzero()) for mask in masks.values())
 
 
 def _tell(report: MaskReport, rule: MaskRule) -> None:

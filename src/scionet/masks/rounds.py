@@ -97,8 +97,8 @@ def _kept(
     masks = keep(scores, candidates, n_kept, rule.min_per_layer)
     if not rule.min_per_layer:
         return masks, ()
-    free = keep(scores, candidates, n_kept)
-    return masks, tuple(name for name, mask in masks.items() if int(mask.sum()) > int(free[name].sum()))
+    free = {name: int(mask.count_nonzero()) for name, mask in keep(scores, candidates, n_kept).items()}
+    return masks, tuple(name for name, mask in masks.items() if int(mask.count_nonzero()) > free[name])
 
 
 def patterned(task: Task) -> tuple[dict[str, Tensor], tuple[str, ...]]:

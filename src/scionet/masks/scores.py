@@ -168,8 +168,8 @@ def synflow(view: WeightView) -> Mapping[str, Tensor]:
     if view.example_inputs is None:
         raise CalibrationError("score 'synflow' needs the form of the inputs: give example_inputs, or a batch")
     flow = synaptic_flow(view.model, view.example_inputs)
-    found = slopes(flow, {name: weight.double().abs() for name, weight in view.masked.items()})
-    return {name: weight.double().abs() * found[name] for name, weight in view.weights.items()}
+    found = slopes(flow, {name: weight.double() for name, weight in view.masked.items()})
+    return {name: score.abs() for name, score in view.times(found).items()}
 
 
 SCORES: dict[str, WeightScore] = {

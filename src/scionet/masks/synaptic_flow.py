@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_map
 from scionet.errors import PruneError, UnsupportedModel
 from scionet.masks.gradients import Functional, Weights
 from scionet.masks.homogeneous import Homogeneous
-from scionet.masks.weights import wide_state
+from scionet.masks.weights import wide
 from scionet.network.running import Batch, as_arguments, attention_unfused, first_of, place_of, tensors_of, undisturbed
 
 ZEROED = ("bias", "running_mean")
@@ -31,11 +31,13 @@ def synaptic_flow(model: nn.Module, example_inputs: Batch) -> Functional:
     Raises:
         UnsupportedModel: When R is asked for: if the network does not run in this way, or R is not finite.
     """
-    base = {name: _magnitude(name, tensor) for name, tensor in wide_state(model, torch.float64).items()}
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     args, kwargs = as_arguments(_ones(example_inputs, model))
 
     def flow(weights: Weights) -> Tensor:
-        tensors = {**base, **{name: weight.double().abs() for name, weight in weights.items()}}
+        rest = wide({name: tensor for name, tensor in state.items() if name not in weights}, torch.float64)
+        tensors = {name: _magnitude(name, tensor) for name, tensor in rest.items()}
+        tensors |= {name: weight.double().abs() for name, weight in weights.items()}
         grad = torch.is_grad_enabled()
         with undisturbed(model), attention_unfused(), torch.set_grad_enabled(grad), Homogeneous():
             try:

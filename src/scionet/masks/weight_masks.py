@@ -74,7 +74,7 @@ class WeightMasks(Mapping[str, Tensor]):
     @property
     def counts(self) -> dict[str, int]:
         """Number of weights that stay, by parameter."""
-        return {name: int(mask.sum()) for name, mask in self.masks.items()}
+        return {name: int(mask.count_nonzero()) for name, mask in self.masks.items()}
 
     @property
     def density(self) -> float:

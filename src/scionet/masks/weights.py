@@ -8,7 +8,6 @@ from torch.nn.utils import parametrize
 
 from scionet.errors import InvalidSetting, UnsupportedModel
 from scionet.network.discover import Ignored, ignored_tensors
-from scionet.network.running import state_of
 
 KINDS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Linear, ("weight",)),
@@ -51,8 +50,8 @@ def wide(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> d
 
 
 def wide_state(model: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """All parameters and buffers; see `wide`."""
-    return wide(state_of(model), dtype)
+    """All parameters and buffers, tied ones once, as functional calls take them; see `wide`."""
+    return wide({**dict(model.named_parameters()), **dict(model.named_buffers())}, dtype)
 
 
 def _refuse_useless(model: nn.Module, weights: Mapping[str, Tensor], ignored: frozenset[str]) -> None:
