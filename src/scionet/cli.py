@@ -1,4 +1,4 @@
-"""The command line: scionet demo | prune | finetune | evaluate | export."""
+"""The command line: scionet demo | prune | finetune | evaluate | export | analyze."""
 
 import argparse
 import signal
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import tyro
 
 from scionet.commands import config
-from scionet.commands.options import Common, Demo, Evaluate, Export, Finetune, Prune
+from scionet.commands.options import Analyze, Common, Demo, Evaluate, Export, Finetune, Prune
 from scionet.commands.show import complain
 from scionet.errors import PruneError, unknown
 from scionet.settings import ForwardSettings, SweepSettings
@@ -26,6 +26,7 @@ KINDS: dict[str, type[Common]] = {
     "finetune": Finetune,
     "evaluate": Evaluate,
     "export": Export,
+    "analyze": Analyze,
 }
 FAILED = 1
 INTERRUPTED = 130
@@ -102,7 +103,7 @@ def parse(args: Sequence[str]) -> Common:
         args = [args[0], *config.arguments(table, KINDS[args[0]], chosen, str(said.config)), *args[1:]]
     pruning = Annotated[Prune[settings], tyro.conf.subcommand("prune")]
     tuning = Annotated[Finetune[RECIPES[recipe]], tyro.conf.subcommand("finetune")]
-    choices: Any = Demo | pruning | tuning | Evaluate | Export
+    choices: Any = Demo | pruning | tuning | Evaluate | Export | Analyze
     description = "Structured pruning of PyTorch networks by greedy forward selection."
     return tyro.cli(choices, prog="scionet", description=description, args=args, config=(tyro.conf.OmitArgPrefixes,))
 
@@ -138,6 +139,10 @@ def execute(command: Common) -> None:
             from scionet.commands import export
 
             export.run(command)
+        case Analyze():
+            from scionet.commands import analyze
+
+            analyze.run(command)
 
 
 def _glance(args: Sequence[str]) -> argparse.Namespace:

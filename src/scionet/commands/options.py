@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+import tyro
+
 from scionet.errors import InvalidSetting
 from scionet.settings import SweepSettings
 from scionet.training.execution import Execution
@@ -210,3 +212,36 @@ class Export(Common):
     """Shape of one input without the batch, such as 3 224 224; recorded in the pruned file by default."""
     overwrite: bool = False
     """Replace the file if it exists."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analyze(Common):
+    """Measure what theory says of scores: where they empty layers, or the identities of gradient flow."""
+
+    what: tyro.conf.Positional[Literal["collapse", "gradient-flow"]]
+    """collapse: single weights are masked to each compression by each score; gradient-flow: rates of change of norm,
+    loss and gradient under gradient flow, predicted and measured, and how well scores of units foretell removals."""
+    model: str
+    """The network, trained or fresh: timm:NAME, torchvision:NAME, scionet:NAME, or package.module:function."""
+    weights: Path | None = None
+    """Its weights: a .safetensors file, or a state dict written by torch.save; those of the factory by default."""
+    model_args: tuple[str, ...] = ()
+    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    images: int = 64
+    """Labelled pictures, drawn at random, on which the loss is measured."""
+    scores: tuple[str, ...] = ("magnitude", "random", "snip", "synflow")
+    """collapse: scores of single weights."""
+    compressions: tuple[float, ...] = (10.0, 31.6, 100.0, 316.0, 1000.0)
+    """collapse: weights of the network per weight kept."""
+    methods: tuple[str, ...] = ()
+    """gradient-flow: scores of units, such as l1, loss_preservation and grasp, to correlate with the change of the
+    loss when a unit is taken away; that takes a pass over the pictures per unit."""
+    batch_norms: bool = False
+    """gradient-flow: BatchNorms take the statistics of each batch, as in training."""
+    json: Path | None = None
+    """Write the results to this file, for programs to read."""
+    plot: Path | None = None
+    """collapse: draw the curves to this .svg file."""
+    overwrite: bool = False
+    """Replace the files if they exist."""
+    pictures: Pictures
