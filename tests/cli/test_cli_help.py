@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from commandline import scionet
 
-from scionet.cli import main, parse
+from scionet.cli import KINDS, main, parse
 from scionet.commands.options import Analyze, Common, Demo, Evaluate, Export, Finetune, Pictures, Prune
 from scionet.settings import ForwardSettings, ScoreSettings
 from scionet.training.execution import Execution
@@ -18,9 +18,7 @@ FOLDER = Path(__file__).parents[2] / "docs"
 DOCS, TRAINING = ((FOLDER / name).read_text() for name in ("cli.md", "training.md"))
 
 
-@pytest.mark.parametrize(
-    "command", [(), ("demo",), ("prune",), ("finetune",), ("evaluate",), ("export",), ("analyze",)]
-)
+@pytest.mark.parametrize("command", [(), *((name,) for name in KINDS)])
 def test_help_takes_less_than_a_second(command: tuple[str, ...], tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = scionet(*command, "--help", cwd=tmp_path)

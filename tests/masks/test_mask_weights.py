@@ -155,6 +155,7 @@ def infinite() -> nn.Module:
 
 
 NAN_SCORE = WeightScore(lambda view: {n: w * torch.nan for n, w in view.weights.items()})
+SHORT_SCORE = WeightScore(lambda view: {n: w[:1] for n, w in view.weights.items()})
 NET = sizes_mlp(5, 7, 4)
 
 
@@ -168,6 +169,7 @@ NET = sizes_mlp(5, 7, 4)
         (NET, {"score": "synflow"}, CalibrationError, "example_inputs"),
         (NET, {"score": "synflw"}, InvalidSetting, "Did you mean 'synflow'"),
         (NET, {"score": NAN_SCORE}, CalibrationError, "NaN"),
+        (NET, {"score": SHORT_SCORE}, InvalidSetting, r"shape \(7, 5\), the score \(1, 5\)"),
         (dead(), {"score": "snip", "batches": BATCHES}, CalibrationError, "0 throughout in round 1"),
         (infinite(), {}, UnsupportedModel, r"'0\.weight' holds NaN or infinite"),
         (Packed(), {}, UnsupportedModel, "quantised"),

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 from scionet import Schedule, mask_weights
 from scionet.errors import UnsupportedModel
 from scionet.masks.gradients import slopes
+from scionet.masks.rounds import Task, rounds
+from scionet.masks.rules import MaskRule
+from scionet.masks.scores import SCORES
 from scionet.masks.synaptic_flow import synaptic_flow
 from scionet.masks.weights import maskable
 from scionet.resnets import digits_cnn, resnet20, resnet56
@@ -156,6 +159,28 @@ def test_a_hundred_rounds_reach_the_last_weight_of_each_layer(he):
     for n_rounds in (1, 10):
         assert 0 in kept(model, 6, score="synflow", example_inputs=x, schedule=Schedule(n_rounds))
     assert kept(model, 378, score="synflow", example_inputs=x, schedule=Schedule(1))[:5] == [0] * 5
+
+
+def test_no_round_takes_as_much_as_a_cut_carries():
+    """Theorem 3: over 100 rounds, what a round prunes is less than any layer carries; in one round it is not."""
+    model, x = sizes_mlp(784, *[100] * 5, 10).float(), torch.zeros(1, 784)
+    weights, flow = maskable(model), synaptic_flow(model, x)
+    largest = {}
+    for n_rounds in (1, 100):
+        schedule = Schedule(n_rounds)
+        rule = MaskRule(6 / 119_400, schedule=schedule, on_collapse="allow")
+        task = Task(model, weights, "synflow", SCORES["synflow"], rule, [], x)
+        masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
+        ratios, reached = [], []
+        for after, _ in rounds(task, schedule.densities(6 / 119_400)):
+            scores = task.scores(masks, 2)
+            pruned = sum(float(score[masks[name] & ~after[name]].sum()) for name, score in scores.items())
+            ratios.append(pruned / min(float(score.sum()) for score in scores.values()))
+            reached.append(float(flow({name: w * masks[name] for name, w in weights.items()})))
+            masks = after
+        assert all(b <= a for a, b in pairwise(reached))
+        largest[n_rounds] = max(ratios)
+    assert 0.4 < largest[100] < 0.8 and largest[1] > 0.99
 
 
 def test_synflow_does_not_empty_layers_at_a_thousandth_where_others_do():

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scionet.errors import CalibrationError, LayerCollapse
+from scionet.errors import CalibrationError, InvalidSetting, LayerCollapse
 from scionet.masks.keeping import count, keep_global, keep_local, keep_pattern
 from scionet.masks.rules import MaskRule
 from scionet.masks.scores import WeightScore, WeightView
@@ -44,13 +44,25 @@ class Task:
 
         Raises:
             CalibrationError: If they do not.
+            InvalidSetting: If they are not of the weights' shapes.
         """
         temperature = self.rule.temperature or self.score.temperature
         rng = seeded(self.rule.seed)("weights", self.name, number)
         view = WeightView(self.model, self.weights, masks, self.batches, self.example_inputs, temperature, rng)
-        found = {name: score.detach() for name, score in self.score(view).items()}
+        given = self.score(view)
+        self._refuse_misfit(given)
+        found = {name: given[name].detach() for name in self.weights}
         self._refuse_useless(found, masks, number)
         return found
+
+    def _refuse_misfit(self, found: Tensors) -> None:
+        expected = {name: tuple(weight.shape) for name, weight in self.weights.items()}
+        given = {name: tuple(score.shape) for name, score in found.items()}
+        if wrong := [name for name in expected if given.get(name) != expected[name]]:
+            raise InvalidSetting(
+                f"score {self.name!r} must give a number for each weight: {wrong[0]!r} has shape {expected[wrong[0]]}, "
+                f"the score {given.get(wrong[0], 'nothing there')}"
+            )
 
     def _refuse_useless(self, found: Tensors, masks: Tensors, number: int) -> None:
         wrong = [name for name, score in found.items() if not bool(torch.isfinite(score).all())]
