@@ -6,6 +6,8 @@ from typing import Any
 from scionet.methods.registry import SCORES
 from scionet.settings import ForwardSettings
 
+LABELLED = ("taylor", "snip", "obd", "loss_preservation", "biased_loss", "grasp", "gradient_preservation")
+
 
 @dataclass(frozen=True)
 class Row:
@@ -30,7 +32,7 @@ class Row:
 
     @property
     def uses_labels(self) -> bool:
-        return self.objective == "loss" or self.method in ("taylor", "snip")
+        return self.objective == "loss" or self.method in LABELLED
 
     @property
     def is_random(self) -> bool:

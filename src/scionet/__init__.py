@@ -7,8 +7,11 @@ if TYPE_CHECKING:
     from scionet.budget.limits import Budget
     from scionet.carryover import cut_optimizer_, cut_state
     from scionet.coreset import select_examples
-    from scionet.errors import PruneError
+    from scionet.errors import CollapseWarning, PruneError
     from scionet.features import GreedySelector
+    from scionet.masks.masking import MaskResult, mask_weights
+    from scionet.masks.schedule import Schedule
+    from scionet.masks.weight_masks import WeightMasks, detach_masks_
     from scionet.network.checkpoint import load_pruned, save_pruned, save_tuned
     from scionet.network.discover import discover
     from scionet.network.export import export_onnx, export_program
@@ -24,22 +27,28 @@ if TYPE_CHECKING:
 _HOMES = {
     "Budget": "scionet.budget.limits",
     "Choice": "scionet.network.plan",
+    "CollapseWarning": "scionet.errors",
     "FitResult": "scionet.training.fit",
     "GreedySelector": "scionet.features",
+    "MaskResult": "scionet.masks.masking",
     "Plan": "scionet.network.plan",
     "PruneError": "scionet.errors",
     "PruneResult": "scionet.pruning",
     "Recipe": "scionet.training.recipes",
+    "Schedule": "scionet.masks.schedule",
     "Site": "scionet.network.sites",
     "Sites": "scionet.network.sites",
+    "WeightMasks": "scionet.masks.weight_masks",
     "cut": "scionet.network.surgery",
     "cut_optimizer_": "scionet.carryover",
     "cut_state": "scionet.carryover",
+    "detach_masks_": "scionet.masks.weight_masks",
     "discover": "scionet.network.discover",
     "export_onnx": "scionet.network.export",
     "export_program": "scionet.network.export",
     "fit": "scionet.training.fit",
     "load_pruned": "scionet.network.checkpoint",
+    "mask_weights": "scionet.masks.masking",
     "prune": "scionet.pruning",
     "prune_each": "scionet.pruning",
     "save_pruned": "scionet.network.checkpoint",
@@ -51,23 +60,29 @@ _HOMES = {
 __all__ = [
     "Budget",
     "Choice",
+    "CollapseWarning",
     "FitResult",
     "GreedySelector",
+    "MaskResult",
     "Plan",
     "PruneError",
     "PruneResult",
     "Recipe",
+    "Schedule",
     "Site",
     "Sites",
+    "WeightMasks",
     "__version__",
     "cut",
     "cut_optimizer_",
     "cut_state",
+    "detach_masks_",
     "discover",
     "export_onnx",
     "export_program",
     "fit",
     "load_pruned",
+    "mask_weights",
     "prune",
     "prune_each",
     "save_pruned",

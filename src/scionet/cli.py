@@ -1,4 +1,4 @@
-"""The command line: scionet demo | prune | finetune | evaluate | export | bench run | bench status | bench report."""
+"""The command line: scionet demo | prune | finetune | evaluate | export | analyze | bench."""
 
 import argparse
 import signal
@@ -15,6 +15,7 @@ import tyro
 
 from scionet.commands import config
 from scionet.commands.options import (
+    Analyze,
     BenchReport,
     BenchRun,
     BenchStatus,
@@ -36,6 +37,7 @@ KINDS: dict[str, type[Common]] = {
     "finetune": Finetune,
     "evaluate": Evaluate,
     "export": Export,
+    "analyze": Analyze,
     "bench run": BenchRun,
     "bench status": BenchStatus,
     "bench report": BenchReport,
@@ -122,7 +124,7 @@ def parse(args: Sequence[str]) -> Common:
         | Annotated[BenchReport, tyro.conf.subcommand("report")],
         tyro.conf.subcommand("bench", description="Run an experiment, see how far it is, write its report."),
     ]
-    choices: Any = Demo | pruning | tuning | Evaluate | Export | bench
+    choices: Any = Demo | pruning | tuning | Evaluate | Export | Analyze | bench
     description = "Structured pruning of PyTorch networks by greedy forward selection."
     return tyro.cli(choices, prog="scionet", description=description, args=args, config=(tyro.conf.OmitArgPrefixes,))
 
@@ -158,6 +160,10 @@ def execute(command: Common) -> None:
             from scionet.commands import export
 
             export.run(command)
+        case Analyze():
+            from scionet.commands import analyze
+
+            analyze.run(command)
         case BenchRun():
             from scionet.commands import bench
 

@@ -26,6 +26,14 @@ class CalibrationError(PruneError):
     """Calibration data are empty, of the wrong shape, or make the network produce NaN or infinite values."""
 
 
+class LayerCollapse(PruneError):
+    """A mask empties a whole layer while other layers keep weights."""
+
+
+class CollapseWarning(UserWarning):
+    """A mask empties a whole layer, or would have without a minimum."""
+
+
 class TrainingError(PruneError):
     """A training cannot begin or go on: data that do not fit, a loss that is NaN, an optimiser of another network."""
 

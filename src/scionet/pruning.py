@@ -110,8 +110,9 @@ def prune(
     Args:
         model: The trained network. It is left exactly as it was.
         calibration_data: Batches of inputs: tensors, tuples or dicts like `example_inputs`. What a batch holds beyond
-            that (labels of a data loader) is ignored, except by objective ``"loss"`` and the methods ``"taylor"`` and
-            ``"snip"``, which take what follows the inputs as the labels. A few hundred to a few thousand examples;
+            that (labels of a data loader) is ignored, except by objective ``"loss"`` and the methods with gradients of
+            the loss (``"taylor"``, ``"snip"``, ``"obd"``, ``"grasp"``, ...; see docs/methods/scores.md), which take
+            what follows the inputs as the labels. A few hundred to a few thousand examples;
             baselines that look at weights alone need none without refit.
         budget: What may remain: ``"macs<=50%"``, ``"params<=1.2M"``, ``"latency<=60%"``, several joined by a comma, or
             a `Budget`.

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from commandline import scionet
 
-from scionet.cli import main, parse
-from scionet.commands.options import Common, Demo, Evaluate, Export, Finetune, Pictures, Prune
+from scionet.cli import KINDS, main, parse
+from scionet.commands.options import Analyze, Common, Demo, Evaluate, Export, Finetune, Pictures, Prune
 from scionet.settings import ForwardSettings, ScoreSettings
 from scionet.training.execution import Execution
 from scionet.training.recipes import RECIPES, Recipe
@@ -18,7 +18,7 @@ FOLDER = Path(__file__).parents[2] / "docs"
 DOCS, TRAINING = ((FOLDER / name).read_text() for name in ("cli.md", "training.md"))
 
 
-@pytest.mark.parametrize("command", [(), ("demo",), ("prune",), ("finetune",), ("evaluate",), ("export",)])
+@pytest.mark.parametrize("command", [(), *((name,) for name in KINDS)])
 def test_help_takes_less_than_a_second(command: tuple[str, ...], tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = scionet(*command, "--help", cwd=tmp_path)
@@ -49,13 +49,14 @@ def test_help_lists_the_settings_of_the_chosen_method(capsys: pytest.CaptureFixt
     assert all(f"--{field.name.replace('_', '-')}" in helps[1] for field in fields(ScoreSettings))
 
 
-@pytest.mark.parametrize("kind", [Common, Demo, Prune, Finetune, Evaluate, Export, Pictures, Execution])
+@pytest.mark.parametrize("kind", [Common, Demo, Prune, Finetune, Evaluate, Export, Analyze, Pictures, Execution])
 def test_the_docs_name_every_flag(kind: type) -> None:
     assert is_dataclass(kind)
     flags = {f"--{field.name.replace('_', '-')}" for field in fields(kind)} - {
         "--pictures",
         "--settings",
         "--execution",
+        "--what",  # a word and no flag
     }
     assert {flag for flag in flags if not re.search(rf"{flag}(?![\w-])", DOCS)} == set()
 

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Generic, Literal, TypeVar
+from typing import Generic, Literal, TypeVar
 
-from tyro.conf import Positional
+import tyro
 
 from scionet.errors import InvalidSetting
 from scionet.settings import BackendName, SweepSettings
@@ -103,10 +103,10 @@ class Prune(Common, Generic[SettingsKind]):
     latency_batch: int = 1
     """A budget on latency is about one forward pass of this many pictures."""
     method: str = "forward"
-    """forward (greedy forward selection), or a baseline: l1, bn_scale, energy, taylor, random, ..."""
+    """forward (greedy forward selection), or a baseline: l1, bn_scale, energy, synflow, taylor, random, ..."""
     calibration_images: int = 2048
     """Pictures drawn from the data to see what the network computes. Labels are used by --objective loss,
-    and by the methods taylor and snip."""
+    and by methods with gradients of the loss, such as taylor, snip and grasp."""
     ignored_layers: tuple[str, ...] = ()
     """Layers whose channels all stay: names, or globs such as "layer4.*"."""
     out: Path
@@ -215,10 +215,43 @@ class Export(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Analyze(Common):
+    """Measure what theory says of scores: where they empty layers, or the identities of gradient flow."""
+
+    what: tyro.conf.Positional[Literal["collapse", "gradient-flow"]]
+    """collapse: single weights are masked to each compression by each score; gradient-flow: rates of change of norm,
+    loss and gradient under gradient flow, predicted and measured, and how well scores of units foretell removals."""
+    model: str
+    """The network, trained or fresh: timm:NAME, torchvision:NAME, scionet:NAME, or package.module:function."""
+    weights: Path | None = None
+    """Its weights: a .safetensors file, or a state dict written by torch.save; those of the factory by default."""
+    model_args: tuple[str, ...] = ()
+    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    images: int = 64
+    """Labelled pictures, drawn at random, on which the loss is measured."""
+    scores: tuple[str, ...] = ("magnitude", "random", "snip", "synflow")
+    """collapse: scores of single weights."""
+    compressions: tuple[float, ...] = (10.0, 31.6, 100.0, 316.0, 1000.0)
+    """collapse: weights of the network per weight kept."""
+    methods: tuple[str, ...] = ()
+    """gradient-flow: scores of units, such as l1, loss_preservation and grasp, to correlate with the change of the
+    loss when a unit is taken away; that takes a pass over the pictures per unit."""
+    batch_norms: bool = False
+    """gradient-flow: BatchNorms take the statistics of each batch, as in training."""
+    json: Path | None = None
+    """Write the results to this file, for programs to read."""
+    plot: Path | None = None
+    """collapse: draw the curves to this .svg file."""
+    overwrite: bool = False
+    """Replace the files if they exist."""
+    pictures: Pictures
+
+
+@dataclass(frozen=True, kw_only=True)
 class BenchRun(Common):
     """Do all runs of an experiment that are neither done nor failed; several commands may share one folder."""
 
-    experiment: Annotated[Path, Positional]
+    experiment: tyro.conf.Positional[Path]
     """The experiment: a TOML file, such as benchmarks/smoke.toml."""
     out: Path
     """Folder of the records, the networks and the work in progress; made if need be."""
@@ -237,7 +270,7 @@ class BenchRun(Common):
 class BenchStatus(Common):
     """Show where every run of an experiment stands."""
 
-    experiment: Annotated[Path, Positional]
+    experiment: tyro.conf.Positional[Path]
     """The experiment: a TOML file."""
     out: Path
     """Folder of its records."""

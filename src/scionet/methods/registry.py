@@ -1,15 +1,18 @@
 """All methods by name."""
 
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 from scionet.errors import InvalidSetting, unknown
+from scionet.masks import scores as weight_scores
 from scionet.methods import saliency, scores
 from scionet.methods.contract import Method, Ranker
 from scionet.methods.forward import ForwardRanker
+from scionet.methods.ranks import RankRanker
 from scionet.methods.saliency import SaliencyRanker
 from scionet.methods.scores import ScoreRanker
 from scionet.methods.sweep import Sweep
+from scionet.methods.units import WeightRanker, absolute_total
 from scionet.settings import ForwardSettings, ScoreSettings, SweepSettings
 
 SCORES: dict[str, Ranker] = {
@@ -21,6 +24,13 @@ SCORES: dict[str, Ranker] = {
     "energy": ScoreRanker(scores.energy, from_moments=True),
     "taylor": SaliencyRanker(saliency.taylor),
     "snip": SaliencyRanker(saliency.snip),
+    "hrank": RankRanker(),
+    "synflow": WeightRanker("synflow", weight_scores.synflow),
+    "obd": WeightRanker("obd", weight_scores.obd),
+    "loss_preservation": WeightRanker("snip", weight_scores.snip),
+    "biased_loss": WeightRanker("biased_loss", weight_scores.biased_loss),
+    "grasp": WeightRanker("grasp", weight_scores.grasp),
+    "gradient_preservation": WeightRanker("grasp", replace(weight_scores.grasp, temperature=1.0), absolute_total),
 }
 METHODS: dict[str, type[SweepSettings]] = {"forward": ForwardSettings, **dict.fromkeys(SCORES, ScoreSettings)}
 """Settings of each method."""

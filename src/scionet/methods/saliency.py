@@ -14,9 +14,9 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.contract import Ranker, SiteView
-from scionet.methods.loss import cross_entropies, labelled
 from scionet.methods.scores import FloatArray, ScoreRanker
 from scionet.network.gates import call_with, gated_tensors
+from scionet.network.labels import cross_entropies, labelled
 from scionet.network.processes import summed
 from scionet.network.running import place_of, tensors_of, undisturbed
 from scionet.network.sites import Sites

@@ -2,12 +2,14 @@
 
 import fnmatch
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from scionet.errors import PruneError, UnsupportedModel, unknown
 from scionet.network import rules
 from scionet.network.assembly import assemble
+from scionet.network.manifest import input_record
 from scionet.network.running import Batch, data_addresses, example_count, state_of, to_model
 from scionet.network.sites import Refusal, Sites
 from scionet.network.tracing import Trace, watch
@@ -38,7 +40,8 @@ def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = 
     ignored = ignored_tensors(model, ignored_layers)
     batch = to_model(example_inputs, model)
     trace = _watched(model, batch)
-    sites = proved(model, assemble(model, trace, example_count(batch), ignored), batch)
+    found = replace(assemble(model, trace, example_count(batch), ignored), inputs=input_record(batch))
+    sites = proved(model, found, batch)
     if not sites:
         reasons = _reasons(sites.refused) or "It has no two layers in a row"
         raise UnsupportedModel(f"no prunable layer in {type(model).__name__}. {reasons}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -128,6 +129,8 @@ class Sites(Mapping[str, Site]):
         parameters: Names of those that are trainable parameters (tied names once).
         refused: What is left whole, and why.
         dense_hash: Hash of the network's state.
+        inputs: Shapes and types of the example inputs, as `scionet.network.manifest.input_record` gives them; None if
+            they are not known.
     """
 
     sites: Mapping[str, Site]
@@ -137,6 +140,7 @@ class Sites(Mapping[str, Site]):
     parameters: tuple[str, ...]
     refused: tuple[Refusal, ...] = ()
     dense_hash: str = ""
+    inputs: Mapping[str, Any] | None = None
 
     def __getitem__(self, name: str) -> Site:
         """The site of that name."""

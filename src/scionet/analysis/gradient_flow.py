@@ -1,0 +1,191 @@
+"""What pruning scores say of training: the identities of gradient flow, and how well scores foretell a removal.
+
+Under gradient flow dθ/dt = −g, with g and H the gradient and the Hessian of the loss L:
+
+    d‖θ‖²/dt = −2 θ·g        d²‖θ‖²/dt² = 2 (‖g‖² + θᵀHg)        dL/dt = −‖g‖²        d‖g‖²/dt = −2 gᵀHg
+
+Source: Lubana and Dick, *A Gradient Flow Framework For Analyzing Network Pruning*, ICLR 2021.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from torch import Tensor, nn
+
+from scionet.errors import CalibrationError, InvalidSetting
+from scionet.masks.gradients import TaskLoss, Weights
+from scionet.masks.weights import maskable, wide_state
+from scionet.network.gates import gated_tensors
+from scionet.network.labels import labelled
+from scionet.network.running import undisturbed
+from scionet.network.sites import Sites
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A rate of change under gradient flow: by its identity, and by a difference along the flow."""
+
+    predicted: float
+    measured: float
+
+    @property
+    def error(self) -> float:
+        """Difference relative to what was predicted."""
+        return abs(self.measured - self.predicted) / max(abs(self.predicted), np.finfo(float).tiny)
+
+
+@dataclass(frozen=True)
+class FlowRates:
+    """The identities, measured on a network.
+
+    Attributes:
+        norm: d‖θ‖²/dt.
+        norm_acceleration: d²‖θ‖²/dt²; what is measured is the rate of −2 θ·g.
+        loss: dL/dt.
+        gradient_norm: d‖g‖²/dt.
+    """
+
+    norm: Rate
+    norm_acceleration: Rate
+    loss: Rate
+    gradient_norm: Rate
+
+
+@dataclass(frozen=True, eq=False)
+class FilterSums:
+    """Signed scores of the filters of one layer, ``(outputs,)`` each.
+
+    In front of a BatchNorm that takes the statistics of the batch, a filter has no scale: θ·g = 0 and θ·Hg = −‖g‖², up
+    to the BatchNorm's ε. So signed scores say nothing there, and scores are measured in eval mode.
+
+    Attributes:
+        first: θ·g.
+        second: θ·Hg.
+        gradient_norm: ‖g‖².
+    """
+
+    first: FloatArray
+    second: FloatArray
+    gradient_norm: FloatArray
+
+
+def flow_rates(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool = False, step: float = 1e-5) -> FlowRates:
+    """The identities beside central differences along the flow, in float64; the network is left as it was.
+
+    Args:
+        model: The network; θ are all its parameters.
+        batches: Pairs of inputs and labels.
+        batch_norms: Whether BatchNorms take the statistics of each batch, as in training.
+        step: Time to either side.
+
+    Raises:
+        CalibrationError: If there are no batches, or labels are missing or do not fit.
+        InvalidSetting: If the step is not above 0.
+    """
+    if step <= 0:
+        raise InvalidSetting(f"step is a time above 0; given {step}")
+    loss, theta = _problem(model, batches, batch_norms)
+    g, hg = loss.slopes(theta), loss.curvature(theta)
+
+    def at(time: float) -> Weights:
+        """θ after some time, by a midpoint step, which knows no Hessian."""
+        return _moved(theta, loss.slopes(_moved(theta, g, time / 2)), time)
+
+    norm, decline, lost, steepness = (_state(loss, at(step)) - _state(loss, at(-step))) / (2 * step)
+    return FlowRates(
+        norm=Rate(-2 * _dot(theta, g), norm),
+        norm_acceleration=Rate(2 * (_dot(g, g) + _dot(theta, hg)), -2 * decline),
+        loss=Rate(-_dot(g, g), lost),
+        gradient_norm=Rate(-2 * _dot(g, hg), steepness),
+    )
+
+
+def filter_sums(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool = False) -> dict[str, FilterSums]:
+    """Signed scores of the filters of every linear map and convolution, in float64; see `FilterSums`.
+
+    Args:
+        model: The network, which is left as it was; g and H are those of all its parameters.
+        batches: Pairs of inputs and labels.
+        batch_norms: Whether BatchNorms take the statistics of each batch, as in training.
+
+    Raises:
+        CalibrationError: If there are no batches, or labels are missing or do not fit.
+    """
+    loss, theta = _problem(model, batches, batch_norms)
+    g, hg = loss.slopes(theta), loss.curvature(theta)
+    return {
+        name: FilterSums(*(_by_filter(a[name], b[name]) for a, b in ((theta, g), (theta, hg), (g, g))))
+        for name in maskable(model)
+    }
+
+
+def removal_effects(model: nn.Module, batches: Iterable[Any], sites: Sites) -> dict[str, FloatArray]:
+    """How the loss changes when each unit alone is taken away, ``(width,)`` by site; one pass over the data per unit.
+
+    Raises:
+        CalibrationError: If there are no batches, or labels are missing or do not fit.
+    """
+    loss, _ = _problem(model, batches, False)
+    whole, effects = loss.value({}), {}
+    for name, site in sites.items():
+        gates = 1 - torch.eye(site.width, dtype=torch.float64)
+        lost = [loss.value(_double(gated_tensors(model, sites, {name: gate}))) - whole for gate in gates]
+        effects[name] = np.array(lost)
+    return effects
+
+
+def rank_correlation(scores: Mapping[str, FloatArray], effects: Mapping[str, FloatArray]) -> dict[str, float]:
+    """Spearman's correlation within each site between scores and the size of the change of the loss.
+
+    Raises:
+        InvalidSetting: If they are not of the same sites and widths.
+    """
+    widths, others = ({name: len(part) for name, part in parts.items()} for parts in (scores, effects))
+    if widths != others:
+        raise InvalidSetting(f"scores and effects must be of the same sites and widths; given {widths} and {others}")
+    found: dict[str, Any] = {name: spearmanr(scores[name], np.abs(effects[name])) for name in scores}
+    return {name: float(result.statistic) for name, result in found.items()}
+
+
+def _problem(model: nn.Module, batches: Iterable[Any], batch_norms: bool) -> tuple[TaskLoss, dict[str, Tensor]]:
+    """The loss in float64, and all parameters.
+
+    Raises:
+        CalibrationError: If there are no batches, or labels are missing or do not fit.
+    """
+    with undisturbed(model):
+        pairs = [labelled(batch, model) for batch in batches]
+    if not pairs:
+        raise CalibrationError("there are no batches; give at least one pair (inputs, labels)")
+    base = {name: tensor.clone() for name, tensor in wide_state(model, torch.float64).items()}
+    theta = {name: base[name] for name, parameter in model.named_parameters() if parameter.is_floating_point()}
+    return TaskLoss(model, base, pairs, batch_norms=batch_norms), theta
+
+
+def _moved(weights: Weights, gradient: Weights, time: float) -> dict[str, Tensor]:
+    return {name: weight - time * gradient[name] for name, weight in weights.items()}
+
+
+def _state(loss: TaskLoss, weights: Weights) -> FloatArray:
+    """‖θ‖², θ·g, L and ‖g‖²."""
+    g = loss.slopes(weights)
+    return np.array([_dot(weights, weights), _dot(weights, g), loss.value(weights), _dot(g, g)])
+
+
+def _dot(first: Weights, second: Weights) -> float:
+    return float(torch.stack([(first[name] * second[name]).sum() for name in first]).sum())
+
+
+def _by_filter(first: Tensor, second: Tensor) -> FloatArray:
+    return (first * second).flatten(1).sum(1).cpu().numpy()
+
+
+def _double(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: tensor.detach().double() for name, tensor in tensors.items()}

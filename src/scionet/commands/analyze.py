@@ -1,0 +1,160 @@
+"""scionet analyze: collapse curves of scores, and the identities of gradient flow."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from scionet.analysis.collapse import Point, collapse_curve, critical_compression
+from scionet.analysis.gradient_flow import flow_rates, rank_correlation, removal_effects
+from scionet.commands import networks, pictures
+from scionet.commands.files import check_writable
+from scionet.commands.options import Analyze
+from scionet.commands.scoring import count, first
+from scionet.commands.show import line, table
+from scionet.data import ImageBatches, ImageFolder, batches
+from scionet.errors import InvalidSetting, unknown
+from scionet.methods.contract import SiteView
+from scionet.methods.registry import SCORES
+from scionet.methods.scores import ScoreRanker
+from scionet.models import build, load_weights
+from scionet.network.discover import discover
+from scionet.network.sites import Sites
+from scionet.writing import whole_file
+
+RATES = {"norm": "d‖θ‖²/dt", "norm_acceleration": "d²‖θ‖²/dt²", "loss": "dL/dt", "gradient_norm": "d‖g‖²/dt"}
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """A network and labelled pictures."""
+
+    model: nn.Module
+    data: ImageBatches
+
+    @property
+    def example(self) -> Tensor:
+        return first(self.data, 1)
+
+
+def run(command: Analyze) -> None:
+    """Measure, show, and write where that was asked for.
+
+    Raises:
+        PruneError: If something is wrong with what was given.
+    """
+    for path, suffix in ((command.json, ".json"), (command.plot, ".svg")):
+        if path is not None:
+            check_writable(path, command.overwrite, (suffix,))
+    if command.plot is not None and command.what != "collapse":
+        raise InvalidSetting("--plot goes with collapse; leave it out for gradient-flow")
+    subject = _subject(command)
+    record = _collapse(command, subject) if command.what == "collapse" else _gradient_flow(command, subject)
+    if command.json is not None:
+        with whole_file(command.json, ".json", overwrite=command.overwrite, error=InvalidSetting) as temporary:
+            temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        line(f"written to {command.json}")
+
+
+def _subject(command: Analyze) -> _Subject:
+    model = build(command.model, **networks.keywords(command.model_args))
+    if command.weights is not None:
+        load_weights(model, command.weights)
+    options = command.pictures
+    folder = ImageFolder(options.data, options.split)
+    indices = pictures.some(np.arange(len(folder)), command.images, command.seed)
+    prepared = pictures.preprocessing(options)
+    return _Subject(model.eval(), batches(folder, prepared, options.batch_size, indices, labels=True))
+
+
+def _collapse(command: Analyze, subject: _Subject) -> dict[str, Any]:
+    curves = {
+        score: collapse_curve(
+            subject.model,
+            score,
+            command.compressions,
+            example_inputs=subject.example,
+            batches=subject.data,
+            seed=command.seed,
+        )
+        for score in command.scores
+    }
+    points = list(chain.from_iterable(curves.values()))
+    table(
+        f"{command.model}: layers without weights",
+        ("compression", "kept", "empty layers", "connected"),
+        [_row(point) for point in points],
+    )
+    for score, curve in curves.items():
+        critical = critical_compression(curve)
+        line(f"{score}: no layer is emptied up to {'none of these' if critical is None else f'{critical:g}'}")
+    if command.plot is not None:
+        _draw(curves, command.plot, command.overwrite)
+        line(f"drawn to {command.plot}")
+    return {"network": command.model, "seed": command.seed, "points": [asdict(point) for point in points]}
+
+
+def _row(point: Point) -> tuple[str, ...]:
+    kept, empty = sum(point.kept.values()), f"{len(point.collapsed)} of {len(point.kept)}"
+    return point.score, f"{point.compression:g}", count(kept), empty, "yes" if point.connected else "no"
+
+
+def _draw(curves: Mapping[str, Sequence[Point]], path: Path, overwrite: bool) -> None:
+    """Fraction of layers without weights over compression."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scionet"}):
+        figure = Figure(figsize=(6, 4), layout="constrained")
+        axes = figure.add_subplot(xscale="log", xlabel="compression", ylabel="layers without weights", ylim=(-0.02, 1))
+        for score, curve in curves.items():
+            shares = [len(point.collapsed) / len(point.kept) for point in curve]
+            axes.plot([point.compression for point in curve], shares, marker="o", label=score)
+        axes.legend()
+        with whole_file(path, ".svg", overwrite=overwrite, error=InvalidSetting) as temporary:
+            figure.savefig(temporary, format="svg", metadata={"Date": None})
+
+
+def _gradient_flow(command: Analyze, subject: _Subject) -> dict[str, Any]:
+    rates = flow_rates(subject.model, subject.data, batch_norms=command.batch_norms)
+    found = {field.name: getattr(rates, field.name) for field in fields(rates)}
+    rows = [(RATES[n], f"{r.predicted:.6g}", f"{r.measured:.6g}", f"{r.error:.1e}") for n, r in found.items()]
+    table(f"{command.model}: gradient flow", ("predicted", "measured", "relative difference"), rows)
+    correlations = _correlations(command, subject) if command.methods else {}
+    if correlations:
+        table(
+            "rank correlation with the change of the loss when a unit is taken away, mean over sites",
+            ("correlation", "sites"),
+            [(m, f"{np.mean(list(by_site.values())):.2f}", str(len(by_site))) for m, by_site in correlations.items()],
+        )
+    return {"network": command.model, "seed": command.seed, "rates": asdict(rates), "correlations": correlations}
+
+
+def _correlations(command: Analyze, subject: _Subject) -> dict[str, dict[str, float]]:
+    for method in command.methods:
+        if method not in SCORES:
+            raise unknown("score of units", method, SCORES)
+    sites = discover(subject.model, subject.example)
+    effects = removal_effects(subject.model, subject.data, sites)
+    return {method: rank_correlation(_scores(command, subject, sites, method), effects) for method in command.methods}
+
+
+def _scores(command: Analyze, subject: _Subject, sites: Sites, method: str) -> dict[str, Any]:
+    """Scores of all units.
+
+    Raises:
+        InvalidSetting: If the method needs the consumers' inputs.
+    """
+    ranker = SCORES[method]
+    given: Any = subject.data if ranker.uses_labels else [batch[0] for batch in subject.data]
+    ready = ranker.ready(subject.model, sites, given)
+    if ranker.uses_moments or not isinstance(ready, ScoreRanker):
+        raise InvalidSetting(f"method {method!r} is measured along a walk, and not once; leave it out of --methods")
+    rng = np.random.default_rng(command.seed)
+    views = {name: SiteView(site, sites, subject.model, (), {}, {}, given) for name, site in sites.items()}
+    return {name: ready.score(view, rng) for name, view in views.items()}

@@ -1,0 +1,176 @@
+"""Masks of single weights: applied to a network, taken away, saved."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from scionet.errors import InvalidSetting
+from scionet.masks.files import read_masks, write_masks
+from scionet.masks.weights import maskable
+from scionet.seeds import seeded
+
+
+class Masked(nn.Module):
+    """A parametrization that gives 0 in place of masked weights.
+
+    What trains is the weight behind it, whose masked entries get no gradient. The mask is a buffer: it is part of the
+    state dict, moves with the network, and is copied with it.
+    """
+
+    mask: Tensor
+
+    def __init__(self, mask: Tensor, order: tuple[str, ...]) -> None:
+        """Keep where `mask` is true; `order` is that of the module's parameters, to be had again afterwards."""
+        super().__init__()
+        self.order = order
+        self.register_buffer("mask", mask)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The masked weight."""
+        return torch.where(self.mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """What assigning to the weight stores: all of it."""
+        return weight
+
+
+@dataclass(frozen=True, eq=False)
+class WeightMasks(Mapping[str, Tensor]):
+    """Which weights stay: booleans by parameter name, in the parameters' shapes.
+
+    Attributes:
+        masks: True where a weight stays.
+    """
+
+    masks: Mapping[str, Tensor]
+
+    def __post_init__(self) -> None:
+        """Check that they are masks.
+
+        Raises:
+            InvalidSetting: If one is not boolean.
+        """
+        wrong = {name: str(mask.dtype) for name, mask in self.masks.items() if mask.dtype != torch.bool}
+        if wrong:
+            raise InvalidSetting(f"masks are boolean tensors; given {wrong}; convert them with tensor.bool()")
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The mask of one parameter."""
+        return self.masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """Parameter names."""
+        return iter(self.masks)
+
+    def __len__(self) -> int:
+        """Number of masked parameters."""
+        return len(self.masks)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of weights that stay, by parameter."""
+        return {name: int(mask.count_nonzero()) for name, mask in self.masks.items()}
+
+    @property
+    def density(self) -> float:
+        """Fraction of weights that stay."""
+        return sum(self.counts.values()) / sum(mask.numel() for mask in self.masks.values())
+
+    def attach_(self, model: nn.Module) -> None:
+        """Mask a network in place: its weights read 0 where they are masked, also after every training step.
+
+        Weights behind the masks keep their values until `detach_masks_` makes the zeros plain. Tied weights are masked
+        wherever they stand. Make the optimiser before or after: parameters stay the same objects.
+
+        Raises:
+            InvalidSetting: If the network has no such weights, or they are masked already; it is then as it was.
+        """
+        weights = maskable(model)
+        problems = [
+            f"{name!r} {tuple(mask.shape)}: the network has "
+            + (f"{tuple(weights[name].shape)} there" if name in weights else "no such weight to mask")
+            for name, mask in self.masks.items()
+            if name not in weights or weights[name].shape != mask.shape
+        ]
+        if problems:
+            raise InvalidSetting(f"masks do not fit: {'; '.join(problems[:8])}; use those that were made for it")
+        parameters = dict(model.named_parameters())
+        names = {id(parameters[name]): name for name in self.masks}
+        places = [*_places(model, names)]
+        orders = {module: tuple(module._parameters) for module, _, _ in places}
+        for module, key, name in places:
+            mask = self.masks[name].to(parameters[name].device, copy=True)
+            parametrize.register_parametrization(module, key, Masked(mask, orders[module]))
+
+    def applied(self, model: nn.Module) -> nn.Module:
+        """A copy of the network with plain zeros in place of masked weights.
+
+        Raises:
+            InvalidSetting: As `attach_` does.
+        """
+        masked = copy.deepcopy(model)
+        self.attach_(masked)
+        detach_masks_(masked)
+        return masked
+
+    def shuffled(self, seed: int) -> "WeightMasks":
+        """Random masks that keep as many weights of each parameter: the control that any score must beat.
+
+        Source: Frankle et al., *Pruning Neural Networks at Initialization: Why Are We Missing the Mark?*, ICLR 2021.
+        """
+        draw = seeded(seed)
+        orders = {name: torch.from_numpy(draw("shuffled", name).permutation(m.numel())) for name, m in self.items()}
+        return WeightMasks({n: m.flatten()[orders[n].to(m.device)].view(m.shape) for n, m in self.items()})
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Save as one ``.safetensors`` file with a JSON header, whole or not at all.
+
+        Raises:
+            CheckpointError: If the file exists or cannot be written.
+            InvalidSetting: If its name does not end in ``.safetensors``.
+        """
+        return write_masks(path, self.masks, overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "WeightMasks":
+        """Masks that `save` wrote, on the processor.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, of a newer format, or holds something else.
+        """
+        return cls(read_masks(path))
+
+
+def detach_masks_(model: nn.Module) -> None:
+    """Take masks away in place and leave plain zeros; parameters stay the same objects.
+
+    Raises:
+        InvalidSetting: If the network has no masks.
+    """
+    masked = [
+        (module, key, link.order)
+        for module in model.modules()
+        if parametrize.is_parametrized(module)
+        for key, chain in module.parametrizations.items()  # type: ignore[union-attr]
+        for link in chain
+        if isinstance(link, Masked)
+    ]
+    if not masked:
+        raise InvalidSetting("the network has no masks to take away; WeightMasks.attach_ puts them there")
+    for module, key, order in masked:
+        parametrize.remove_parametrizations(module, key, leave_parametrized=True)
+        for name in [name for name in order if name in module._parameters]:
+            module._parameters[name] = module._parameters.pop(name)
+
+
+def _places(model: nn.Module, names: Mapping[int, str]) -> Iterator[tuple[nn.Module, str, str]]:
+    """Modules and keys where these parameters stand, and their names."""
+    for module in model.modules():
+        for key, parameter in module._parameters.items():
+            if id(parameter) in names:
+                yield module, key, names[id(parameter)]

@@ -1,0 +1,187 @@
+"""The call: exact counts, no traces, no resurrection, and errors that say what to do."""
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from nets import pairs, sizes_mlp, small_vgg
+from torch import Tensor, nn
+
+from scionet import CollapseWarning, Schedule, mask_weights
+from scionet.errors import CalibrationError, InvalidSetting, LayerCollapse, UnreachableBudget, UnsupportedModel
+from scionet.masks.rounds import Task, rounds
+from scionet.masks.rules import MaskRule
+from scionet.masks.scores import SCORES, WeightScore
+from scionet.masks.weights import maskable
+from scionet.network.running import hash_tensors, state_of
+
+BATCHES = [pairs(6, 5), pairs(3, 5, seed=2)]
+
+
+def traces(model: nn.Module) -> dict[str, Any]:
+    return {
+        "state": hash_tensors(state_of(model)),
+        "objects": {name: (id(tensor), tensor.requires_grad, tensor.grad) for name, tensor in state_of(model).items()},
+        "training": [module.training for module in model.modules()],
+        "hooks": [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()],
+        "types": [type(module) for module in model.modules()],
+        "random": torch.get_rng_state().tolist(),
+        "grad": torch.is_grad_enabled(),
+    }
+
+
+@pytest.mark.parametrize("scope", ["global", "local"])
+@pytest.mark.parametrize("name", SCORES)
+def test_counts_are_exact_and_the_network_is_left_as_it_was(name, scope):
+    model = small_vgg().double().train()
+    model[4].weight.requires_grad_(False)  # type: ignore[union-attr]
+    model[1].eval()
+    before = traces(model)
+    data = [pairs(4, 3, 32, 32, classes=10)]
+    result = mask_weights(
+        model, 0.3, score=name, scope=scope, batches=data, schedule=Schedule(2), on_collapse="allow", seed=1
+    )
+    assert traces(model) == before
+    total = sum(w.numel() for w in maskable(model).values())
+    assert sum(result.masks.counts.values()) == int(0.3 * total + 0.5)
+    again = mask_weights(
+        model, 0.3, score=name, scope=scope, batches=data, schedule=Schedule(2), on_collapse="allow", seed=1
+    )
+    assert all(torch.equal(result.masks[key], again.masks[key]) for key in again.masks)
+    if scope == "local":
+        assert all(abs(n - 0.3 * size) < 1 for n, size in result.report.kept.values())
+
+
+def test_a_forward_that_raises_leaves_no_trace():
+    class Broken(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            super().forward(x)
+            raise RuntimeError("broken")
+
+    model = Broken(nn.Linear(5, 4), nn.BatchNorm1d(4)).double().train()
+    before = traces(model)
+    with pytest.raises(UnsupportedModel, match="broken"):
+        mask_weights(model, 0.5, score="synflow", example_inputs=torch.zeros(2, 5))
+    assert traces(model) == before
+
+
+@pytest.mark.parametrize("name", ["magnitude", "random", "snip", "lamp", "synflow"])
+def test_masked_weights_stay_masked_over_the_rounds(name):
+    model = sizes_mlp(5, 7, 6, 4)
+    rule = MaskRule(0.2, schedule=Schedule(5), on_collapse="allow")
+    task = Task(model, maskable(model), name, SCORES[name], rule, BATCHES, BATCHES[0][0])
+    last = {key: torch.ones_like(w, dtype=torch.bool) for key, w in maskable(model).items()}
+    total, densities = sum(mask.numel() for mask in last.values()), Schedule(5).densities(0.2)
+    for (masks, _), density in zip(rounds(task, densities), densities, strict=True):
+        assert all(not bool((masks[key] & ~last[key]).any()) for key in masks)
+        assert sum(int(mask.sum()) for mask in masks.values()) == int(density * total + 0.5)
+        last = masks
+
+
+def test_weights_come_back_if_asked():
+    """A score that is turned over in the second round."""
+    calls: list[int] = []
+
+    def turning(view: Any) -> dict[str, Tensor]:
+        calls.append(1)
+        return {n: w.abs() if len(calls) % 2 else 1 / w.abs() for n, w in view.weights.items()}
+
+    model, schedule = sizes_mlp(5, 7, 4), Schedule(2)
+    stay = mask_weights(model, 0.25, score=WeightScore(turning), schedule=schedule).masks
+    back = mask_weights(model, 0.25, score=WeightScore(turning), schedule=schedule, resurrect=True).masks
+    smallest = torch.cat([w.flatten() for w in maskable(model).values()]).abs().argmin()
+    assert torch.cat([mask.flatten() for mask in back.values()])[smallest]
+    assert not torch.cat([mask.flatten() for mask in stay.values()])[smallest]
+
+
+def test_collapse_is_reported_by_name_warned_of_and_refused_if_asked():
+    model = sizes_mlp(5, 7, 4)
+    with torch.no_grad():
+        model[0].weight.mul_(1e-6)  # type: ignore[union-attr]
+    with pytest.warns(CollapseWarning, match=r"has emptied 0\.weight"):
+        result = mask_weights(model, 0.2)
+    assert result.report.collapsed == ("0.weight",) and "COLLAPSED" in str(result.report)
+    with pytest.raises(LayerCollapse, match=r"'0\.weight'.*min_per_layer"):
+        mask_weights(model, 0.2, on_collapse="raise")
+    with pytest.warns(CollapseWarning, match=r"min_per_layer=2 holds 0\.weight"):
+        held = mask_weights(model, 0.2, min_per_layer=2)
+    assert held.masks.counts == {"0.weight": 2, "2.weight": 11} and held.report.protected == ("0.weight",)
+    assert mask_weights(model, 0.2, score="lamp").report.collapsed == ()
+
+
+def test_a_minimum_that_does_not_bind_changes_nothing():
+    model = sizes_mlp(5, 7, 4)
+    free, held = mask_weights(model, 0.5).masks, mask_weights(model, 0.5, min_per_layer=3).masks
+    assert all(torch.equal(free[name], held[name]) for name in free)
+
+
+def test_layerwise_masks_do_not_change_with_the_scale_of_a_layer_and_global_ones_do():
+    model = sizes_mlp(5, 7, 4)
+    scaled = copy.deepcopy(model)
+    with torch.no_grad():
+        scaled[0].weight.mul_(-3)  # type: ignore[union-attr]
+    local = [mask_weights(net, 0.5, scope="local").masks["0.weight"] for net in (model, scaled)]
+    both = [mask_weights(net, 0.5).masks["0.weight"] for net in (model, scaled)]
+    assert torch.equal(*local) and not torch.equal(*both)
+
+
+def test_ignored_layers_stay_whole():
+    assert list(mask_weights(sizes_mlp(5, 7, 6, 4), 0.5, ignored_layers=["0"]).masks) == ["2.weight", "4.weight"]
+
+
+class Detached(nn.Sequential):
+    @torch.no_grad()
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x)
+
+
+class Packed(nn.Module):
+    """As layers of quantised networks are: no floating-point parameter."""
+
+
+def dead() -> nn.Module:
+    model = sizes_mlp(5, 7, 4)
+    nn.init.zeros_(model[2].weight)  # type: ignore[arg-type, union-attr]
+    nn.init.constant_(model[0].bias, -100.0)  # type: ignore[arg-type, union-attr]
+    return model
+
+
+def infinite() -> nn.Module:
+    model = sizes_mlp(5, 7, 4)
+    with torch.no_grad():
+        model[0].weight[0, 0] = torch.inf  # type: ignore[index, union-attr]
+    return model
+
+
+NAN_SCORE = WeightScore(lambda view: {n: w * torch.nan for n, w in view.weights.items()})
+SHORT_SCORE = WeightScore(lambda view: {n: w[:1] for n, w in view.weights.items()})
+NET = sizes_mlp(5, 7, 4)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "error", "text"),
+    [
+        (NET, {"score": "snip"}, CalibrationError, "needs labels"),
+        (NET, {"score": "snip", "batches": [BATCHES[0][0]]}, CalibrationError, "needs labels"),
+        (NET, {"score": "snip", "batches": BATCHES[0][0]}, CalibrationError, "wrap a single batch"),
+        (NET, {"score": "snip", "batches": [(BATCHES[0][0], BATCHES[0][1] + 9)]}, CalibrationError, "labels"),
+        (NET, {"score": "synflow"}, CalibrationError, "example_inputs"),
+        (NET, {"score": "synflw"}, InvalidSetting, "Did you mean 'synflow'"),
+        (NET, {"score": NAN_SCORE}, CalibrationError, "NaN"),
+        (NET, {"score": SHORT_SCORE}, InvalidSetting, r"shape \(7, 5\), the score \(1, 5\)"),
+        (dead(), {"score": "snip", "batches": BATCHES}, CalibrationError, "0 throughout in round 1"),
+        (infinite(), {}, UnsupportedModel, r"'0\.weight' holds NaN or infinite"),
+        (Packed(), {}, UnsupportedModel, "quantised"),
+        (Detached(*NET), {"score": "snip", "batches": BATCHES}, UnsupportedModel, "no_grad"),
+        (NET, {"density": 0.01}, UnreachableBudget, r"keeps 1 of 63 weights; 2 layers need 2.*at least 0\.0317"),
+        (NET, {"min_per_layer": 30}, UnreachableBudget, "at least"),
+        (NET, {"density": None}, InvalidSetting, "either a density or a pattern"),
+        (NET, {"density": 0}, InvalidSetting, "density lies above 0"),
+        (NET, {"density": None, "pattern": "4:2"}, InvalidSetting, "N below M"),
+        (NET, {"scop": "local"}, InvalidSetting, "scop"),
+    ],
+)
+def test_wrong_inputs_are_refused(model, options, error, text):
+    with pytest.raises(error, match=text):
+        mask_weights(model, **{"density": 0.3, **options})

@@ -1,0 +1,155 @@
+"""Every score of single weights against a slow one: dense Hessians, loops over examples, finite differences."""
+
+import copy
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from nets import pairs, sizes_mlp
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from scionet.masks.gradients import TaskLoss
+from scionet.masks.scores import SCORES, WeightView
+from scionet.masks.weights import maskable, wide, wide_state
+
+NET = sizes_mlp(5, 7, 6, 4)
+DATA = [pairs(6, 5), pairs(3, 5, seed=2)]
+X, Y = torch.cat([x for x, _ in DATA]), torch.cat([y for _, y in DATA])
+
+
+def view(
+    model: nn.Module = NET, temperature: float | None = None, name: str = "snip", masked: bool = False
+) -> WeightView:
+    weights = wide(maskable(model))
+    rng = torch.Generator().manual_seed(7)
+    masks = {n: torch.rand(w.shape, generator=rng) > (0.3 if masked else -1) for n, w in weights.items()}
+    heat = SCORES[name].temperature if temperature is None else temperature
+    return WeightView(model, weights, masks, DATA, X, heat, np.random.default_rng(0))
+
+
+def loss_of(flat: Tensor, given: WeightView) -> Tensor:
+    """The mean loss as a function of all weights in one vector."""
+    parts = flat.split([w.numel() for w in given.weights.values()])
+    weights = {n: p.view(w.shape) for (n, w), p in zip(given.weights.items(), parts, strict=True)}
+    return nn.functional.cross_entropy(functional_call(given.model, weights, (X,)) / given.temperature, Y)
+
+
+def dense(given: WeightView) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights, gradient and Hessian, in one vector and matrix."""
+    theta = torch.cat([w.flatten() for w in given.weights.values()])
+    at = torch.cat([w.flatten() for w in given.masked.values()])
+    gradient = torch.autograd.functional.jacobian(lambda w: loss_of(w, given), at)
+    hessian = torch.autograd.functional.hessian(lambda w: loss_of(w, given), at)
+    return theta, gradient, hessian  # type: ignore[return-value]
+
+
+SLOW: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "magnitude": lambda w, g, h: w.abs(),
+    "snip": lambda w, g, h: (w * g).abs(),
+    "biased_loss": lambda w, g, h: w.abs() * (w * g).abs(),
+    "grasp": lambda w, g, h: w * (h @ g),
+    "gradient_preservation": lambda w, g, h: (w * (h @ g)).abs(),
+}
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("name", SLOW)
+def test_scores_are_those_of_the_dense_gradient_and_hessian(name, masked):
+    given = view(name=name, masked=masked)
+    found = torch.cat([score.flatten() for score in SCORES[name](given).values()])
+    torch.testing.assert_close(found, SLOW[name](*dense(given)), rtol=1e-9, atol=1e-14)
+
+
+def test_every_score_has_an_oracle():
+    assert set(SCORES) == {*SLOW, "obd", "lamp", "random", "synflow"}
+
+
+def test_obd_is_the_sum_over_examples_one_by_one():
+    given, model = view(), copy.deepcopy(NET)
+    total = [torch.zeros_like(w) for w in given.weights.values()]
+    for x, y in zip(X, Y, strict=True):
+        model.zero_grad()
+        nn.functional.cross_entropy(model(x[None]), y[None]).backward()
+        for square, name in zip(total, given.weights, strict=True):
+            square += model.get_parameter(name).grad ** 2  # type: ignore[operator]
+    for (name, found), square in zip(SCORES["obd"](given).items(), total, strict=True):
+        torch.testing.assert_close(found, 0.5 * given.weights[name] ** 2 * square / len(X))
+
+
+def test_lamp_divides_by_the_sum_of_all_that_are_no_smaller():
+    found = SCORES["lamp"](view(masked=True))
+    for name, weight in view(masked=True).masked.items():
+        squares = weight.flatten().tolist()
+        squares = [value**2 for value in squares]
+        slow = [
+            s / max(sum(o for j, o in enumerate(squares) if o > s or (o == s and j <= i)), 5e-324)
+            for i, s in enumerate(squares)
+        ]
+        np.testing.assert_allclose(found[name].flatten(), slow)
+        assert float(found[name].max()) == 1
+
+
+def test_scaling_the_loss_changes_no_ranking_and_temperature_scales_the_gradient():
+    """A loss of c times its size: first order c times, second order c² times; here by counting each example twice."""
+    given = view()
+    once, hot = TaskLoss(NET, wide_state(NET), DATA), TaskLoss(NET, wide_state(NET), [*DATA, *DATA])
+    for name, slope in once.slopes(given.weights).items():
+        torch.testing.assert_close(hot.slopes(given.weights)[name], slope)
+
+
+def test_signed_saliencies_are_the_decline_of_the_norm():
+    """Sum of θ g = −½ d‖θ‖²/dt under gradient flow."""
+    given = view()
+    slopes = given.loss.slopes(given.weights)
+    signed = sum(float(part.sum()) for part in given.times(slopes).values())
+    step = 1e-6
+    norms = [sum(float((w - s * step * slopes[n]).square().sum()) for n, w in given.weights.items()) for s in (1, -1)]
+    assert signed == pytest.approx(-0.5 * (norms[0] - norms[1]) / (2 * step), rel=1e-6)
+
+
+def test_grasp_keeps_what_would_lower_the_gradient_norm():
+    """Shrinking a weight by ε changes ‖g‖² by −2 ε θ (Hg), so that the lowest scores go."""
+    given = view(name="grasp", temperature=1.0)
+    found = SCORES["grasp"](given)
+    for name, index in (("0.weight", (2, 3)), ("4.weight", (1, 1))):
+        step, norms = 1e-5, []
+        for sign in (1, -1):
+            moved = {n: w.clone() for n, w in given.weights.items()}
+            moved[name][index] *= 1 - sign * step
+            norms.append(sum(float(g.square().sum()) for g in given.loss.slopes(moved).values()))
+        assert (norms[0] - norms[1]) / (2 * step) == pytest.approx(-2 * float(found[name][index]), rel=1e-5)
+
+
+def test_grasp_of_a_quadratic_loss_is_worked_out_by_hand():
+    """L = a w²/2: g = a w, H = a, so θ Hg = a² w²; Hg here by double backward of any functional."""
+    from scionet.masks.gradients import _along, slopes
+
+    w = {"w": torch.tensor([3.0], dtype=torch.float64)}
+    loss = lambda at: (0.5 * 2.0 * at["w"] ** 2).sum()  # noqa: E731
+    gradient = slopes(loss, w)
+    assert float(gradient["w"]) == 6
+    assert float(w["w"] * slopes(_along(loss, gradient), w)["w"]) == 4 * 9
+
+
+def test_conservation_of_signed_saliency_in_a_network_without_biases():
+    """Layer sums of θ g are equal, those of |θ g| are not."""
+    model = sizes_mlp(5, 9, 8, 4, bias=False)
+    given = view(model)
+    signed = [float(part.sum()) for part in given.times(given.loss.slopes(given.weights)).values()]
+    np.testing.assert_allclose(signed, signed[0], rtol=1e-12)
+    absolute = [float(part.sum()) for part in SCORES["snip"](given).values()]
+    assert max(absolute) > 1.05 * min(absolute)
+
+
+def test_half_precision_is_scored_in_float32():
+    half = copy.deepcopy(NET).bfloat16()
+    given = WeightView(half, wide(maskable(half)), view().masks, [(X.bfloat16(), Y)], X, 1.0, np.random.default_rng(0))
+    plain = copy.deepcopy(half).float()
+    other = WeightView(
+        plain, wide(maskable(plain)), view().masks, [(X.bfloat16().float(), Y)], X, 1.0, np.random.default_rng(0)
+    )
+    for name, score in SCORES["snip"](given).items():
+        assert score.dtype == torch.float32
+        torch.testing.assert_close(score, SCORES["snip"](other)[name])
