@@ -1,5 +1,6 @@
 """Synaptic flow: the closed form, the conservation laws, and how far it masks without emptying a layer."""
 
+import copy
 import warnings
 from itertools import pairwise
 
@@ -71,6 +72,17 @@ def test_cuts_of_a_residual_network_carry_the_whole_flow_and_branches_less():
     for block in ("block2", "block3"):
         assert sums[f"{block}.conv2.weight"] + sums[f"{block}.shortcut.0.weight"] == pytest.approx(total, rel=1e-12)
     assert max(sums.values()) <= total * (1 + 1e-12)
+
+
+def test_flow_is_what_a_network_of_absolute_weights_without_shifts_gives():
+    model, x = trained(small_vgg()), torch.zeros(1, 3, 32, 32)
+    plain = copy.deepcopy(model).double()
+    with torch.no_grad():
+        for name, tensor in plain.state_dict().items():
+            if tensor.is_floating_point():
+                tensor.zero_() if name.endswith(("bias", "mean")) else tensor.abs_()
+        expected = float(plain(torch.ones(1, 3, 32, 32, dtype=torch.float64)).sum())
+    assert flows(model, x)[0] == pytest.approx(expected, rel=1e-12)
 
 
 class Smooth(nn.Module):

@@ -2,6 +2,8 @@
 
 import copy
 from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +12,10 @@ from nets import pairs, sizes_mlp
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from scionet.masks.gradients import TaskLoss
+from scionet import mask_weights
+from scionet.masks.rules import MaskRule
 from scionet.masks.scores import SCORES, WeightView
-from scionet.masks.weights import maskable, wide, wide_state
+from scionet.masks.weights import maskable, wide
 
 NET = sizes_mlp(5, 7, 6, 4)
 DATA = [pairs(6, 5), pairs(3, 5, seed=2)]
@@ -62,8 +65,17 @@ def test_scores_are_those_of_the_dense_gradient_and_hessian(name, masked):
     torch.testing.assert_close(found, SLOW[name](*dense(given)), rtol=1e-9, atol=1e-14)
 
 
-def test_every_score_has_an_oracle():
+def test_every_score_has_an_oracle_and_stands_in_the_card():
     assert set(SCORES) == {*SLOW, "obd", "lamp", "random", "synflow"}
+    card = Path(__file__).parents[2].joinpath("docs", "methods", "masks.md").read_text()
+    assert [name for name in SCORES if f"`{name}`" not in card] == []
+    assert [field.name for field in fields(MaskRule) if f"`{field.name}`" not in card] == []
+
+
+def test_random_scores_depend_on_the_seed_alone():
+    model = sizes_mlp(5, 7, 4)
+    first, again, other = (mask_weights(model, 0.5, score="random", seed=seed).masks["0.weight"] for seed in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_obd_is_the_sum_over_examples_one_by_one():
@@ -91,12 +103,16 @@ def test_lamp_divides_by_the_sum_of_all_that_are_no_smaller():
         assert float(found[name].max()) == 1
 
 
-def test_scaling_the_loss_changes_no_ranking_and_temperature_scales_the_gradient():
-    """A loss of c times its size: first order c times, second order c² times; here by counting each example twice."""
-    given = view()
-    once, hot = TaskLoss(NET, wide_state(NET), DATA), TaskLoss(NET, wide_state(NET), [*DATA, *DATA])
-    for name, slope in once.slopes(given.weights).items():
-        torch.testing.assert_close(hot.slopes(given.weights)[name], slope)
+def test_temperature_divides_the_gradient_and_its_change_more():
+    """At high temperature T all classes are alike: g is that of equal logits over T, and θ Hg falls with T³."""
+    model = nn.Sequential(nn.Linear(5, 4, bias=False)).double()
+    hot, hotter = view(model, 1e4), view(model, 2e4)
+    (theta,), labels = hot.weights.values(), nn.functional.one_hot(Y, 4)
+    gradient = (0.25 - labels).T.double() @ X / len(X) / 1e4
+    found = SCORES["snip"](hot)["0.weight"]
+    torch.testing.assert_close(found, (theta * gradient).abs(), rtol=1e-3, atol=1e-8)
+    second = [SCORES["gradient_preservation"](given)["0.weight"] for given in (hot, hotter)]
+    torch.testing.assert_close(second[1] * 8, second[0], rtol=1e-2, atol=1e-16)
 
 
 def test_signed_saliencies_are_the_decline_of_the_norm():

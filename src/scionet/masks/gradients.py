@@ -13,7 +13,15 @@ from torch.utils._pytree import tree_map
 from scionet.errors import UnsupportedModel
 from scionet.network.labels import cross_entropies
 from scionet.network.processes import summed
-from scionet.network.running import Batch, as_arguments, attention_unfused, example_count, tensors_of, undisturbed
+from scionet.network.running import (
+    Batch,
+    as_arguments,
+    attention_unfused,
+    example_count,
+    place_of,
+    tensors_of,
+    undisturbed,
+)
 
 Weights = Mapping[str, Tensor]
 Functional = Callable[[Weights], Tensor]
@@ -63,13 +71,14 @@ class TaskLoss:
         self._model, self._base, self._pairs, self._temperature = model, base, pairs, temperature
         self._batch_norms = batch_norms
         self._dtype = next(tensor.dtype for tensor in base.values() if tensor.is_floating_point())
-        self._examples = summed(torch.tensor(float(sum(len(labels) for _, labels in pairs))))
+        seen = float(sum(len(labels) for _, labels in pairs))
+        self._examples = float(summed(torch.tensor(seen, device=place_of(model)[0])))
 
     def value(self, weights: Weights) -> float:
         """The loss."""
         with self._running():
-            total = sum((loss(weights) for loss in self._losses()), torch.zeros((), dtype=torch.float64))
-            return float(summed(total)) / float(self._examples)
+            total = torch.stack([loss(weights) for loss in self._losses()]).sum()
+            return float(summed(total)) / self._examples
 
     def slopes(self, weights: Weights) -> dict[str, Tensor]:
         """The gradient g."""
@@ -125,8 +134,7 @@ class TaskLoss:
     def _summed(self, parts: Sequence[Weights], weights: Weights) -> dict[str, Tensor]:
         zero = {name: torch.zeros_like(weight) for name, weight in weights.items()}
         return {
-            name: summed(torch.stack([part[name] for part in parts]).sum(0) if parts else zero[name])
-            / float(self._examples)
+            name: summed(torch.stack([part[name] for part in parts]).sum(0) if parts else zero[name]) / self._examples
             for name in weights
         }
 

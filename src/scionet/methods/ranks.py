@@ -63,9 +63,10 @@ def mean_ranks(model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[s
             inputs = to_model(batch, model)
             call(model, inputs)
             examples += example_count(inputs)
-    if not float(summed(torch.tensor(float(examples)))):
+    seen_examples = float(summed(torch.tensor(float(examples), device=place_of(model)[0])))
+    if not seen_examples:
         raise CalibrationError("there are no calibration batches; give at least one, or choose method 'l1'")
-    means = {weight: summed(ranks) / summed(torch.tensor(float(examples))) for weight, ranks in sums.items()}
+    means = {weight: summed(ranks) / seen_examples for weight, ranks in sums.items()}
     seen = {weight: mean for weight, mean in means.items() if bool(mean.any())}  # others were called as functions
     return {name: _of(site, seen) for name, site in sites.items() if any(weight in seen for weight in site.consumers)}
 
