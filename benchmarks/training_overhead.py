@@ -2,7 +2,8 @@
 
     python benchmarks/training_overhead.py
 
-Same network, same data set, same batch size, same optimiser and schedule. Writes
+One network for both, since two of a kind differ by where in memory they lie; same data set, batch size, optimiser and
+schedule. Writes
 benchmarks/results/speed/training_overhead.json.
 """
 
@@ -61,7 +62,7 @@ def main(threads: int = 1, rounds: int = 10) -> None:
 def _compared(name: str, factory: str, data: TensorDataset, batch_size: int, rounds: int) -> dict[str, Any]:
     """The ratio, and how it varies."""
     recipe = Recipe(epochs=rounds, batch_size=batch_size)
-    pairs = _Pairs(_bare(build(factory), data, recipe))
+    pairs = _Pairs(data, recipe)
     fit(build(factory), data, recipe, callbacks=[pairs])
     ours, theirs = np.array(pairs.seconds[SKIPPED:]).T
     ratios = ours / theirs
@@ -76,14 +77,17 @@ def _compared(name: str, factory: str, data: TensorDataset, batch_size: int, rou
 class _Pairs(Callback):
     """Takes a block of steps of the bare loop after every block of `fit`, so that both meet the same machine."""
 
-    def __init__(self, bare: Iterator[None]) -> None:
-        self._bare, self._last = bare, time.process_time()
+    def __init__(self, data: TensorDataset, recipe: Recipe) -> None:
+        self._data, self._recipe = data, recipe
+        self._bare: Iterator[None] | None = None
+        self._last = time.process_time()
         self.seconds: list[tuple[float, float]] = []
 
     def after_step(self, network: nn.Module, step: int) -> None:
         """One pair of times, at the end of a block."""
         if step % BLOCK:
             return
+        self._bare = self._bare or _bare(network, self._data, self._recipe)
         reached = time.process_time()
         for _ in range(BLOCK):
             next(self._bare)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from small import TOML, workshop, written
+from trials import TOML, workshop, written
 
 from scionet.bench.arms import ARMS, epochs_of
 from scionet.bench.experiment import Data, Experiment

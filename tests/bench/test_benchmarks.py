@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import workshop
+from trials import workshop
 
 from scionet.bench.experiment import Experiment, Network
 from scionet.bench.files import RecordError

@@ -9,7 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from small import TOML, workshop, written
+from trials import TOML, workshop, written
 
 from scionet.bench.files import RecordError
 from scionet.bench.grid import attempt, run, standings
