@@ -92,7 +92,7 @@ def test_a_run_that_another_process_is_at_is_left_to_it(done: Workshop, tmp_path
 
     shop = workshop(tmp_path, ONE)
     trial = shop.experiment.trials()[0]
-    spec = shop.experiment.spec(trial, shop.data)
+    spec = shop.spec(trial)
     shop.work("").mkdir(parents=True)
     with FileLock(shop.work(f"{spec.short_id}.lock")):
         assert attempt(shop, trial, 1) == "running"

@@ -106,5 +106,5 @@ def test_failures_survive_and_damage_is_refused(tmp_path) -> None:
     path = save_failure(failure, tmp_path / "failures")
     assert load_failure(path) == failure
     path.write_text("{}")
-    with pytest.raises(RecordError, match=r"failure\.spec is missing"):
+    with pytest.raises(RecordError, match=r"Failure\.spec is missing"):
         load_failure(path)

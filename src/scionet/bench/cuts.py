@@ -74,7 +74,7 @@ def uniform(trial: Trial, dense: Dense) -> nn.Module:
 
 def _files(shop: Workshop, trial: Trial) -> tuple[Path, Path]:
     """The record and the network of a cut."""
-    name = shop.experiment.spec(trial, shop.data).file_name
+    name = shop.spec(trial).file_name
     return shop.records / name, (shop.out / "cuts" / name).with_suffix(".safetensors")
 
 
@@ -104,7 +104,7 @@ def _write(shop: Workshop, trial: Trial, run: Run, rate: float, dense: Dense) ->
     selection = Payment("selection", shop.experiment.data.calibration, seconds * rate, seconds)
     record = replace(
         run.record,
-        spec=shop.experiment.spec(trial, shop.data),
+        spec=shop.spec(trial),
         ledger=(*dense.note.payments, selection),
         summary=f"{run.record.summary} {trial.arm.summary}",
     )

@@ -223,21 +223,18 @@ class Experiment:
         """What an arm is trained by."""
         return {"none": None, "finetuning": self.finetuning, "scratch": self.scratch}[arm.training]
 
-    def spec(self, trial: Trial, folder: Path) -> RunSpec:
+    def spec(self, trial: Trial, dense: str) -> RunSpec:
         """What a trial is, in all that its result depends on.
 
         Args:
             trial: The trial.
-            folder: What the file of the weights is relative to.
-
-        Raises:
-            RecordError: If the file of the weights cannot be read.
+            dense: Identity of the dense network; see `dense_identity`.
         """
         recipe = self.recipe(trial.arm)
         settings = {
             "arm": trial.arm.name,
             "network": {"factory": self.network.factory, "arguments": self.network.arguments},
-            "dense": self.dense_identity(folder),
+            "dense": dense,
             "data": plain(self.data),
             "contestant": None
             if trial.contestant is None
@@ -252,7 +249,8 @@ class Experiment:
     def dense_identity(self, folder: Path) -> str:
         """SHA-256 of the dense weights' file, or of how they come about."""
         if self.network.weights is None:
-            text = to_json([self.network, self.data, self.pretraining])
+            made = {"factory": self.network.factory, "arguments": self.network.arguments, "weights": None}
+            text = to_json([made, self.data, self.pretraining])
             return hashlib.sha256(text.encode()).hexdigest()
         path = folder / self.network.weights
         try:

@@ -1,12 +1,11 @@
 """Runs that failed: a file with the reason for each, and a row in every report."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from scionet.bench.files import RecordError, read_text, write_text
+from scionet.bench.files import read_value, write_text
 from scionet.bench.record import RunSpec
-from scionet.coding import build, to_json
+from scionet.coding import to_json
 
 
 @dataclass(frozen=True)
@@ -44,9 +43,4 @@ def load_failure(path: Path) -> Failure:
     Raises:
         RecordError: If the file is damaged.
     """
-    try:
-        return build(Failure, json.loads(read_text(path)), "failure")
-    except RecordError:
-        raise
-    except ValueError as error:
-        raise RecordError(f"{path} is damaged: {error}; remove it") from error
+    return read_value(Failure, path)

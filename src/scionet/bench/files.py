@@ -1,9 +1,14 @@
 """Writing text files so that nothing is ever half written."""
 
+import json
 from pathlib import Path
+from typing import TypeVar
 
+from scionet.coding import build
 from scionet.errors import PruneError
 from scionet.writing import whole_file
+
+Value = TypeVar("Value")
 
 
 class RecordError(PruneError):
@@ -32,3 +37,16 @@ def read_text(path: Path) -> str:
         raise RecordError(f"cannot read {path}: {error.strerror}; give an existing, readable file") from error
     except UnicodeDecodeError as error:
         raise RecordError(f"{path} is damaged: not UTF-8 text ({error}); write it again") from error
+
+
+def read_value(kind: type[Value], path: Path) -> Value:
+    """A dataclass from a file of its JSON text.
+
+    Raises:
+        RecordError: If the file cannot be read, or holds something else.
+    """
+    text = read_text(path)
+    try:
+        return build(kind, json.loads(text), kind.__name__)
+    except ValueError as error:
+        raise RecordError(f"{path} is damaged: {error}; remove it, and it is made again") from error

@@ -123,7 +123,7 @@ class _Crew:
     def try_suspects(self) -> None:
         """After a worker died: do what was begun one by one. A run whose worker dies again has failed."""
         for trial in self.left():
-            spec = self.shop.experiment.spec(trial, self.shop.data)
+            spec = self.shop.spec(trial)
             if not _begun(self.shop, spec).exists():
                 continue
             try:
@@ -136,7 +136,7 @@ class _Crew:
 def attempt(shop: Workshop, trial: Trial, threads: int) -> str:
     """Do one run, unless it is done or another process is at it. The state in which it then is."""
     torch.set_num_threads(threads)
-    spec = shop.experiment.spec(trial, shop.data)
+    spec = shop.spec(trial)
     folder = shop.work(spec.short_id)
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -163,7 +163,7 @@ def _attempt_alone(shop: Workshop, trial: Trial, spec: RunSpec) -> str:
 
 
 def _standing(shop: Workshop, trial: Trial) -> Standing:
-    spec = shop.experiment.spec(trial, shop.data)
+    spec = shop.spec(trial)
     record, failure = shop.records / spec.file_name, shop.out / "failures" / spec.file_name
     if record.exists():
         return Standing(trial, spec, "done", record=load(record))

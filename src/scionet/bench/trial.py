@@ -47,7 +47,7 @@ def run_trial(shop: Workshop, trial: Trial) -> RunRecord:
             initialise(copy, root(trial.seed, "initialise"))
         return copy
 
-    spec = shop.experiment.spec(trial, shop.data)
+    spec = shop.spec(trial)
     learnt = learn(
         begin,
         own,

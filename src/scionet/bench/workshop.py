@@ -1,10 +1,10 @@
 """What the runs of an experiment share: its folder, its data, and the dense network, obtained once for all of them."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -13,14 +13,14 @@ from safetensors.torch import save
 from torch import nn
 
 from scionet.bench.contest import outcome
-from scionet.bench.experiment import Experiment, Network
-from scionet.bench.files import RecordError, read_text, write_text
+from scionet.bench.experiment import Experiment, Network, Trial
+from scionet.bench.files import RecordError, read_value, write_text
 from scionet.bench.learning import learn
 from scionet.bench.ledger import Payment
 from scionet.bench.material import Material
-from scionet.bench.record import Outcome
+from scionet.bench.record import Outcome, RunSpec
 from scionet.budget.costs import measure
-from scionet.coding import build, to_json
+from scionet.coding import to_json
 from scionet.models import build as build_model
 from scionet.models import load_weights
 from scionet.network.running import Batch, first_of
@@ -50,6 +50,19 @@ class Workshop:
     def records(self) -> Path:
         """Folder of the records."""
         return self.out / "records"
+
+    @cached_property
+    def dense_identity(self) -> str:
+        """Hash of the dense weights, or of how they come about; read once.
+
+        Raises:
+            RecordError: If their file cannot be read.
+        """
+        return self.experiment.dense_identity(self.data)
+
+    def spec(self, trial: Trial) -> RunSpec:
+        """What a trial is, in all that its result depends on."""
+        return self.experiment.spec(trial, self.dense_identity)
 
     def work(self, name: str) -> Path:
         """Folder of a training in progress."""
@@ -112,7 +125,7 @@ def dense(shop: Workshop, material: Material, seed: int) -> Dense:
     """
     experiment, example = shop.experiment, first_of(material.calibration[0][0], 2)
     given = experiment.network.weights
-    stem = experiment.dense_identity(shop.data)[:12] + ("" if given else f"-seed{seed}")
+    stem = shop.dense_identity[:12] + ("" if given else f"-seed{seed}")
     note = shop.out / "dense" / f"{stem}.json"
     weights = note.with_suffix(".safetensors") if given is None else shop.data / given
     refuse_other_cost(experiment.network, made(experiment.network, seed), example)
@@ -122,7 +135,7 @@ def dense(shop: Workshop, material: Material, seed: int) -> Dense:
             model = _loaded(experiment.network, seed, weights)
             found, _ = outcome(model, measure(model, example), material.test)
             write_text(note, to_json(DenseNote(found, payments)))
-    return Dense(_loaded(experiment.network, seed, weights), example, _read(note))
+    return Dense(_loaded(experiment.network, seed, weights), example, read_value(DenseNote, note))
 
 
 def refuse_other_cost(network: Network, model: nn.Module, example: Batch) -> None:
@@ -143,15 +156,6 @@ def _loaded(network: Network, seed: int, weights: Path) -> nn.Module:
     model = made(network, seed)
     load_weights(model, weights)
     return model.eval()
-
-
-def _read(path: Path) -> DenseNote:
-    try:
-        return build(DenseNote, json.loads(read_text(path)), "note")
-    except RecordError:
-        raise
-    except ValueError as error:
-        raise RecordError(f"{path} is damaged: {error}; remove it to measure again") from error
 
 
 def _trained(shop: Workshop, material: Material, seed: int, example: Batch, path: Path) -> tuple[Payment, ...]:
