@@ -69,6 +69,7 @@ def test_from_a_file_to_a_page(folder: Path) -> None:
     [
         (TOML, ("run", "none.toml", "--out", "out"), "cannot read none.toml"),
         (TOML.replace('"l1"', '"l11"'), ("run", "bad.toml", "--out", "out"), "unknown contestant 'l11'"),
+        (TOML, ("run", "bad.toml", "--out", "bad.toml"), "cannot make the folder"),
         (TOML, ("run", "bad.toml", "--out", "out", "--jobs", "0"), "jobs and threads are 1 or more"),
         (
             TOML.replace("[pretraining]", "[scratch]"),

@@ -190,8 +190,9 @@ class Experiment:
             RecordError: If the file cannot be read, is no TOML, or a key is missing, unknown or of another type.
             InvalidSetting: If a name or a value is not allowed.
         """
+        text = read_text(path)
         try:
-            table = tomllib.loads(read_text(path))
+            table = tomllib.loads(text)
             recipes = {name: plain(_recipe(table[name], name)) for name in _RECIPES if name in table}
             return build(cls, {**table, **recipes}, "experiment")
         except InvalidSetting:

@@ -77,6 +77,7 @@ def run(
     """
     if jobs < 1 or (threads is not None and threads < 1):
         raise RecordError(f"jobs and threads are 1 or more; given {jobs} and {threads}")
+    _make_folder(shop.out)
     found = standings(shop)
     for each in found:
         if each.state == "to do" or (retry and each.state == "failed"):
@@ -182,6 +183,13 @@ def _locked(shop: Workshop, spec: RunSpec) -> bool:
             return False
     except Timeout:
         return True
+
+
+def _make_folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"cannot make the folder {path}: {error.strerror}; give another") from error
 
 
 def _begun(shop: Workshop, spec: RunSpec) -> Path:
