@@ -7,12 +7,14 @@ from scionet.errors import InvalidSetting, unknown
 from scionet.masks import scores as weight_scores
 from scionet.methods import saliency, scores
 from scionet.methods.contract import Method, Ranker
+from scionet.methods.elimination import EliminationRanker
 from scionet.methods.forward import ForwardRanker
 from scionet.methods.ranks import RankRanker
 from scionet.methods.saliency import SaliencyRanker
 from scionet.methods.scores import ScoreRanker
 from scionet.methods.sweep import Sweep
 from scionet.methods.units import WeightRanker, absolute_total
+from scionet.selection.elimination import lasso, thinet
 from scionet.settings import ForwardSettings, ScoreSettings, SweepSettings
 
 SCORES: dict[str, Ranker] = {
@@ -22,6 +24,8 @@ SCORES: dict[str, Ranker] = {
     "fpgm": ScoreRanker(scores.fpgm),
     "bn_scale": ScoreRanker(scores.bn_scale),
     "energy": ScoreRanker(scores.energy, from_moments=True),
+    "thinet": EliminationRanker(thinet),
+    "lasso": EliminationRanker(lasso),
     "taylor": SaliencyRanker(saliency.taylor),
     "snip": SaliencyRanker(saliency.snip),
     "hrank": RankRanker(),
