@@ -61,6 +61,8 @@ _CRITERIA = {
     "l2": "Units whose producing weights have the largest L2 norm.",
     "fpgm": "Units whose producing weights are farthest from all others (geometric median).",
     "energy": "Units that contribute most to their consumers' output, each by itself.",
+    "thinet": "Units go whose removal changes the consumers' output least, given those that went before.",
+    "lasso": "Units with the largest multipliers under an L1 penalty on what they add to the consumers' output.",
     "taylor": "Units whose gates have the steepest squared slope of the labelled task loss.",
 }
 _GREEDY = (
