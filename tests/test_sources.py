@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from albums import CLASSES, write_pictures
+from PIL import Image
 from torch.utils.data import TensorDataset
 
 from scionet.augmentation import Augmentation
@@ -68,6 +69,31 @@ def test_a_function_gives_one_or_two_data_sets(tmp_path, monkeypatch) -> None:
     assert both.test is not None and one.test is None
     x, y = one.train.choose([5], None)[0]
     assert (x.item(), y) == (5.0, 5)
+
+
+class Table(list):
+    """What the tests need of a Hugging Face data set."""
+
+    @property
+    def column_names(self) -> list[str]:
+        return list(self[0])
+
+
+def test_hugging_face_data_sets_by_their_columns(tmp_path, monkeypatch) -> None:
+    rows = Table({"img": Image.new("RGB", (4, 4), (number, 0, 0)), "label": number % 2} for number in range(5))
+    asked = []
+    fake = type(sys)("datasets")
+    fake.load_from_disk = lambda path: asked.append(path) or {"train": rows, "test": Table(rows[:2])}  # type: ignore[attr-defined]
+    fake.load_dataset = lambda name: asked.append(name) or {"train": Table([{"text": "a", "label": 0}])}  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    (tmp_path / "saved").mkdir()
+    found = labelled("huggingface:saved", PLAIN, tmp_path)
+    assert found.test is not None and (found.train.count, found.test.count) == (5, 2)
+    x, y = found.train.choose([3], None)[0]
+    assert (x[0, 0, 0].item(), y) == (pytest.approx(3 / 255), 1)
+    with pytest.raises(InvalidSetting, match=r"has the columns \['text', 'label'\]"):
+        labelled("huggingface:imdb", PLAIN, tmp_path)
+    assert asked == [str(tmp_path / "saved"), "imdb"]
 
 
 def test_torchvision_data_sets_are_read_where_they_are(tmp_path) -> None:

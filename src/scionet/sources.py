@@ -81,7 +81,8 @@ def labelled(source: str, preprocessing: Preprocessing, folder: Path, seed: int 
     Args:
         source: ``digits`` (scikit-learn's, one fifth apart as the test part), ``images:PATH`` (a folder or zip file
             laid out as ``[split/]class/name.jpg``), ``idx:PATH`` (a folder of MNIST's files, perhaps compressed),
-            ``torchvision:NAME`` (a data set that is there already; nothing is downloaded), ``huggingface:NAME``, or
+            ``torchvision:NAME`` (a data set that is there already; nothing is downloaded), ``huggingface:NAME`` (of the hub, or a folder
+            that `save_to_disk` made), or
             ``package.module:function``, which gives ``train`` or ``(train, test)``, map-style data sets of pairs.
         preprocessing: How pictures become inputs.
         folder: What paths are relative to.
@@ -96,7 +97,7 @@ def labelled(source: str, preprocessing: Preprocessing, folder: Path, seed: int 
         "images": lambda: _images(folder / name, preprocessing),
         "idx": lambda: _idx(folder / name, preprocessing),
         "torchvision": lambda: _torchvision(name, folder, preprocessing),
-        "huggingface": lambda: _huggingface(name, preprocessing),
+        "huggingface": lambda: _huggingface(name, folder, preprocessing),
     }
     if kind in readers and bool(name) == (kind != "digits"):
         return readers[kind]()
@@ -230,13 +231,18 @@ def _torchvision(name: str, folder: Path, preprocessing: Preprocessing) -> Label
     return Labelled(_part(train, preprocessing), _part(test, preprocessing))
 
 
-def _huggingface(name: str, preprocessing: Preprocessing) -> Labelled:
-    """A data set of the Hugging Face hub, or a local one, with the columns image (or img) and label."""
+def _huggingface(name: str, folder: Path, preprocessing: Preprocessing) -> Labelled:
+    """A data set of the Hugging Face hub, or one that was saved in a folder, with columns image or img, and label.
+
+    Raises:
+        InvalidSetting: If the package is not installed, or the columns have other names.
+    """
     try:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError as error:
         raise InvalidSetting(f"{error}; huggingface:NAME needs `pip install datasets`") from error
-    found = datasets.load_from_disk(name) if Path(name).is_dir() else datasets.load_dataset(name)
+    saved = folder / name
+    found = datasets.load_from_disk(str(saved)) if saved.is_dir() else datasets.load_dataset(name)
     columns = found["train"].column_names
     inputs = next((c for c in ("image", "img") if c in columns), None)
     label = next((c for c in ("label", "labels", "fine_label") if c in columns), None)
