@@ -81,9 +81,9 @@ def labelled(source: str, preprocessing: Preprocessing, folder: Path, seed: int 
     Args:
         source: ``digits`` (scikit-learn's, one fifth apart as the test part), ``images:PATH`` (a folder or zip file
             laid out as ``[split/]class/name.jpg``), ``idx:PATH`` (a folder of MNIST's files, perhaps compressed),
-            ``torchvision:NAME`` (a data set that is there already; nothing is downloaded), ``huggingface:NAME`` (of the hub, or a folder
-            that `save_to_disk` made), or
-            ``package.module:function``, which gives ``train`` or ``(train, test)``, map-style data sets of pairs.
+            ``torchvision:NAME`` (a data set that is there already; nothing is downloaded), ``huggingface:NAME`` (of the
+            hub, or a folder that `save_to_disk` made), or ``package.module:function``, which gives ``train`` or
+            ``(train, test)``, map-style data sets of pairs.
         preprocessing: How pictures become inputs.
         folder: What paths are relative to.
         seed: Seed of the split of the digits.
