@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from scionet.bench.files import read_value, write_text
+from scionet.bench.files import make_folder, read_value, write_text
 from scionet.bench.record import RunSpec
 from scionet.coding import to_json
 
@@ -31,7 +31,7 @@ def save_failure(failure: Failure, folder: Path) -> Path:
     Raises:
         RecordError: If it cannot be written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     path = folder / failure.spec.file_name
     write_text(path, to_json(failure) + "\n")
     return path

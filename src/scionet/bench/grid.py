@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from scionet.backends import configured
 from scionet.bench.experiment import Trial
 from scionet.bench.failures import Failure, load_failure, save_failure
-from scionet.bench.files import RecordError, write_text
+from scionet.bench.files import RecordError, make_folder, write_text
 from scionet.bench.record import RunRecord, RunSpec, load, save
 from scionet.bench.trial import run_trial
 from scionet.bench.workshop import Workshop
@@ -77,7 +77,7 @@ def run(
     """
     if jobs < 1 or (threads is not None and threads < 1):
         raise RecordError(f"jobs and threads are 1 or more; given {jobs} and {threads}")
-    _make_folder(shop.out)
+    make_folder(shop.out)
     found = standings(shop)
     for each in found:
         if each.state == "to do" or (retry and each.state == "failed"):
@@ -183,13 +183,6 @@ def _locked(shop: Workshop, spec: RunSpec) -> bool:
             return False
     except Timeout:
         return True
-
-
-def _make_folder(path: Path) -> None:
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot make the folder {path}: {error.strerror}; give another") from error
 
 
 def _begun(shop: Workshop, spec: RunSpec) -> Path:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scionet.bench.files import RecordError, read_text, write_text
+from scionet.bench.files import RecordError, make_folder, read_text, write_text
 from scionet.bench.ledger import Payment
 from scionet.bench.provenance import Provenance
 from scionet.budget.durations import Latency
@@ -261,10 +261,7 @@ def save(record: RunRecord, folder: Path) -> Path:
     """
     text = record.to_json() + "\n"
     path = folder / record.spec.file_name
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"cannot make the folder {folder}: {error.strerror}; give a folder") from error
+    make_folder(folder)
     write_text(path, text)
     return path
 
