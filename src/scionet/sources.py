@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import TensorDataset
+from torch.utils.data import Subset, TensorDataset
 
 from scionet.augmentation import Augmentation
 from scionet.data import digits
@@ -132,23 +132,11 @@ class Prepared:
         return self.preprocessing.tensor(np.array([frame(value.convert("RGB"))]))[0]
 
 
-@dataclass(frozen=True, eq=False)
-class _Chosen:
-    """Some rows of a data set, in an order."""
-
-    rows: Any
-    indices: tuple[int, ...]
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> Any:
-        return self.rows[self.indices[index]]
-
-
 def _part(rows: Any, preprocessing: Preprocessing, inputs: str | int = 0, label: str | int = 1) -> Part:
     def choose(indices: Sequence[int] | NDArray[np.int64], augmentation: Augmentation | None) -> Examples:
-        return Pairs(_Chosen(rows, tuple(map(int, indices))), inputs, label, Prepared(preprocessing, augmentation))
+        return Pairs(
+            Subset(rows, [int(index) for index in indices]), inputs, label, Prepared(preprocessing, augmentation)
+        )
 
     return Part(len(rows), choose)
 
