@@ -105,7 +105,8 @@ class _Crew:
 
     def left(self) -> list[Trial]:
         """What is neither done nor failed."""
-        return [each.trial for each in standings(self.shop) if each.state in ("to do", "running")]
+        trials = self.shop.experiment.trials()
+        return [trial for trial in trials if _state(self.shop, self.shop.spec(trial)) in ("to do", "running")]
 
     def work(self, trials: Sequence[Trial], jobs: int) -> None:
         """Do runs, and tell of each that ends."""
@@ -131,7 +132,7 @@ class _Crew:
                 self.work([trial], 2)  # joblib would do a single job in this process
             except _worker_death():
                 reason = "its worker died twice (killed, or out of memory?); take a smaller batch_size, or more memory"
-                save_failure(Failure(spec, "TerminatedWorkerError", reason), self.shop.out / "failures")
+                save_failure(Failure(spec, "TerminatedWorkerError", reason), self.shop.failures)
 
 
 def attempt(shop: Workshop, trial: Trial, threads: int) -> str:
@@ -156,7 +157,7 @@ def _attempt_alone(shop: Workshop, trial: Trial, spec: RunSpec) -> str:
     try:
         record = run_trial(shop, trial)
     except Exception as error:  # whatever a run raises is its reason
-        save_failure(Failure(spec, type(error).__name__, str(error), traceback.format_exc()), shop.out / "failures")
+        save_failure(Failure(spec, type(error).__name__, str(error), traceback.format_exc()), shop.failures)
         return "failed"
     save(record, shop.records)
     shutil.rmtree(folder, ignore_errors=True)
@@ -165,12 +166,21 @@ def _attempt_alone(shop: Workshop, trial: Trial, spec: RunSpec) -> str:
 
 def _standing(shop: Workshop, trial: Trial) -> Standing:
     spec = shop.spec(trial)
-    record, failure = shop.records / spec.file_name, shop.out / "failures" / spec.file_name
-    if record.exists():
-        return Standing(trial, spec, "done", record=load(record))
-    if failure.exists():
-        return Standing(trial, spec, "failed", failure=load_failure(failure))
-    return Standing(trial, spec, "running" if _locked(shop, spec) else "to do")
+    state = _state(shop, spec)
+    if state == "done":
+        return Standing(trial, spec, state, record=load(shop.records / spec.file_name))
+    if state == "failed":
+        return Standing(trial, spec, state, failure=load_failure(shop.failures / spec.file_name))
+    return Standing(trial, spec, state)
+
+
+def _state(shop: Workshop, spec: RunSpec) -> str:
+    """Where a run stands, without reading what came of it."""
+    if (shop.records / spec.file_name).exists():
+        return "done"
+    if (shop.failures / spec.file_name).exists():
+        return "failed"
+    return "running" if _locked(shop, spec) else "to do"
 
 
 def _locked(shop: Workshop, spec: RunSpec) -> bool:
@@ -192,7 +202,7 @@ def _begun(shop: Workshop, spec: RunSpec) -> Path:
 
 def _forget(shop: Workshop, spec: RunSpec) -> None:
     """Remove what says that a run failed, or that a worker died over it."""
-    (shop.out / "failures" / spec.file_name).unlink(missing_ok=True)
+    (shop.failures / spec.file_name).unlink(missing_ok=True)
     _begun(shop, spec).unlink(missing_ok=True)
 
 

@@ -51,6 +51,11 @@ class Workshop:
         """Folder of the records."""
         return self.out / "records"
 
+    @property
+    def failures(self) -> Path:
+        """Folder of the reasons why runs failed."""
+        return self.out / "failures"
+
     @cached_property
     def dense_identity(self) -> str:
         """Hash of the dense weights, or of how they come about; read once.
@@ -128,26 +133,27 @@ def dense(shop: Workshop, material: Material, seed: int) -> Dense:
     stem = shop.dense_identity[:12] + ("" if given else f"-seed{seed}")
     note = shop.out / "dense" / f"{stem}.json"
     weights = note.with_suffix(".safetensors") if given is None else shop.data / given
-    refuse_other_cost(experiment.network, made(experiment.network, seed), example)
     with alone(shop.out / "dense" / stem):
         if not note.exists():
-            payments = () if given else _trained(shop, material, seed, example, weights)
-            model = _loaded(experiment.network, seed, weights)
-            found, _ = outcome(model, measure(model, example), material.test)
+            cost = measure(made(experiment.network, seed), example)
+            refuse_other_cost(experiment.network, cost.macs)
+            payments = () if given else _trained(shop, material, seed, cost.macs, weights)
+            found, _ = outcome(_loaded(experiment.network, seed, weights), cost, material.test)
             write_text(note, to_json(DenseNote(found, payments)))
-    return Dense(_loaded(experiment.network, seed, weights), example, read_value(DenseNote, note))
+    known = read_value(DenseNote, note)
+    refuse_other_cost(experiment.network, known.outcome.macs)
+    return Dense(_loaded(experiment.network, seed, weights), example, known)
 
 
-def refuse_other_cost(network: Network, model: nn.Module, example: Batch) -> None:
+def refuse_other_cost(network: Network, macs: float) -> None:
     """Refuse a network that does not cost what the experiment says.
 
     Raises:
         RecordError: If it does not.
     """
-    found = measure(model, example).macs
-    if network.macs is not None and found != network.macs:
+    if network.macs is not None and macs != network.macs:
         raise RecordError(
-            f"{network.factory} has {found:,.0f} MACs for an example like these; the experiment says {network.macs:,}. "
+            f"{network.factory} has {macs:,.0f} MACs for an example like these; the experiment says {network.macs:,}. "
             "Give other data or another preprocessing, or correct the experiment"
         )
 
@@ -158,12 +164,12 @@ def _loaded(network: Network, seed: int, weights: Path) -> nn.Module:
     return model.eval()
 
 
-def _trained(shop: Workshop, material: Material, seed: int, example: Batch, path: Path) -> tuple[Payment, ...]:
+def _trained(shop: Workshop, material: Material, seed: int, macs: float, path: Path) -> tuple[Payment, ...]:
     """Train the dense network and write its weights; what that has cost."""
     network, recipe = shop.experiment.network, shop.experiment.pretraining
     if recipe is None:
         raise AssertionError("an experiment has weights or a pretraining")
-    macs, work = measure(made(network, seed), example).macs, shop.work(f"dense-{path.stem}")
+    work = shop.work(f"dense-{path.stem}")
     learnt = learn(lambda: made(network, seed), recipe, (1.0,), material, seed, macs, work, shop.execution)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learnt.model.state_dict().items()}
     with whole_file(path, ".safetensors", overwrite=True, error=RecordError) as temporary:
