@@ -93,9 +93,16 @@ def report(command: BenchReport) -> None:
 
 
 def _shop(command: BenchRun | BenchStatus, execution: Execution) -> Workshop:
-    words = ["scionet", "bench", "run", command.experiment.name, "--out", command.out.name]
+    words = ["scionet", "bench", "run", command.experiment.name, "--out", command.out.name, *_rounding(execution)]
     experiment = Experiment.read(command.experiment)
     return Workshop(experiment, command.data.resolve(), command.out.resolve(), execution, shlex.join(words))
+
+
+def _rounding(execution: Execution) -> list[str]:
+    """The flags that change results by rounding, for the command that records name."""
+    flags = [] if execution.precision is None else ["--precision", execution.precision]
+    flags += [] if execution.parts == 1 else ["--parts", str(execution.parts)]
+    return flags + [f"--{name.replace('_', '-')}" for name in ("channels_last", "compile") if getattr(execution, name)]
 
 
 def _show(command: BenchRun | BenchStatus, found: Sequence[Standing]) -> None:
