@@ -25,7 +25,10 @@ import tyro
 from torch import Tensor
 
 from scionet.bench.provenance import Provenance
-from scionet.data import ImageFolder, Preprocessing, batches, sample
+from scionet.data.batches import batches
+from scionet.data.drawing import sample
+from scionet.data.folders import ImageFolder
+from scionet.data.pictures import Preprocessing
 from scionet.models import build, load_weights
 from scionet.pruning import prune
 from scionet.selection.greedy import greedy

@@ -22,7 +22,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from scionet.bench.provenance import Provenance
-from scionet.data import digits
+from scionet.data.digits import digits
 from scionet.models import build
 from scionet.training.callbacks import Callback
 from scionet.training.fit import fit

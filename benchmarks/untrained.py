@@ -23,7 +23,10 @@ from torch import Tensor, nn
 from scionet.bench.contest import CONTESTANTS, LOSS, Arena, Contestant, outcome
 from scionet.bench.record import load_all, save
 from scionet.budget.costs import measure
-from scionet.data import ImageBatches, ImageFolder, Preprocessing, batches, sample
+from scionet.data.batches import ImageBatches, batches
+from scionet.data.drawing import sample
+from scionet.data.folders import ImageFolder
+from scionet.data.pictures import Preprocessing
 from scionet.models import build, load_weights
 
 RESULTS = Path(__file__).parent / "results" / "untrained"

@@ -7,7 +7,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from scionet.data import ImageFolder, Preprocessing, batches
+from scionet.data.batches import batches
+from scionet.data.folders import ImageFolder
+from scionet.data.pictures import Preprocessing
 
 CLASSES = {"bee": 4, "Ant": 3, "cat 2": 6}
 SQUARE = Preprocessing(size=12, crop=10)

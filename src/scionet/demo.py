@@ -18,7 +18,7 @@ from scionet.bench.summary import summarise
 from scionet.bench.tables import to_matrix
 from scionet.budget.costs import measure
 from scionet.budget.timing import latency
-from scionet.data import digits
+from scionet.data.digits import digits
 from scionet.errors import VerificationError
 from scionet.network.checkpoint import load_pruned, save_pruned
 from scionet.network.export import export_onnx

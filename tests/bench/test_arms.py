@@ -117,7 +117,7 @@ def test_parts_are_apart_and_the_same_for_the_same_seed() -> None:
     [
         ({"calibration": 1400, "validation": 100}, "leaves 1437 training examples"),
         ({"test": 10}, "digits has a test part; given test = 10"),
-        ({"train": 2000}, "train = 2000: there are 1..1337"),
+        ({"train": 2000}, "2000 training examples asked for; the rest has 1..1337"),
         ({"calibration": 0}, "calibration"),
     ],
 )

@@ -11,14 +11,15 @@ import pytest
 import torch
 from commandline import CLASSES, TEST, TRAIN
 
-from scionet.augmentation import Augmentation
 from scionet.cli import main
 from scionet.commands.pictures import Draw
-from scionet.data import ImageFolder
-from scionet.examples import ImageExamples, partition
+from scionet.data.augmentation import Augmentation
+from scionet.data.drawing import partition
+from scionet.data.examples import ImageExamples
+from scionet.data.folders import ImageFolder
+from scionet.data.pictures import Preprocessing
 from scionet.network.checkpoint import describe, load_pruned, read_plan
 from scionet.network.running import hash_tensors, state_of
-from scionet.pictures import Preprocessing
 from scionet.training.fit import fit
 from scionet.training.recipes import RECIPES
 from scionet.training.state import load_state

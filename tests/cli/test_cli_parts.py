@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commandline import CLASSES, TEST
 from hypothesis import given
@@ -10,10 +11,11 @@ from hypothesis import strategies as st
 from scionet.cli import parse
 from scionet.commands.networks import keywords, random_weights, without_weights
 from scionet.commands.options import Evaluate, Pictures
-from scionet.commands.pictures import PRESETS, Draw, preprocessing, remaining, some
-from scionet.data import ImageFolder
+from scionet.commands.pictures import PRESETS, Draw, preprocessing, remaining
+from scionet.data import drawing
+from scionet.data.folders import ImageFolder
+from scionet.data.pictures import Preprocessing
 from scionet.errors import InvalidSetting, PruneError
-from scionet.pictures import Preprocessing
 
 
 @given(count=st.integers(1, CLASSES * TEST - 1), seed=st.integers(0, 2**32), data=st.data())
@@ -23,7 +25,7 @@ def test_a_draw_and_what_remains(home: Path, count: int, seed: int, data: st.Dat
     rest = remaining(folder, drawn)
     assert sorted([*drawn, *rest]) == list(range(len(folder))) and len(drawn) == count
     assert Draw(**json.loads(json.dumps(vars(draw)))).again(folder).tolist() == drawn.tolist()
-    few = some(rest, data.draw(st.integers(1, len(rest))), seed)
+    few = drawing.drawn(rest, data.draw(st.integers(1, len(rest))), np.random.default_rng(seed), "pictures")
     assert len(set(few)) == len(few) and set(few) <= set(rest)
 
 

@@ -13,8 +13,8 @@ from scionet.bench.contest import CONTESTANTS, LOSS, Contestant
 from scionet.bench.files import RecordError, read_text
 from scionet.bench.record import RunSpec
 from scionet.coding import build, plain, to_json
+from scionet.data.pictures import Preprocessing
 from scionet.errors import InvalidSetting, unknown
-from scionet.pictures import Preprocessing
 from scionet.training.recipes import RECIPES, Recipe
 
 KNOWN = MappingProxyType({contestant.label: contestant for contestant in (*CONTESTANTS, LOSS)})
@@ -50,7 +50,7 @@ class Data:
     """Labelled data and their parts. Validation and test examples are apart from all others and from each other.
 
     Attributes:
-        source: See `scionet.sources.labelled`.
+        source: See `scionet.data.sources.read_source`.
         calibration: Examples that methods look at, drawn from the training part.
         validation: Examples of the training part that learning rates are chosen by.
         test: Examples of the training part to measure on, if the source has no test part.

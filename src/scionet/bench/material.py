@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scionet.augmentation import Augmentation
 from scionet.bench.experiment import Data
+from scionet.data.augmentation import Augmentation
+from scionet.data.drawing import drawn, partition
+from scionet.data.sources import Batches, Part, read_source
 from scionet.errors import InvalidSetting
-from scionet.examples import partition
 from scionet.seeds import seeded
-from scionet.sources import Batches, Part, labelled
 from scionet.training.loading import Examples
 from scionet.training.recipes import Recipe
 
@@ -49,7 +49,7 @@ class Material:
         Raises:
             InvalidSetting: If there are too few examples, or no test part.
         """
-        found = labelled(data.source, data.preprocessing, folder)
+        found = read_source(data.source, data.preprocessing, folder)
         test, rest = _test(found.test, found.train, data)
         if data.calibration < 1 or data.validation < 0 or data.calibration + data.validation > len(rest):
             raise InvalidSetting(
@@ -57,8 +57,8 @@ class Material:
                 f"validation ({data.validation}) 0 or more, both together at most their number"
             )
         parts = partition(len(rest), {"validation": data.validation}, seed)
-        learnt = _drawn(rest[parts["train"]], data.train, seed, "train")
-        seen = _drawn(learnt, data.calibration, seed, "calibration")
+        learnt = drawn(rest[parts["train"]], data.train, seeded(seed)("bench", "train"), "training examples")
+        seen = drawn(learnt, data.calibration, seeded(seed)("bench", "calibration"), "examples to calibrate on")
         return cls(
             tuple(Batches(found.train.choose(seen, None), data.batch_size)),
             found.train.choose(rest[parts["validation"]], None),
@@ -87,16 +87,3 @@ def _test(own: Part | None, train: Part, data: Data) -> tuple[Batches, Indices]:
         return Batches(own.choose(np.arange(own.count), None), data.batch_size), np.arange(train.count)
     parts = partition(train.count, {"test": data.test}, 0)
     return Batches(train.choose(parts["test"], None), data.batch_size), parts["train"]
-
-
-def _drawn(indices: Indices, count: int | None, seed: int, purpose: str) -> Indices:
-    """So many of the indices, ascending; all without a number.
-
-    Raises:
-        InvalidSetting: If there are fewer.
-    """
-    if count is None:
-        return indices
-    if not 1 <= count <= len(indices):
-        raise InvalidSetting(f"{purpose} = {count}: there are 1..{len(indices)} examples to draw from")
-    return np.sort(seeded(seed)("bench", purpose).choice(indices, count, replace=False))

@@ -17,7 +17,9 @@ from scionet.commands.files import check_writable
 from scionet.commands.options import Analyze
 from scionet.commands.scoring import count, first
 from scionet.commands.show import line, table
-from scionet.data import ImageBatches, ImageFolder, batches
+from scionet.data.batches import ImageBatches, batches
+from scionet.data.drawing import drawn
+from scionet.data.folders import ImageFolder
 from scionet.errors import InvalidSetting, unknown
 from scionet.methods.contract import SiteView
 from scionet.methods.registry import SCORES
@@ -67,7 +69,9 @@ def _subject(command: Analyze) -> _Subject:
         load_weights(model, command.weights)
     options = command.pictures
     folder = ImageFolder(options.data, options.split)
-    indices = pictures.some(np.arange(len(folder)), command.images, command.seed)
+    indices = drawn(
+        np.arange(len(folder)), command.images, np.random.default_rng(command.seed), "pictures", folder.root
+    )
     prepared = pictures.preprocessing(options)
     return _Subject(model.eval(), batches(folder, prepared, options.batch_size, indices, labels=True))
 

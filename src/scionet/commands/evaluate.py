@@ -17,7 +17,9 @@ from scionet.commands.options import Evaluate
 from scionet.commands.pictures import Indices, PictureRecord, record_of
 from scionet.commands.scoring import count, first, percent, score
 from scionet.commands.show import line, table, warn
-from scionet.data import ImageBatches, ImageFolder, batches
+from scionet.data.batches import ImageBatches, batches
+from scionet.data.drawing import drawn
+from scionet.data.folders import ImageFolder
 from scionet.errors import InvalidSetting
 from scionet.training.accuracy import Accuracy
 from scionet.writing import whole_file
@@ -88,7 +90,12 @@ def _test_pictures(command: Evaluate) -> ImageBatches:
     prepared = pictures.preprocessing(options, record.preprocessing if record else None)
     folder = ImageFolder(options.data, options.split)
     taken = np.empty(0, dtype=np.int64) if command.exclude_calibration_of is None else _excluded(command, folder)
-    indices = pictures.some(pictures.remaining(folder, taken), command.images, command.seed)
+    indices = drawn(
+        pictures.remaining(folder, taken),
+        command.images,
+        np.random.default_rng(command.seed),
+        "pictures to evaluate on",
+    )
     if record is not None:
         _warn_of_overlap(record, folder, indices, str(command.pruned))
     return batches(folder, prepared, options.batch_size, indices, labels=True)

@@ -7,16 +7,18 @@ from typing import Any
 
 from torch import nn
 
-from scionet.augmentation import Augmentation
 from scionet.commands import networks, pictures
 from scionet.commands.files import check_writable
 from scionet.commands.options import Finetune
 from scionet.commands.pictures import Draw, PictureRecord, record_of
 from scionet.commands.scoring import percent, score
 from scionet.commands.show import advise, line, table
-from scionet.data import ImageBatches, ImageFolder, batches
+from scionet.data.augmentation import Augmentation
+from scionet.data.batches import ImageBatches, batches
+from scionet.data.drawing import partition
+from scionet.data.examples import ImageExamples
+from scionet.data.folders import ImageFolder
 from scionet.errors import InvalidSetting
-from scionet.examples import ImageExamples, partition
 from scionet.network.checkpoint import save_tuned
 from scionet.network.processes import world
 from scionet.training.accuracy import Accuracy

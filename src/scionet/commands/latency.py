@@ -10,7 +10,7 @@ from scionet.commands.files import check_writable
 from scionet.commands.options import Prune
 from scionet.commands.scoring import first
 from scionet.commands.show import line
-from scionet.data import ImageBatches
+from scionet.data.batches import ImageBatches
 from scionet.errors import InvalidSetting
 
 

@@ -11,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scionet.commands.options import Finetune, Prune, Source
-from scionet.data import ImageFolder, sample
+from scionet.data.drawing import drawn, sample
+from scionet.data.folders import ImageFolder
+from scionet.data.pictures import Preprocessing
 from scionet.errors import InvalidSetting
 from scionet.network.checkpoint import describe
-from scionet.pictures import Preprocessing
 
 _MEAN, _STD = 127 / 255, 128 / 255  # of EfficientNet-Lite, for every channel
 PRESETS: Mapping[str, Preprocessing] = MappingProxyType(
@@ -160,7 +161,7 @@ def to_evaluate(
         return None
     test = folder if rest else ImageFolder(folder.root, split)
     pool = remaining(test, seen if rest else seen[:0])
-    return test, some(pool, command.evaluate_images, command.seed)
+    return test, drawn(pool, command.evaluate_images, np.random.default_rng(command.seed), "pictures to evaluate on")
 
 
 def remaining(folder: ImageFolder, taken: Indices) -> Indices:
@@ -173,19 +174,6 @@ def remaining(folder: ImageFolder, taken: Indices) -> Indices:
     if not len(rest):
         raise InvalidSetting(f"all {len(folder)} pictures were drawn for calibration; draw fewer to have some left")
     return rest
-
-
-def some(pool: Indices, count: int | None, seed: int) -> Indices:
-    """So many of a pool, drawn at random; all if no number is given.
-
-    Raises:
-        InvalidSetting: If there are fewer.
-    """
-    if count is None:
-        return pool
-    if not 1 <= count <= len(pool):
-        raise InvalidSetting(f"{count} pictures to evaluate on asked for; there are 1..{len(pool)} to give")
-    return np.sort(np.random.default_rng(seed).choice(pool, count, replace=False))
 
 
 def _digest(paths: Iterable[str]) -> str:

@@ -14,7 +14,8 @@ from scionet.commands.options import Prune
 from scionet.commands.pictures import Draw, PictureRecord
 from scionet.commands.scoring import count, percent, score
 from scionet.commands.show import advise, line, table
-from scionet.data import ImageBatches, ImageFolder, batches
+from scionet.data.batches import ImageBatches, batches
+from scionet.data.folders import ImageFolder
 from scionet.methods.registry import build
 from scionet.network.checkpoint import save_pruned
 from scionet.pruning import PruneResult, prune

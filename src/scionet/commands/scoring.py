@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scionet.data import ImageBatches, batches
+from scionet.data.batches import ImageBatches, batches
 from scionet.progress import Progress, bars, silent
 from scionet.training.accuracy import Accuracy, accuracy
 

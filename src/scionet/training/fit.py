@@ -154,7 +154,9 @@ def _refuse_validation(recipe: Recipe, data: Examples, validation: Examples | No
     if recipe.patience is not None and validation is None:
         raise TrainingError("patience needs validation data; give validation=, apart from training and test data")
     if validation is data:
-        raise TrainingError("the validation data are the training data; keep some apart (scionet.examples.partition)")
+        raise TrainingError(
+            "the validation data are the training data; keep some apart (scionet.data.drawing.partition)"
+        )
 
 
 def _print_of_first(data: Examples) -> str:

@@ -8,10 +8,11 @@ from albums import SQUARE, all_of, write_pictures, zipped
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scionet.augmentation import Augmentation
-from scionet.data import ImageFolder
+from scionet.data.augmentation import Augmentation
+from scionet.data.drawing import partition
+from scionet.data.examples import ImageExamples, Pairs
+from scionet.data.folders import ImageFolder
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.examples import ImageExamples, Pairs, partition
 from scionet.models import import_torchvision
 
 

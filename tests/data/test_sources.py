@@ -11,10 +11,10 @@ from albums import CLASSES, write_pictures
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-from scionet.augmentation import Augmentation
+from scionet.data.augmentation import Augmentation
+from scionet.data.pictures import Preprocessing
+from scionet.data.sources import Batches, read_source
 from scionet.errors import CalibrationError, InvalidSetting, TrainingError
-from scionet.pictures import Preprocessing
-from scionet.sources import Batches, labelled
 
 PLAIN = Preprocessing(mean=(0, 0, 0), std=(1, 1, 1))
 
@@ -37,7 +37,7 @@ def idx(folder: Path, compressed: bool, count: int = 7) -> np.ndarray:
 @pytest.mark.parametrize("compressed", [False, True])
 def test_idx_files_are_read_as_they_are(tmp_path, compressed: bool) -> None:
     images = idx(tmp_path, compressed)
-    found = labelled(f"idx:{tmp_path.name}", PLAIN, tmp_path.parent)
+    found = read_source(f"idx:{tmp_path.name}", PLAIN, tmp_path.parent)
     assert found.train.count == 7 and found.test is not None and found.test.count == 7
     x, y = found.train.choose([4, 2], None)[0]
     assert y == 1 and torch.equal(x, torch.from_numpy(images[4] / 255).float().expand(3, 5, 4))
@@ -45,7 +45,7 @@ def test_idx_files_are_read_as_they_are(tmp_path, compressed: bool) -> None:
 
 def test_batches_are_the_same_again_and_hold_everything(tmp_path) -> None:
     idx(tmp_path, compressed=False)
-    batches = Batches(labelled(f"idx:{tmp_path}", PLAIN, Path()).train.choose(range(7), None), 3)
+    batches = Batches(read_source(f"idx:{tmp_path}", PLAIN, Path()).train.choose(range(7), None), 3)
     first, second = list(batches), list(batches)
     assert [len(labels) for _, labels in first] == [3, 3, 1]
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(first, second, strict=True))
@@ -55,7 +55,7 @@ def test_batches_are_the_same_again_and_hold_everything(tmp_path) -> None:
 def test_image_folders_with_and_without_splits(tmp_path) -> None:
     for part in ("a/train", "a/val", "b"):
         write_pictures(tmp_path / part)
-    split, whole = (labelled(f"images:{name}", Preprocessing(), tmp_path) for name in "ab")
+    split, whole = (read_source(f"images:{name}", Preprocessing(), tmp_path) for name in "ab")
     assert split.test is not None and split.train.count == split.test.count == sum(CLASSES.values())
     assert whole.test is None and whole.train.count == sum(CLASSES.values())
 
@@ -65,7 +65,7 @@ def test_a_function_gives_one_or_two_data_sets(tmp_path, monkeypatch) -> None:
     module = type(sys)("homemade")
     module.both, module.one = (lambda: (made, made)), (lambda: made)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "homemade", module)
-    both, one = (labelled(f"homemade:{name}", PLAIN, tmp_path) for name in ("both", "one"))
+    both, one = (read_source(f"homemade:{name}", PLAIN, tmp_path) for name in ("both", "one"))
     assert both.test is not None and one.test is None
     x, y = one.train.choose([5], None)[0]
     assert (x.item(), y) == (5.0, 5)
@@ -87,12 +87,12 @@ def test_hugging_face_data_sets_by_their_columns(tmp_path, monkeypatch) -> None:
     fake.load_dataset = lambda name: asked.append(name) or {"train": Table([{"text": "a", "label": 0}])}  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "datasets", fake)
     (tmp_path / "saved").mkdir()
-    found = labelled("huggingface:saved", PLAIN, tmp_path)
+    found = read_source("huggingface:saved", PLAIN, tmp_path)
     assert found.test is not None and (found.train.count, found.test.count) == (5, 2)
     x, y = found.train.choose([3], None)[0]
     assert (x[0, 0, 0].item(), y) == (pytest.approx(3 / 255), 1)
     with pytest.raises(InvalidSetting, match=r"has the columns \['text', 'label'\]"):
-        labelled("huggingface:imdb", PLAIN, tmp_path)
+        read_source("huggingface:imdb", PLAIN, tmp_path)
     assert asked == [str(tmp_path / "saved"), "imdb"]
 
 
@@ -100,14 +100,14 @@ def test_torchvision_data_sets_are_read_where_they_are(tmp_path) -> None:
     raw = tmp_path / "FashionMNIST" / "raw"
     raw.mkdir(parents=True)
     images = idx(raw, compressed=False)
-    found = labelled("torchvision:FashionMNIST", PLAIN, tmp_path)
+    found = read_source("torchvision:FashionMNIST", PLAIN, tmp_path)
     x, _ = found.train.choose([3], None)[0]
     assert torch.equal(x[0], torch.from_numpy(images[3] / 255).float())
 
 
 def test_augmentation_changes_pictures_by_torchs_random_numbers(tmp_path) -> None:
     idx(tmp_path, compressed=False)
-    part = labelled(f"idx:{tmp_path}", PLAIN, Path()).train
+    part = read_source(f"idx:{tmp_path}", PLAIN, Path()).train
     changed = part.choose([0], Augmentation("shift", 2))
     torch.manual_seed(0)
     first = changed[0][0]
@@ -116,7 +116,7 @@ def test_augmentation_changes_pictures_by_torchs_random_numbers(tmp_path) -> Non
 
 
 def test_tensors_are_not_augmented() -> None:
-    examples = labelled("digits", PLAIN, Path()).train.choose([0, 1], Augmentation("shift"))
+    examples = read_source("digits", PLAIN, Path()).train.choose([0, 1], Augmentation("shift"))
     with pytest.raises(TrainingError, match="an augmentation changes pictures, not Tensor"):
         list(Batches(examples, 2))
 
@@ -137,13 +137,13 @@ def test_tensors_are_not_augmented() -> None:
 )
 def test_wrong_names_are_refused(tmp_path, source: str, message: str) -> None:
     with pytest.raises(InvalidSetting, match=message):
-        labelled(source, PLAIN, tmp_path)
+        read_source(source, PLAIN, tmp_path)
 
 
 def test_damaged_files_are_named(tmp_path) -> None:
     idx(tmp_path, compressed=True)
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(b"no gzip")
     with pytest.raises(InvalidSetting, match=r"train-images-idx3-ubyte\.gz is damaged"):
-        labelled(f"idx:{tmp_path}", PLAIN, Path())
+        read_source(f"idx:{tmp_path}", PLAIN, Path())
     with pytest.raises((CalibrationError, InvalidSetting)):
-        labelled("images:train-images-idx3-ubyte.gz", PLAIN, tmp_path)
+        read_source("images:train-images-idx3-ubyte.gz", PLAIN, tmp_path)

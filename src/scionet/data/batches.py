@@ -1,4 +1,4 @@
-"""Pictures as batches: image folders, zip files of them, and scikit-learn's handwritten digits."""
+"""Pictures of an image folder as batches."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,11 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scionet.data.folders import ImageFolder, read_picture
+from scionet.data.pictures import Pixels, Preprocessing
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.folders import ImageFolder, read_picture
-from scionet.pictures import Pixels, Preprocessing
-
-__all__ = ["ImageBatches", "ImageFolder", "Preprocessing", "batches", "digits", "sample"]
 
 DECODERS = 2
 """Threads that decode pictures while the network computes; pillow releases the interpreter lock."""
@@ -88,52 +86,6 @@ def batches(
         raise InvalidSetting(f"batch size must be positive; given {batch_size}")
     pixels = next(_decode(folder, preprocessing, [chosen])) if in_memory else None
     return ImageBatches(folder, preprocessing, batch_size, chosen, labels, pixels)
-
-
-def sample(folder: ImageFolder, count: int, seed: int, per_class: bool = False) -> NDArray[np.int64]:
-    """A random subset without repetition, the same for the same seed.
-
-    Args:
-        folder: The pictures.
-        count: How many; with `per_class`, how many of every class.
-        seed: Seed of the draw.
-        per_class: Draw from every class separately.
-
-    Returns:
-        Indices, ascending.
-
-    Raises:
-        InvalidSetting: If there are fewer pictures than asked for.
-    """
-    rng = np.random.default_rng(seed)
-    labels = np.asarray(folder.labels)
-    pools = [np.flatnonzero(labels == c) for c in range(len(folder.classes))] if per_class else [np.arange(len(folder))]
-    fewest = min(len(pool) for pool in pools)
-    if not 1 <= count <= fewest:
-        raise InvalidSetting(f"{count} pictures asked for; {folder.root} has 1..{fewest} to give")
-    return np.sort(np.concatenate([rng.choice(pool, count, replace=False) for pool in pools]))
-
-
-def digits(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """scikit-learn's 1,797 handwritten digits, four fifths to train and one fifth to validate.
-
-    Args:
-        seed: Seed of the split, which keeps the shares of the classes.
-
-    Returns:
-        Training images, training labels, validation images, validation labels. Images are float32
-        ``(count, 1, 8, 8)``, from 0 (paper) to 1 (ink); labels are int64.
-    """
-    from sklearn.datasets import load_digits  # a second to import, and needed here only
-    from sklearn.model_selection import train_test_split
-
-    images, labels = load_digits(return_X_y=True)
-    pixels = (np.asarray(images, dtype=np.float32) / 16).reshape(-1, 1, 8, 8)
-    parts = train_test_split(
-        pixels, np.asarray(labels, dtype=np.int64), test_size=0.2, random_state=seed, stratify=labels
-    )
-    train_x, val_x, train_y, val_y = map(torch.from_numpy, parts)
-    return train_x, train_y, val_x, val_y
 
 
 def _decode(folder: ImageFolder, preprocessing: Preprocessing, chunks: Sequence[Sequence[int]]) -> Iterator[Pixels]:

@@ -13,10 +13,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from scionet.data import ImageFolder, Preprocessing, batches, digits, sample
+from scionet.data.batches import batches
+from scionet.data.digits import digits
+from scionet.data.drawing import sample
+from scionet.data.folders import ImageFolder
+from scionet.data.pictures import Pixels, Preprocessing
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.models import import_torchvision
-from scionet.pictures import Pixels
 
 
 @pytest.fixture

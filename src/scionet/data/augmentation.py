@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from PIL import Image, ImageOps
 
+from scionet.data.pictures import Preprocessing
 from scionet.errors import InvalidSetting, unknown
-from scionet.pictures import Preprocessing
 
 RATIO = (3 / 4, 4 / 3)
 """Width over height of a random crop, at least and at most."""

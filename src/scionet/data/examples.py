@@ -1,7 +1,7 @@
-"""Examples to learn from, one by one: pictures, and rows of any kind; and disjoint random parts of them."""
+"""Examples to learn from, one by one: pictures, and rows of any kind."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scionet.augmentation import Augmentation
-from scionet.errors import InvalidSetting
-from scionet.folders import ImageFolder, read_picture
-from scionet.pictures import Pixels, Preprocessing, decoded
-from scionet.seeds import seeded
+from scionet.data.augmentation import Augmentation
+from scionet.data.folders import ImageFolder, read_picture
+from scionet.data.pictures import Pixels, Preprocessing, decoded
 
 
 class ImageExamples:
@@ -97,30 +95,3 @@ class Pairs:
         row = self.rows[index]
         value = row[self.inputs]
         return (value if self.transform is None else self.transform(value)), int(row[self.label])
-
-
-def partition(count: int, sizes: Mapping[str, int], seed: int, rest: str = "train") -> dict[str, NDArray[np.int64]]:
-    """Disjoint random parts of the numbers from 0 to ``count - 1``, the same for the same seed.
-
-    A part stays what it is when others are added behind it.
-
-    Args:
-        count: Number of examples.
-        sizes: Number of examples of each part, such as ``{"test": 1000, "validation": 500, "score": 256}``.
-        seed: Seed of the draw.
-        rest: Name of the part that gets what is left.
-
-    Returns:
-        Indices of each part, ascending.
-
-    Raises:
-        InvalidSetting: If a size is negative, nothing is left, or a name is given twice.
-    """
-    if rest in sizes or min(sizes.values(), default=0) < 0 or sum(sizes.values()) >= count:
-        raise InvalidSetting(
-            f"cannot take {dict(sizes)} from {count} examples and leave some for {rest!r}; give other names, and sizes "
-            "of 0 or more that add up to less"
-        )
-    order = seeded(seed)("partition").permutation(count)
-    parts = np.split(order, np.cumsum([*sizes.values()], dtype=np.int64))
-    return {name: np.sort(part) for name, part in zip((*sizes, rest), parts, strict=True)}

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from scionet.augmentation import Augmentation
+from scionet.data.augmentation import Augmentation
+from scionet.data.pictures import Preprocessing
 from scionet.errors import InvalidSetting
 from scionet.models import import_torchvision
-from scionet.pictures import Preprocessing
 
 SEEDS = st.integers(0, 2**32)
 SIDES = st.integers(9, 60)

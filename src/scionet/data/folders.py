@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from scionet.data.pictures import Pixels
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.pictures import Pixels
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 

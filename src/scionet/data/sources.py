@@ -1,6 +1,5 @@
 """Labelled data from the text that names their source, with training and test part apart."""
 
-import gzip
 import importlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,18 +13,18 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
-from scionet.augmentation import Augmentation
-from scionet.data import digits
+from scionet.data.augmentation import Augmentation
+from scionet.data.digits import digits
+from scionet.data.examples import ImageExamples, Pairs
+from scionet.data.folders import ImageFolder
+from scionet.data.idx import read_idx
+from scionet.data.pictures import Preprocessing
 from scionet.errors import InvalidSetting
-from scionet.examples import ImageExamples, Pairs
-from scionet.folders import ImageFolder
 from scionet.models import import_torchvision
-from scionet.pictures import Preprocessing
 from scionet.training.loading import Examples, load
 
 FORMS = "digits, images:PATH, idx:PATH, torchvision:NAME, huggingface:NAME or package.module:function"
 _TEST_NAMES = ("test", "val", "validation")
-_IDX_HEADER, _IDX_UINT8 = 4, 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +74,7 @@ class Batches:
         return load(self.examples, [tickets[start : start + self.batch_size] for start in starts], self.workers)
 
 
-def labelled(source: str, preprocessing: Preprocessing, folder: Path, seed: int = 0) -> Labelled:
+def read_source(source: str, preprocessing: Preprocessing, folder: Path, seed: int = 0) -> Labelled:
     """Labelled data from the text that names their source.
 
     Args:
@@ -168,42 +167,8 @@ def _images(path: Path, preprocessing: Preprocessing) -> Labelled:
 
 
 def _idx(path: Path, preprocessing: Preprocessing) -> Labelled:
-    train, test = (_IdxRows(_idx_array(path, f"{n}-images-idx3-ubyte"), _idx_array(path, f"{n}-labels-idx1-ubyte"))
-                   for n in ("train", "t10k"))  # fmt: skip
-    return Labelled(_part(train, preprocessing), _part(test, preprocessing))
-
-
-@dataclass(frozen=True, eq=False)
-class _IdxRows:
-    """Grey pictures ``(count, height, width)`` and their labels, row by row."""
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.fromarray(self.images[index]), int(self.labels[index])
-
-
-def _idx_array(folder: Path, name: str) -> NDArray[np.uint8]:
-    """An array of a file in the format of MNIST, or of the same compressed by gzip.
-
-    Raises:
-        InvalidSetting: If there is none, or it is damaged.
-    """
-    found = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
-    if found is None:
-        raise InvalidSetting(f"{folder} has neither {name} nor {name}.gz; give the folder of MNIST's four files")
-    try:
-        content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
-        if content[:3] != bytes((0, 0, _IDX_UINT8)):
-            raise ValueError("it does not begin as an array of bytes does")
-        shape = np.frombuffer(content, ">i4", content[3], _IDX_HEADER)
-        return np.frombuffer(content, np.uint8, offset=_IDX_HEADER * (1 + len(shape))).reshape(shape)
-    except (OSError, EOFError, ValueError) as error:
-        raise InvalidSetting(f"{found} is damaged: {error}; get it again") from error
+    train, test = (_part(read_idx(path, name), preprocessing) for name in ("train", "t10k"))
+    return Labelled(train, test)
 
 
 def _torchvision(name: str, folder: Path, preprocessing: Preprocessing) -> Labelled:
