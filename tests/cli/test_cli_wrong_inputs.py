@@ -38,7 +38,10 @@ from scionet.cli import main
         (["--evaluate-split", "train"], "split 'train' is seen before"),
         (["--evaluate-split", "test", "--evaluate-rest"], "not both"),
         (["--evaluate-images", "5"], "needs --evaluate-split or --evaluate-rest"),
-        (["--evaluate-split", "test", "--evaluate-images", "21"], r"21 pictures to evaluate on asked for; the rest has 1"),
+        (
+            ["--evaluate-split", "test", "--evaluate-images", "21"],
+            r"21 pictures to evaluate on asked for; the rest has 1",
+        ),
         (["--calibration-images", "40", "--evaluate-rest"], "all 40 pictures were drawn"),
         (["--out", "pictures"], "ends in .safetensors"),
         (["--out", "missing/x.safetensors"], "in an existing, writable folder"),

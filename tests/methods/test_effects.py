@@ -26,20 +26,21 @@ BRANCHED = SUBJECTS["branched"]
 def test_effects_are_those_of_the_network_in_which_one_site_alone_is_cut():
     model = BRANCHED.network()
     sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches(3, 24))
-    apart, others = batches[:1], batches[1:]
-    method = build("forward", allocation="measured", measured_examples=len(apart[0]), positions=10_000)
+    method = build("forward", allocation="measured", measured_examples=24, positions=10_000)
     allocator = allocator_of(method, model, batches, sites)
-    kept_apart, rest = allocator.kept_apart()
-    assert [len(part) for part in kept_apart] == [len(part) for part in apart]
-    assert sum(map(len, rest)) == sum(map(len, others))
-    curves = allocator.effect_curves(Gauge.of(model, kept_apart, "kl"), rest, {})
-    dense = model.eval()(apart[0]).detach().log_softmax(1)
+    apart, others = map(list, allocator.kept_apart())
+    assert sum(map(len, apart)) == 24 and sum(map(len, others)) == 48
+    given = torch.cat([*apart, *others]).unique(dim=0)
+    assert torch.equal(given, torch.cat(batches).unique(dim=0))
+    curves = allocator.effect_curves(Gauge.of(model, apart, "kl"), others, {})
+    inputs = torch.cat(apart)
+    dense = model.eval()(inputs).detach().log_softmax(1)
     errors = allocator_of(build("forward", positions=10_000), model, others, sites).error_curves({})
     for name, site in sites.items():
         width = site.width // 2
         alone = build("forward", allocation="uniform", positions=10_000, asymmetric=False, shortcuts=False)
         plan = only_site(alone, model, others, sites, name, width)
-        after = cut(model, plan, sites).eval()(apart[0]).detach().log_softmax(1)
+        after = cut(model, plan, sites).eval()(inputs).detach().log_softmax(1)
         effect = float((dense.exp() * (dense - after)).sum(1).mean())
         excess = errors[name] - errors[name][-1]
         np.testing.assert_allclose(curves[name], effect * excess / excess[width], rtol=1e-6, atol=1e-12)
@@ -116,7 +117,8 @@ def test_few_examples_are_used_for_both():
     sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches())
     method = build("forward", allocation="measured", measured_examples=10_000)
     apart, others = allocator_of(method, model, batches, sites).kept_apart()
-    assert len(apart) == len(batches) and others is batches
+    for part in (apart, others):
+        assert torch.equal(torch.cat([*part]), torch.cat(batches))
     plan = method.select(model, batches, sites, Budget.of(budget_for(sites, 0.6)), 0)
     after = cut(model, plan, sites).eval()
     with torch.no_grad():

@@ -18,10 +18,12 @@ from scionet.budget.ladder import TOLERANCE
 from scionet.budget.limits import Budget
 from scionet.errors import UnreachableBudget
 from scionet.methods.registry import build
+from scionet.methods.subsets import subsets
 from scionet.network.discover import discover
 from scionet.network.moments import Moments
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
+from scionet.seeds import seeded
 
 ALL_PIXELS = 10_000
 AS_GIVEN = (Phase.explicit, Phase.generate)
@@ -172,7 +174,9 @@ def test_streams_take_the_beginning_of_the_path_that_gave_their_curve(method, op
 def test_the_survey_takes_as_many_examples_as_it_is_told_and_the_refit_all():
     batches = SUBJECTS["residual"].batches(3, 8)
     told = select("residual", "forward", 0.6, batches, allocation="curves", survey_examples=9)
-    fewer = select("residual", "forward", 0.6, [batches[0], batches[1][:1]], allocation="curves")
+    (seen,) = subsets(SUBJECTS["residual"].network(), batches, (9,), seeded(0))
+    fewer = select("residual", "forward", 0.6, [*seen], allocation="curves")
+    assert seen.count == 9
     every = select("residual", "forward", 0.6, batches, allocation="curves")
     assert told.widths == fewer.widths
     assert told.kept["stem"] == fewer.kept["stem"]

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from scionet.methods.fitting import Fitting
 from scionet.methods.forward import ForwardRanker
-from scionet.methods.survey import first_examples, survey
+from scionet.methods.subsets import subsets
+from scionet.methods.survey import survey
 from scionet.network.discover import Ignored, discover
 from scionet.network.running import Batch, inputs_like
 from scionet.network.sites import Sites
@@ -66,8 +67,8 @@ class GreedyImportance:
         """
         self.model, self.example_inputs, self.ignored_layers, self.seed = model, example_inputs, ignored_layers, seed
         self.settings = ForwardSettings(**settings)
-        inputs = (inputs_like(example_inputs, batch)[0] for batch in calibration_data)
-        self._batches = list(first_examples(inputs, self.settings.survey_examples))
+        inputs = [inputs_like(example_inputs, batch)[0] for batch in calibration_data]
+        self._batches = list(subsets(model, inputs, (self.settings.survey_examples,), seeded(seed))[0])
         self._seen: dict[str, torch.Size] = {}
         self._scores: dict[tuple[str, int], FloatArray] = {}
 

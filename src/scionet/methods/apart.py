@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from scionet.errors import CalibrationError
-from scionet.network.running import as_arguments, example_count, tensors_of
+from scionet.network.running import divides, example_count
 
 SHARE = 8
 """One example in so many is kept apart."""
@@ -31,7 +31,7 @@ def kept_apart(batches: Iterable[Any]) -> tuple[list[Any], list[Any]]:
     for batch in batches:
         size = example_count(batch)
         owed += size
-        count = owed // SHARE if _divides(batch, size) else size * (owed >= SHARE * size)
+        count = owed // SHARE if divides(batch) else size * (owed >= SHARE * size)
         owed -= SHARE * count
         if count < size:
             fitted.append(_part(batch, size, 0, size - count))
@@ -51,7 +51,7 @@ def pieces(batches: Iterable[Any], most: int) -> list[Any]:
     found = list[Any]()
     for batch in batches:
         size = example_count(batch)
-        step = most if _divides(batch, size) else size
+        step = most if divides(batch) else size
         found += [_part(batch, size, start, min(start + step, size)) for start in range(0, size, step)]
     return found
 
@@ -62,7 +62,7 @@ def shuffled(batches: Sequence[Any], rng: np.random.Generator) -> list[Any]:
     Data that are sorted by class would otherwise give each step one class.
     """
     sizes = [example_count(batch) for batch in batches]
-    whole = all(_divides(batch, size) for batch, size in zip(batches, sizes, strict=True))
+    whole = all(divides(batch) for batch, size in zip(batches, sizes, strict=True))
     if not whole or len({_form(batch) for batch in batches}) > 1:
         return [batches[number] for number in rng.permutation(len(batches))]
     order = torch.from_numpy(rng.permutation(sum(sizes))).split(sizes)
@@ -79,11 +79,6 @@ def _form(batch: Any) -> Any:
     """What batches must share to be put together: the shapes of examples, and all that is no tensor."""
     leaves, structure = tree_flatten(batch)
     return str(structure), str([tuple(leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
-
-
-def _divides(batch: Any, size: int) -> bool:
-    """Whether all tensors of a batch have its examples in front."""
-    return all(tensor.ndim and len(tensor) == size for tensor in tensors_of(as_arguments(batch)))
 
 
 def _part(batch: Any, size: int, start: int, stop: int) -> Any:

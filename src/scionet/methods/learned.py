@@ -13,6 +13,7 @@ from scionet.methods.contract import Method, Ranker, SiteView
 from scionet.methods.fitting import Fitting
 from scionet.methods.forward import ForwardRanker
 from scionet.methods.scores import bn_scale, l1
+from scionet.methods.subsets import subsets
 from scionet.methods.survey import survey
 from scionet.methods.sweep import Sweep
 from scionet.network.discover import Ignored, discover
@@ -72,7 +73,8 @@ def lessons(
     sites = discover(model, example_inputs, ignored_layers)
     inputs = [inputs_like(example_inputs, batch)[0] for batch in calibration_data]
     draw = seeded(seed)
-    for view, _ in survey(Fitting(model, sites, teacher.settings), inputs, sites, draw, silent):
+    (seen,) = subsets(model, inputs, (teacher.settings.survey_examples,), draw)
+    for view, _ in survey(Fitting(model, sites, teacher.settings), seen, sites, draw, silent):
         path = teacher.rank(view, view.site.width, draw("rank", view.site.name))
         yield Lesson(view.site.name, statistics(view), tuple(dict.fromkeys(path.order)))
 

@@ -8,8 +8,7 @@ from scionet.methods.contract import SiteView
 from scionet.methods.fitting import Fitting
 from scionet.network.lockstep import Stop, lockstep
 from scionet.network.moments import Moments
-from scionet.network.processes import overall_index, world
-from scionet.network.running import Batch, example_count, first_of
+from scionet.network.processes import overall_index
 from scionet.progress import Progress
 from scionet.seeds import Draw
 
@@ -18,8 +17,6 @@ def survey(
     fitting: Fitting, batches: Iterable[Any], names: Iterable[str], draw: Draw, progress: Progress
 ) -> Iterator[tuple[SiteView, dict[str, Moments]]]:
     """The named sites as they stand in the dense network, each with one term per consumer, and their moments.
-
-    As many examples are taken as the settings ask for; from each process at least one.
 
     Moments are dropped as soon as every site that needs them was given, so memory is bounded by the widest site (by
     all consumers of a residual stream, where there is one).
@@ -38,8 +35,7 @@ def survey(
         taken[visit] += 1
         found[weight] = found[weight] + moments if weight in found else moments
 
-    seen = first_examples(batches, fitting.settings.survey_examples)
-    with lockstep(fitting.model, seen, stops, 1, memory_bytes) as march:
+    with lockstep(fitting.model, batches, stops, 1, memory_bytes) as march:
         while (weight := march.step(lambda present: [present[0].output], observe)) is not None:
             visits[weight] += 1
             progress("survey", len(visits), len(stops))
@@ -54,15 +50,3 @@ def survey(
                 waiting.remove(site)
             needed = {consumer for site in waiting for consumer in site.consumers}
             found = {consumer: moments for consumer, moments in found.items() if consumer in needed}
-
-
-def first_examples(batches: Iterable[Batch], limit: int) -> Iterator[Batch]:
-    """Batches of `limit` examples in all, over all processes; at least one batch, of which no more than needed."""
-    (rank, size), given = world(), 0
-    for batch in batches:
-        count = example_count(batch)
-        before = given * size + rank * count
-        if given and before >= limit:
-            return
-        yield first_of(batch, max(1, limit - before))
-        given += count

@@ -225,8 +225,8 @@ class _Growth:
             self.settle_on(self.sites[name], shortened(path, self.widths[name]))
         rest = [name for name in early if name not in self.choices]
         if rest:
-            for view, _ in survey(self.fitting, self.inputs, rest, self.rng, self.progress):
-                self.decide(replace(view, gates=self.gates))
+            for view, _ in survey(self.fitting, self.allocator.surveyed, rest, self.rng, self.progress):
+                self.decide(replace(view, gates=self.gates, batches=self.inputs))
 
     def decide_rest(self) -> None:
         """Decide all other sites without a walk."""

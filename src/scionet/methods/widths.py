@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -16,10 +15,11 @@ from scionet.budget.limits import Budget
 from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.effects import Gauge, effect_curve, measured_width
 from scionet.methods.fitting import Fitting
-from scionet.methods.survey import first_examples, survey
+from scionet.methods.subsets import Subset, subsets
+from scionet.methods.survey import survey
 from scionet.network.moments import Moments
 from scionet.network.processes import everywhere
-from scionet.network.running import example_count, place_of, undisturbed
+from scionet.network.running import place_of
 from scionet.progress import Progress
 from scionet.seeds import Draw
 from scionet.selection.greedy import Selection, shortened
@@ -118,6 +118,11 @@ class Allocator:
         return settings.allocation or ("measured" if fitted else "uniform")
 
     @cached_property
+    def surveyed(self) -> Subset:
+        """Examples to measure errors on."""
+        return subsets(self.fitting.model, self.inputs, (self.fitting.settings.survey_examples,), self.draw)[0]
+
+    @cached_property
     def curves(self) -> Curves:
         """Error curves, or measured effects."""
         paths: dict[str, Selection] = {}
@@ -130,14 +135,14 @@ class Allocator:
     def error_curves(self, paths: dict[str, Selection]) -> dict[str, FloatArray]:
         """Per site the relative error at its consumers for each number of kept units, 0 to N; keeps `paths`."""
         return {
-            view.site.name: error_curve(path, view.site.width) for view, _, path in self.surveyed(self.inputs, paths)
+            view.site.name: error_curve(path, view.site.width) for view, _, path in self.problems(self.surveyed, paths)
         }
 
     def effect_curves(self, gauge: Gauge, batches: Iterable[Any], paths: dict[str, Selection]) -> dict[str, FloatArray]:
         """Per site the effect on the network's output for each number of kept units, 0 to N; keeps `paths`."""
         errors: dict[str, FloatArray] = {}
         changes: dict[str, Mapping[str, Tensor]] = {}
-        for view, moments, path in self.surveyed(batches, paths):
+        for view, moments, path in self.problems(batches, paths):
             name = view.site.name
             errors[name] = error_curve(path, view.site.width)
             changes[name] = self.pruned_alone(view, moments, path, measured_width(errors[name]))
@@ -147,7 +152,7 @@ class Allocator:
             for name, effect in zip(errors, effects, strict=True)
         }
 
-    def surveyed(
+    def problems(
         self, batches: Iterable[Any], paths: dict[str, Selection]
     ) -> Iterator[tuple[SiteView, Mapping[str, Moments], Selection]]:
         """Each site in the dense network with its full path."""
@@ -161,16 +166,13 @@ class Allocator:
         """The ranker's answer, with randomness of the site's own."""
         return self.ranker.rank(view, n_units, self.draw("rank", view.site.name))
 
-    def kept_apart(self) -> tuple[list[Any], Iterable[Any]]:
-        """Batches to measure effects on, and those to measure errors on: the others, or all where others are few."""
-        settings = self.fitting.settings
-        with undisturbed(self.fitting.model):  # a data loader takes its seed from torch's generator
-            apart = list(first_examples(self.inputs, settings.measured_examples))
-            others = _After(self.inputs, len(apart))
-            rest = first_examples(others, settings.survey_examples)
-            counts = [sum(map(example_count, part)) for part in (apart, rest)]
-        enough = everywhere(counts[1] >= 2 * counts[0], place_of(self.fitting.model)[0])
-        return apart, others if enough else self.inputs
+    def kept_apart(self) -> tuple[Subset, Subset]:
+        """Examples to measure effects on, and those to measure errors on: others, where there are twice as many."""
+        model, settings = self.fitting.model, self.fitting.settings
+        counts = settings.measured_examples, settings.survey_examples
+        apart, others = subsets(model, self.inputs, counts, lambda *axes: self.draw("apart", *axes))
+        enough = everywhere(others.count >= 2 * apart.count, place_of(model)[0])
+        return apart, others if enough else self.surveyed
 
     def pruned_alone(
         self, view: SiteView, moments: Mapping[str, Moments], path: Selection, n_units: int
@@ -178,17 +180,6 @@ class Allocator:
         """Tensors of the dense network in which one site alone keeps `n_units` units, its consumers repaired."""
         selection = shortened(path, n_units) if self.ranker.nested else self.rank(view, n_units)
         return self.fitting.repair(view.site, moments)(selection, {}, {})
-
-
-@dataclass(frozen=True, eq=False)
-class _After:
-    """Batches without the first few, iterable again and again."""
-
-    batches: Iterable[Any]
-    first: int
-
-    def __iter__(self) -> Iterator[Any]:
-        return islice(self.batches, self.first, None)
 
 
 def error_curve(path: Selection, width: int) -> FloatArray:

@@ -95,10 +95,15 @@ def example_count(batch: Batch) -> int:
     return sizes[0]
 
 
+def divides(batch: Batch) -> bool:
+    """Whether all tensors of a batch have its examples in front, so that it can be divided."""
+    size = example_count(batch)
+    return all(tensor.ndim and len(tensor) == size for tensor in tensors_of(as_arguments(batch)))
+
+
 def first_of(batch: Batch, count: int) -> Batch:
     """The first `count` examples of a batch; the whole batch where not all its tensors have examples in front."""
-    size = example_count(batch)
-    if size <= count or any(not t.ndim or len(t) != size for t in tensors_of(as_arguments(batch))):
+    if example_count(batch) <= count or not divides(batch):
         return batch
     return tree_map(lambda value: value[:count] if isinstance(value, Tensor) else value, batch)
 
