@@ -127,5 +127,6 @@ def test_too_few_examples_are_refused(changes: dict, message: str) -> None:
 
 
 def test_the_arms_cover_what_is_inherited_and_what_is_not() -> None:
-    assert all(arm.summary and (arm.training != "scratch") == arm.inherits for arm in ARMS.values())
+    assert all(arm.summary and (arm.training == "scratch") <= (arm.weights == "new") for arm in ARMS.values())
+    assert {arm.weights for arm in ARMS.values() if arm.training in ("none", "finetuning")} == {"kept"}
     assert math.isclose(epochs_of(ARMS["fine-tuned"], 3, 5.0, None), 3)

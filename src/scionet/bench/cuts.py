@@ -46,9 +46,9 @@ def cut(shop: Workshop, trial: Trial, material: Material, dense: Dense) -> Cut:
     contestant = trial.contestant
     if contestant is None:
         raise AssertionError("a trial of a pruned network has a contestant")
-    trials = {b: replace(trial, arm=ARMS["as cut"], budget=b) for b in shop.experiment.budgets}
+    trials = {b: replace(trial, arm=ARMS["as cut"], budget=b) for b in shop.experiment.budgets_of(trial.arm)}
     files = {budget: _files(shop, each) for budget, each in trials.items()}
-    with alone(files[shop.experiment.budgets[0]][1]):
+    with alone(next(iter(files.values()))[1]):
         missing = [budget for budget, pair in files.items() if not all(path.exists() for path in pair)]
         if trial.budget in missing:
             try:

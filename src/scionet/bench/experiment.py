@@ -10,6 +10,7 @@ from typing import Any
 
 from scionet.bench.arms import ARMS, Arm
 from scionet.bench.contest import CONTESTANTS, LOSS, Contestant
+from scionet.bench.densities import Tickets, density_of, of_weights
 from scionet.bench.files import RecordError, read_text
 from scionet.bench.record import RunSpec
 from scionet.coding import build, plain, to_json
@@ -121,7 +122,7 @@ class Experiment:
         data: Where it learns and is measured.
         arms: Names of `ARMS`.
         seeds: One run of everything for each.
-        budgets: What may remain, such as ``"macs<=50%"``.
+        budgets: What may remain, such as ``"macs<=50%"``; for arms of single weights ``"weights<=20%"``.
         contestants: Labels of contestants.
         entrants: Further contestants.
         settings: Settings that all contestants share, such as ``measured_examples``.
@@ -131,6 +132,7 @@ class Experiment:
         pretraining: How the dense network is trained, if no weights are given.
         finetuning: Recipe of arms that inherit weights.
         scratch: Recipe of arms that begin with new ones.
+        tickets: How single weights are taken away.
     """
 
     name: str
@@ -148,6 +150,7 @@ class Experiment:
     pretraining: Recipe | None = None
     finetuning: Recipe | None = None
     scratch: Recipe | None = None
+    tickets: Tickets = field(default_factory=Tickets)
 
     def __post_init__(self) -> None:
         """Check that everything that is asked for is there.
@@ -163,6 +166,7 @@ class Experiment:
         needs = {arm.training for arm in arms}
         subjects = {arm.subject for arm in arms}
         trains = bool(needs - {"none"})
+        densities = [density_of(budget) for budget in self.budgets if of_weights(budget)]
         checks = {
             "arms, seeds and budgets have at least one entry each": all((self.arms, self.seeds, self.budgets)),
             "seeds are different whole numbers of 0 or more": len(set(self.seeds)) == len(self.seeds)
@@ -175,6 +179,14 @@ class Experiment:
             "stock arms need stock networks": "stock" not in subjects or bool(self.stock),
             "arms that fine-tune need [finetuning]": "finetuning" not in needs or self.finetuning is not None,
             "scratch arms need [scratch]": "scratch" not in needs or self.scratch is not None,
+            "arms that rewind need [pretraining]": "pretraining" not in needs or self.pretraining is not None,
+            "tickets.rewind_epoch is less than the epochs of [pretraining]": "pretraining" not in needs
+            or self.pretraining is None
+            or self.tickets.rewind_epoch < self.pretraining.epochs,
+            "arms of single weights need budgets such as 'weights<=20%', and those need such arms": bool(densities)
+            == any(arm.masked for arm in arms),
+            "arms of smaller networks need budgets such as 'macs<=50%'": subjects.isdisjoint(("pruned", "uniform"))
+            or len(densities) < len(self.budgets),
             "the network needs weights, or [pretraining]": (self.network.weights is None) != (self.pretraining is None),
             "arms that train need validation examples": not trains or self.data.validation > 0,
             "longest is 1 or more": self.longest is None or self.longest >= 1,
@@ -208,21 +220,35 @@ class Experiment:
 
     def trials(self) -> tuple[Trial, ...]:
         """All runs, arm by arm, so that what others begin with is made first."""
-        return tuple(trial for name in self.arms for seed in self.seeds for trial in self._of_arm(ARMS[name], seed))
+        return tuple(
+            Trial(ARMS[name], *what, seed)
+            for name in self.arms
+            for what in self._of_arm(ARMS[name])
+            for seed in self.seeds
+        )
 
-    def _of_arm(self, arm: Arm, seed: int) -> Iterator[Trial]:
-        if arm.subject == "dense":
-            yield Trial(arm, None, None, WHOLE, seed)
-        elif arm.subject == "stock":
-            yield from (Trial(arm, None, stock, WHOLE, seed) for stock in self.stock)
-        elif arm.subject == "uniform":
-            yield from (Trial(arm, None, None, budget, seed) for budget in self.budgets)
+    def _of_arm(self, arm: Arm) -> Iterator[tuple[Contestant | None, Network | None, str]]:
+        """Contestant, stock network and budget of each run of an arm, the same for all seeds."""
+        budgets = self.budgets_of(arm)
+        if arm.subject == "stock":
+            yield from ((None, stock, budget) for stock in self.stock for budget in budgets)
+        elif arm.subject == "pruned":
+            yield from ((contestant, None, budget) for contestant in self.competing for budget in budgets)
         else:
-            yield from (Trial(arm, c, None, budget, seed) for c in self.competing for budget in self.budgets)
+            yield from ((None, None, budget) for budget in budgets)
 
-    def recipe(self, arm: Arm) -> Recipe | None:
+    def budgets_of(self, arm: Arm) -> tuple[str, ...]:
+        """The budgets that an arm is about."""
+        if arm.subject in ("dense", "stock"):
+            return (WHOLE,)
+        return tuple(budget for budget in self.budgets if of_weights(budget) == arm.masked)
+
+    def recipe(self, arm: Arm) -> Recipe:
         """What an arm is trained by."""
-        return {"none": None, "finetuning": self.finetuning, "scratch": self.scratch}[arm.training]
+        found = {"finetuning": self.finetuning, "scratch": self.scratch, "pretraining": self.pretraining}[arm.training]
+        if found is None:
+            raise AssertionError("an experiment has the recipes of its arms")
+        return found
 
     def spec(self, trial: Trial, dense: str) -> RunSpec:
         """What a trial is, in all that its result depends on.
@@ -231,7 +257,7 @@ class Experiment:
             trial: The trial.
             dense: Identity of the dense network; see `dense_identity`.
         """
-        recipe = self.recipe(trial.arm)
+        recipe = None if trial.arm.training == "none" else plain(self.recipe(trial.arm))
         settings = {
             "arm": trial.arm.name,
             "network": {"factory": self.network.factory, "arguments": self.network.arguments},
@@ -241,8 +267,9 @@ class Experiment:
             if trial.contestant is None
             else {"method": trial.contestant.method, **self.settings, **trial.contestant.settings},
             "stock": plain(trial.stock),
-            "recipe": None if recipe is None else {**plain(recipe), "learning_rates": self.learning_rates},
+            "recipe": None if recipe is None else {**recipe, "learning_rates": self.learning_rates},
             "longest": self.longest if trial.arm.scaled else None,
+            **({"tickets": plain(self.tickets)} if trial.arm.masked else {}),
         }
         data = self.data.source.partition(":")[2] or self.data.source
         return RunSpec(self.name, self.network.name, data, trial.method, trial.budget, trial.seed, settings)

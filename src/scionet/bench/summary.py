@@ -117,8 +117,8 @@ def _speedup(records: Sequence[RunRecord]) -> Spread | None:
 def _section(network: tuple[str, ...], rows: Sequence[Row]) -> list[Row]:
     """The rows of one network in their final order."""
     own = [row for row in rows if (row.experiment, row.network, row.dataset) == network]
-    costs = {row.budget: max(r.macs.mean for r in own if r.budget == row.budget) for row in own}
-    own.sort(key=lambda row: (-costs[row.budget], row.budget, -row.accuracy.mean, row.method))
+    costs = {row.budget: max((r.macs.mean, r.params.mean) for r in own if r.budget == row.budget) for row in own}
+    own.sort(key=lambda row: (*(-c for c in costs[row.budget]), row.budget, -row.accuracy.mean, row.method))
     dense = tuple({(r.dense_hash, r.dense.correct, r.dense.seen): r for row in own for r in row.records}.values())
     accuracy = Spread.of([100 * record.dense.accuracy for record in dense])
     experiment, name, dataset = network
