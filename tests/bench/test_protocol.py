@@ -15,6 +15,7 @@ from scionet.bench.protocol import arm_of, contestant_of, panel_of, protocol
 from scionet.bench.record import RunRecord, Tried, packed, unpacked
 from scionet.bench.report import html
 from scionet.bench.study import studies
+from scionet.bench.summary import summarise
 
 ARMS = {"as cut": 300, "fine-tuned": 340, "scratch-e": 320}
 
@@ -55,6 +56,42 @@ def test_rows_know_their_arm_their_panel_and_whose_architecture_it_is(records: l
     assert found["forward"] == ("as cut", "as cut", "forward")
     assert found["l1 + scratch-e"] == ("scratch-e", "scratch-e", "l1")
     assert found["uniform scratch-e"] == ("uniform scratch-e", "scratch-e", "uniform")
+
+
+@pytest.mark.parametrize(
+    ("method", "arm", "panel", "who"),
+    [
+        ("l1 + guided scratch-b", "guided scratch-b", "scratch-b", "l1, guided"),
+        ("thinet_50 + stock scratch-e", "stock scratch-e", "scratch-e", "thinet_50"),
+        ("dense continued", "dense continued", "dense continued", "dense continued"),
+        ("late rewinding", "late rewinding", "single weights", "late rewinding"),
+    ],
+)
+def test_what_panels_and_legends_call_a_run(method: str, arm: str, panel: str, who: str) -> None:
+    plain = run_of("l1", "as cut", 0, 300)
+    record = replace(plain, spec=replace(plain.spec, method=method, settings={"arm": arm}))
+    [row] = [row for row in summarise([record]) if row.budget]
+    assert (panel_of(row), contestant_of(row)) == (panel, who)
+
+
+def test_arms_of_single_weights_have_a_panel_of_parameters_of_their_own(records: list[RunRecord]) -> None:
+    single = []
+    for place, percent in enumerate((25, 12.5)):
+        for arm in ("lottery ticket", "shuffled ticket"):
+            plain = run_of("l1", "as cut", 0, 330 - 10 * place)
+            spec = replace(plain.spec, method=arm, budget=f"weights<={percent}%", settings={"arm": arm})
+            params = round(plain.dense.params * percent / 100)
+            pruned = replace(plain.pruned, macs=plain.dense.macs, params=params)
+            single.append(replace(plain, spec=spec, pruned=pruned, sites=()))
+    found = protocol(studies(single)[0], "p")
+    assert found is not None and found.single and [name for name, _ in found.figures] == ["single weights"]
+    assert ">25</text>" in found.figures[0][1].replace("\n", "") and "logarithmic" in found.figures[0][1]
+    assert [budget for budget, _ in found.accounts] == ["weights<=25%", "weights<=12.5%"]
+    both = protocol(studies([*records, *single])[0], "p")
+    assert both is not None and [name for name, _ in both.figures][2:] == ["single weights"] and len(both.figures) == 3
+    structured = protocol(studies(records)[0], "p")
+    assert structured is not None and not structured.single
+    assert "Arms of single weights" in html(single, "t") and "Arms of single weights" not in html(records, "t")
 
 
 def test_accounts_are_means_over_runs(records: list[RunRecord]) -> None:

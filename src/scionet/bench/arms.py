@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-Subject = Literal["pruned", "uniform", "dense", "stock", "masked", "shuffled"]
-"""Whose architecture is trained: what a method left, the dense network at one density, the dense one, another one; the
-dense one with single weights held at zero, those of the smallest magnitude or as many of each layer at random."""
+Subject = Literal["pruned", "guided", "uniform", "dense", "stock", "masked", "shuffled"]
+"""Whose architecture is trained: what a method left, a network in the pattern of that, the dense one at one density,
+the dense one, another one; the dense one with single weights held at zero, those of the smallest magnitude or as many
+of each layer at random."""
 Weights = Literal["kept", "new", "first", "early"]
 """What a training begins with: trained weights, new ones, those that the dense network began with, or those that it had
 after a few epochs."""
@@ -87,6 +88,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             Arm("as cut", "pruned", "kept", "none", False, "Kept weights, no training."),
             Arm("fine-tuned", "pruned", "kept", "finetuning", False, "Kept weights, fine-tuned."),
             *_scratch("", "pruned", "The method's widths"),
+            *_scratch("guided ", "guided", "The average densities of the method's stages"),
             *_scratch("uniform ", "uniform", "One density for all sites"),
             Arm("dense continued", "dense", "kept", "finetuning", False, "The dense network, trained on as long."),
             *_scratch("stock ", "stock", "A smaller network of the same family"),

@@ -11,11 +11,16 @@ from scionet.bench.contest import Arena, Contestant, Run
 from scionet.bench.experiment import Trial
 from scionet.bench.ledger import Payment
 from scionet.bench.material import Material
-from scionet.bench.record import RunRecord, load, save
+from scionet.bench.record import RunRecord, SiteRecord, load, save
 from scionet.bench.workshop import Dense, Workshop, alone, made
+from scionet.budget.allocate import in_proportion
+from scionet.budget.costs import CostModel
+from scionet.budget.patterns import Pattern
 from scionet.budget.timing import stopwatch
+from scionet.budget.workbench import cut_to
 from scionet.errors import UnreachableBudget
 from scionet.network.checkpoint import load_pruned, save_pruned
+from scionet.network.discover import discover
 from scionet.network.running import call, example_count, place_of, to_model, undisturbed
 from scionet.pruning import prune
 
@@ -70,6 +75,25 @@ def uniform(trial: Trial, dense: Dense) -> nn.Module:
         dense.model, budget=trial.budget, example_inputs=dense.example, method=UNIFORM.method, **UNIFORM.settings
     )
     return found.model
+
+
+def guided(shop: Workshop, trial: Trial, found: Cut, dense: Dense) -> tuple[nn.Module, tuple[SiteRecord, ...]]:
+    """A network in the pattern of a pruned one: its stages' densities in the same proportions, as large as may be.
+
+    Returns:
+        The network, whose weights do not matter, and its widths.
+
+    Raises:
+        InvalidSetting: If it has another number of stages.
+        UnreachableBudget: If the budget, which is about this network, cannot be met so.
+    """
+    pattern = Pattern.of(discover(dense.model, dense.example), {s.name: s.kept for s in found.record.sites})
+    other = shop.experiment.guided
+    model = dense.model if other is None else made(other, trial.seed).eval()
+    sites = discover(model, dense.example)
+    widths = in_proportion(CostModel(sites), trial.budget, pattern.shares(sites))
+    records = tuple(SiteRecord(name, sites[name].width, kept) for name, kept in widths.items())
+    return cut_to(model, sites, tuple(widths.values())), records
 
 
 def _files(shop: Workshop, trial: Trial) -> tuple[Path, Path]:

@@ -126,6 +126,8 @@ class Experiment:
         contestants: Labels of contestants.
         entrants: Further contestants.
         settings: Settings that all contestants share, such as ``measured_examples``.
+        guided: The network that the arms ``guided scratch-e`` and ``guided scratch-b`` give the stages' densities to;
+            the dense one by default.
         stock: Smaller networks for the arms ``stock scratch-e`` and ``stock scratch-b``.
         learning_rates: What the learning rate of a recipe is multiplied by, once for each training of a sweep.
         longest: The largest multiple of the epochs that a scaled arm gets; None for no limit.
@@ -144,6 +146,7 @@ class Experiment:
     contestants: tuple[str, ...] = ()
     entrants: tuple[Entrant, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    guided: Network | None = None
     stock: tuple[Network, ...] = ()
     learning_rates: tuple[float, ...] = (1.0,)
     longest: float | None = None
@@ -174,7 +177,8 @@ class Experiment:
             "learning_rates are one or more different numbers above 0": bool(self.learning_rates)
             and min(self.learning_rates) > 0
             and len(set(self.learning_rates)) == len(self.learning_rates),
-            "arms of pruned networks need contestants": "pruned" not in subjects or bool(self.competing),
+            "arms of pruned networks need contestants": subjects.isdisjoint(("pruned", "guided"))
+            or bool(self.competing),
             "labels of contestants are different": len({c.label for c in self.competing}) == len(self.competing),
             "stock arms need stock networks": "stock" not in subjects or bool(self.stock),
             "arms that fine-tune need [finetuning]": "finetuning" not in needs or self.finetuning is not None,
@@ -185,7 +189,9 @@ class Experiment:
             or self.tickets.rewind_epoch < self.pretraining.epochs,
             "arms of single weights need budgets such as 'weights<=20%', and those need such arms": bool(densities)
             == any(arm.masked for arm in arms),
-            "arms of smaller networks need budgets such as 'macs<=50%'": subjects.isdisjoint(("pruned", "uniform"))
+            "arms of smaller networks need budgets such as 'macs<=50%'": subjects.isdisjoint(
+                ("pruned", "guided", "uniform")
+            )
             or len(densities) < len(self.budgets),
             "the network needs weights, or [pretraining]": (self.network.weights is None) != (self.pretraining is None),
             "arms that train need validation examples": not trains or self.data.validation > 0,
@@ -232,7 +238,7 @@ class Experiment:
         budgets = self.budgets_of(arm)
         if arm.subject == "stock":
             yield from ((None, stock, budget) for stock in self.stock for budget in budgets)
-        elif arm.subject == "pruned":
+        elif arm.subject in ("pruned", "guided"):
             yield from ((contestant, None, budget) for contestant in self.competing for budget in budgets)
         else:
             yield from ((None, None, budget) for budget in budgets)
@@ -270,6 +276,7 @@ class Experiment:
             "recipe": None if recipe is None else {**recipe, "learning_rates": self.learning_rates},
             "longest": self.longest if trial.arm.scaled else None,
             **({"tickets": plain(self.tickets)} if trial.arm.masked else {}),
+            **({"guided": plain(self.guided)} if trial.arm.subject == "guided" else {}),
         }
         data = self.data.source.partition(":")[2] or self.data.source
         return RunSpec(self.name, self.network.name, data, trial.method, trial.budget, trial.seed, settings)

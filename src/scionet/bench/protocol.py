@@ -79,7 +79,8 @@ def contestant_of(row: Row) -> str:
     arm = arm_of(row)
     if panel_of(row) == SINGLE:
         return arm
-    return row.method.removesuffix(arm).removesuffix(" + ").strip() or arm.removesuffix(f" {panel_of(row)}").strip()
+    who, kind = row.method.removesuffix(arm).removesuffix(" + ").strip(), arm.removesuffix(panel_of(row)).strip()
+    return f"{who}, guided" if kind == "guided" else who or kind or arm
 
 
 def panel_of(row: Row) -> str:

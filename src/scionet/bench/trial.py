@@ -9,7 +9,7 @@ from torch import nn
 
 from scionet.bench.arms import epochs_of
 from scionet.bench.contest import outcome
-from scionet.bench.cuts import cut, uniform
+from scionet.bench.cuts import cut, guided, uniform
 from scionet.bench.experiment import Trial
 from scionet.bench.learning import Learnt, Trainer, learn
 from scionet.bench.ledger import Payment
@@ -107,4 +107,6 @@ def _subject(
     if trial.arm.subject == "uniform":
         return uniform(trial, whole), (), (), ()
     found = cut(shop, trial, material, whole)
+    if trial.arm.subject == "guided":
+        return *guided(shop, trial, found, whole), found.record.ledger, found.record.notes
     return found.model, found.record.sites, found.record.ledger, found.record.notes
