@@ -88,6 +88,8 @@ def test_what_changes_the_result_changes_the_identity_and_nothing_else_does(tmp_
         (('name = "small"', "name = "), "is no experiment"),
         (("[finetuning]", '[finetuning]\nrecipe = "fast"'), "unknown recipe 'fast'"),
         (("[finetuning]", '[finetuning]\noptimiser = "sdg"'), "optimiser must be one of 'sgd', 'adamw'"),
+        (('name = "small"', 'name = "small"\nlatency_batch = 65'), "latency_batch is 1 or more, at most batch_size"),
+        (('name = "small"', 'name = "small"\nlatency_batch = 0'), "latency_batch is 1 or more"),
         (('arms = ["as cut",', 'arms = ["stock scratch-e",'), "stock arms need stock networks"),
         (
             ('factory = "scionet:digits_cnn"', 'factory = "scionet:digits_cnn"\nweights = "w.safetensors"'),

@@ -16,6 +16,7 @@ from scionet.bench.record import RunRecord, Tried, packed, unpacked
 from scionet.bench.report import html
 from scionet.bench.study import studies
 from scionet.bench.summary import summarise
+from scionet.budget.durations import Latency
 
 ARMS = {"as cut": 300, "fine-tuned": 340, "scratch-e": 320}
 
@@ -58,6 +59,38 @@ def test_rows_know_their_arm_their_panel_and_whose_architecture_it_is(records: l
     assert found["uniform scratch-e"] == ("uniform scratch-e", "scratch-e", "uniform")
 
 
+def test_latency_is_an_axis_where_the_records_have_it_with_its_interval(records: list[RunRecord]) -> None:
+    [study] = studies(records)
+    found = protocol(study, "p")
+    assert found is not None and found.timed
+    name, figure = found.figures[-1]
+    assert name == "measured latency kept, % of dense" and name in figure
+    assert "bars across" in html(records, "t")
+
+    def bare(record: RunRecord) -> RunRecord:
+        return record.timed(None, None)
+
+    untimed = protocol(studies([bare(record) for record in records])[0], "p")
+    assert untimed is not None and not untimed.timed and len(untimed.figures) == 2
+    tuned = [bare(r) if r.spec.settings["arm"] == "fine-tuned" else r for r in records]
+    mixed = protocol(studies(tuned)[0], "p")
+    assert mixed is not None and mixed.timed and ">fine-tuned</" not in mixed.figures[-1][1]
+    one_missing = [bare(r) if r.spec.seed == 1 else r for r in records]
+    assert not protocol(studies(one_missing)[0], "p").timed  # type: ignore[union-attr]
+
+
+def test_a_share_of_latency_is_a_ratio_of_medians_between_the_ends_of_both_intervals() -> None:
+    times = [(Latency(10, 8, 12, 1), Latency(5, 4, 6, 1)), (Latency(10, 10, 10, 1), Latency(8, 8, 8, 1))]
+    runs = [run_of("l1", "as cut", seed, 300).timed(*pair) for seed, pair in enumerate(times)]
+    [row] = [row for row in summarise(runs) if row.budget]
+    assert row.latency is not None
+    kept = (row.latency.mean, row.latency.low, row.latency.high)
+    assert kept == pytest.approx((100 * (0.5 + 0.8) / 2, 100 * (4 / 12 + 0.8) / 2, 100 * (6 / 8 + 0.8) / 2))
+    assert row.speedup is not None and row.speedup.mean == pytest.approx((2 + 1.25) / 2)
+    figure = protocol(studies(runs)[0], "p")
+    assert figure is not None
+
+
 @pytest.mark.parametrize(
     ("method", "arm", "panel", "who"),
     [
@@ -85,10 +118,10 @@ def test_arms_of_single_weights_have_a_panel_of_parameters_of_their_own(records:
             single.append(replace(plain, spec=spec, pruned=pruned, sites=()))
     found = protocol(studies(single)[0], "p")
     assert found is not None and found.single and [name for name, _ in found.figures] == ["single weights"]
-    assert ">25</text>" in found.figures[0][1].replace("\n", "") and "logarithmic" in found.figures[0][1]
+    assert ">12.5</text>" in found.figures[0][1] and "logarithmic" in found.figures[0][1]
     assert [budget for budget, _ in found.accounts] == ["weights<=25%", "weights<=12.5%"]
     both = protocol(studies([*records, *single])[0], "p")
-    assert both is not None and [name for name, _ in both.figures][2:] == ["single weights"] and len(both.figures) == 3
+    assert both is not None and [name for name, _ in both.figures][3:] == ["single weights"] and len(both.figures) == 4
     structured = protocol(studies(records)[0], "p")
     assert structured is not None and not structured.single
     assert "Arms of single weights" in html(single, "t") and "Arms of single weights" not in html(records, "t")

@@ -12,6 +12,7 @@ from scionet.bench.experiment import Trial
 from scionet.bench.ledger import Payment
 from scionet.bench.material import Material
 from scionet.bench.record import RunRecord, SiteRecord, load, save
+from scionet.bench.speed import latencies
 from scionet.bench.workshop import Dense, Workshop, alone, made
 from scionet.budget.allocate import in_proportion
 from scionet.budget.costs import CostModel
@@ -118,7 +119,8 @@ def _make(shop: Workshop, contestant: Contestant, trials: list[Trial], material:
     runs = arena.run_each(contestant, material.calibration, budgets, seed, **experiment.settings)
     rate = _macs_per_second(dense, material.calibration[0][0])
     for trial, run in zip(trials, runs, strict=True):
-        _write(shop, trial, run, rate, dense)
+        times = latencies(shop, material, dense.model, run.result.model)
+        _write(shop, trial, replace(run, record=run.record.timed(*times)), rate, dense)
 
 
 def _write(shop: Workshop, trial: Trial, run: Run, rate: float, dense: Dense) -> None:

@@ -135,6 +135,8 @@ class Experiment:
         finetuning: Recipe of arms that inherit weights.
         scratch: Recipe of arms that begin with new ones.
         tickets: How single weights are taken away.
+        latency_batch: Examples of a forward pass whose time is measured in every run but those of single weights; None
+            measures none.
     """
 
     name: str
@@ -154,6 +156,7 @@ class Experiment:
     finetuning: Recipe | None = None
     scratch: Recipe | None = None
     tickets: Tickets = field(default_factory=Tickets)
+    latency_batch: int | None = None
 
     def __post_init__(self) -> None:
         """Check that everything that is asked for is there.
@@ -195,6 +198,8 @@ class Experiment:
             or len(densities) < len(self.budgets),
             "the network needs weights, or [pretraining]": (self.network.weights is None) != (self.pretraining is None),
             "arms that train need validation examples": not trains or self.data.validation > 0,
+            "latency_batch is 1 or more, at most batch_size and calibration": self.latency_batch is None
+            or 1 <= self.latency_batch <= min(self.data.batch_size, self.data.calibration),
             "longest is 1 or more": self.longest is None or self.longest >= 1,
         }
         if failed := [text for text, passed in checks.items() if not passed]:
@@ -276,6 +281,7 @@ class Experiment:
             "recipe": None if recipe is None else {**recipe, "learning_rates": self.learning_rates},
             "longest": self.longest if trial.arm.scaled else None,
             **({"tickets": plain(self.tickets)} if trial.arm.masked else {}),
+            **({} if self.latency_batch is None or trial.arm.masked else {"latency_batch": self.latency_batch}),
             **({"guided": plain(self.guided)} if trial.arm.subject == "guided" else {}),
         }
         data = self.data.source.partition(":")[2] or self.data.source

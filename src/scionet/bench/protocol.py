@@ -13,7 +13,7 @@ from scionet.bench.pairs import Pair, pairs
 from scionet.bench.plots import Style, swatch
 from scionet.bench.record import RunRecord
 from scionet.bench.study import Study, base
-from scionet.bench.summary import Row, Spread
+from scionet.bench.summary import Measured, Row, Spread
 from scionet.bench.svg import INK, MARKERS, PALETTE, drawing, render
 
 CONTINUED = "dense continued"
@@ -22,7 +22,11 @@ SINGLE = "single weights"
 _PANELS_ACROSS = 3
 _PANEL = (3.4, 2.9)
 _WIDE_PANEL = (5.2, 3.9)
-_AXES = {"macs": "MACs kept, % of dense", "params": "parameters kept, % of dense"}
+_AXES = {
+    "macs": "MACs kept, % of dense",
+    "params": "parameters kept, % of dense",
+    "latency": "measured latency kept, % of dense",
+}
 
 
 @dataclass(frozen=True)
@@ -49,8 +53,8 @@ class Protocol:
     """What a page shows of arms.
 
     Attributes:
-        figures: Name and SVG of the panels, once for each cost; of single weights, which cost as many MACs as the
-            dense network, for parameters alone.
+        figures: Name and SVG of the panels, once for each cost; latency where it was measured. Single weights, which
+            cost as many MACs as the dense network, have one of parameters alone.
         legend: Swatch and name of each contestant.
         pairs: The headline method beside every other one, for each budget.
         accounts: What each row has paid, for each budget.
@@ -62,6 +66,11 @@ class Protocol:
     pairs: tuple[tuple[str, tuple[Pair, ...]], ...]
     accounts: tuple[tuple[str, tuple[Account, ...]], ...]
     stages: tuple[str, ...] = STAGES
+
+    @property
+    def timed(self) -> bool:
+        """Whether latency was measured."""
+        return _AXES["latency"] in dict(self.figures)
 
     @property
     def single(self) -> bool:
@@ -144,11 +153,11 @@ def _looks(study: Study) -> dict[str, Style]:
 
 def _figures(study: Study, looks: dict[str, Style], name: str) -> Iterator[tuple[str, str]]:
     """What each figure is about, and its SVG."""
-    found = {panel_of(row) for row in study.rows}
-    arms = [name for name in ARMS if name in found - {CONTINUED}]
-    if arms:
-        yield from ((text, _panels(study, arms, cost, looks, f"{name}{cost}")) for cost, text in _AXES.items())
-    if SINGLE in found:
+    for cost, text in _AXES.items():
+        found = {panel_of(row) for row in study.rows if getattr(row, cost) is not None}
+        if arms := [arm for arm in ARMS if arm in found - {CONTINUED}]:
+            yield text, _panels(study, arms, cost, looks, f"{name}{cost}")
+    if any(panel_of(row) == SINGLE for row in study.rows):
         yield SINGLE, _single_panel(study, looks, f"{name}weights")
 
 
@@ -162,9 +171,9 @@ def _single_panel(study: Study, looks: dict[str, Style], name: str) -> str:
         _dense_lines(axes, study)
         axes.set_xscale("log")
         axes.invert_xaxis()
-        axes.xaxis.set_major_locator(FixedLocator(sorted({float(f"{row.params.mean:.2g}") for row in rows})))
+        axes.xaxis.set_major_locator(FixedLocator(sorted({row.params.mean for row in rows})))
         axes.xaxis.set_minor_locator(NullLocator())
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
         axes.set(title=SINGLE, xlabel=f"{_AXES['params']}, logarithmic", ylabel="accuracy, %")
         title = f"Accuracy against {_AXES['params']}, of networks with single weights held at zero"
         return render(figure, name, title, _reading(study, [SINGLE]))
@@ -193,13 +202,22 @@ def _panels(study: Study, arms: Sequence[str], cost: str, looks: dict[str, Style
 
 def _panel(axes: Axes, rows: Sequence[Row], cost: str, looks: dict[str, Style]) -> None:
     for who, style in looks.items():
-        own = [row for row in rows if contestant_of(row) == who]
+        own = [row for row in rows if contestant_of(row) == who and getattr(row, cost) is not None]
         if own:
-            costs: list[Spread] = [getattr(row, cost) for row in own]
-            across, up = [spread.mean for spread in costs], [row.accuracy.mean for row in own]
+            costs: list[Spread | Measured] = [getattr(row, cost) for row in own]
+            across, up = [share.mean for share in costs], [row.accuracy.mean for row in own]
             axes.plot(across, up, clip_on=False, **style.line)
             reach = [row.accuracy.deviation or 0 for row in own]
-            axes.errorbar(across, up, yerr=reach, fmt="none", ecolor=style.colour, elinewidth=1, capsize=2, zorder=2)
+            bars = {"fmt": "none", "ecolor": style.colour, "elinewidth": 1, "capsize": 2, "zorder": 2}
+            axes.errorbar(across, up, yerr=reach, xerr=_ends(costs), **bars)
+
+
+def _ends(costs: Sequence[Spread | Measured]) -> list[list[float]] | None:
+    """How far measured costs reach to the left and to the right; None for those that are counted."""
+    measured = [share for share in costs if isinstance(share, Measured)]
+    if not measured:
+        return None
+    return [[share.mean - share.low for share in measured], [share.high - share.mean for share in measured]]
 
 
 def _dense_lines(axes: Axes, study: Study) -> None:

@@ -16,6 +16,7 @@ from scionet.bench.ledger import Payment
 from scionet.bench.material import Material
 from scionet.bench.provenance import Provenance
 from scionet.bench.record import RunRecord, SiteRecord
+from scionet.bench.speed import latencies
 from scionet.bench.tickets import draw
 from scionet.bench.workshop import Dense, Workshop, dense, made
 from scionet.budget.costs import Cost, measure
@@ -53,7 +54,7 @@ def run_trial(shop: Workshop, trial: Trial) -> RunRecord:
     found = (_masked if trial.arm.masked else _shrunk)(shop, trial, material, whole)
     pruned, answers = outcome(found.learnt.model, found.cost, material.test)
     ledger = (*found.paid, *found.learnt.payments)
-    return RunRecord(
+    record = RunRecord(
         spec=shop.spec(trial),
         dense=whole.note.outcome,
         pruned=pruned,
@@ -67,6 +68,9 @@ def run_trial(shop: Workshop, trial: Trial) -> RunRecord:
         sweep=found.learnt.sweep,
         answers=answers,
     )
+    if trial.arm.masked:
+        return record
+    return record.timed(*latencies(shop, material, whole.model, found.learnt.model))
 
 
 def _masked(shop: Workshop, trial: Trial, material: Material, whole: Dense) -> _Made:
