@@ -9,10 +9,11 @@ import torch
 from trials import TOML, workshop, written
 
 from scionet.bench.arms import ARMS, epochs_of
-from scionet.bench.experiment import Data, Experiment
+from scionet.bench.experiment import Experiment
 from scionet.bench.files import RecordError
 from scionet.bench.ledger import Payment, total
 from scionet.bench.material import Material
+from scionet.bench.parts import Data
 from scionet.errors import InvalidSetting, PruneError
 
 

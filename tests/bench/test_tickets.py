@@ -13,9 +13,9 @@ from trials import TOML, workshop
 import scionet.training.run as run_module
 from scionet.bench.arms import ARMS
 from scionet.bench.densities import Tickets, density_of, of_weights, rounds
-from scionet.bench.experiment import Trial
 from scionet.bench.grid import run, standings
 from scionet.bench.ledger import total
+from scionet.bench.parts import Trial
 from scionet.bench.record import RunRecord, load_all, packed
 from scionet.bench.workshop import Workshop, made
 from scionet.errors import InvalidSetting, PruneError

@@ -8,9 +8,9 @@ from torch import nn
 
 from scionet.bench.arms import ARMS
 from scionet.bench.contest import Arena, Contestant, Run
-from scionet.bench.experiment import Trial
 from scionet.bench.ledger import Payment
 from scionet.bench.material import Material
+from scionet.bench.parts import Trial
 from scionet.bench.record import RunRecord, SiteRecord, load, save
 from scionet.bench.speed import latencies
 from scionet.bench.workshop import Dense, Workshop, alone, made

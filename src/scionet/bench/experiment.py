@@ -2,7 +2,7 @@
 
 import hashlib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -12,9 +12,9 @@ from scionet.bench.arms import ARMS, Arm
 from scionet.bench.contest import CONTESTANTS, LOSS, Contestant
 from scionet.bench.densities import Tickets, density_of, of_weights
 from scionet.bench.files import RecordError, read_text
+from scionet.bench.parts import Data, Entrant, Network, Trial
 from scionet.bench.record import RunSpec
 from scionet.coding import build, plain, to_json
-from scionet.data.pictures import Preprocessing
 from scionet.errors import InvalidSetting, unknown
 from scionet.training.recipes import RECIPES, Recipe
 
@@ -22,94 +22,6 @@ KNOWN = MappingProxyType({contestant.label: contestant for contestant in (*CONTE
 """Contestants that an experiment may name; others are tables of their own."""
 WHOLE = "macs<=100%"
 """The budget of arms that have none."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network by its factory.
-
-    Attributes:
-        factory: Such as ``scionet:resnet20``.
-        arguments: Of the factory.
-        weights: File of its weights, relative to the folder of the data; without it, it is trained.
-        macs: What a forward pass of one example must cost, if that is to be checked before anything is run.
-    """
-
-    factory: str
-    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
-    weights: str | None = None
-    macs: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
-        return self.factory.partition(":")[2]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Labelled data and their parts. Validation and test examples are apart from all others and from each other.
-
-    Attributes:
-        source: See `scionet.data.sources.read_source`.
-        calibration: Examples that methods look at, drawn from the training part.
-        validation: Examples of the training part that learning rates are chosen by.
-        test: Examples of the training part to measure on, if the source has no test part.
-        train: Examples to learn from; all that are left by default.
-        batch_size: Examples of a batch of calibration and evaluation.
-        preprocessing: How pictures become inputs.
-    """
-
-    source: str
-    calibration: int
-    validation: int
-    test: int = 0
-    train: int | None = None
-    batch_size: int = 128
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """A contestant that is none of ours: a method with its settings.
-
-    Attributes:
-        label: Name in tables.
-        method: Registry name.
-        settings: The method's settings.
-        summary: What it does, in one line.
-    """
-
-    label: str
-    method: str
-    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
-    summary: str = ""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One run of an experiment.
-
-    Attributes:
-        arm: What is done.
-        contestant: Whose architecture, for arms of pruned networks.
-        stock: The smaller network, for arms of such.
-        budget: What may remain.
-        seed: Root of all randomness.
-    """
-
-    arm: Arm
-    contestant: Contestant | None
-    stock: Network | None
-    budget: str
-    seed: int
-
-    @property
-    def method(self) -> str:
-        """What tables call it."""
-        if self.contestant is not None:
-            return self.contestant.label if self.arm.name == "as cut" else f"{self.contestant.label} + {self.arm.name}"
-        return self.arm.name if self.stock is None else f"{self.stock.name} + {self.arm.name}"
 
 
 @dataclass(frozen=True)
@@ -169,10 +81,7 @@ class Experiment:
                 if name not in known:
                     raise unknown(kind, name, known)
         arms = [ARMS[name] for name in self.arms]
-        needs = {arm.training for arm in arms}
-        subjects = {arm.subject for arm in arms}
-        trains = bool(needs - {"none"})
-        densities = [density_of(budget) for budget in self.budgets if of_weights(budget)]
+        subjects, trains = {arm.subject for arm in arms}, any(arm.training != "none" for arm in arms)
         checks = {
             "arms, seeds and budgets have at least one entry each": all((self.arms, self.seeds, self.budgets)),
             "seeds are different whole numbers of 0 or more": len(set(self.seeds)) == len(self.seeds)
@@ -184,26 +93,43 @@ class Experiment:
             or bool(self.competing),
             "labels of contestants are different": len({c.label for c in self.competing}) == len(self.competing),
             "stock arms need stock networks": "stock" not in subjects or bool(self.stock),
-            "arms that fine-tune need [finetuning]": "finetuning" not in needs or self.finetuning is not None,
-            "scratch arms need [scratch]": "scratch" not in needs or self.scratch is not None,
-            "arms that rewind need [pretraining]": "pretraining" not in needs or self.pretraining is not None,
-            "tickets.rewind_epoch is less than the epochs of [pretraining]": "pretraining" not in needs
-            or self.pretraining is None
-            or self.tickets.rewind_epoch < self.pretraining.epochs,
-            "arms of single weights need budgets such as 'weights<=20%', and those need such arms": bool(densities)
-            == any(arm.masked for arm in arms),
-            "arms of smaller networks need budgets such as 'macs<=50%'": subjects.isdisjoint(
-                ("pruned", "guided", "uniform")
-            )
-            or len(densities) < len(self.budgets),
-            "the network needs weights, or [pretraining]": (self.network.weights is None) != (self.pretraining is None),
             "arms that train need validation examples": not trains or self.data.validation > 0,
             "latency_batch is 1 or more, at most batch_size and calibration": self.latency_batch is None
             or 1 <= self.latency_batch <= min(self.data.batch_size, self.data.calibration),
             "longest is 1 or more": self.longest is None or self.longest >= 1,
+            **self._recipe_checks({arm.training for arm in arms}),
+            **self._budget_checks(arms),
         }
         if failed := [text for text, passed in checks.items() if not passed]:
             raise InvalidSetting(f"experiment {self.name!r}: {'; '.join(failed)}")
+
+    def _recipe_checks(self, needs: set[str]) -> dict[str, bool]:
+        """What must hold of the recipes that the arms need."""
+        dense = self.pretraining
+        return {
+            "the network needs weights, or [pretraining]": (self.network.weights is None) != (dense is None),
+            "arms that fine-tune need [finetuning]": "finetuning" not in needs or self.finetuning is not None,
+            "scratch arms need [scratch]": "scratch" not in needs or self.scratch is not None,
+            "arms that rewind need [pretraining]": "pretraining" not in needs or dense is not None,
+            "tickets.rewind_epoch is less than the epochs of [pretraining]": "pretraining" not in needs
+            or dense is None
+            or self.tickets.rewind_epoch < dense.epochs,
+        }
+
+    def _budget_checks(self, arms: Sequence[Arm]) -> dict[str, bool]:
+        """What must hold of the budgets that the arms need.
+
+        Raises:
+            InvalidSetting: If a density is malformed.
+        """
+        densities = [density_of(budget) for budget in self.budgets if of_weights(budget)]
+        smaller = any(arm.subject in ("pruned", "guided", "uniform") for arm in arms)
+        return {
+            "arms of single weights need budgets such as 'weights<=20%', and those need such arms": bool(densities)
+            == any(arm.masked for arm in arms),
+            "arms of smaller networks need budgets such as 'macs<=50%'": not smaller
+            or len(densities) < len(self.budgets),
+        }
 
     @classmethod
     def read(cls, path: Path) -> "Experiment":

@@ -14,10 +14,10 @@ from torch import nn
 
 from scionet.bench.arms import ARMS, TICKET
 from scionet.bench.densities import density_of, rounds
-from scionet.bench.experiment import Trial
 from scionet.bench.learning import Learnt, Trainer, Training, at_rate, choose
 from scionet.bench.ledger import Payment
 from scionet.bench.material import Material
+from scionet.bench.parts import Trial
 from scionet.bench.workshop import Dense, Workshop, alone, made
 from scionet.masks.masking import mask_weights
 from scionet.masks.weight_masks import WeightMasks

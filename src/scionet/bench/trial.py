@@ -10,10 +10,10 @@ from torch import nn
 from scionet.bench.arms import epochs_of
 from scionet.bench.contest import outcome
 from scionet.bench.cuts import cut, guided, uniform
-from scionet.bench.experiment import Trial
 from scionet.bench.learning import Learnt, Trainer, learn
 from scionet.bench.ledger import Payment
 from scionet.bench.material import Material
+from scionet.bench.parts import Trial
 from scionet.bench.provenance import Provenance
 from scionet.bench.record import RunRecord, SiteRecord
 from scionet.bench.speed import latencies

@@ -13,11 +13,12 @@ from safetensors.torch import save
 from torch import nn
 
 from scionet.bench.contest import outcome
-from scionet.bench.experiment import Experiment, Network, Trial
+from scionet.bench.experiment import Experiment
 from scionet.bench.files import RecordError, read_value, write_text
 from scionet.bench.learning import Trainer, learn
 from scionet.bench.ledger import Payment
 from scionet.bench.material import Material
+from scionet.bench.parts import Network, Trial
 from scionet.bench.record import Outcome, RunSpec
 from scionet.budget.costs import measure
 from scionet.coding import to_json
