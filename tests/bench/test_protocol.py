@@ -87,8 +87,18 @@ def test_a_share_of_latency_is_a_ratio_of_medians_between_the_ends_of_both_inter
     kept = (row.latency.mean, row.latency.low, row.latency.high)
     assert kept == pytest.approx((100 * (0.5 + 0.8) / 2, 100 * (4 / 12 + 0.8) / 2, 100 * (6 / 8 + 0.8) / 2))
     assert row.speedup is not None and row.speedup.mean == pytest.approx((2 + 1.25) / 2)
-    figure = protocol(studies(runs)[0], "p")
-    assert figure is not None
+
+
+def test_intervals_of_latency_are_drawn(records: list[RunRecord]) -> None:
+    def wider(record: RunRecord) -> RunRecord:
+        pruned = record.pruned.latency
+        assert pruned is not None
+        return record.timed(record.dense.latency, replace(pruned, upper_ms=1.5 * pruned.upper_ms))
+
+    known = protocol(studies(records)[0], "p"), protocol(studies([*map(wider, records)])[0], "p")
+    before, after = (dict(found.figures) for found in known if found is not None)
+    changed = [name for name in before if before[name] != after[name]]
+    assert changed == ["measured latency kept, % of dense"]
 
 
 @pytest.mark.parametrize(

@@ -96,13 +96,15 @@ def test_a_lottery_ticket_is_what_its_definition_says(done: Workshop) -> None:
     record, network = record_of(done, "lottery ticket"), done.experiment.network
     sizes = sum(w.numel() for w in maskable(made(network, 0)).values())
     found = []
-    for recipe in rates(done, done.experiment.pretraining):
+    for factor, recipe in zip((0.5, 1.0), rates(done, done.experiment.pretraining), strict=True):
         model, masks = learnt(done, made(network, 0), recipe, {}), None
         for density in (0.5, 0.25):
             masks = largest(model, int(density * sizes + 0.5), masks)
             model = learnt(done, made(network, 0), recipe, masks)
+        reached = load_state(file_of(done, "lottery ticket", "state", rate=factor)).network
+        assert all(torch.equal(tensor, reached[name]) for name, tensor in model.state_dict().items())
         found.append(answers(done, model))
-    assert record.answers in found and len(record.sweep) == 2
+    assert [tried.learning_rate for tried in record.sweep] == [0.05, 0.1]
     place = max((0, 1), key=lambda place: (record.sweep[place].correct, -place))
     assert record.answers == found[place]
 

@@ -140,9 +140,8 @@ class _Rounds:
     def _trained(self, at: _Reached, budget: str) -> Training:
         """A network trained with masks."""
         arm, seed = self.trial.arm, self.trial.seed
-        order = (
-            root(seed, "round", budget) if arm.weights == "kept" else seed
-        )  # rewinding repeats the order of the data
+        # Rewinding repeats the order of the data.
+        order = root(seed, "round", budget) if arm.weights == "kept" else seed
         start = self._start(at, order)
         path, held = self._path(budget, "state"), HeldAtZero(at.masks)
         with alone(path):
