@@ -1,6 +1,6 @@
 """The part of docs/bench.md that says what was found, from the records of the experiments under results/.
 
-`scionet bench run benchmarks/smoke.toml --out benchmarks/results/smoke` makes them (small.toml likewise); of such a
+`scionet bench run benchmarks/smoke.toml --out benchmarks/results/smoke` makes them (the others likewise); of such a
 folder only records/ is kept. Called by `python benchmarks/tables.py`.
 """
 
@@ -13,28 +13,32 @@ from scionet.bench.record import RunRecord, load_all
 from scionet.bench.report import write_html
 from scionet.bench.summary import Row, summarise
 
-EXPERIMENTS = ("smoke", "small")
-HEADLINE = "forward least squares + measured + fine-tuned"
+EXPERIMENTS = {
+    "smoke": "forward least squares + measured + fine-tuned",
+    "tickets": "lottery ticket",
+    "small": "forward least squares + measured + fine-tuned",
+}
+"""Name and headline of each experiment."""
 
 
 def write_pages(results: Path, docs: Path) -> str:
     """One page for each experiment that has records; the Markdown about all of them."""
     parts = []
-    for name in EXPERIMENTS:
+    for name, headline in EXPERIMENTS.items():
         folder = results / name / "records"
         if folder.exists():
             records = load_all(folder)
-            write_html(records, docs / f"bench-{name}.html", f"scionet bench: {name}", HEADLINE)
-            parts.append("\n".join(_part(name, records)))
+            write_html(records, docs / f"bench-{name}.html", f"scionet bench: {name}", headline)
+            parts.append("\n".join(_part(name, headline, records)))
     return "\n\n".join(parts)
 
 
-def _part(name: str, records: tuple[RunRecord, ...]) -> Iterator[str]:
+def _part(name: str, headline: str, records: tuple[RunRecord, ...]) -> Iterator[str]:
     yield f"**{name}** ([page](bench-{name}.html), {len(records)} runs, `benchmarks/{name}.toml`)"
     yield ""
-    yield "| budget | method | accuracy, % | 1,000 forward passes | fine-tuned forward ahead by, points | runs |"
+    yield f"| budget | method | accuracy, % | 1,000 forward passes | {headline} ahead by, points | runs |"
     yield "| :-- | :-- | --: | --: | --: | --: |"
-    behind = {(pair.budget, pair.other): pair for pair in pairs(records, HEADLINE)}
+    behind = {(pair.budget, pair.other): pair for pair in pairs(records, headline)}
     for row in summarise(records):
         pair = behind.get((row.budget, row.method))
         gap = ""

@@ -9,10 +9,11 @@ import torch
 from trials import TOML, workshop, written
 
 from scionet.bench.arms import ARMS, epochs_of
-from scionet.bench.experiment import Data, Experiment
+from scionet.bench.experiment import Experiment
 from scionet.bench.files import RecordError
 from scionet.bench.ledger import Payment, total
 from scionet.bench.material import Material
+from scionet.bench.parts import Data
 from scionet.errors import InvalidSetting, PruneError
 
 
@@ -88,6 +89,8 @@ def test_what_changes_the_result_changes_the_identity_and_nothing_else_does(tmp_
         (('name = "small"', "name = "), "is no experiment"),
         (("[finetuning]", '[finetuning]\nrecipe = "fast"'), "unknown recipe 'fast'"),
         (("[finetuning]", '[finetuning]\noptimiser = "sdg"'), "optimiser must be one of 'sgd', 'adamw'"),
+        (('name = "small"', 'name = "small"\nlatency_batch = 65'), "latency_batch is 1 or more, at most batch_size"),
+        (('name = "small"', 'name = "small"\nlatency_batch = 0'), "latency_batch is 1 or more"),
         (('arms = ["as cut",', 'arms = ["stock scratch-e",'), "stock arms need stock networks"),
         (
             ('factory = "scionet:digits_cnn"', 'factory = "scionet:digits_cnn"\nweights = "w.safetensors"'),
@@ -127,5 +130,6 @@ def test_too_few_examples_are_refused(changes: dict, message: str) -> None:
 
 
 def test_the_arms_cover_what_is_inherited_and_what_is_not() -> None:
-    assert all(arm.summary and (arm.training != "scratch") == arm.inherits for arm in ARMS.values())
+    assert all(arm.summary and (arm.training == "scratch") <= (arm.weights == "new") for arm in ARMS.values())
+    assert {arm.weights for arm in ARMS.values() if arm.training in ("none", "finetuning")} == {"kept"}
     assert math.isclose(epochs_of(ARMS["fine-tuned"], 3, 5.0, None), 3)

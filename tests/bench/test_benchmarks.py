@@ -6,8 +6,9 @@ import pytest
 import torch
 from trials import workshop
 
-from scionet.bench.experiment import Experiment, Network
+from scionet.bench.experiment import Experiment
 from scionet.bench.files import RecordError
+from scionet.bench.parts import Network
 from scionet.bench.workshop import made, refuse_other_cost
 from scionet.budget.costs import measure
 
@@ -32,6 +33,15 @@ def test_every_experiment_can_be_read_and_its_networks_made(path: Path) -> None:
         costs = [measure(made(stock, 0).eval(), example).macs / dense for stock in experiment.stock]
         limits = [float(budget.removeprefix("macs<=").removesuffix("%")) / 100 for budget in experiment.budgets]
         assert all(abs(cost - limit) < 0.01 for cost, limit in zip(costs, limits, strict=False))
+
+
+@pytest.mark.parametrize("name", ["smoke", "tickets"])
+def test_the_records_that_are_kept_are_those_of_the_experiment(name: str) -> None:
+    """What a run is called depends on all that it is: nothing of that may have changed since."""
+    experiment = Experiment.read(FOLDER / f"{name}.toml")
+    dense = experiment.dense_identity(FOLDER)
+    asked = {experiment.spec(trial, dense).file_name for trial in experiment.trials()}
+    assert asked == {path.name for path in (FOLDER / "results" / name / "records").iterdir()}
 
 
 def test_a_network_that_costs_something_else_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """A small experiment for tests: some seconds in all."""
 
+from itertools import pairwise
 from pathlib import Path
+
+from torch import nn
 
 from scionet.bench.experiment import Experiment
 from scionet.bench.workshop import Workshop
@@ -38,6 +41,22 @@ epochs = 1
 batch_size = 64
 learning_rate = 0.1
 """
+
+
+def two_stages() -> nn.Module:
+    """Another network for digits: three convolutions at 8 x 8 pixels and one at 4 x 4."""
+    widths, layers = (1, 24, 24, 24, 48), list[nn.Module]()
+    for place, (inputs, outputs) in enumerate(pairwise(widths)):
+        stride = 2 if place == 3 else 1
+        conv = nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+        layers += [conv, nn.BatchNorm2d(outputs), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(48, 10))
+
+
+def one_stage() -> nn.Module:
+    """A network whose convolutions all see 8 x 8 pixels."""
+    convolutions = nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()
+    return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
 
 
 def written(folder: Path, text: str = TOML) -> Path:

@@ -79,6 +79,25 @@ def test_masked_weights_stay_masked_over_the_rounds(name):
         last = masks
 
 
+def test_masks_within_masks_are_nested_and_counted_of_all_weights():
+    model = sizes_mlp(5, 7, 6, 4)
+    with torch.no_grad():
+        model[0].weight[:, :3] = 0  # type: ignore[union-attr]  ties among zeros, some of them masked
+    first = mask_weights(model, 0.9, score="random", seed=3).masks
+    total = sum(mask.numel() for mask in first.values())
+    for density in (0.9, 0.85, 0.5, 0.1):
+        found = mask_weights(model, density, within=first, on_collapse="allow").masks
+        assert sum(found.counts.values()) == int(density * total + 0.5)
+        assert not any(bool((found[name] & ~first[name]).any()) for name in first)
+    assert all(torch.equal(mask_weights(model, 0.9, within=first).masks[name], first[name]) for name in first)
+    with pytest.raises(UnreachableBudget, match=r"density 0\.95 keeps .* weights, of which the masks .* give a lower"):
+        mask_weights(model, 0.95, within=first)
+    with pytest.raises(InvalidSetting, match="with the same ignored_layers"):
+        mask_weights(model, 0.5, within=first, ignored_layers=["0"])
+    with pytest.raises(InvalidSetting, match="a pattern is made of all weights"):
+        mask_weights(model, pattern="2:4", within=first)
+
+
 def test_weights_come_back_if_asked():
     """A score that is turned over in the second round."""
     calls: list[int] = []

@@ -8,14 +8,20 @@ from torch import nn
 
 from scionet.bench.arms import ARMS
 from scionet.bench.contest import Arena, Contestant, Run
-from scionet.bench.experiment import Trial
 from scionet.bench.ledger import Payment
 from scionet.bench.material import Material
-from scionet.bench.record import RunRecord, load, save
+from scionet.bench.parts import Trial
+from scionet.bench.record import RunRecord, SiteRecord, load, save
+from scionet.bench.speed import latencies
 from scionet.bench.workshop import Dense, Workshop, alone, made
+from scionet.budget.allocate import in_proportion
+from scionet.budget.costs import CostModel
+from scionet.budget.patterns import Pattern
 from scionet.budget.timing import stopwatch
+from scionet.budget.workbench import cut_to
 from scionet.errors import UnreachableBudget
 from scionet.network.checkpoint import load_pruned, save_pruned
+from scionet.network.discover import discover
 from scionet.network.running import call, example_count, place_of, to_model, undisturbed
 from scionet.pruning import prune
 
@@ -46,9 +52,9 @@ def cut(shop: Workshop, trial: Trial, material: Material, dense: Dense) -> Cut:
     contestant = trial.contestant
     if contestant is None:
         raise AssertionError("a trial of a pruned network has a contestant")
-    trials = {b: replace(trial, arm=ARMS["as cut"], budget=b) for b in shop.experiment.budgets}
+    trials = {b: replace(trial, arm=ARMS["as cut"], budget=b) for b in shop.experiment.budgets_of(trial.arm)}
     files = {budget: _files(shop, each) for budget, each in trials.items()}
-    with alone(files[shop.experiment.budgets[0]][1]):
+    with alone(next(iter(files.values()))[1]):
         missing = [budget for budget, pair in files.items() if not all(path.exists() for path in pair)]
         if trial.budget in missing:
             try:
@@ -70,6 +76,25 @@ def uniform(trial: Trial, dense: Dense) -> nn.Module:
         dense.model, budget=trial.budget, example_inputs=dense.example, method=UNIFORM.method, **UNIFORM.settings
     )
     return found.model
+
+
+def guided(shop: Workshop, trial: Trial, found: Cut, dense: Dense) -> tuple[nn.Module, tuple[SiteRecord, ...]]:
+    """A network in the pattern of a pruned one: its stages' densities in the same proportions, as large as may be.
+
+    Returns:
+        The network, whose weights do not matter, and its widths.
+
+    Raises:
+        InvalidSetting: If it has another number of stages.
+        UnreachableBudget: If the budget, which is about this network, cannot be met so.
+    """
+    pattern = Pattern.of(discover(dense.model, dense.example), {s.name: s.kept for s in found.record.sites})
+    other = shop.experiment.guided
+    model = dense.model if other is None else made(other, trial.seed).eval()
+    sites = discover(model, dense.example)
+    widths = in_proportion(CostModel(sites), trial.budget, pattern.shares(sites))
+    records = tuple(SiteRecord(name, sites[name].width, kept) for name, kept in widths.items())
+    return cut_to(model, sites, tuple(widths.values())), records
 
 
 def _files(shop: Workshop, trial: Trial) -> tuple[Path, Path]:
@@ -94,7 +119,8 @@ def _make(shop: Workshop, contestant: Contestant, trials: list[Trial], material:
     runs = arena.run_each(contestant, material.calibration, budgets, seed, **experiment.settings)
     rate = _macs_per_second(dense, material.calibration[0][0])
     for trial, run in zip(trials, runs, strict=True):
-        _write(shop, trial, run, rate, dense)
+        times = latencies(shop, material, dense.model, run.result.model)
+        _write(shop, trial, replace(run, record=run.record.timed(*times)), rate, dense)
 
 
 def _write(shop: Workshop, trial: Trial, run: Run, rate: float, dense: Dense) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -10,10 +10,11 @@ from typing import Any
 
 from scionet.bench.arms import ARMS, Arm
 from scionet.bench.contest import CONTESTANTS, LOSS, Contestant
+from scionet.bench.densities import Tickets, density_of, of_weights
 from scionet.bench.files import RecordError, read_text
+from scionet.bench.parts import Data, Entrant, Network, Trial
 from scionet.bench.record import RunSpec
 from scionet.coding import build, plain, to_json
-from scionet.data.pictures import Preprocessing
 from scionet.errors import InvalidSetting, unknown
 from scionet.training.recipes import RECIPES, Recipe
 
@@ -21,94 +22,6 @@ KNOWN = MappingProxyType({contestant.label: contestant for contestant in (*CONTE
 """Contestants that an experiment may name; others are tables of their own."""
 WHOLE = "macs<=100%"
 """The budget of arms that have none."""
-
-
-@dataclass(frozen=True)
-class Network:
-    """A network by its factory.
-
-    Attributes:
-        factory: Such as ``scionet:resnet20``.
-        arguments: Of the factory.
-        weights: File of its weights, relative to the folder of the data; without it, it is trained.
-        macs: What a forward pass of one example must cost, if that is to be checked before anything is run.
-    """
-
-    factory: str
-    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
-    weights: str | None = None
-    macs: int | None = None
-
-    @property
-    def name(self) -> str:
-        """What tables call it."""
-        return self.factory.partition(":")[2]
-
-
-@dataclass(frozen=True)
-class Data:
-    """Labelled data and their parts. Validation and test examples are apart from all others and from each other.
-
-    Attributes:
-        source: See `scionet.data.sources.read_source`.
-        calibration: Examples that methods look at, drawn from the training part.
-        validation: Examples of the training part that learning rates are chosen by.
-        test: Examples of the training part to measure on, if the source has no test part.
-        train: Examples to learn from; all that are left by default.
-        batch_size: Examples of a batch of calibration and evaluation.
-        preprocessing: How pictures become inputs.
-    """
-
-    source: str
-    calibration: int
-    validation: int
-    test: int = 0
-    train: int | None = None
-    batch_size: int = 128
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-
-
-@dataclass(frozen=True)
-class Entrant:
-    """A contestant that is none of ours: a method with its settings.
-
-    Attributes:
-        label: Name in tables.
-        method: Registry name.
-        settings: The method's settings.
-        summary: What it does, in one line.
-    """
-
-    label: str
-    method: str
-    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
-    summary: str = ""
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One run of an experiment.
-
-    Attributes:
-        arm: What is done.
-        contestant: Whose architecture, for arms of pruned networks.
-        stock: The smaller network, for arms of such.
-        budget: What may remain.
-        seed: Root of all randomness.
-    """
-
-    arm: Arm
-    contestant: Contestant | None
-    stock: Network | None
-    budget: str
-    seed: int
-
-    @property
-    def method(self) -> str:
-        """What tables call it."""
-        if self.contestant is not None:
-            return self.contestant.label if self.arm.name == "as cut" else f"{self.contestant.label} + {self.arm.name}"
-        return self.arm.name if self.stock is None else f"{self.stock.name} + {self.arm.name}"
 
 
 @dataclass(frozen=True)
@@ -121,16 +34,21 @@ class Experiment:
         data: Where it learns and is measured.
         arms: Names of `ARMS`.
         seeds: One run of everything for each.
-        budgets: What may remain, such as ``"macs<=50%"``.
+        budgets: What may remain, such as ``"macs<=50%"``; for arms of single weights ``"weights<=20%"``.
         contestants: Labels of contestants.
         entrants: Further contestants.
         settings: Settings that all contestants share, such as ``measured_examples``.
+        guided: The network that the arms ``guided scratch-e`` and ``guided scratch-b`` give the stages' densities to;
+            the dense one by default.
         stock: Smaller networks for the arms ``stock scratch-e`` and ``stock scratch-b``.
         learning_rates: What the learning rate of a recipe is multiplied by, once for each training of a sweep.
         longest: The largest multiple of the epochs that a scaled arm gets; None for no limit.
         pretraining: How the dense network is trained, if no weights are given.
         finetuning: Recipe of arms that inherit weights.
         scratch: Recipe of arms that begin with new ones.
+        tickets: How single weights are taken away.
+        latency_batch: Examples of a forward pass whose time is measured in every run but those of single weights; None
+            measures none.
     """
 
     name: str
@@ -142,12 +60,15 @@ class Experiment:
     contestants: tuple[str, ...] = ()
     entrants: tuple[Entrant, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    guided: Network | None = None
     stock: tuple[Network, ...] = ()
     learning_rates: tuple[float, ...] = (1.0,)
     longest: float | None = None
     pretraining: Recipe | None = None
     finetuning: Recipe | None = None
     scratch: Recipe | None = None
+    tickets: Tickets = field(default_factory=Tickets)
+    latency_batch: int | None = None
 
     def __post_init__(self) -> None:
         """Check that everything that is asked for is there.
@@ -160,9 +81,7 @@ class Experiment:
                 if name not in known:
                     raise unknown(kind, name, known)
         arms = [ARMS[name] for name in self.arms]
-        needs = {arm.training for arm in arms}
-        subjects = {arm.subject for arm in arms}
-        trains = bool(needs - {"none"})
+        subjects, trains = {arm.subject for arm in arms}, any(arm.training != "none" for arm in arms)
         checks = {
             "arms, seeds and budgets have at least one entry each": all((self.arms, self.seeds, self.budgets)),
             "seeds are different whole numbers of 0 or more": len(set(self.seeds)) == len(self.seeds)
@@ -170,17 +89,47 @@ class Experiment:
             "learning_rates are one or more different numbers above 0": bool(self.learning_rates)
             and min(self.learning_rates) > 0
             and len(set(self.learning_rates)) == len(self.learning_rates),
-            "arms of pruned networks need contestants": "pruned" not in subjects or bool(self.competing),
+            "arms of pruned networks need contestants": subjects.isdisjoint(("pruned", "guided"))
+            or bool(self.competing),
             "labels of contestants are different": len({c.label for c in self.competing}) == len(self.competing),
             "stock arms need stock networks": "stock" not in subjects or bool(self.stock),
-            "arms that fine-tune need [finetuning]": "finetuning" not in needs or self.finetuning is not None,
-            "scratch arms need [scratch]": "scratch" not in needs or self.scratch is not None,
-            "the network needs weights, or [pretraining]": (self.network.weights is None) != (self.pretraining is None),
             "arms that train need validation examples": not trains or self.data.validation > 0,
+            "latency_batch is 1 or more, at most batch_size and calibration": self.latency_batch is None
+            or 1 <= self.latency_batch <= min(self.data.batch_size, self.data.calibration),
             "longest is 1 or more": self.longest is None or self.longest >= 1,
+            **self._recipe_checks({arm.training for arm in arms}),
+            **self._budget_checks(arms),
         }
         if failed := [text for text, passed in checks.items() if not passed]:
             raise InvalidSetting(f"experiment {self.name!r}: {'; '.join(failed)}")
+
+    def _recipe_checks(self, needs: set[str]) -> dict[str, bool]:
+        """What must hold of the recipes that the arms need."""
+        dense = self.pretraining
+        return {
+            "the network needs weights, or [pretraining]": (self.network.weights is None) != (dense is None),
+            "arms that fine-tune need [finetuning]": "finetuning" not in needs or self.finetuning is not None,
+            "scratch arms need [scratch]": "scratch" not in needs or self.scratch is not None,
+            "arms that rewind need [pretraining]": "pretraining" not in needs or dense is not None,
+            "tickets.rewind_epoch is less than the epochs of [pretraining]": "pretraining" not in needs
+            or dense is None
+            or self.tickets.rewind_epoch < dense.epochs,
+        }
+
+    def _budget_checks(self, arms: Sequence[Arm]) -> dict[str, bool]:
+        """What must hold of the budgets that the arms need.
+
+        Raises:
+            InvalidSetting: If a density is malformed.
+        """
+        densities = [density_of(budget) for budget in self.budgets if of_weights(budget)]
+        smaller = any(arm.subject in ("pruned", "guided", "uniform") for arm in arms)
+        return {
+            "arms of single weights need budgets such as 'weights<=20%', and those need such arms": bool(densities)
+            == any(arm.masked for arm in arms),
+            "arms of smaller networks need budgets such as 'macs<=50%'": not smaller
+            or len(densities) < len(self.budgets),
+        }
 
     @classmethod
     def read(cls, path: Path) -> "Experiment":
@@ -208,21 +157,35 @@ class Experiment:
 
     def trials(self) -> tuple[Trial, ...]:
         """All runs, arm by arm, so that what others begin with is made first."""
-        return tuple(trial for name in self.arms for seed in self.seeds for trial in self._of_arm(ARMS[name], seed))
+        return tuple(
+            Trial(ARMS[name], *what, seed)
+            for name in self.arms
+            for what in self._of_arm(ARMS[name])
+            for seed in self.seeds
+        )
 
-    def _of_arm(self, arm: Arm, seed: int) -> Iterator[Trial]:
-        if arm.subject == "dense":
-            yield Trial(arm, None, None, WHOLE, seed)
-        elif arm.subject == "stock":
-            yield from (Trial(arm, None, stock, WHOLE, seed) for stock in self.stock)
-        elif arm.subject == "uniform":
-            yield from (Trial(arm, None, None, budget, seed) for budget in self.budgets)
+    def _of_arm(self, arm: Arm) -> Iterator[tuple[Contestant | None, Network | None, str]]:
+        """Contestant, stock network and budget of each run of an arm, the same for all seeds."""
+        budgets = self.budgets_of(arm)
+        if arm.subject == "stock":
+            yield from ((None, stock, budget) for stock in self.stock for budget in budgets)
+        elif arm.subject in ("pruned", "guided"):
+            yield from ((contestant, None, budget) for contestant in self.competing for budget in budgets)
         else:
-            yield from (Trial(arm, c, None, budget, seed) for c in self.competing for budget in self.budgets)
+            yield from ((None, None, budget) for budget in budgets)
 
-    def recipe(self, arm: Arm) -> Recipe | None:
+    def budgets_of(self, arm: Arm) -> tuple[str, ...]:
+        """The budgets that an arm is about."""
+        if arm.subject in ("dense", "stock"):
+            return (WHOLE,)
+        return tuple(budget for budget in self.budgets if of_weights(budget) == arm.masked)
+
+    def recipe(self, arm: Arm) -> Recipe:
         """What an arm is trained by."""
-        return {"none": None, "finetuning": self.finetuning, "scratch": self.scratch}[arm.training]
+        found = {"finetuning": self.finetuning, "scratch": self.scratch, "pretraining": self.pretraining}[arm.training]
+        if found is None:
+            raise AssertionError("an experiment has the recipes of its arms")
+        return found
 
     def spec(self, trial: Trial, dense: str) -> RunSpec:
         """What a trial is, in all that its result depends on.
@@ -231,7 +194,7 @@ class Experiment:
             trial: The trial.
             dense: Identity of the dense network; see `dense_identity`.
         """
-        recipe = self.recipe(trial.arm)
+        recipe = None if trial.arm.training == "none" else plain(self.recipe(trial.arm))
         settings = {
             "arm": trial.arm.name,
             "network": {"factory": self.network.factory, "arguments": self.network.arguments},
@@ -241,8 +204,11 @@ class Experiment:
             if trial.contestant is None
             else {"method": trial.contestant.method, **self.settings, **trial.contestant.settings},
             "stock": plain(trial.stock),
-            "recipe": None if recipe is None else {**plain(recipe), "learning_rates": self.learning_rates},
+            "recipe": None if recipe is None else {**recipe, "learning_rates": self.learning_rates},
             "longest": self.longest if trial.arm.scaled else None,
+            **({"tickets": plain(self.tickets)} if trial.arm.masked else {}),
+            **({} if self.latency_batch is None or trial.arm.masked else {"latency_batch": self.latency_batch}),
+            **({"guided": plain(self.guided)} if trial.arm.subject == "guided" else {}),
         }
         data = self.data.source.partition(":")[2] or self.data.source
         return RunSpec(self.name, self.network.name, data, trial.method, trial.budget, trial.seed, settings)

@@ -11,9 +11,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from scionet.backends import configured
-from scionet.bench.experiment import Trial
 from scionet.bench.failures import Failure, load_failure, save_failure
 from scionet.bench.files import RecordError, make_folder, write_text
+from scionet.bench.parts import Trial
 from scionet.bench.record import RunRecord, RunSpec, load, save
 from scionet.bench.trial import run_trial
 from scionet.bench.workshop import Workshop

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scionet.bench.experiment import Data
+from scionet.bench.parts import Data
 from scionet.data.augmentation import Augmentation
 from scionet.data.drawing import drawn, partition
 from scionet.data.sources import Batches, Part, read_source

@@ -1,11 +1,11 @@
 """What a report says of arms: who is ahead of whom, what each has paid, and a panel for each arm."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from scionet.bench.arms import ARMS
 from scionet.bench.ledger import STAGES, total
@@ -13,13 +13,20 @@ from scionet.bench.pairs import Pair, pairs
 from scionet.bench.plots import Style, swatch
 from scionet.bench.record import RunRecord
 from scionet.bench.study import Study, base
-from scionet.bench.summary import Row, Spread
+from scionet.bench.summary import Measured, Row, Spread
 from scionet.bench.svg import INK, MARKERS, PALETTE, drawing, render
 
 CONTINUED = "dense continued"
+SINGLE = "single weights"
+"""The panel of all arms of single weights, which have each a line of their own."""
 _PANELS_ACROSS = 3
 _PANEL = (3.4, 2.9)
-_AXES = {"macs": "MACs kept, % of dense", "params": "parameters kept, % of dense"}
+_WIDE_PANEL = (5.2, 3.9)
+_AXES = {
+    "macs": "MACs kept, % of dense",
+    "params": "parameters kept, % of dense",
+    "latency": "measured latency kept, % of dense",
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +53,8 @@ class Protocol:
     """What a page shows of arms.
 
     Attributes:
-        figures: Name and SVG of the panels, once for each cost.
+        figures: Name and SVG of the panels, once for each cost; latency where it was measured. Single weights, which
+            cost as many MACs as the dense network, have one of parameters alone.
         legend: Swatch and name of each contestant.
         pairs: The headline method beside every other one, for each budget.
         accounts: What each row has paid, for each budget.
@@ -59,6 +67,16 @@ class Protocol:
     accounts: tuple[tuple[str, tuple[Account, ...]], ...]
     stages: tuple[str, ...] = STAGES
 
+    @property
+    def timed(self) -> bool:
+        """Whether latency was measured."""
+        return _AXES["latency"] in dict(self.figures)
+
+    @property
+    def single(self) -> bool:
+        """Whether there are arms of single weights."""
+        return SINGLE in dict(self.figures)
+
 
 def arm_of(row: Row) -> str:
     """The arm that the runs of a row are of; empty where they are of none."""
@@ -66,14 +84,19 @@ def arm_of(row: Row) -> str:
 
 
 def contestant_of(row: Row) -> str:
-    """Whose architecture it is."""
+    """Whose architecture it is; of single weights, the arm itself."""
     arm = arm_of(row)
-    return row.method.removesuffix(arm).removesuffix(" + ").strip() or arm.removesuffix(f" {panel_of(row)}").strip()
+    if panel_of(row) == SINGLE:
+        return arm
+    who, kind = row.method.removesuffix(arm).removesuffix(" + ").strip(), arm.removesuffix(panel_of(row)).strip()
+    return f"{who}, guided" if kind == "guided" else who or kind or arm
 
 
 def panel_of(row: Row) -> str:
     """Which panel a row belongs to: its arm, without what architecture that is about."""
     arm = arm_of(row)
+    if arm in ARMS and ARMS[arm].masked:
+        return SINGLE
     return next((name for name in ("scratch-e", "scratch-b") if arm.endswith(name)), arm)
 
 
@@ -89,7 +112,7 @@ def protocol(study: Study, name: str) -> Protocol | None:
     looks = _looks(study)
     beside = pairs([record for row in study.rows for record in row.records], study.headline)
     return Protocol(
-        tuple((text, _panels(study, cost, looks, f"{name}{cost}")) for cost, text in _AXES.items()),
+        tuple(_figures(study, looks, name)),
         tuple((swatch(style, f"{name}l{i}"), who) for i, (who, style) in enumerate(looks.items())),
         tuple((b, own) for b in study.budgets if (own := tuple(p for p in beside if p.budget == b))),
         tuple((b, tuple(_account(row) for row in study.at(b))) for b in study.budgets),
@@ -128,10 +151,36 @@ def _looks(study: Study) -> dict[str, Style]:
     }
 
 
-def _panels(study: Study, cost: str, looks: dict[str, Style], name: str) -> str:
+def _figures(study: Study, looks: dict[str, Style], name: str) -> Iterator[tuple[str, str]]:
+    """What each figure is about, and its SVG."""
+    for cost, text in _AXES.items():
+        found = {panel_of(row) for row in study.rows if getattr(row, cost) is not None}
+        if arms := [arm for arm in ARMS if arm in found - {CONTINUED}]:
+            yield text, _panels(study, arms, cost, looks, f"{name}{cost}")
+    if any(panel_of(row) == SINGLE for row in study.rows):
+        yield SINGLE, _single_panel(study, looks, f"{name}weights")
+
+
+def _single_panel(study: Study, looks: dict[str, Style], name: str) -> str:
+    """Accuracy against parameters kept, on a logarithmic axis, since every round keeps a share of what is left."""
+    rows = [row for row in study.rows if panel_of(row) == SINGLE]
+    with drawing():
+        figure = Figure(figsize=_WIDE_PANEL)
+        axes = figure.subplots()
+        _panel(axes, rows, "params", looks)
+        _dense_lines(axes, study)
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.xaxis.set_major_locator(FixedLocator(sorted({row.params.mean for row in rows})))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axes.set(title=SINGLE, xlabel=f"{_AXES['params']}, logarithmic", ylabel="accuracy, %")
+        title = f"Accuracy against {_AXES['params']}, of networks with single weights held at zero"
+        return render(figure, name, title, _reading(study, [SINGLE]))
+
+
+def _panels(study: Study, arms: Sequence[str], cost: str, looks: dict[str, Style], name: str) -> str:
     """Accuracy against a cost, a panel for each arm; all axes are the same."""
-    found = {panel_of(row) for row in study.rows}
-    arms = [name for name in ARMS if name in found - {CONTINUED}]
     across = min(len(arms), _PANELS_ACROSS)
     down = -(-len(arms) // across)
     with drawing():
@@ -153,13 +202,22 @@ def _panels(study: Study, cost: str, looks: dict[str, Style], name: str) -> str:
 
 def _panel(axes: Axes, rows: Sequence[Row], cost: str, looks: dict[str, Style]) -> None:
     for who, style in looks.items():
-        own = [row for row in rows if contestant_of(row) == who]
+        own = [row for row in rows if contestant_of(row) == who and getattr(row, cost) is not None]
         if own:
-            costs: list[Spread] = [getattr(row, cost) for row in own]
-            across, up = [spread.mean for spread in costs], [row.accuracy.mean for row in own]
+            costs: list[Spread | Measured] = [getattr(row, cost) for row in own]
+            across, up = [share.mean for share in costs], [row.accuracy.mean for row in own]
             axes.plot(across, up, clip_on=False, **style.line)
             reach = [row.accuracy.deviation or 0 for row in own]
-            axes.errorbar(across, up, yerr=reach, fmt="none", ecolor=style.colour, elinewidth=1, capsize=2, zorder=2)
+            bars = {"fmt": "none", "ecolor": style.colour, "elinewidth": 1, "capsize": 2, "zorder": 2}
+            axes.errorbar(across, up, yerr=reach, xerr=_ends(costs), **bars)
+
+
+def _ends(costs: Sequence[Spread | Measured]) -> list[list[float]] | None:
+    """How far measured costs reach to the left and to the right; None for those that are counted."""
+    measured = [share for share in costs if isinstance(share, Measured)]
+    if not measured:
+        return None
+    return [[share.mean - share.low for share in measured], [share.high - share.mean for share in measured]]
 
 
 def _dense_lines(axes: Axes, study: Study) -> None:

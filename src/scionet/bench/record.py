@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -197,6 +197,10 @@ class RunRecord:
     ledger: tuple[Payment, ...] = ()
     sweep: tuple[Tried, ...] = ()
     answers: str = ""
+
+    def timed(self, dense: Latency | None, pruned: Latency | None) -> "RunRecord":
+        """The record with times of a forward pass of both networks."""
+        return replace(self, dense=replace(self.dense, latency=dense), pruned=replace(self.pruned, latency=pruned))
 
     def to_json(self) -> str:
         """The record as canonical JSON.

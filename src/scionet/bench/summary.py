@@ -8,6 +8,7 @@ import numpy as np
 
 from scionet.bench.files import RecordError
 from scionet.bench.record import RunRecord
+from scionet.budget.durations import Latency
 from scionet.coding import to_json
 
 DENSE = "dense"
@@ -38,6 +39,21 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Measured:
+    """A measured share of the dense network's latency, in percent; means over runs.
+
+    Attributes:
+        mean: Ratio of the medians, which took turns.
+        low: Lower end of the network's interval over the upper end of the dense one's.
+        high: Upper end over the lower one.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
 class Row:
     """Runs that differ by seed only; or, where `method` is ``"dense"``, the networks they started from.
 
@@ -54,6 +70,7 @@ class Row:
         drop: Accuracy lost, percentage points, taken run by run.
         seconds: Time of the selection, seconds.
         speedup: Dense latency over pruned latency, where every run has both.
+        latency: Latency kept, percent of the dense network's, where every run has both.
     """
 
     experiment: str
@@ -68,6 +85,7 @@ class Row:
     drop: Spread | None = None
     seconds: Spread | None = None
     speedup: Spread | None = None
+    latency: Measured | None = None
 
     @property
     def runs(self) -> int:
@@ -97,6 +115,7 @@ def summarise(records: Sequence[RunRecord]) -> tuple[Row, ...]:
 
 def _row(key: tuple[str, ...], records: Sequence[RunRecord]) -> Row:
     experiment, network, dataset, budget, method = key
+    timed = _timed(records)
     return Row(
         *(experiment, network, dataset, budget, method, tuple(records)),
         accuracy=Spread.of([100 * r.pruned.accuracy for r in records]),
@@ -104,21 +123,31 @@ def _row(key: tuple[str, ...], records: Sequence[RunRecord]) -> Row:
         params=Spread.of([100 * r.pruned.params / r.dense.params for r in records]),
         drop=Spread.of([100 * (r.dense.accuracy - r.pruned.accuracy) for r in records]),
         seconds=Spread.of([r.seconds for r in records]),
-        speedup=_speedup(records),
+        speedup=Spread.of([dense.median_ms / pruned.median_ms for dense, pruned in timed]) if timed else None,
+        latency=_kept(timed) if timed else None,
     )
 
 
-def _speedup(records: Sequence[RunRecord]) -> Spread | None:
+def _timed(records: Sequence[RunRecord]) -> list[tuple[Latency, Latency]]:
+    """Dense and pruned latency of each run; nothing unless every run has both."""
     pairs = [(r.dense.latency, r.pruned.latency) for r in records]
-    ratios = [dense.median_ms / pruned.median_ms for dense, pruned in pairs if dense and pruned]
-    return Spread.of(ratios) if len(ratios) == len(pairs) else None
+    found = [(dense, pruned) for dense, pruned in pairs if dense and pruned]
+    return found if len(found) == len(pairs) else []
+
+
+def _kept(timed: Sequence[tuple[Latency, Latency]]) -> Measured:
+    ratios = [
+        (pruned.median_ms / dense.median_ms, pruned.lower_ms / dense.upper_ms, pruned.upper_ms / dense.lower_ms)
+        for dense, pruned in timed
+    ]
+    return Measured(*(100 * float(mean) for mean in np.mean(ratios, axis=0)))
 
 
 def _section(network: tuple[str, ...], rows: Sequence[Row]) -> list[Row]:
     """The rows of one network in their final order."""
     own = [row for row in rows if (row.experiment, row.network, row.dataset) == network]
-    costs = {row.budget: max(r.macs.mean for r in own if r.budget == row.budget) for row in own}
-    own.sort(key=lambda row: (-costs[row.budget], row.budget, -row.accuracy.mean, row.method))
+    costs = {row.budget: max((r.macs.mean, r.params.mean) for r in own if r.budget == row.budget) for row in own}
+    own.sort(key=lambda row: (*(-c for c in costs[row.budget]), row.budget, -row.accuracy.mean, row.method))
     dense = tuple({(r.dense_hash, r.dense.correct, r.dense.seen): r for row in own for r in row.records}.values())
     accuracy = Spread.of([100 * record.dense.accuracy for record in dense])
     experiment, name, dataset = network

@@ -1,7 +1,7 @@
 """One run of an experiment, from the data to its record."""
 
 from copy import deepcopy
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 import torch
@@ -9,18 +9,36 @@ from torch import nn
 
 from scionet.bench.arms import epochs_of
 from scionet.bench.contest import outcome
-from scionet.bench.cuts import cut, uniform
-from scionet.bench.experiment import Trial
-from scionet.bench.learning import learn
+from scionet.bench.cuts import cut, guided, uniform
+from scionet.bench.learning import Learnt, Trainer, learn
 from scionet.bench.ledger import Payment
 from scionet.bench.material import Material
+from scionet.bench.parts import Trial
 from scionet.bench.provenance import Provenance
 from scionet.bench.record import RunRecord, SiteRecord
+from scionet.bench.speed import latencies
+from scionet.bench.tickets import draw
 from scionet.bench.workshop import Dense, Workshop, dense, made
-from scionet.budget.costs import measure
+from scionet.budget.costs import Cost, measure
 from scionet.network.running import hash_tensors
 from scionet.seeds import root
 from scionet.training.initialise import initialise
+
+_ZEROS = (
+    "Single weights that are held at zero count as removed parameters; dense kernels do as many operations as before, "
+    "so no MACs are saved."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class _Made:
+    """A network that was trained, and what led to it."""
+
+    learnt: Learnt
+    cost: Cost
+    sites: tuple[SiteRecord, ...] = ()
+    paid: tuple[Payment, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def run_trial(shop: Workshop, trial: Trial) -> RunRecord:
@@ -31,49 +49,55 @@ def run_trial(shop: Workshop, trial: Trial) -> RunRecord:
     """
     material = shop.material(trial.seed)
     whole = dense(shop, material, trial.seed)
-    recipe = shop.experiment.recipe(trial.arm)
-    if recipe is None:
+    if trial.arm.training == "none":
         return cut(shop, trial, material, whole).record
-    model, sites, paid, notes = _subject(shop, trial, material, whole)
-    cost = measure(model, whole.example)
-    own = replace(
-        recipe,
-        epochs=epochs_of(trial.arm, recipe.epochs, whole.note.outcome.macs / cost.macs, shop.experiment.longest),
-    )
-
-    def begin() -> nn.Module:
-        copy = deepcopy(model)
-        if not trial.arm.inherits and trial.stock is None:
-            initialise(copy, root(trial.seed, "initialise"))
-        return copy
-
-    spec = shop.spec(trial)
-    learnt = learn(
-        begin,
-        own,
-        shop.experiment.learning_rates,
-        material,
-        trial.seed,
-        cost.macs,
-        shop.work(spec.short_id),
-        shop.execution,
-    )
-    pruned, answers = outcome(learnt.model, cost, material.test)
-    ledger = (*paid, *learnt.payments)
-    return RunRecord(
-        spec=spec,
+    found = (_masked if trial.arm.masked else _shrunk)(shop, trial, material, whole)
+    pruned, answers = outcome(found.learnt.model, found.cost, material.test)
+    ledger = (*found.paid, *found.learnt.payments)
+    record = RunRecord(
+        spec=shop.spec(trial),
         dense=whole.note.outcome,
         pruned=pruned,
         seconds=sum(payment.seconds for payment in ledger),
-        sites=sites,
+        sites=found.sites,
         dense_hash=hash_tensors(whole.model.state_dict()),
         provenance=Provenance.here(datetime.now(UTC).date().isoformat(), shop.command, torch.get_num_threads()),
         summary=trial.arm.summary if trial.contestant is None else f"{trial.contestant.summary} {trial.arm.summary}",
-        notes=notes,
+        notes=found.notes,
         ledger=ledger,
-        sweep=learnt.sweep,
+        sweep=found.learnt.sweep,
         answers=answers,
     )
+    if trial.arm.masked:
+        return record
+    return record.timed(*latencies(shop, material, whole.model, found.learnt.model))
+
+
+def _masked(shop: Workshop, trial: Trial, material: Material, whole: Dense) -> _Made:
+    """The dense network with single weights held at zero. It costs as many operations as before."""
+    ticket = draw(shop, trial, material, whole)
+    before = whole.note.outcome
+    paid = whole.note.payments if trial.arm.training == "finetuning" else ()
+    return _Made(ticket.learnt, Cost(before.macs, before.params - ticket.removed), paid=paid, notes=(_ZEROS,))
+
+
+def _shrunk(shop: Workshop, trial: Trial, material: Material, whole: Dense) -> _Made:
+    """A smaller network, or the dense one, trained by the recipe of the arm."""
+    model, sites, paid, notes = _subject(shop, trial, material, whole)
+    cost = measure(model, whole.example)
+    recipe, experiment = shop.experiment.recipe(trial.arm), shop.experiment
+    epochs = epochs_of(trial.arm, recipe.epochs, whole.note.outcome.macs / cost.macs, experiment.longest)
+
+    def begin() -> nn.Module:
+        copy = deepcopy(model)
+        if trial.arm.weights == "new" and trial.stock is None:
+            initialise(copy, root(trial.seed, "initialise"))
+        return copy
+
+    trainer = Trainer(material, cost.macs, shop.execution)
+    folder = shop.work(shop.spec(trial).short_id)
+    own = replace(recipe, epochs=epochs)
+    return _Made(learn(begin, own, experiment.learning_rates, trainer, trial.seed, folder), cost, sites, paid, notes)
 
 
 def _subject(
@@ -87,4 +111,6 @@ def _subject(
     if trial.arm.subject == "uniform":
         return uniform(trial, whole), (), (), ()
     found = cut(shop, trial, material, whole)
+    if trial.arm.subject == "guided":
+        return *guided(shop, trial, found, whole), found.record.ledger, found.record.notes
     return found.model, found.record.sites, found.record.ledger, found.record.notes

@@ -13,11 +13,12 @@ from safetensors.torch import save
 from torch import nn
 
 from scionet.bench.contest import outcome
-from scionet.bench.experiment import Experiment, Network, Trial
+from scionet.bench.experiment import Experiment
 from scionet.bench.files import RecordError, read_value, write_text
-from scionet.bench.learning import learn
+from scionet.bench.learning import Trainer, learn
 from scionet.bench.ledger import Payment
 from scionet.bench.material import Material
+from scionet.bench.parts import Network, Trial
 from scionet.bench.record import Outcome, RunSpec
 from scionet.budget.costs import measure
 from scionet.coding import to_json
@@ -170,7 +171,8 @@ def _trained(shop: Workshop, material: Material, seed: int, macs: float, path: P
     if recipe is None:
         raise AssertionError("an experiment has weights or a pretraining")
     work = shop.work(f"dense-{path.stem}")
-    learnt = learn(lambda: made(network, seed), recipe, (1.0,), material, seed, macs, work, shop.execution)
+    trainer = Trainer(material, macs, shop.execution)
+    learnt = learn(lambda: made(network, seed), recipe, (1.0,), trainer, seed, work)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learnt.model.state_dict().items()}
     with whole_file(path, ".safetensors", overwrite=True, error=RecordError) as temporary:
         temporary.write_bytes(save(tensors))

@@ -27,13 +27,31 @@ def uniform(
 ) -> dict[str, int]:
     """The widths at which all sites have one density, as large as the budget allows.
 
-    The largest common density is bisected and rounded down to allowed widths. What is left is given away in single
-    steps, at most one per site, to the sparsest site first. Only where steps are so coarse that this ends more than
-    1 % below the limit, sites are exchanged against each other to come closer.
+    See `in_proportion`, with one share for all.
+    """
+    return in_proportion(model, budget, {}, round_to=round_to, min_units=min_units, most=most)
+
+
+def in_proportion(
+    model: CostModel,
+    budget: Budget | str | Mapping[str, object],
+    shares: Mapping[str, float],
+    *,
+    round_to: int = 1,
+    min_units: int = 1,
+    most: Mapping[str, int] = NO_CAPS,
+) -> dict[str, int]:
+    """The widths at which the sites' densities are in given proportions, as large as the budget allows.
+
+    The largest common multiple of the shares is bisected and rounded down to allowed widths; no site exceeds density 1.
+    What is left is given away in single steps, at most one per site, to the site first that is sparsest for its share.
+    Only where steps are so coarse that this ends more than 1 % below the limit, sites are exchanged against each other
+    to come closer.
 
     Args:
         model: The costs.
         budget: The limits.
+        shares: What the sites' densities are proportional to, above 0; 1 for sites that are not named.
         round_to: What kept widths are multiples of, except the full width; narrower sites stay whole.
         min_units: The fewest units a site keeps.
         most: The most units a site keeps, but for its narrowest allowed width; sites not named may stay whole.
@@ -42,15 +60,16 @@ def uniform(
         The number of units to keep, for every site. Less than the budget allows only if all sites keep the most.
 
     Raises:
-        InvalidSetting: If a setting is malformed.
+        InvalidSetting: If a setting is malformed, or a share is not above 0 or of no site.
         UnreachableBudget: If no network is small enough, or none within 1 % of the limit was found.
     """
     ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units, most=most)
+    units = _units_of(model, shares)
     if ladder.everything_fits:
         return ladder.named(ladder.top)
-    density = _largest_common(ladder)
-    away = abs(ladder.widths / model.full[:, None] - density)
-    return ladder.named(_settle(ladder, _common(ladder, density), away))
+    multiple = _largest_common(ladder, units)
+    away = abs(ladder.widths / units[:, None] - multiple)
+    return ladder.named(_settle(ladder, _common(ladder, units, multiple), away))
 
 
 def by_curves(
@@ -94,30 +113,46 @@ def by_curves(
     if ladder.everything_fits:
         return ladder.named(ladder.top)
     search = Search.build(ladder, curves)
-    starts = (*search.starts(), _common(ladder, _largest_common(ladder)))
+    full = _units_of(model, {})
+    starts = (*search.starts(), _common(ladder, full, _largest_common(ladder, full)))
     best = min(map(search.refine, starts), key=search.total)
     return ladder.named(_settle(ladder, best, search.error))
 
 
-def _largest_common(ladder: Ladder) -> float:
-    """The largest common density that fits, by bisection."""
-    low, high = 0.0, 1.0
+def _units_of(model: CostModel, shares: Mapping[str, float]) -> FloatArray:
+    """Units that each site keeps where the common multiple of the shares is 1, shape ``(site,)``.
+
+    Raises:
+        InvalidSetting: If a share is not above 0, or of no site.
+    """
+    wrong = {name: share for name, share in shares.items() if name not in model.names or not 0 < share < np.inf}
+    if wrong:
+        raise InvalidSetting(f"shares are numbers above 0, by names of sites; given {wrong}")
+    return np.array([shares.get(name, 1.0) for name in model.names]) * model.full.astype(np.float64)
+
+
+def _largest_common(ladder: Ladder, units: FloatArray) -> float:
+    """The largest common multiple of these widths that fits, by bisection."""
+    low, high = 0.0, float(max(ladder.model.full / units, default=1.0))
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = (middle, high) if ladder.slack(_rungs_below(ladder, middle)) >= 0 else (low, middle)
+        low, high = (middle, high) if ladder.slack(_rungs_below(ladder, middle * units)) >= 0 else (low, middle)
     return low
 
 
-def _rungs_below(ladder: Ladder, density: float) -> IntArray:
-    """For each site the highest rung of at most that density, or the lowest there is."""
-    below = (ladder.widths <= density * ladder.model.full[:, None]).sum(axis=1)
+def _rungs_below(ladder: Ladder, most: FloatArray) -> IntArray:
+    """For each site the highest rung of at most so many units, or the lowest there is."""
+    below = (ladder.widths <= most[:, None]).sum(axis=1)
     return np.clip(below - 1, 0, ladder.top)
 
 
-def _common(ladder: Ladder, density: float) -> IntArray:
-    """The rungs of a common density, and one step up for each site for which it still fits, the sparsest first."""
-    at = _rungs_below(ladder, density)
-    for site in np.argsort(ladder.kept(at) / ladder.model.full, kind="stable"):
+def _common(ladder: Ladder, units: FloatArray, multiple: float) -> IntArray:
+    """The rungs of a multiple of these widths, and one step up for each site for which it still fits.
+
+    The site that is sparsest beside these widths comes first.
+    """
+    at = _rungs_below(ladder, multiple * units)
+    for site in np.argsort(ladder.kept(at) / units, kind="stable"):
         higher = np.minimum(at + (ladder.everyone == site), ladder.top)
         at = higher if ladder.slack(higher) >= 0 else at
     return at

@@ -41,6 +41,7 @@ def mask_weights(
     batches: Iterable[Any] = (),
     example_inputs: Batch | None = None,
     ignored_layers: Ignored = (),
+    within: Mapping[str, Tensor] | None = None,
     **rule: Any,
 ) -> MaskResult:
     """Choose which single weights of a network stay, without training.
@@ -58,6 +59,8 @@ def mask_weights(
         example_inputs: What the model is called on, for ``"synflow"`` and for batches with more than inputs and labels;
             the first batch says it otherwise.
         ignored_layers: Layers that stay whole: names, globs, types or modules.
+        within: Masks of an earlier round, of the same weights: what they remove does not come back. The density is
+            still that of all maskable weights.
         **rule: See `scionet.masks.rules.MaskRule`: ``scope="local"``, ``pattern="2:4"`` in place of a density,
             ``schedule=Schedule(rounds=100)``, ``min_per_layer``, ``resurrect``, ``on_collapse="raise"``,
             ``temperature``, ``seed``.
@@ -66,8 +69,8 @@ def mask_weights(
         UnsupportedModel: If there is nothing to mask, weights are integers, NaN or infinite, or the network does not
             run in the way that the score needs.
         CalibrationError: If labels are missing or do not fit, or the score is NaN or 0 throughout.
-        UnreachableBudget: If the density leaves fewer weights than there are layers, so that some must be emptied, or
-            fewer than `min_per_layer` asks for.
+        UnreachableBudget: If the density leaves fewer weights than there are layers, so that some must be emptied,
+            fewer than `min_per_layer` asks for, or more than `within` does.
         LayerCollapse: If a layer is emptied and `on_collapse` is ``"raise"``.
         InvalidSetting: If a name or a setting is not allowed.
 
@@ -83,9 +86,11 @@ def mask_weights(
         raise InvalidSetting(f"mask_weights: {error}; see scionet.masks.rules.MaskRule") from error
     weights = wide(maskable(model, ignored_layers))
     refuse_emptying(weights, asked)
+    if within is not None:
+        _refuse_misfit(within, weights, asked)
     with undisturbed(model):
         pairs, example = _prepared(model, chosen, batches, example_inputs)
-        task = Task(model, weights, name, chosen, asked, pairs, example)
+        task = Task(model, weights, name, chosen, asked, pairs, example, within)
         return _masked(task)
 
 
@@ -144,6 +149,28 @@ def refuse_emptying(weights: Mapping[str, Tensor], rule: MaskRule) -> None:
             f"density {rule.density} keeps {n_kept} of {total:,} weights; {len(weights)} layers need {max(least, 1)} "
             f"for {max(needed, 1)} each: give a density of at least {max(least, 1) / total:.3g}"
             + ("" if rule.min_per_layer else ", or on_collapse='allow'")
+        )
+
+
+def _refuse_misfit(within: Mapping[str, Tensor], weights: Mapping[str, Tensor], rule: MaskRule) -> None:
+    """Check that masks can be chosen within others.
+
+    Raises:
+        InvalidSetting: If those are of other weights, or the rule is a pattern.
+        UnreachableBudget: If they keep too few.
+    """
+    if {name: mask.shape for name, mask in within.items()} != {name: weight.shape for name, weight in weights.items()}:
+        raise InvalidSetting(
+            f"within has masks of {', '.join(within) or 'nothing'}; weights to mask are {', '.join(weights)}: give the "
+            "masks that were made for this network, with the same ignored_layers"
+        )
+    if rule.density is None:
+        raise InvalidSetting("a pattern is made of all weights; leave out within, or give a density")
+    n_kept = count(rule.density, sum(weight.numel() for weight in weights.values()))
+    if n_kept > (left := sum(int(mask.count_nonzero()) for mask in within.values())):
+        raise UnreachableBudget(
+            f"density {rule.density} keeps {n_kept:,} weights, of which the masks within which they are chosen leave "
+            f"{left:,}; give a lower density"
         )
 
 

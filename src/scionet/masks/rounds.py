@@ -29,6 +29,7 @@ class Task:
         rule: What is asked for.
         batches: What the score sees.
         example_inputs: What the network is called on, if that is known.
+        within: Masks of an earlier round; what they remove does not come back. None for all weights.
     """
 
     model: nn.Module
@@ -38,6 +39,14 @@ class Task:
     rule: MaskRule
     batches: Sequence[Any]
     example_inputs: Batch | None
+    within: Tensors | None = None
+
+    @property
+    def candidates(self) -> Tensors:
+        """Weights that may stay, by booleans of their shapes."""
+        if self.within is None:
+            return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()}
+        return {name: self.within[name].to(weight.device) for name, weight in self.weights.items()}
 
     def scores(self, masks: Tensors, number: int) -> Tensors:
         """Scores of round `number`, known to say something of the weights that are left.
@@ -87,7 +96,7 @@ def rounds(task: Task, densities: Sequence[float]) -> Iterator[tuple[dict[str, T
     Raises:
         LayerCollapse: If a layer is emptied and the rule forbids it.
     """
-    everything = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in task.weights.items()}
+    everything = task.candidates
     masks, total = everything, sum(weight.numel() for weight in task.weights.values())
     for number, density in enumerate(densities, 1):
         scores = task.scores(masks, number)
@@ -116,7 +125,7 @@ def _kept(
 def patterned(task: Task) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Masks of the rule's pattern, and the parameters that it does not fit, which stay whole."""
     n, m = task.rule.of
-    everything = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in task.weights.items()}
+    everything = task.candidates
     scores = task.scores(everything, 1)
     whole = tuple(name for name, weight in task.weights.items() if weight.ndim < 2 or weight.shape[1] % m)
     return {
