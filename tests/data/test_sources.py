@@ -4,6 +4,7 @@ import gzip
 import sys
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pytest
 import torch
@@ -71,29 +72,37 @@ def test_a_function_gives_one_or_two_data_sets(tmp_path, monkeypatch) -> None:
     assert (x.item(), y) == (5.0, 5)
 
 
-class Table(list):
-    """What the tests need of a Hugging Face data set."""
+def saved(folder: Path, parts: dict[str, int], column: str = "img") -> None:
+    """A data set of Hugging Face in a folder: pictures whose red is their number."""
+    features = datasets.Features({column: datasets.Image(), "label": datasets.ClassLabel(2)})
+    rows = {
+        name: {
+            column: [Image.new("RGB", (4, 4), (n, 0, 0)) for n in range(count)],
+            "label": [n % 2 for n in range(count)],
+        }
+        for name, count in parts.items()
+    }
+    made = {name: datasets.Dataset.from_dict(content, features=features) for name, content in rows.items()}
+    datasets.DatasetDict(made).save_to_disk(folder)
 
-    @property
-    def column_names(self) -> list[str]:
-        return list(self[0])
 
-
-def test_hugging_face_data_sets_by_their_columns(tmp_path, monkeypatch) -> None:
-    rows = Table({"img": Image.new("RGB", (4, 4), (number, 0, 0)), "label": number % 2} for number in range(5))
-    asked = []
-    fake = type(sys)("datasets")
-    fake.load_from_disk = lambda path: asked.append(path) or {"train": rows, "test": Table(rows[:2])}  # type: ignore[attr-defined]
-    fake.load_dataset = lambda name: asked.append(name) or {"train": Table([{"text": "a", "label": 0}])}  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", fake)
-    (tmp_path / "saved").mkdir()
+def test_hugging_face_data_sets_by_their_columns(tmp_path: Path) -> None:
+    saved(tmp_path / "saved", {"train": 5, "test": 2})
     found = read_source("huggingface:saved", PLAIN, tmp_path)
     assert found.test is not None and (found.train.count, found.test.count) == (5, 2)
     x, y = found.train.choose([3], None)[0]
     assert (x[0, 0, 0].item(), y) == (pytest.approx(3 / 255), 1)
-    with pytest.raises(InvalidSetting, match=r"has the columns \['text', 'label'\]"):
-        read_source("huggingface:imdb", PLAIN, tmp_path)
-    assert asked == [str(tmp_path / "saved"), "imdb"]
+    saved(tmp_path / "strange", {"train": 2}, "scan")
+    with pytest.raises(InvalidSetting, match=r"has the columns \['scan', 'label'\]"):
+        read_source("huggingface:strange", PLAIN, tmp_path)
+
+
+def test_a_hugging_face_data_set_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    (tmp_path / "empty").mkdir()
+    for name in ("nobody/nothing", "empty"):
+        with pytest.raises(InvalidSetting, match=f"datasets cannot read {name}: .*save_to_disk made"):
+            read_source(f"huggingface:{name}", PLAIN, tmp_path)
 
 
 def test_torchvision_data_sets_are_read_where_they_are(tmp_path) -> None:

@@ -188,14 +188,20 @@ def _huggingface(name: str, folder: Path, preprocessing: Preprocessing) -> Label
     """A data set of the Hugging Face hub, or one that was saved in a folder, with columns image or img, and label.
 
     Raises:
-        InvalidSetting: If the package is not installed, or the columns have other names.
+        InvalidSetting: If the package is not installed, there is no such data set, or the columns have other names.
     """
     try:
         datasets = importlib.import_module("datasets")
     except ModuleNotFoundError as error:
-        raise InvalidSetting(f"{error}; huggingface:NAME needs `pip install datasets`") from error
+        raise InvalidSetting(f"{error}; huggingface:NAME needs `pip install scionet[huggingface]`") from error
     saved = folder / name
-    found = datasets.load_from_disk(str(saved)) if saved.is_dir() else datasets.load_dataset(name)
+    try:
+        found = datasets.load_from_disk(str(saved)) if saved.is_dir() else datasets.load_dataset(name)
+    except (OSError, ValueError) as error:
+        raise InvalidSetting(
+            f"datasets cannot read {name}: {error}; give the name of a data set of the hub, or a folder below {folder} "
+            "that save_to_disk made"
+        ) from error
     columns = found["train"].column_names
     inputs = next((c for c in ("image", "img") if c in columns), None)
     label = next((c for c in ("label", "labels", "fine_label") if c in columns), None)
