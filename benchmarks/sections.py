@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import early_tables
 import numpy as np
+from early_record import load_all as early_records
 from examples import CHOICES, SIZES, label
 from figures import LOOK, Curves, draw_growth, draw_theory
 
@@ -32,6 +34,7 @@ def write_sections(results: Path, docs: Path) -> None:
         docs / "methods" / "learned.md", "selector", selector_table(overlaps, results / "selector" / "runs")
     )
     replace_between(docs / "methods" / "coreset.md", "examples", examples_table(results / "examples"))
+    replace_between(docs / "early.md", "early", early_tables.to_markdown(early_records(results / "early")))
 
 
 def table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
