@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scionet.errors import InvalidSetting
-from scionet.masks.keeping import count, keep_global, keep_local, keep_pattern, largest, shares_above
+from scionet.masks.keeping import count, keep_global, keep_groups, keep_pattern, largest, shares_above
 from scionet.masks.schedule import Schedule
 
 few = st.lists(st.integers(0, 3), min_size=1, max_size=12)
@@ -55,7 +55,7 @@ def test_global_keeps_the_best_and_the_minimum_of_each_layer(first, second, mini
     least = {name: min(minimum, len(score)) for name, score in scores.items()}
     n_kept = data.draw(st.integers(sum(least.values()), len(first) + len(second)))
     found = keep_global(scores, everything, n_kept, minimum)
-    local = keep_local(scores, everything, n_kept, minimum)
+    local = keep_groups(scores, everything, n_kept, [["a"], ["b"]], minimum)
     for masks in (found, local):
         assert sum(int(mask.sum()) for mask in masks.values()) == n_kept
         assert all(int(masks[name].sum()) >= least[name] for name in scores)
@@ -73,12 +73,35 @@ def test_masks_are_nested(first, second, data):
     scores = {"a": torch.tensor(first).double(), "b": torch.tensor(second).double()}
     masks = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
     n_kept = len(first) + len(second)
-    keep = data.draw(st.sampled_from([keep_global, keep_local]))
+    groups = data.draw(st.sampled_from([[["a", "b"]], [["b"], ["a"]]]))
     while n_kept > 1:
         n_kept = data.draw(st.integers(1, n_kept - 1))
-        smaller = keep(scores, masks, n_kept)
+        smaller = keep_groups(scores, masks, n_kept, groups)
         assert all(bool((masks[name] | ~smaller[name]).all()) for name in scores)
         masks = smaller
+
+
+@given(few, few, few, st.integers(0, 2), st.data())
+def test_groups_share_by_largest_remainders_and_compete_within(first, second, third, minimum, data):
+    """Against sorting each group by itself."""
+    scores = {name: torch.tensor(v).double() for name, v in (("a", first), ("b", second), ("c", third))}
+    everything = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
+    total = sum(map(len, scores.values()))
+    least = sum(min(minimum, len(score)) for score in scores.values())
+    n_kept = data.draw(st.integers(least, total))
+    found = keep_groups(scores, everything, n_kept, [["c", "a"], ["b"]], minimum)
+    assert list(found) == ["a", "b", "c"] and sum(int(mask.sum()) for mask in found.values()) == n_kept
+    assert all(int(mask.sum()) >= min(minimum, len(mask)) for mask in found.values())
+    if not minimum:
+        ideal = n_kept * len(second) / total
+        assert abs(int(found["b"].sum()) - ideal) < 1
+        order = sorted((-value, *place) for name in "ca" for place, value in _numbered(name, scores[name]))
+        kept = order[: n_kept - int(found["b"].sum())]
+        assert {(n, i) for n in "ac" for i in found[n].nonzero()[:, 0].tolist()} == {("ca"[n], i) for _, n, i in kept}
+
+
+def _numbered(name: str, score: torch.Tensor) -> list[tuple[tuple[int, int], float]]:
+    return [(("ca".index(name), i), value) for i, value in enumerate(score.tolist())]
 
 
 def test_a_pattern_keeps_n_of_every_m_inputs():

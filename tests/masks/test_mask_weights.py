@@ -13,7 +13,7 @@ from scionet.errors import CalibrationError, InvalidSetting, LayerCollapse, Unre
 from scionet.masks.rounds import Task, rounds
 from scionet.masks.rules import MaskRule
 from scionet.masks.scores import SCORES, WeightScore
-from scionet.masks.weights import maskable
+from scionet.masks.weights import alike, maskable
 from scionet.network.running import hash_tensors, state_of
 
 BATCHES = [pairs(6, 5), pairs(3, 5, seed=2)]
@@ -133,6 +133,26 @@ def test_a_minimum_that_does_not_bind_changes_nothing():
     model = sizes_mlp(5, 7, 4)
     free, held = mask_weights(model, 0.5).masks, mask_weights(model, 0.5, min_per_layer=3).masks
     assert all(torch.equal(free[name], held[name]) for name in free)
+
+
+def test_isomorphic_masks_compare_layers_of_one_role_and_shape_only():
+    """Two roles more than once, and a layer that differs by its groups; scaling all of one role changes nothing."""
+    convs = (nn.Conv1d(4, 8, 2, groups=2), nn.Conv1d(8, 4, 2), nn.Conv1d(4, 8, 2, groups=2), nn.Conv1d(8, 4, 2))
+    torch.manual_seed(0)
+    model = nn.Sequential(*convs, nn.Conv1d(4, 8, 2, groups=2), nn.Conv1d(2, 8, 2))
+    names = [f"{i}.weight" for i in range(6)]
+    assert alike(model, names) == [[names[0], names[2], names[4]], [names[1], names[3]], [names[5]]]
+    found = mask_weights(model, 0.3, scope="isomorphic").masks
+    weights = dict(model.named_parameters())
+    for group, size, kept in (((0, 2, 4), 96, 29), ((1, 3), 128, 38), ((5,), 32, 10)):
+        flat, mask = (torch.cat([t[names[i]].detach().flatten() for i in group]) for t in (weights, found))
+        assert len(flat) == size and int(mask.sum()) == kept
+        assert float(flat[mask].abs().min()) >= float(flat[~mask].abs().max())
+    with torch.no_grad():
+        for i in (1, 3):
+            convs[i].weight.mul_(100)
+    again = mask_weights(model, 0.3, scope="isomorphic").masks
+    assert all(torch.equal(again[name], found[name]) for name in names)
 
 
 def test_layerwise_masks_do_not_change_with_the_scale_of_a_layer_and_global_ones_do():

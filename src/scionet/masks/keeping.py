@@ -75,16 +75,29 @@ def keep_global(scores: Tensors, candidates: Tensors, n_kept: int, minimum: int 
     return {name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
 
 
-def keep_local(scores: Tensors, candidates: Tensors, n_kept: int, minimum: int = 0) -> dict[str, Tensor]:
-    """The weights of highest score in each layer, all layers at one density; at least `minimum` in each."""
-    floors = [_floor(candidates[name], minimum) for name in scores]
-    sizes = [scores[name].numel() for name in scores]
-    room = [int(candidates[name].count_nonzero()) for name in scores]
-    counts = shares_above(floors, room, sizes, n_kept)
-    return {
-        name: largest(scores[name].flatten(), candidates[name].flatten(), n).view(scores[name].shape)
-        for name, n in zip(scores, counts, strict=True)
-    }
+def keep_groups(
+    scores: Tensors, candidates: Tensors, n_kept: int, groups: Sequence[Sequence[str]], minimum: int = 0
+) -> dict[str, Tensor]:
+    """The weights of highest score in each group of layers, all at one density; at least `minimum` in each layer.
+
+    Args:
+        scores: Finite numbers by layer.
+        candidates: Booleans in their shapes.
+        n_kept: How many stay; shared among groups by largest remainders.
+        groups: Names of the layers of each group; every layer stands in one.
+        minimum: How many stay in each layer at least.
+
+    Returns:
+        Booleans by layer.
+    """
+    floors = [sum(_floor(candidates[name], minimum) for name in group) for group in groups]
+    sizes = [sum(scores[name].numel() for name in group) for group in groups]
+    room = [sum(int(candidates[name].count_nonzero()) for name in group) for group in groups]
+    found: dict[str, Tensor] = {}
+    for group, n in zip(groups, shares_above(floors, room, sizes, n_kept), strict=True):
+        parts = ({name: tensors[name] for name in group} for tensors in (scores, candidates))
+        found |= keep_global(*parts, n_kept=n, minimum=minimum)
+    return {name: found[name] for name in scores}
 
 
 def keep_pattern(scores: Tensor, n: int, m: int) -> Tensor:

@@ -61,9 +61,9 @@ def mask_weights(
         ignored_layers: Layers that stay whole: names, globs, types or modules.
         within: Masks of an earlier round, of the same weights: what they remove does not come back. The density is
             still that of all maskable weights.
-        **rule: See `scionet.masks.rules.MaskRule`: ``scope="local"``, ``pattern="2:4"`` in place of a density,
-            ``schedule=Schedule(rounds=100)``, ``min_per_layer``, ``resurrect``, ``on_collapse="raise"``,
-            ``temperature``, ``seed``.
+        **rule: See `scionet.masks.rules.MaskRule`: ``scope="isomorphic"`` or ``"local"``,
+            ``pattern="2:4"`` in place of a density, ``schedule=Schedule(rounds=100)``, ``min_per_layer``,
+            ``resurrect``, ``on_collapse="raise"``, ``temperature``, ``seed``.
 
     Raises:
         UnsupportedModel: If there is nothing to mask, weights are integers, NaN or infinite, or the network does not

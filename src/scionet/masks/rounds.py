@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, InvalidSetting, LayerCollapse
-from scionet.masks.keeping import count, keep_global, keep_local, keep_pattern
+from scionet.masks.keeping import count, keep_groups, keep_pattern
 from scionet.masks.rules import MaskRule
 from scionet.masks.scores import WeightScore, WeightView
+from scionet.masks.weights import alike
 from scionet.network.running import Batch
 from scionet.seeds import seeded
 
@@ -47,6 +48,13 @@ class Task:
         if self.within is None:
             return {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in self.weights.items()}
         return {name: self.within[name].to(weight.device) for name, weight in self.weights.items()}
+
+    @property
+    def groups(self) -> list[list[str]]:
+        """Names of the weights that compete with one another."""
+        if self.rule.scope == "isomorphic":
+            return alike(self.model, self.weights)
+        return [[*self.weights]] if self.rule.scope == "global" else [[name] for name in self.weights]
 
     def scores(self, masks: Tensors, number: int) -> Tensors:
         """Scores of round `number`, known to say something of the weights that are left.
@@ -102,7 +110,7 @@ def rounds(task: Task, densities: Sequence[float]) -> Iterator[tuple[dict[str, T
         scores = task.scores(masks, number)
         candidates = everything if task.rule.resurrect else masks
         n_kept = max(count(density, total), count(densities[-1], total), 1)
-        masks, protected = _kept(task.rule, scores, candidates, n_kept)
+        masks, protected = _kept(task, scores, candidates, n_kept)
         if task.rule.on_collapse == "raise" and (names := collapsed(masks)):
             raise LayerCollapse(
                 f"score {task.name!r} empties {', '.join(map(repr, names))} in round {number} of {len(densities)}, at "
@@ -111,14 +119,12 @@ def rounds(task: Task, densities: Sequence[float]) -> Iterator[tuple[dict[str, T
         yield masks, protected
 
 
-def _kept(
-    rule: MaskRule, scores: Tensors, candidates: Tensors, n_kept: int
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    keep = keep_global if rule.scope == "global" else keep_local
-    masks = keep(scores, candidates, n_kept, rule.min_per_layer)
-    if not rule.min_per_layer:
+def _kept(task: Task, scores: Tensors, candidates: Tensors, n_kept: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    groups, minimum = task.groups, task.rule.min_per_layer
+    masks = keep_groups(scores, candidates, n_kept, groups, minimum)
+    if not minimum:
         return masks, ()
-    free = {name: int(mask.count_nonzero()) for name, mask in keep(scores, candidates, n_kept).items()}
+    free = {name: int(mask.count_nonzero()) for name, mask in keep_groups(scores, candidates, n_kept, groups).items()}
     return masks, tuple(name for name, mask in masks.items() if int(mask.count_nonzero()) > free[name])
 
 

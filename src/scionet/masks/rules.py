@@ -7,7 +7,7 @@ from typing import Literal
 from scionet.masks.schedule import Schedule
 from scionet.settings import refuse
 
-Scope = Literal["global", "local"]
+Scope = Literal["global", "isomorphic", "local"]
 OnCollapse = Literal["warn", "raise", "allow"]
 
 
@@ -18,7 +18,8 @@ class MaskRule:
     density: float | None = None
     """Fraction of all maskable weights that stay."""
     scope: Scope = "global"
-    """Weights compete in the whole network, or within each layer at one density."""
+    """Weights compete in the whole network; within layers of equal role and shape, all such groups at one density; or
+    within each layer, at one density."""
     pattern: str | None = None
     """``"2:4"`` keeps 2 of every 4 consecutive inputs; in place of a density."""
     schedule: Schedule | None = None
@@ -44,7 +45,7 @@ class MaskRule:
         checks = {
             "give either a density or a pattern": (self.density is None) != (self.pattern is None),
             "density lies above 0 and is at most 1": self.density is None or 0 < self.density <= 1,
-            "scope is 'global' or 'local'": self.scope in ("global", "local"),
+            "scope is 'global', 'isomorphic' or 'local'": self.scope in ("global", "isomorphic", "local"),
             "pattern is a text N:M with N below M, such as '2:4'": self.pattern is None
             or (match is not None and int(match[1]) < int(match[2])),
             "a pattern is made in one round, without schedule or min_per_layer": self.pattern is None

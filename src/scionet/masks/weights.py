@@ -1,6 +1,7 @@
 """Which weights of a network can be masked, in the types that scores are computed in."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +30,37 @@ def maskable(model: nn.Module, ignored_layers: Ignored = ()) -> dict[str, Tensor
         UnsupportedModel: If there are none, or one has no values, integers, NaN or infinite values.
         InvalidSetting: If an ignored layer is not there.
     """
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
     ignored = ignored_tensors(model, ignored_layers) if ignored_layers else frozenset()
-    found: dict[str, Tensor] = {}
+    found = {name: weight.detach() for name, _, _, weight in _weights(model) if name not in ignored}
+    _refuse_useless(model, found, ignored)
+    return found
+
+
+def alike(model: nn.Module, names: Iterable[str]) -> list[list[str]]:
+    """Maskable weights in groups of equal role and shape, in the order of `names`.
+
+    A role is the type of the module, the weight's place in it, and the number of its groups.
+
+    Source: Fang et al., *Isomorphic Pruning for Vision Models*, ECCV 2024, which groups channels by the graph of the
+    layers that they go through. Differs in that single weights go through one layer, and that shapes count.
+    """
+    roles: dict[str, Any] = {}
+    for name, module, key, weight in _weights(model):
+        roles.setdefault(name, (type(module), key, getattr(module, "groups", 1), weight.shape))
+    groups: dict[Any, list[str]] = {}
+    for name in names:
+        groups.setdefault(roles[name], []).append(name)
+    return [*groups.values()]
+
+
+def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
+    """Name, module, place in it and tensor of every weight of a linear map or convolution, where it stands."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
     for module in model.modules():
         for key in next((keys for kind, keys in KINDS if isinstance(module, kind)), ()):
             parameter = module._parameters.get(key)
-            if parameter is not None and (name := names[id(parameter)]) not in ignored:
-                found[name] = parameter.detach()
-    _refuse_useless(model, found, ignored)
-    return found
+            if parameter is not None:
+                yield names[id(parameter)], module, key, parameter
 
 
 def wide(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
