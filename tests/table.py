@@ -78,6 +78,8 @@ ROWS = (
     _forward("average", refit=False, reconstruct_steps=3),
     Row("taylor", {"reconstruct_steps": 3, "reconstruct_rate": 1e-4}),
     Row("l1", {"allocation": "curves"}),
+    *(Row(name, {"allocation": "isomorphic"}) for name in ("l2", "taylor", "random")),
+    Row("energy", {"refit": True, "allocation": "isomorphic"}),
     Row("l1", {"allocation": "measured", "metric": "squared"}),
     Row("l1", {"refit": True, "allocation": "uniform", "shortcuts": False}),
     Row("random", {"round_to": 2, "min_units": 3}, budget="macs<=75%"),

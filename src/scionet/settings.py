@@ -6,7 +6,7 @@ from typing import Literal
 
 from scionet.errors import InvalidSetting
 
-Allocation = Literal["uniform", "curves", "measured"]
+Allocation = Literal["uniform", "curves", "measured", "isomorphic"]
 ObjectiveName = Literal["least_squares", "line_search", "average", "loss"]
 CandidateName = Literal["exact", "stochastic"]
 ImitationName = Literal["local", "global", "better"]
@@ -24,9 +24,10 @@ class SweepSettings:
     shrinkage: float | None = None
     """How far a refit is held back towards the dense weights, from 0 to 1; None decides by inputs and rows seen."""
     allocation: Allocation | None = None
-    """How the budget is shared out among sites: one density for all, by each site's error curve, or by its measured
-    effect on the network's output. None measures where something is fitted to the calibration data, unless a path
-    costs a network evaluation per candidate, and else takes one density."""
+    """How the budget is shared out among sites: one density for all, by each site's error curve, by its measured effect
+    on the network's output, or by scores that compete within sites of equal role, all such groups at one density. None
+    measures where something is fitted to the calibration data, unless a path costs a network evaluation per candidate,
+    and else takes one density."""
     metric: MetricName | None = None
     """How a change of the network's output is measured: divergence of its softmax, or squared error. None takes the
     divergence where the output has two or more classes (dimension 1)."""
@@ -62,8 +63,8 @@ class SweepSettings:
             InvalidSetting: If a value is out of range; all problems are listed.
         """
         checks = {
-            "allocation is 'uniform', 'curves', 'measured' or None": self.allocation
-            in ("uniform", "curves", "measured", None),
+            "allocation is 'uniform', 'curves', 'measured', 'isomorphic' or None": self.allocation
+            in ("uniform", "curves", "measured", "isomorphic", None),
             "metric is 'kl', 'squared' or None": self.metric in ("kl", "squared", None),
             "shrinkage lies between 0 and 1": self.shrinkage is None or 0 <= self.shrinkage <= 1,
             "round_to, min_units, positions, survey_examples and measured_examples are whole numbers of 1 or more": all(

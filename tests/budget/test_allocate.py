@@ -14,6 +14,7 @@ from scionet.budget.allocate import by_curves, uniform
 from scionet.budget.costs import CostModel
 from scionet.budget.ladder import TOLERANCE
 from scionet.budget.limits import Budget
+from scionet.budget.ranked import by_scores
 from scionet.errors import InvalidSetting, UnreachableBudget
 from scionet.network.sites import Sites
 
@@ -40,6 +41,13 @@ def driven(model: CostModel, budget: str, **rounding: int) -> dict[str, int]:
     return by_curves(model, budget, curves_for(model), **rounding)
 
 
+def ranked(model: CostModel, budget: str, **rounding: int) -> dict[str, int]:
+    """`by_scores` with some scores, sites in two groups."""
+    rng = np.random.default_rng(0)
+    scores = {name: rng.random(width) for name, width in zip(model.names, model.full.tolist(), strict=True)}
+    return by_scores(model, budget, scores, [model.names[::2], model.names[1::2]], **rounding)
+
+
 def is_allowed(kept: int, full: int, round_to: int, min_units: int) -> bool:
     return kept == full or (kept % round_to == 0 and min_units <= kept < full)
 
@@ -50,7 +58,7 @@ budgets = st.builds(
 )
 
 
-@pytest.mark.parametrize("allocate", [uniform, driven])
+@pytest.mark.parametrize("allocate", [uniform, driven, ranked])
 @settings(max_examples=60)
 @given(st.sampled_from(sorted(NETS)), budgets, st.sampled_from([1, 2, 3, 8]), st.integers(1, 9))
 def test_the_budget_is_met_closely_or_refused(

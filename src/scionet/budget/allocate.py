@@ -69,7 +69,7 @@ def in_proportion(
         return ladder.named(ladder.top)
     multiple = _largest_common(ladder, units)
     away = abs(ladder.widths / units[:, None] - multiple)
-    return ladder.named(_settle(ladder, _common(ladder, units, multiple), away))
+    return ladder.named(settle(ladder, _common(ladder, units, multiple), away))
 
 
 def by_curves(
@@ -116,7 +116,7 @@ def by_curves(
     full = _units_of(model, {})
     starts = (*search.starts(), _common(ladder, full, _largest_common(ladder, full)))
     best = min(map(search.refine, starts), key=search.total)
-    return ladder.named(_settle(ladder, best, search.error))
+    return ladder.named(settle(ladder, best, search.error))
 
 
 def _units_of(model: CostModel, shares: Mapping[str, float]) -> FloatArray:
@@ -179,7 +179,7 @@ def _checked(model: CostModel, errors: Mapping[str, FloatArray]) -> dict[str, Fl
     return curves
 
 
-def _settle(ladder: Ladder, at: IntArray, penalty: FloatArray) -> IntArray:
+def settle(ladder: Ladder, at: IntArray, penalty: FloatArray) -> IntArray:
     """Where steps are so coarse that the limit is missed by more than the tolerance: exchange them to come closer.
 
     Args:

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
+from scionet.errors import InvalidSetting
 from scionet.network.plan import Plan
 from scionet.network.sites import Site, Sites
 from scionet.progress import Progress, silent
 from scionet.selection.greedy import Selection
+from scionet.selection.objective import FloatArray
 from scionet.selection.terms import Term
 
 Repair = Callable[[Selection, Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
@@ -132,6 +134,17 @@ class Ranker(ABC):
             batches: Calibration data, with labels if the ranker uses them; what is given back needs none.
         """
         return self
+
+    def worth(self, view: SiteView, rng: np.random.Generator) -> FloatArray:
+        """What each unit is worth beside those of other sites, ``(width,)``; the same order as `rank` with that `rng`.
+
+        Raises:
+            InvalidSetting: If units have no such score.
+        """
+        raise InvalidSetting(
+            "allocation 'isomorphic' compares units of several sites by a score of each, which this method does not "
+            "give; take a score, such as 'l1' or 'taylor', or another allocation"
+        )
 
     @abstractmethod
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:

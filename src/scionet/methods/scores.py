@@ -43,6 +43,10 @@ class ScoreRanker(Ranker):
         """Always: the scores do not depend on the width."""
         return True
 
+    def worth(self, view: SiteView, rng: np.random.Generator) -> FloatArray:
+        """The score."""
+        return self.score(view, rng)
+
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """The `n_units` of highest score, with the curve of the refit's error where moments are known."""
         order = np.argsort(-self.score(view, rng), kind="stable")[:n_units].tolist()

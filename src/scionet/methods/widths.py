@@ -1,4 +1,4 @@
-"""How many units each site keeps: one density for all, by error curves, or by measured effects on the output."""
+"""How many units each site keeps: one density for all, by error curves, measured effects, or scores."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,9 +12,11 @@ from scionet.budget.allocate import by_curves, uniform
 from scionet.budget.costs import CostModel
 from scionet.budget.ladder import NO_CAPS
 from scionet.budget.limits import Budget
+from scionet.budget.ranked import by_scores
 from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.effects import Gauge, effect_curve, measured_width
 from scionet.methods.fitting import Fitting
+from scionet.methods.roles import alike
 from scionet.methods.subsets import Subset, subsets
 from scionet.methods.survey import survey
 from scionet.network.moments import Moments
@@ -107,6 +109,9 @@ class Allocator:
         bounds = {"round_to": settings.round_to, "min_units": settings.min_units}
         if self.allocation == "uniform":
             return Shares(uniform(model, budget, most=most, **bounds))
+        if self.allocation == "isomorphic":
+            groups = alike(self.fitting.model, self.fitting.sites)
+            return Shares(by_scores(model, budget, self.worths, groups, most=most, **bounds))
         widths = by_curves(model, budget, self.curves.damage, most=most, **bounds)
         return Shares(widths, self.curves.paths, self.curves.forecast(widths))
 
@@ -131,6 +136,16 @@ class Allocator:
         apart, others = self.kept_apart()
         gauge = Gauge.of(self.fitting.model, apart, self.fitting.settings.metric)
         return Curves(self.effect_curves(gauge, others, paths), paths, gauge)
+
+    @cached_property
+    def worths(self) -> dict[str, FloatArray]:
+        """What each unit is worth in the dense network, ``(width,)`` by site."""
+        fitting = self.fitting
+        if self.ranker.uses_moments:
+            views = (v for v, _ in survey(fitting, self.inputs, fitting.sites, self.draw, self.progress))
+        else:
+            views = (SiteView(s, fitting.sites, fitting.model, (), {}, {}, self.inputs) for s in fitting.sites.values())
+        return {view.site.name: self.ranker.worth(view, self.draw("rank", view.site.name)) for view in views}
 
     def error_curves(self, paths: dict[str, Selection]) -> dict[str, FloatArray]:
         """Per site the relative error at its consumers for each number of kept units, 0 to N; keeps `paths`."""
