@@ -94,14 +94,19 @@ class TaskLoss:
 
     def squares(self, weights: Weights) -> dict[str, Tensor]:
         """Mean over examples of the squared gradient of each: the diagonal of the empirical Fisher matrix."""
-        few = max(1, AT_ONCE // sum(weight.numel() for weight in weights.values()))
         total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+        for some in self.single(weights):
+            for name, each in some.items():
+                total[name] += each.square().sum(0)
+        return self._summed([total], weights)
+
+    def single(self, weights: Weights) -> Iterator[dict[str, Tensor]]:
+        """Gradients of the losses of single examples of this process, some at a time, ``(examples, *weight)``."""
+        few = max(1, AT_ONCE // sum(weight.numel() for weight in weights.values()))
         with self._running(), attention_unfused():
             for inputs, labels in self._pairs:
                 for rows in (slice(start, start + few) for start in range(0, example_count(inputs), few)):
-                    for name, each in self._of_each(weights, _rows(inputs, rows), labels[rows]).items():
-                        total[name] += each.square().sum(0)
-        return self._summed([total], weights)
+                    yield self._of_each(weights, _rows(inputs, rows), labels[rows])
 
     def _of_each(self, weights: Weights, inputs: Batch, labels: Tensor) -> dict[str, Tensor]:
         """Gradients of single examples, ``(examples, *weight)``."""

@@ -54,7 +54,8 @@ def mask_weights(
             `WeightMasks.applied` for what to do with the masks.
         density: Fraction of all maskable weights that stay, above 0 and at most 1.
         score: ``"magnitude"``, ``"random"``, ``"lamp"``, ``"synflow"``; with labels ``"snip"``, ``"grasp"``,
-            ``"biased_loss"``, ``"gradient_preservation"``, ``"obd"``; or a `WeightScore` of your own.
+            ``"biased_loss"``, ``"gradient_preservation"``, ``"obd"``, ``"woodfisher"``, ``"mfac"``; or a `WeightScore`
+            of your own.
         batches: For scores with labels: pairs of inputs and labels, all of them held in memory.
         example_inputs: What the model is called on, for ``"synflow"`` and for batches with more than inputs and labels;
             the first batch says it otherwise.

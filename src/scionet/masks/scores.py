@@ -3,7 +3,7 @@
 A score sees the dense weights θ, and the masks m of the rounds before; gradients are taken at m∘θ, in eval mode.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,15 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
 from scionet.masks.gradients import TaskLoss, Weights, slopes
+from scionet.masks.inverse_fisher import (
+    BLOCK_SIZE,
+    DAMPING,
+    InverseProducts,
+    Layout,
+    examples_of_one_process,
+    inverse_blocks,
+    refuse_blocks,
+)
 from scionet.masks.schedule import ONE_SHOT, Schedule
 from scionet.masks.synaptic_flow import synaptic_flow
 from scionet.masks.weights import wide_state
@@ -154,6 +163,55 @@ def obd(view: WeightView) -> Mapping[str, Tensor]:
     return {name: 0.5 * weight.square() * found[name] for name, weight in view.weights.items()}
 
 
+def woodfisher(block_size: int = BLOCK_SIZE, damping: float = DAMPING) -> WeightScore:
+    """θ² / (2 [F⁻¹]_qq), what the loss rises by when a weight goes and the others of its block make up for it.
+
+    F is the damped empirical Fisher matrix in blocks, every example one gradient; see `inverse_fisher`.
+
+    Source: Singh, Alistarh, *WoodFisher: Efficient Second-Order Approximation for Neural Network Compression*, NeurIPS
+    2020, with the damping of its code; the saliency is that of Hassibi, Stork, *Optimal Brain Surgeon*, NIPS 1992.
+
+    Args:
+        block_size: Consecutive weights of one tensor in a block; numbers in memory are weights × block_size.
+        damping: λ.
+
+    Raises:
+        InvalidSetting: If a setting is out of range.
+    """
+    refuse_blocks(block_size, damping)
+
+    def compute(view: WeightView) -> Mapping[str, Tensor]:
+        layout = Layout.of(view.weights, block_size)
+        count = sum(len(labels) for _, labels in view.batches)
+        inverse = inverse_blocks(_masked_gradients(view, layout), count, damping)
+        return layout.tensors(layout.rows(view.weights).square() / (2 * inverse.diagonal(dim1=1, dim2=2)))
+
+    return WeightScore(compute, uses_labels=True)
+
+
+def mfac(damping: float = 1e-5, block_size: int | None = None) -> WeightScore:
+    """The same with all weights in one block, without the matrix: numbers in memory are weights × examples.
+
+    Source: Frantar, Kurtic, Alistarh, *M-FAC: Efficient Matrix-Free Approximations of Second-Order Information*,
+    NeurIPS 2021, with its damping.
+
+    Args:
+        damping: λ.
+        block_size: Consecutive weights of one tensor in a block; None puts all weights of all tensors into one.
+
+    Raises:
+        InvalidSetting: If a setting is out of range.
+    """
+    refuse_blocks(block_size, damping)
+
+    def compute(view: WeightView) -> Mapping[str, Tensor]:
+        layout = Layout.of(view.weights, block_size)
+        inverse = InverseProducts.of(torch.cat([*_masked_gradients(view, layout)]), damping)
+        return layout.tensors(layout.rows(view.weights).square() / (2 * inverse.diagonal))
+
+    return WeightScore(compute, uses_labels=True)
+
+
 @score(uses_inputs=True, schedule=Schedule(rounds=100))
 def synflow(view: WeightView) -> Mapping[str, Tensor]:
     """|θ| ∂R/∂|θ| of the synaptic flow R, in float64.
@@ -181,9 +239,18 @@ SCORES: dict[str, WeightScore] = {
     "grasp": grasp,
     "gradient_preservation": gradient_preservation,
     "obd": obd,
+    "woodfisher": woodfisher(),
+    "mfac": mfac(),
     "synflow": synflow,
 }
 """All scores by name."""
+
+
+def _masked_gradients(view: WeightView, layout: Layout) -> Iterator[Tensor]:
+    """Gradients of single examples as blocks, 0 where weights are masked."""
+    masks = layout.rows(view.masks)
+    for some in examples_of_one_process(view.loss, view.masked, layout):
+        yield some * masks
 
 
 def _share_of_larger(weight: Tensor) -> Tensor:
