@@ -81,14 +81,11 @@ class WeightMasks(Mapping[str, Tensor]):
         """Fraction of weights that stay."""
         return sum(self.counts.values()) / sum(mask.numel() for mask in self.masks.values())
 
-    def attach_(self, model: nn.Module) -> None:
-        """Mask a network in place: its weights read 0 where they are masked, also after every training step.
-
-        Weights behind the masks keep their values until `detach_masks_` makes the zeros plain. Tied weights are masked
-        wherever they stand. Make the optimiser before or after: parameters stay the same objects.
+    def refuse_misfit(self, model: nn.Module) -> None:
+        """Check that these are masks of a network's weights.
 
         Raises:
-            InvalidSetting: If the network has no such weights, or they are masked already; it is then as it was.
+            InvalidSetting: If the network has no such weights, or they are masked already.
         """
         weights = maskable(model)
         problems = [
@@ -99,6 +96,17 @@ class WeightMasks(Mapping[str, Tensor]):
         ]
         if problems:
             raise InvalidSetting(f"masks do not fit: {'; '.join(problems[:8])}; use those that were made for it")
+
+    def attach_(self, model: nn.Module) -> None:
+        """Mask a network in place: its weights read 0 where they are masked, also after every training step.
+
+        Weights behind the masks keep their values until `detach_masks_` makes the zeros plain. Tied weights are masked
+        wherever they stand. Make the optimiser before or after: parameters stay the same objects.
+
+        Raises:
+            InvalidSetting: If the network has no such weights, or they are masked already; it is then as it was.
+        """
+        self.refuse_misfit(model)
         parameters = dict(model.named_parameters())
         names = {id(parameters[name]): name for name in self.masks}
         places = [*_places(model, names)]

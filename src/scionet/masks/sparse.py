@@ -1,0 +1,149 @@
+"""Masked weights as torch's sparse tensors: a state that loads back, and 2:4 weights for hardware made for them."""
+
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from scionet.errors import InvalidSetting, UnsupportedModel
+from scionet.masks.weight_masks import WeightMasks
+
+SparseLayout = Literal["coo", "csr"]
+
+
+def sparse_state(model: nn.Module, masks: WeightMasks, layout: SparseLayout = "coo") -> dict[str, Tensor]:
+    """A network's state dict with masked weights as sparse tensors; `load_sparse_` is the inverse.
+
+    Exactly the weights that stay are stored, also those that are 0.
+
+    Args:
+        model: The network, whose weights need not be 0 where they are masked. It is left as it was.
+        masks: Which weights stay.
+        layout: ``"coo"`` in the weights' shapes, or ``"csr"`` with rows of outputs, ``(out, everything else)``.
+
+    Raises:
+        InvalidSetting: If masks do not fit the network, or there is no such layout.
+    """
+    if layout not in ("coo", "csr"):
+        raise InvalidSetting(f"layout is 'coo' or 'csr'; given {layout!r}")
+    masks.refuse_misfit(model)
+    parameters = dict(model.named_parameters())
+    known = {id(parameters[name]): mask for name, mask in masks.items()}
+    make = coo if layout == "coo" else csr
+    return {
+        name: make(tensor.detach(), known[id(tensor)]) if id(tensor) in known else tensor.detach().clone()
+        for name, tensor in model.state_dict(keep_vars=True).items()
+    }
+
+
+def load_sparse_(model: nn.Module, state: Mapping[str, Tensor]) -> WeightMasks:
+    """Load what `sparse_state` gave into a network, in place: zeros where weights are masked.
+
+    Args:
+        model: A network of the same architecture; it is left as it was if the state does not fit.
+        state: The state.
+
+    Returns:
+        The masks.
+
+    Raises:
+        InvalidSetting: If the state is of another network.
+    """
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    if wrong := sorted(n for n in shapes.keys() | state.keys() if not _fits(state.get(n), shapes.get(n))):
+        raise InvalidSetting(
+            f"the sparse state is of another network: {len(wrong)} tensors differ, such as {wrong[0]!r}; give a "
+            "network of the architecture that it was made from"
+        )
+    model.load_state_dict({n: (t if _plain(t) else _dense(t)).view(shapes[n]) for n, t in state.items()})
+    parameters = dict(model.named_parameters())
+    kept = {n: _pattern(t).view(shapes[n]) for n, t in state.items() if not _plain(t) and n in parameters}
+    return WeightMasks(kept)
+
+
+def semi_structured(model: nn.Module, masks: WeightMasks) -> nn.Module:
+    """A copy of a network whose masked linear maps compute with 2:4 sparse weights, for inference on NVIDIA GPUs.
+
+    Args:
+        model: The network, on the GPU, in half precision; see `torch.sparse.to_sparse_semi_structured`.
+        masks: Of ``mask_weights(pattern="2:4")``. Masked convolutions, which torch has no such kernels for, and what
+            the pattern leaves whole get plain zeros.
+
+    Raises:
+        InvalidSetting: If masks do not fit the network.
+        UnsupportedModel: If no linear map is masked 2:4, or device, type or shape do not allow it; the text says what.
+    """
+    pruned = masks.applied(model)
+    places = {f"{name}.weight": module for name, module in pruned.named_modules() if isinstance(module, nn.Linear)}
+    linear = [name for name, mask in masks.items() if name in places and is_two_of_four(mask)]
+    if not linear:
+        raise UnsupportedModel(
+            "no linear map is masked 2:4; make masks by mask_weights(model, pattern='2:4'), of a network with "
+            "nn.Linear whose inputs are a multiple of 4"
+        )
+    for name in linear:
+        try:
+            weight = torch.sparse.to_sparse_semi_structured(places[name].weight.detach())
+        except (RuntimeError, NotImplementedError, ValueError) as error:
+            raise UnsupportedModel(
+                f"{name!r} has no 2:4 kernel here: {error}; move the network to an NVIDIA GPU of compute capability "
+                "8.0 or more in float16 or bfloat16, or take sparse_state"
+            ) from error
+        places[name].weight = nn.Parameter(weight, requires_grad=False)
+    return pruned
+
+
+def is_two_of_four(mask: Tensor) -> bool:
+    """Whether exactly two of every four consecutive inputs stay, of a mask ``(outputs, inputs)``."""
+    return mask.ndim == 2 and mask.shape[1] % 4 == 0 and bool((mask.view(-1, 4).sum(1) == 2).all())
+
+
+def coo(weight: Tensor, mask: Tensor) -> Tensor:
+    """A weight by the coordinates of what stays."""
+    where = mask.to(weight.device)
+    return torch.sparse_coo_tensor(
+        where.nonzero().T, weight[where], weight.shape, is_coalesced=True, check_invariants=True
+    )
+
+
+def csr(weight: Tensor, mask: Tensor) -> Tensor:
+    """A weight as rows of outputs, ``(out, everything else)``."""
+    rows, where = weight.flatten(1), mask.to(weight.device).flatten(1)
+    starts = nn.functional.pad(where.sum(1).cumsum(0), (1, 0))
+    with no_beta_warning():
+        return torch.sparse_csr_tensor(starts, where.nonzero()[:, 1], rows[where], rows.shape, check_invariants=True)
+
+
+def _fits(tensor: Tensor | None, shape: torch.Size | None) -> bool:
+    if tensor is None or shape is None:
+        return False
+    rows = shape if tensor.layout != torch.sparse_csr else torch.Size((shape[0], shape[1:].numel()))
+    return tensor.shape == rows
+
+
+def _plain(tensor: Tensor) -> bool:
+    return tensor.layout == torch.strided
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    with no_beta_warning():
+        return tensor.to_dense()
+
+
+def _pattern(tensor: Tensor) -> Tensor:
+    """True where something is stored."""
+    stored = tensor.coalesce() if tensor.layout == torch.sparse_coo else tensor
+    pattern = stored.clone()
+    pattern.values().fill_(1)
+    return _dense(pattern) != 0
+
+
+@contextmanager
+def no_beta_warning() -> Iterator[None]:
+    """Without torch's note that its CSR tensors are in beta."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        yield

@@ -1,0 +1,106 @@
+"""A state with sparse tensors in one file: safetensors with a JSON header. No pickle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from scionet.coding import build, to_json
+from scionet.errors import CheckpointError
+from scionet.masks.sparse import no_beta_warning
+from scionet.tensorfiles import opened, tensors_in
+from scionet.writing import whole_file
+
+FORMAT_VERSION = 1
+_KEY, _WRITER = "scionet_sparse", "save_sparse"
+_SMALL = 2**31
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a file says of its sparse tensors: the shape of each by name."""
+
+    format_version: int
+    shapes: Mapping[str, tuple[int, ...]]
+
+
+def save_sparse(path: str | Path, state: Mapping[str, Tensor], *, overwrite: bool = False) -> Path:
+    """Save what `scionet.masks.sparse.sparse_state` gave, whole or not at all.
+
+    Indices are stored in 32 bits where they fit.
+
+    Raises:
+        CheckpointError: If the file exists or cannot be written.
+        InvalidSetting: If its name does not end in ``.safetensors``.
+    """
+    tensors, shapes = dict[str, Tensor](), dict[str, tuple[int, ...]]()
+    for name, tensor in state.items():
+        if tensor.layout == torch.strided:
+            tensors[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+        else:
+            shapes[name] = tuple(tensor.shape)
+            tensors |= {f"{name}/{part}": value for part, value in _parts(tensor).items()}
+    header = to_json(Header(FORMAT_VERSION, shapes))
+    with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
+        temporary.write_bytes(save(tensors, {_KEY: header}))
+    return Path(path)
+
+
+def read_sparse(path: str | Path) -> dict[str, Tensor]:
+    """What `save_sparse` wrote, on the processor.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, of a newer format, or holds something else.
+    """
+    with opened(path, _WRITER) as file:
+        header = _header(path, file.metadata() or {})
+    tensors = tensors_in(path, _WRITER)
+    try:
+        sparse = {name: _made(name, shape, tensors) for name, shape in header.shapes.items()}
+    except (KeyError, RuntimeError) as error:
+        raise CheckpointError(f"{path}: its sparse tensors are damaged ({error}); copy or save it again") from error
+    return tensors | sparse
+
+
+def _parts(tensor: Tensor) -> dict[str, Tensor]:
+    """Values and indices, on the processor."""
+    if tensor.layout == torch.sparse_coo:
+        stored = tensor.coalesce()
+        indices = {"indices": stored.indices()}
+    else:
+        stored, indices = tensor, {"crow": tensor.crow_indices(), "col": tensor.col_indices()}
+    kind = torch.int32 if tensor.shape.numel() < _SMALL else torch.int64
+    found = {"values": stored.values().detach(), **{name: index.to(kind) for name, index in indices.items()}}
+    return {name: part.to("cpu").contiguous() for name, part in found.items()}
+
+
+def _made(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> Tensor:
+    """A sparse tensor of its parts, which are taken out of `tensors`; its indices are checked."""
+    values = tensors.pop(f"{name}/values")
+    if f"{name}/indices" in tensors:
+        indices = tensors.pop(f"{name}/indices").long()
+        return torch.sparse_coo_tensor(indices, values, shape, is_coalesced=True, check_invariants=True)
+    crow, col = (tensors.pop(f"{name}/{part}").long() for part in ("crow", "col"))
+    with no_beta_warning():
+        return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=True)
+
+
+def _header(path: str | Path, metadata: Mapping[str, str]) -> Header:
+    """What a file says of itself.
+
+    Raises:
+        CheckpointError: If it holds something else, or is of a newer format.
+    """
+    if _KEY not in metadata:
+        raise CheckpointError(f"{path} holds no sparse state; give a file that {_WRITER} wrote")
+    try:
+        header = build(Header, json.loads(metadata[_KEY]))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its header is damaged ({error}); copy or save it again") from error
+    if header.format_version > FORMAT_VERSION:
+        raise CheckpointError(f"{path} is of format {header.format_version}; this version reads {FORMAT_VERSION}")
+    return header
