@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import collapse_tables
 import early_tables
 import numpy as np
 from early_record import load_all as early_records
@@ -34,6 +35,9 @@ def write_sections(results: Path, docs: Path) -> None:
         docs / "methods" / "learned.md", "selector", selector_table(overlaps, results / "selector" / "runs")
     )
     replace_between(docs / "methods" / "coreset.md", "examples", examples_table(results / "examples"))
+    collapses = collapse_tables.load_all(results / "collapse")
+    replace_between(docs / "analysis.md", "collapse", collapse_tables.to_markdown(collapses))
+    collapse_tables.draw(collapses, docs / "collapse.svg")
     replace_between(docs / "early.md", "early", early_tables.to_markdown(early_records(results / "early")))
 
 
