@@ -35,6 +35,8 @@ def write_sections(results: Path, docs: Path) -> None:
         docs / "methods" / "learned.md", "selector", selector_table(overlaps, results / "selector" / "runs")
     )
     replace_between(docs / "methods" / "coreset.md", "examples", examples_table(results / "examples"))
+    moved = json.loads((results / "compensation" / "digits.json").read_text())["rows"]
+    replace_between(docs / "methods" / "masks.md", "compensation", compensation_table(moved))
     collapses = collapse_tables.load_all(results / "collapse")
     replace_between(docs / "analysis.md", "collapse", collapse_tables.to_markdown(collapses))
     collapse_tables.draw(collapses, docs / "collapse.svg")
@@ -115,6 +117,18 @@ def selector_table(overlaps: Sequence[Mapping[str, Any]], runs: Path) -> str:
     times = ", ".join(f"{name} {1000 * np.mean(found):.0f} ms" for name, found in seconds.items())
     heads = ["units chosen by", "share of greedy's half", "accuracy % at half the MACs"]
     return f"{table(heads, lines)}\n\nProcessor time to choose at a site, from moments, on average: {times}."
+
+
+def compensation_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy by density and score: masked, and with the other weights moved, by damping."""
+    cases = dict.fromkeys((row["density"], row["score"]) for row in rows)
+    lines = []
+    for density, score in cases:
+        found = [row for row in rows if (row["density"], row["score"]) == (density, score)]
+        moved = [[row["moved"][damping] for row in found] for damping in found[0]["moved"]]
+        spreads = [Spread.of([100 * share for share in shares]) for shares in ([r["plain"] for r in found], *moved)]
+        lines.append([f"{density:g}", f"`{score}`", *(spread.text(1) for spread in spreads)])
+    return table(["density", "score", "masked", *(f"moved, λ = {damping}" for damping in rows[0]["moved"])], lines, 2)
 
 
 def _by_seed(rows: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], float]) -> list[float]:

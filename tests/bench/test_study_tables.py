@@ -1,4 +1,4 @@
-"""Tables of the studies of early pruning and collapse, from records made by hand."""
+"""Tables of the studies of early pruning, collapse and compensation, from records made by hand."""
 
 from pathlib import Path
 from types import ModuleType
@@ -20,7 +20,8 @@ def tables() -> dict[str, ModuleType]:
         import collapse_tables
         import early_record
         import early_tables
-    return {"collapse": collapse_tables, "early": early_tables, "record": early_record}
+        import sections
+    return {"collapse": collapse_tables, "early": early_tables, "record": early_record, "sections": sections}
 
 
 def early(record: ModuleType, method: str, seed: int, right: int, first: int, norms: tuple[float, ...]) -> Any:
@@ -71,3 +72,15 @@ def test_the_table_of_collapse_says_how_far_scores_reach(tables, tmp_path):
     ]
     tables["collapse"].draw(records, tmp_path / "collapse.svg")
     assert (tmp_path / "collapse.svg").read_text().count("share of layers") == 1
+
+
+def test_the_table_of_compensation_has_a_column_for_each_damping(tables):
+    rows = [
+        {"seed": s, "density": 0.2, "score": "obd", "dense": 1, "plain": 0.5 + s / 10, "moved": {"1e-05": 0.75}}
+        for s in (0, 1)
+    ]
+    assert tables["sections"].compensation_table(rows).splitlines() == [
+        "| density | score | masked | moved, λ = 1e-05 |",
+        "| :-- | :-- | --: | --: |",
+        "| 0.2 | `obd` | 55.0 ± 7.1 | 75.0 ± 0.0 |",
+    ]

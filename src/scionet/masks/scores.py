@@ -169,7 +169,7 @@ def woodfisher(block_size: int = BLOCK_SIZE, damping: float = DAMPING) -> Weight
     F is the damped empirical Fisher matrix in blocks, every example one gradient; see `inverse_fisher`.
 
     Source: Singh, Alistarh, *WoodFisher: Efficient Second-Order Approximation for Neural Network Compression*, NeurIPS
-    2020, with the damping of its code; the saliency is that of Hassibi, Stork, *Optimal Brain Surgeon*, NIPS 1992.
+    2020; the saliency is that of Hassibi, Stork, *Optimal Brain Surgeon*, NIPS 1992. Differs in the default of λ.
 
     Args:
         block_size: Consecutive weights of one tensor in a block; numbers in memory are weights × block_size.
@@ -189,7 +189,7 @@ def woodfisher(block_size: int = BLOCK_SIZE, damping: float = DAMPING) -> Weight
     return WeightScore(compute, uses_labels=True)
 
 
-def mfac(damping: float = 1e-5, block_size: int | None = None) -> WeightScore:
+def mfac(damping: float = DAMPING, block_size: int | None = None) -> WeightScore:
     """The same with all weights in one block, without the matrix: numbers in memory are weights × examples.
 
     Source: Frantar, Kurtic, Alistarh, *M-FAC: Efficient Matrix-Free Approximations of Second-Order Information*,
