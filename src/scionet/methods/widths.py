@@ -142,7 +142,7 @@ class Allocator:
         """What each unit is worth in the dense network, ``(width,)`` by site."""
         fitting = self.fitting
         if self.ranker.uses_moments:
-            views = (v for v, _ in survey(fitting, self.inputs, fitting.sites, self.draw, self.progress))
+            views = (v for v, _ in survey(fitting, self.surveyed, fitting.sites, self.draw, self.progress))
         else:
             views = (SiteView(s, fitting.sites, fitting.model, (), {}, {}, self.inputs) for s in fitting.sites.values())
         return {view.site.name: self.ranker.worth(view, self.draw("rank", view.site.name)) for view in views}
