@@ -8,12 +8,12 @@ twice: as cut, and after BatchNorm re-calibration on the calibration images. Rec
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import torch_pruning as tp
@@ -21,6 +21,7 @@ import tyro
 from torch import Tensor, nn
 from untrained import RESULTS, TASKS, Task, load_all, split
 
+from scionet.adapters.torch_pruning_criteria import CRITERIA, differentiate
 from scionet.bench.contest import outcome
 from scionet.bench.provenance import Provenance
 from scionet.bench.record import Outcome, RunRecord, RunSpec, save
@@ -30,14 +31,6 @@ from scionet.methods.recalibration import recalibrated
 from scionet.models import build, load_weights
 from scionet.network.running import hash_tensors, state_of
 
-CRITERIA: Mapping[str, tuple[Callable[[], Any], str]] = {
-    "magnitude": (lambda: tp.importance.GroupMagnitudeImportance(p=2), "L2 norm of a group."),
-    "bn scale": (lambda: tp.importance.BNScaleImportance(), "BatchNorm scale."),
-    "lamp": (lambda: tp.importance.LAMPImportance(), "Layer-adaptive magnitude."),
-    "fpgm": (lambda: tp.importance.FPGMImportance(), "Geometric median."),
-    "taylor": (lambda: tp.importance.GroupTaylorImportance(), "First-order Taylor, labelled batches."),
-    "hessian": (lambda: tp.importance.GroupHessianImportance(), "Hessian diagonal (OBD-C), labelled batches."),
-}
 BISECTIONS = 8
 LABELLED_BATCHES = 2
 
@@ -70,7 +63,7 @@ class Rivalry:
     def cut(self, criterion: str, ratio: float, across: bool) -> nn.Module:
         """The network pruned at one ratio, by ranking within each layer or across all."""
         model = copy.deepcopy(self.model)
-        importance = CRITERIA[criterion][0]()
+        importance = CRITERIA[criterion].make()
         ignored = [m for name, m in model.named_modules() if _weighted(m) and not _inside(name)]
         pruner = tp.pruner.BasePruner(
             model,
@@ -80,23 +73,11 @@ class Rivalry:
             global_pruning=across,
             ignored_layers=ignored,
         )
-        if criterion in ("taylor", "hessian"):
-            self.differentiate(model, importance)
+        if kind := CRITERIA[criterion].gradients:
+            differentiate(model, importance, self.calibration[:LABELLED_BATCHES], kind == "single")
         pruner.step()
         model.zero_grad()
         return model
-
-    def differentiate(self, model: nn.Module, importance: Any) -> None:
-        """Gradients of the task loss, for criteria that read them; squared per example for the Hessian diagonal."""
-        for images, labels in self.calibration[:LABELLED_BATCHES]:
-            losses = nn.functional.cross_entropy(model(images), labels, reduction="none")
-            if isinstance(importance, tp.importance.GroupHessianImportance):
-                for loss in losses:
-                    model.zero_grad()
-                    loss.backward(retain_graph=True)
-                    importance.accumulate_grad(model)
-            else:
-                losses.mean().backward()
 
     def nearest(self, criterion: str, budget: str, across: bool) -> nn.Module:
         """The largest network below the budget that some pruning ratio gives."""
@@ -138,7 +119,7 @@ class Rivalry:
             provenance=Provenance.here(datetime.now(UTC).date().isoformat(), command, torch.get_num_threads()),
             dense_hash=hash_tensors(state_of(self.model)),
             plan_hash=hash_tensors(state_of(pruned)),
-            summary=f"Torch-Pruning {tp.__version__}: {CRITERIA[criterion][1]}",
+            summary=f"Torch-Pruning {tp.__version__}: {CRITERIA[criterion].summary}",
             notes=("accuracy measured in bfloat16 (autocast)",),
         )
 

@@ -25,13 +25,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # torch-pruning's own
 
 
 def paths(model, subject):
-    """The greedy paths of all sites, by way of the sweep."""
+    """The greedy paths of all sites, by way of the allocator."""
     sites = discover(model, subject.example())
     method = build("forward")
     fitting = Fitting(model, sites, method.settings)
     allocator = Allocator(method.ranker, fitting, list(subject.batches()), CostModel(sites), seeded(0), silent)
 
-    return sites, {view.site.name: path for view, _, path in allocator.surveyed(allocator.inputs, {})}
+    return sites, {view.site.name: path for view, _, path in allocator.problems(allocator.inputs, {})}
 
 
 def cut_at_the_widths_of(pruned, dense, sites, orders):
@@ -67,7 +67,7 @@ def test_the_lines_of_the_page_work_as_they_stand():
     subject = SUBJECTS["residual"]
     names = {"model": subject.network(), "batches": subject.batches(), "example_inputs": subject.example()}
     before = measure(names["model"], subject.example()).macs
-    exec(code_of("torch_pruning.md"), names)
+    exec(code_of("torch_pruning.md", 0, 2), names)
     assert measure(names["model"], subject.example()).macs < 0.6 * before
 
 

@@ -1,6 +1,7 @@
 """All methods by name."""
 
 from dataclasses import fields, replace
+from importlib import import_module
 from typing import Any
 
 from scionet.errors import InvalidSetting, unknown
@@ -43,9 +44,15 @@ METHODS: dict[str, type[SweepSettings]] = {"forward": ForwardSettings, **dict.fr
 def build(name: str, **options: Any) -> Method:
     """The method of that name with the given settings.
 
+    Args:
+        name: One of `METHODS`, or ``package.module:function`` of a function that makes a method of its settings.
+        **options: Settings.
+
     Raises:
         InvalidSetting: If there is no such method or setting, or a setting is out of range.
     """
+    if ":" in name:
+        return _made_elsewhere(name, options)
     if name not in METHODS:
         raise unknown("method", name, METHODS)
     known = {field.name for field in fields(METHODS[name])}
@@ -59,3 +66,19 @@ def build(name: str, **options: Any) -> Method:
     if isinstance(settings, ForwardSettings):
         return Sweep(name, settings, ForwardRanker(settings))
     return Sweep(name, settings, SCORES[name])
+
+
+def _made_elsewhere(name: str, options: dict[str, Any]) -> Method:
+    """A method that a function of some package makes.
+
+    Raises:
+        InvalidSetting: If there is no such function, or it makes something else or does not take the settings.
+    """
+    module, _, function = name.partition(":")
+    try:
+        made = getattr(import_module(module), function)(**options)
+    except (ModuleNotFoundError, AttributeError, TypeError) as error:
+        raise InvalidSetting(f"no method comes of {name!r} with settings {options}: {error}") from error
+    if not isinstance(made, Method):
+        raise InvalidSetting(f"{name} makes a {type(made).__name__}, not a scionet.methods.contract.Method")
+    return made

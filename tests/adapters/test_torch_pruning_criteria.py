@@ -1,0 +1,127 @@
+"""The criteria of Torch-Pruning as methods: the units that its own pruner keeps, and what cannot be."""
+
+import copy
+
+import pytest
+import torch
+from pages import code_of
+from subjects import SUBJECTS, budget_for
+from test_torch_pruning import cut_at_the_widths_of
+
+from scionet.adapters.torch_pruning_criteria import CRITERIA, CriterionRanker, criterion, differentiate, importances
+from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
+from scionet.methods.contract import SiteView
+from scionet.methods.registry import build
+from scionet.network.discover import discover
+from scionet.network.running import hash_tensors, state_of
+from scionet.pruning import prune
+
+tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
+pytestmark = pytest.mark.filterwarnings("ignore")  # torch-pruning's own
+HERE = "scionet.adapters.torch_pruning_criteria:criterion"
+
+
+@pytest.mark.parametrize("name", ["residual", "mlp", "flattened"])
+@pytest.mark.parametrize("chosen", [name for name in CRITERIA if name != "bn scale"])
+def test_the_units_are_those_that_its_own_pruner_keeps(name: str, chosen: str) -> None:
+    subject, kind = SUBJECTS[name], CRITERIA[chosen]
+    model = subject.network()
+    dense, sites, importance = copy.deepcopy(model), discover(model, subject.example()), kind.make()
+    pairs = list(subject.pairs(2, 8))
+    pruned = {producer.rpartition(".")[0] for site in sites.values() for producer in site.producers}
+    ignored = [
+        m
+        for name, m in model.named_modules()
+        if isinstance(m, torch.nn.Linear | torch.nn.Conv2d) and name not in pruned
+    ]
+    # not layer by layer: there it would score the later layers of a network that has lost channels already
+    pruner = tp.pruner.BasePruner(
+        model,
+        subject.example(),
+        importance=importance,
+        pruning_ratio=0.4,
+        max_pruning_ratio=0.8,
+        global_pruning=True,
+        ignored_layers=ignored,
+    )
+    if kind.gradients:
+        differentiate(model.eval(), importance, pairs, kind.gradients == "single")
+    pruner.step()
+    batches = pairs if kind.gradients else [x for x, _ in pairs]
+    ranker = CriterionRanker(kind).ready(dense, sites, batches)
+    orders = {
+        name: ranker.rank(SiteView(site, sites, dense, (), {}, {}, batches), site.width, None)
+        for name, site in sites.items()
+    }
+    expected = state_of(cut_at_the_widths_of(model, dense, sites, orders))
+    for key, tensor in state_of(model).items():
+        assert torch.equal(tensor, expected[key]), key
+
+
+def test_batchnorm_scales_are_absolute_values() -> None:
+    subject = SUBJECTS["residual"]
+    model = subject.network()
+    sites = discover(model, subject.example())
+    found = importances(CRITERIA["bn scale"], model, sites, subject.batches())
+    expected = state_of(model)["block1.bn1.weight"].abs().double()
+    ours = torch.from_numpy(found["block1.conv1"])
+    torch.testing.assert_close(ours / ours.mean(), expected / expected.mean(), rtol=1e-6, atol=0.0)
+
+
+@pytest.mark.parametrize("chosen", ["magnitude", "taylor"])
+def test_widths_and_repairs_are_ours_and_the_network_stays(chosen: str) -> None:
+    subject = SUBJECTS["residual"]
+    model = subject.network()
+    before = hash_tensors(state_of(model))
+    data = subject.pairs(4, 16) if CRITERIA[chosen].gradients else subject.batches(4, 16)
+    limit = str(budget_for(discover(model, subject.example()), 0.6))
+    results = [
+        prune(model, data, limit, example_inputs=subject.example(), method=HERE, importance=chosen, refit=refit)
+        for refit in (False, True)
+    ]
+    assert hash_tensors(state_of(model)) == before
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert all(result.report.difference < 1e-4 for result in results)
+    assert results[1].plan.method == f"torch-pruning {chosen}" and results[1].plan.tensors
+    assert not results[0].plan.tensors
+
+
+def test_the_lines_of_the_page_work_as_they_stand() -> None:
+    subject = SUBJECTS["residual"]
+    names = {"model": subject.network(), "pairs": list(subject.pairs(2, 8)), "example": subject.example()}
+    code = code_of("torch_pruning.md", 1, 2)
+    exec(
+        code.replace('scionet.prune(model, pairs, "macs<=50%"', 'result = scionet.prune(model, pairs, "macs<=60%"'),
+        names,
+    )
+    assert names["result"].plan.method == "torch-pruning hessian"
+
+
+def test_what_cannot_be_is_explained() -> None:
+    model, heads = SUBJECTS["mlp"].network(), SUBJECTS["heads"]
+    sites = discover(model, SUBJECTS["mlp"].example())
+    with pytest.raises(InvalidSetting, match=r"importance 'lam'.*lamp"):
+        criterion(importance="lam")
+    with pytest.raises(CalibrationError, match="no calibration batches"):
+        importances(CRITERIA["magnitude"], model, sites, [])
+    with pytest.raises(UnsupportedModel, match="site '0' no importance; take another"):
+        importances(CRITERIA["bn scale"], model, sites, SUBJECTS["mlp"].batches())
+    with pytest.raises(CalibrationError, match="label"):
+        importances(CRITERIA["taylor"], model, sites, SUBJECTS["mlp"].batches())
+    network = heads.network()
+    with pytest.raises(UnsupportedModel, match="does not score whole heads"):
+        importances(CRITERIA["magnitude"], network, discover(network, heads.example()), heads.batches())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("nowhere:criterion", {}, "no method comes of 'nowhere:criterion'"),
+        ("scionet.methods.registry:nothing", {}, "no attribute 'nothing'"),
+        (HERE, {"importance": "lamp", "refits": True}, "unexpected keyword argument 'refits'"),
+        ("builtins:dict", {}, "makes a dict, not a scionet.methods.contract.Method"),
+    ],
+)
+def test_methods_of_other_packages_are_checked(name: str, options: dict, message: str) -> None:
+    with pytest.raises(InvalidSetting, match=message):
+        build(name, **options)
