@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from examples import record
+from handmade import record
 from scipy import stats
 
 from scionet.bench.pairs import pairs
