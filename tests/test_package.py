@@ -1,6 +1,7 @@
 import importlib
 import inspect
 import tomllib
+from collections import Counter
 from collections.abc import Callable
 from importlib.metadata import version
 from importlib.resources import files
@@ -53,3 +54,9 @@ def test_unknown_name_is_an_attribute_error() -> None:
 
 def test_package_says_that_it_is_typed() -> None:
     assert (files("scionet") / "py.typed").is_file()
+
+
+def test_modules_beside_the_tests_have_names_of_their_own() -> None:
+    # pytest and the benchmarks import by the bare name, so that of two the first on the path would be taken
+    names = Counter(path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+    assert [name for name, count in names.items() if count > 1 and name != "conftest"] == []

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from handmade import record
+from made_up import record
 from scipy import stats
 
 from scionet.bench.pairs import pairs

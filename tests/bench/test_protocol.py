@@ -3,7 +3,7 @@
 import re
 from dataclasses import replace
 
-import handmade
+import made_up
 import numpy as np
 import pytest
 
@@ -22,7 +22,7 @@ ARMS = {"as cut": 300, "fine-tuned": 340, "scratch-e": 320}
 
 
 def run_of(who: str, arm: str, seed: int, correct: int) -> RunRecord:
-    plain = handmade.record(who if who in handmade.LOST else "random", seed=seed, correct=correct)
+    plain = made_up.record(who if who in made_up.LOST else "random", seed=seed, correct=correct)
     method = who if arm == "as cut" else f"{who} + {arm}"
     right = np.arange(plain.pruned.seen) < correct
     ledger = (Payment("selection", 64, 5e9, 2.0), Payment("training", 1000, 3e9, 4.0 + seed))
@@ -144,7 +144,7 @@ def test_accounts_are_means_over_runs(records: list[RunRecord]) -> None:
     [(_, accounts)] = found.accounts
     account = next(a for a in accounts if a.row.method == "forward + fine-tuned")
     assert account.seconds == (0, 2.0, 0, 4.5, 0) and account.images == 1064 and account.rates == (0.1,)
-    assert account.passes == pytest.approx(8e9 / handmade.DENSE_MACS / 1e3)
+    assert account.passes == pytest.approx(8e9 / made_up.DENSE_MACS / 1e3)
 
 
 def test_pairs_use_the_examples_where_the_records_have_them(records: list[RunRecord]) -> None:
@@ -168,7 +168,7 @@ def test_the_page_shows_panels_differences_ledger_and_failures(records: list[Run
 
 
 def test_a_page_without_arms_has_no_ledger() -> None:
-    plain = html([handmade.record("forward"), handmade.record("l1")], "plain")
+    plain = html([made_up.record("forward"), made_up.record("l1")], "plain")
     assert "What each has paid" not in plain and "Runs that failed" not in plain
 
 
@@ -182,7 +182,7 @@ def test_answers_survive_and_damage_is_refused() -> None:
 
 
 def test_failures_survive_and_damage_is_refused(tmp_path) -> None:
-    failure = Failure(handmade.spec(), "TrainingError", "the loss is NaN", "Traceback")
+    failure = Failure(made_up.spec(), "TrainingError", "the loss is NaN", "Traceback")
     path = save_failure(failure, tmp_path / "failures")
     assert load_failure(path) == failure
     path.write_text("{}")

@@ -8,7 +8,7 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-import handmade
+import made_up
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -70,7 +70,7 @@ def test_json_round_trip_is_exact_and_canonical(record: RunRecord) -> None:
 
 
 def test_folder_round_trip_is_sorted_and_runs_replace_themselves(tmp_path: Path) -> None:
-    runs = [handmade.record(method, seed=seed) for method in ("random", "forward") for seed in (1, 0)]
+    runs = [made_up.record(method, seed=seed) for method in ("random", "forward") for seed in (1, 0)]
     for run in (*runs, runs[0]):
         save(run, tmp_path / "new" / "folder")
     found = load_all(tmp_path / "new" / "folder")
@@ -84,7 +84,7 @@ def test_folder_round_trip_is_sorted_and_runs_replace_themselves(tmp_path: Path)
 
 
 def test_identity_is_of_the_specification_and_not_of_the_outcome() -> None:
-    run = handmade.record(correct=300)
+    run = made_up.record(correct=300)
     other = dataclasses.replace(run, pruned=Outcome(1, 1, 0, 1), seconds=9.0, notes=("elsewhere",))
     assert other.spec.run_id == run.spec.run_id
     changes = [{"seed": 1}, {"budget": "macs<=51%"}, {"method": "l1"}, {"settings": {"ridge": 1e-3}}, {"network": "n"}]
@@ -94,7 +94,7 @@ def test_identity_is_of_the_specification_and_not_of_the_outcome() -> None:
 
 def test_stored_identities_still_hold() -> None:
     stored = json.loads((Path(__file__).parent / "run_ids.json").read_text())
-    made = [handmade.spec(method, seed=seed).run_id for seed, method in enumerate(handmade.LOST)]
+    made = [made_up.spec(method, seed=seed).run_id for seed, method in enumerate(made_up.LOST)]
     assert made == stored
 
 
@@ -105,14 +105,14 @@ def test_order_of_settings_does_not_matter() -> None:
 
 
 def test_file_names_are_readable_and_differ_where_only_settings_do() -> None:
-    run = handmade.spec("l1 + least squares", "macs<=50%", 2)
+    run = made_up.spec("l1 + least squares", "macs<=50%", 2)
     assert re.fullmatch(r"small-resnet_l1-least-squares_macs-50_seed2_[0-9a-f]{12}\.json", run.file_name)
     assert dataclasses.replace(run, settings={}).file_name != run.file_name
 
 
 @pytest.mark.parametrize("cut", [0, 1, 0.3, 0.9, -3])
 def test_a_truncated_record_is_refused_by_name(tmp_path: Path, cut: float) -> None:
-    path = save(handmade.record(), tmp_path)
+    path = save(made_up.record(), tmp_path)
     text = path.read_text()
     path.write_text(text[: int(cut * len(text)) if isinstance(cut, float) else cut])
     with pytest.raises(RecordError, match=re.escape(str(path))):
@@ -134,7 +134,7 @@ def test_a_truncated_record_is_refused_by_name(tmp_path: Path, cut: float) -> No
     ],
 )
 def test_a_record_with_wrong_fields_says_which(tmp_path: Path, change: dict[str, object], words: str) -> None:
-    path = save(handmade.record(), tmp_path)
+    path = save(made_up.record(), tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(RecordError, match=words) as caught:
         load(path)
@@ -159,7 +159,7 @@ def test_binary_rubbish_and_missing_folders_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_numbers_that_are_not_finite_are_not_recorded(tmp_path: Path, bad: float) -> None:
     with pytest.raises(RecordError, match="cannot be recorded"):
-        save(dataclasses.replace(handmade.record(), seconds=bad), tmp_path)
+        save(dataclasses.replace(made_up.record(), seconds=bad), tmp_path)
     with pytest.raises(RecordError, match="JSON-able"):
         RunSpec("e", "n", "d", "m", "b", 0, {"ridge": bad})
     assert list(tmp_path.iterdir()) == []
@@ -199,7 +199,7 @@ def test_an_interrupted_write_leaves_no_temporary_file(tmp_path: Path, monkeypat
 
     monkeypatch.setattr(os, "fsync", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        save(handmade.record(), tmp_path)
+        save(made_up.record(), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-import handmade
+import made_up
 import numpy as np
 import pytest
 from PIL import Image
@@ -70,7 +70,7 @@ def read(page: str) -> Reader:
 
 @pytest.fixture(scope="module")
 def records() -> list[RunRecord]:
-    return handmade.all_records()
+    return made_up.all_records()
 
 
 @pytest.fixture(scope="module")
@@ -100,8 +100,8 @@ def test_every_figure_has_a_name_or_is_hidden_beside_its_text(page: str) -> None
     figures = [attrs for tag, attrs in read(page).attributes if tag == "svg"]
     named = [a for a in figures if a.get("role") == "img" and a.get("aria-labelledby")]
     hidden = [a for a in figures if a.get("aria-hidden") == "true"]
-    assert len(hidden) == len(handmade.LOST)
-    assert len(named) == len(figures) - len(hidden) == 2 + len(handmade.LOST) + 1 + len(handmade.SITES)
+    assert len(hidden) == len(made_up.LOST)
+    assert len(named) == len(figures) - len(hidden) == 2 + len(made_up.LOST) + 1 + len(made_up.SITES)
     assert '<html lang="en">' in page
 
 
@@ -110,10 +110,10 @@ def test_page_says_what_the_records_say(page: str, records: list[RunRecord]) -> 
     for word in (
         TITLE,
         "98.6",
-        *handmade.LOST,
-        *handmade.SITES,
-        *handmade.SUMMARIES.values(),
-        handmade.provenance().command,
+        *made_up.LOST,
+        *made_up.SITES,
+        *made_up.SUMMARIES.values(),
+        made_up.provenance().command,
     ):
         assert word in text
     mine = [100 * r.pruned.accuracy for r in records if (r.spec.method, r.spec.budget) == ("forward", "macs<=50%")]
@@ -123,7 +123,7 @@ def test_page_says_what_the_records_say(page: str, records: list[RunRecord]) -> 
 
 
 def test_texts_from_records_are_escaped() -> None:
-    run = handmade.record()
+    run = made_up.record()
     sharp = "<script>alert(1)</script>"
     bad = dataclasses.replace(
         run,
@@ -139,12 +139,12 @@ def test_texts_from_records_are_escaped() -> None:
 
 def test_same_records_in_any_order_give_the_same_page() -> None:
     kinds = [("forward", "macs<=70%", 0), ("forward", "macs<=70%", 1), ("l1", "macs<=70%", 0), ("l1", "macs<=50%", 0)]
-    few = [handmade.record(*kind, sites=SMALL) for kind in [*kinds, ("forward", "macs<=50%", 0)]]
+    few = [made_up.record(*kind, sites=SMALL) for kind in [*kinds, ("forward", "macs<=50%", 0)]]
     assert html(few, TITLE) == html(few[::-1], TITLE)
 
 
 def test_one_run_alone_makes_a_page_without_deviations_and_without_empty_parts() -> None:
-    run = handmade.record("random")
+    run = made_up.record("random")
     bare = dataclasses.replace(
         run,
         sites=(),
@@ -162,21 +162,19 @@ def test_one_run_alone_makes_a_page_without_deviations_and_without_empty_parts()
 
 
 def test_a_network_that_gets_better_and_one_that_stays_are_drawn() -> None:
-    page = html([handmade.record(correct=358, sites=SMALL), handmade.record("l1", correct=355, sites=SMALL)], "Better")
+    page = html([made_up.record(correct=358, sites=SMALL), made_up.record("l1", correct=355, sites=SMALL)], "Better")
     assert "-0.8" in read(page).text
 
 
 def test_two_networks_make_two_chapters() -> None:
-    reader = read(
-        html([handmade.record(network="one", sites=SMALL), handmade.record(network="two", sites=SMALL)], "Two")
-    )
+    reader = read(html([made_up.record(network="one", sites=SMALL), made_up.record(network="two", sites=SMALL)], "Two"))
     assert reader.tags["article"] == 2 and reader.tags["nav"] == 1
     ids = Counter(attrs["id"] for _, attrs in reader.attributes if "id" in attrs)
     assert max(ids.values()) == 1
 
 
 def test_the_page_is_written_to_a_file(tmp_path: Path) -> None:
-    runs = [handmade.record(sites=SMALL)]
+    runs = [made_up.record(sites=SMALL)]
     write_html(runs, tmp_path / "page.html", TITLE)
     assert (tmp_path / "page.html").read_text(encoding="utf-8") == html(runs, TITLE)
     assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
@@ -186,7 +184,7 @@ def test_no_records_or_an_unknown_headline_write_nothing(tmp_path: Path) -> None
     with pytest.raises(RecordError, match="no records"):
         write_html([], tmp_path / "page.html", "None")
     with pytest.raises(RecordError, match="has the method 'magic'"):
-        write_html([handmade.record()], tmp_path / "page.html", "None", headline="magic")
+        write_html([made_up.record()], tmp_path / "page.html", "None", headline="magic")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -243,4 +241,4 @@ def test_nothing_sticks_out_sideways(tmp_path: Path, page: str, width: int) -> N
     dom = chromium(tmp_path, path, "--window-size=1400,1000", "--virtual-time-budget=3000", "--dump-dom")
     scroll, client, outside, figures = measured(dom)
     assert client == width and scroll == width and outside == 0
-    assert figures == 2 + len(handmade.LOST) + 1 + len(handmade.SITES)
+    assert figures == 2 + len(made_up.LOST) + 1 + len(made_up.SITES)

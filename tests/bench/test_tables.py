@@ -6,7 +6,7 @@ import io
 import random
 from pathlib import Path
 
-import handmade
+import made_up
 import pytest
 from rich.console import Console
 
@@ -19,12 +19,12 @@ from scionet.bench.tables import replace_between, to_csv, to_markdown, to_matrix
 
 def by_hand() -> list[RunRecord]:
     """Three runs with 90, 92 and 97 of 100 correct, half the MACs and a quarter of the parameters."""
-    dense = Outcome(2000.0, 400, 98, 100, handmade.latency(4.0))
+    dense = Outcome(2000.0, 400, 98, 100, made_up.latency(4.0))
     return [
         dataclasses.replace(
-            handmade.record("forward", seed=seed),
+            made_up.record("forward", seed=seed),
             dense=dense,
-            pruned=Outcome(1000.0, 100, correct, 100, handmade.latency(ms)),
+            pruned=Outcome(1000.0, 100, correct, 100, made_up.latency(ms)),
             seconds=1.0 + seed,
         )
         for seed, (correct, ms) in enumerate([(90, 2.0), (92, 4.0), (97, 1.0)])
@@ -71,14 +71,14 @@ def test_speedup_needs_both_latencies_in_every_run() -> None:
 
 
 def test_rows_are_ordered_by_network_then_budget_then_accuracy_whatever_the_input() -> None:
-    runs = [*handmade.all_records(2, "b-net"), *handmade.all_records(2, "a-net")]
+    runs = [*made_up.all_records(2, "b-net"), *made_up.all_records(2, "a-net")]
     rows = summarise(runs)
     random.Random(0).shuffle(runs)
     assert [_key(row) for row in summarise(runs)] == [_key(row) for row in rows]
-    assert len(rows) == 2 * (1 + len(handmade.LOST) * len(handmade.BUDGETS))
+    assert len(rows) == 2 * (1 + len(made_up.LOST) * len(made_up.BUDGETS))
     assert [row.network for row in rows if row.method == "dense"] == ["a-net", "b-net"]
-    assert list(dict.fromkeys(row.budget for row in rows if row.budget)) == list(handmade.BUDGETS)
-    for budget in handmade.BUDGETS:
+    assert list(dict.fromkeys(row.budget for row in rows if row.budget)) == list(made_up.BUDGETS)
+    for budget in made_up.BUDGETS:
         means = [row.accuracy.mean for row in rows if row.network == "a-net" and row.budget == budget]
         assert means == sorted(means, reverse=True)
 
@@ -135,7 +135,7 @@ def test_bars_in_names_do_not_break_markdown() -> None:
 
 
 def test_matrix_has_methods_down_and_budgets_across() -> None:
-    runs = [handmade.record("l1", "macs<=70%", correct=350), handmade.record("l1", correct=300), *by_hand()]
+    runs = [made_up.record("l1", "macs<=70%", correct=350), made_up.record("l1", correct=300), *by_hand()]
     runs = [dataclasses.replace(r, dense=runs[0].dense, dense_hash="") for r in runs]
     assert to_matrix(summarise(runs)).splitlines() == [
         "| method | macs<=70% | macs<=50% |",
@@ -147,7 +147,7 @@ def test_matrix_has_methods_down_and_budgets_across() -> None:
 
 
 def test_matrix_of_several_networks_names_them() -> None:
-    head = to_matrix(summarise([handmade.record(network="one"), handmade.record(network="two")])).splitlines()[0]
+    head = to_matrix(summarise([made_up.record(network="one"), made_up.record(network="two")])).splitlines()[0]
     assert head == "| method | one macs<=50% | two macs<=50% |"
 
 
@@ -159,21 +159,21 @@ def test_matrix_of_several_experiments_is_refused() -> None:
 
 
 def test_csv_gives_numbers_back_in_full() -> None:
-    rows = summarise(handmade.all_records())
+    rows = summarise(made_up.all_records())
     found = list(csv.DictReader(io.StringIO(to_csv(rows))))
     assert [float(line["accuracy_mean"]) for line in found] == [row.accuracy.mean for row in rows]
     assert [line["method"] for line in found] == [row.method for row in rows]
 
 
 def test_study_brings_out_greedy_and_its_best_rival() -> None:
-    (study,) = studies(handmade.all_records())
+    (study,) = studies(made_up.all_records())
     assert study.headline == study.methods[0] == "forward"
     assert study.focus == "macs<=50%" and study.best.budget == "macs<=50%"
     others = [row for row in study.at("macs<=50%") if not row.method.startswith("forward")]
     assert study.rival is not None and study.rival == max(others, key=lambda row: row.accuracy.mean)
-    assert studies(handmade.all_records(), "l1")[0].headline == "l1"
+    assert studies(made_up.all_records(), "l1")[0].headline == "l1"
     with pytest.raises(RecordError, match=r"no run of small-resnet has the method 'L1'; there are: bn_scale"):
-        studies(handmade.all_records(), "L1")
+        studies(made_up.all_records(), "L1")
 
 
 def test_names_are_split_and_budgets_are_spoken() -> None:
