@@ -132,18 +132,10 @@ def _units_of(model: CostModel, shares: Mapping[str, float]) -> FloatArray:
 
 
 def _largest_common(ladder: Ladder, units: FloatArray) -> float:
-    """The largest common multiple of these widths that fits, by bisection."""
-    low, high = 0.0, float(max(ladder.model.full / units, default=1.0))
-    for _ in range(50):
-        middle = (low + high) / 2
-        low, high = (middle, high) if ladder.slack(_rungs_below(ladder, middle * units)) >= 0 else (low, middle)
-    return low
-
-
-def _rungs_below(ladder: Ladder, most: FloatArray) -> IntArray:
-    """For each site the highest rung of at most so many units, or the lowest there is."""
-    below = (ladder.widths <= most[:, None]).sum(axis=1)
-    return np.clip(below - 1, 0, ladder.top)
+    """The largest common multiple of these widths that fits."""
+    return ladder.largest(
+        lambda multiple: ladder.below(multiple * units), float(max(ladder.model.full / units, default=1.0))
+    )
 
 
 def _common(ladder: Ladder, units: FloatArray, multiple: float) -> IntArray:
@@ -151,7 +143,7 @@ def _common(ladder: Ladder, units: FloatArray, multiple: float) -> IntArray:
 
     The site that is sparsest beside these widths comes first.
     """
-    at = _rungs_below(ladder, multiple * units)
+    at = ladder.below(multiple * units)
     for site in np.argsort(ladder.kept(at) / units, kind="stable"):
         higher = np.minimum(at + (ladder.everyone == site), ladder.top)
         at = higher if ladder.slack(higher) >= 0 else at

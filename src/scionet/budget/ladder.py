@@ -1,6 +1,6 @@
 """The widths that every site may take, and what steps between them cost."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -113,6 +113,18 @@ class Ladder:
     def kept(self, at: IntArray) -> IntArray:
         """Widths at the given rungs, shape ``(site,)``."""
         return self.widths[self.everyone, at]
+
+    def below(self, most: FloatArray | IntArray) -> IntArray:
+        """For each site the highest rung of at most so many units, shape ``(site,)``; the lowest where there is none."""
+        return np.clip((self.widths <= most[:, None]).sum(axis=1) - 1, 0, self.top)
+
+    def largest(self, rungs: Callable[[float], IntArray], high: float) -> float:
+        """The largest number up to `high`, by bisection, whose rungs fit, where larger numbers mean no lower rungs."""
+        low = 0.0
+        for _ in range(50):
+            middle = (low + high) / 2
+            low, high = (middle, high) if self.slack(rungs(middle)) >= 0 else (low, middle)
+        return low
 
     def named(self, at: IntArray) -> dict[str, int]:
         """Widths at the given rungs by name of the site."""

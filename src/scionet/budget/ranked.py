@@ -48,12 +48,7 @@ def by_scores(
     if ladder.everything_fits:
         return ladder.named(ladder.top)
     places = [_places(model, scores, group) for group in groups]
-    low, high, at = 0.0, 1.0, np.zeros_like(ladder.top)
-    for _ in range(50):
-        middle = (low + high) / 2
-        rungs = _rungs(ladder, places, middle)
-        fits = ladder.slack(rungs) >= 0
-        low, high, at = (middle, high, rungs) if fits else (low, middle, at)
+    at = _rungs(ladder, places, ladder.largest(lambda density: _rungs(ladder, places, density), 1.0))
     away = abs(ladder.widths - ladder.kept(at)[:, None]) / model.full[:, None]
     return ladder.named(settle(ladder, at, away))
 
@@ -67,9 +62,7 @@ def _places(model: CostModel, scores: Mapping[str, FloatArray], group: Sequence[
 def _rungs(ladder: Ladder, places: Sequence[IntArray], density: float) -> IntArray:
     """For each site the highest rung that its best units reach at a density of all groups, or the lowest there is."""
     kept = np.concatenate([place[: int(density * len(place) + 0.5)] for place in places])
-    widths = np.bincount(kept, minlength=len(ladder.top))
-    below = (ladder.widths <= widths[:, None]).sum(axis=1)
-    return np.clip(below - 1, 0, ladder.top)
+    return ladder.below(np.bincount(kept, minlength=len(ladder.top)))
 
 
 def _refuse_misfit(model: CostModel, scores: Mapping[str, FloatArray], groups: Sequence[Sequence[str]]) -> None:
