@@ -16,13 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel, unknown
-from scionet.methods.contract import Ranker, SiteView
-from scionet.methods.scores import FloatArray, ScoreRanker
+from scionet.methods.scores import FloatArray, MeasuredRanker
 from scionet.methods.sweep import Sweep
 from scionet.network.labels import cross_entropies, labelled
 from scionet.network.running import as_arguments, call, tensors_of, undisturbed
 from scionet.network.sites import Site, Sites
-from scionet.selection.greedy import Selection
 from scionet.settings import ScoreSettings
 
 
@@ -82,7 +80,7 @@ def criterion(importance: str = "magnitude", **settings: Any) -> Sweep:
 
 
 @dataclass(frozen=True)
-class CriterionRanker(Ranker):
+class CriterionRanker(MeasuredRanker):
     """Takes units by descending importance in the dense network, which is asked for once for all sites."""
 
     criterion: Criterion
@@ -92,24 +90,14 @@ class CriterionRanker(Ranker):
         """Whether the criterion reads gradients of the task loss."""
         return bool(self.criterion.gradients)
 
-    @property
-    def nested(self) -> bool:
-        """Always: importances do not depend on the width."""
-        return True
-
-    def ready(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> ScoreRanker:
-        """A ranker that knows the importance of all units.
+    def measured(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+        """The importance of all units.
 
         Raises:
             CalibrationError: If there are no batches, or labels are needed and missing.
             UnsupportedModel: If Torch-Pruning does not see a site as a group, or gives it no importance.
         """
-        found = importances(self.criterion, model, sites, batches)
-        return ScoreRanker(lambda view, rng: found[view.site.name])
-
-    def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
-        """The `n_units` of highest importance, measured anew."""
-        return self.ready(view.model, view.sites, view.batches).rank(view, n_units, rng)
+        return importances(self.criterion, model, sites, batches)
 
 
 def importances(chosen: Criterion, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
@@ -144,12 +132,13 @@ def differentiate(model: nn.Module, importance: Any, pairs: Iterable[Any], singl
     for pair in pairs:
         inputs, labels = labelled(pair, model)
         losses = cross_entropies(next(tensors_of(call(model, inputs))), labels)
-        for loss in losses if single else [losses.mean()]:
-            if single:
-                model.zero_grad()
-            loss.backward(retain_graph=single)
-            if single:
-                importance.accumulate_grad(model)
+        if not single:
+            losses.mean().backward()
+            continue
+        for loss in losses:
+            model.zero_grad()
+            loss.backward(retain_graph=True)
+            importance.accumulate_grad(model)
 
 
 def _of_site(graph: Any, importance: Any, model: nn.Module, site: Site) -> FloatArray:

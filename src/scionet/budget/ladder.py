@@ -115,7 +115,7 @@ class Ladder:
         return self.widths[self.everyone, at]
 
     def below(self, most: FloatArray | IntArray) -> IntArray:
-        """For each site the highest rung of at most so many units, shape ``(site,)``; the lowest where there is none."""
+        """The highest rung of each site of at most so many units, ``(site,)``; the lowest where there is none."""
         return np.clip((self.widths <= most[:, None]).sum(axis=1) - 1, 0, self.top)
 
     def largest(self, rungs: Callable[[float], IntArray], high: float) -> float:

@@ -5,21 +5,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
-from scionet.methods.contract import Ranker, SiteView
-from scionet.methods.scores import FloatArray, ScoreRanker, l1
+from scionet.methods.scores import FloatArray, MeasuredRanker, ScoreRanker, l1
 from scionet.network.processes import summed
 from scionet.network.running import call, example_count, place_of, to_model, undisturbed
 from scionet.network.sites import Sites
-from scionet.selection.greedy import Selection
 
 
 @dataclass(frozen=True)
-class RankRanker(Ranker):
+class RankRanker(MeasuredRanker):
     """Takes units by descending mean rank of their feature maps, as their consumers see them.
 
     Source: Lin et al., *HRank: Filter Pruning using High-Rank Feature Map*, CVPR 2020. Differs in one pass for all
@@ -27,23 +24,22 @@ class RankRanker(Ranker):
     max(h, w) · ε · the largest. Units without maps, such as those in front of a linear map, are ranked by `l1`.
     """
 
-    @property
-    def nested(self) -> bool:
-        """Always: ranks do not depend on the width."""
-        return True
-
-    def ready(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> ScoreRanker:
-        """A ranker that knows the ranks of all sites.
+    def measured(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+        """The ranks of all units that have maps.
 
         Raises:
             CalibrationError: If there are no batches, or maps are NaN or infinite.
         """
-        found = mean_ranks(model, sites, batches)
-        return ScoreRanker(lambda view, rng: found[view.site.name] if view.site.name in found else l1(view, rng))
+        return mean_ranks(model, sites, batches)
 
-    def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
-        """The `n_units` of highest rank, measured anew."""
-        return self.ready(view.model, view.sites, view.batches).rank(view, n_units, rng)
+    def ready(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> ScoreRanker:
+        """A ranker that knows the ranks of all sites with maps.
+
+        Raises:
+            CalibrationError: See `measured`.
+        """
+        found = self.measured(model, sites, batches)
+        return ScoreRanker(lambda view, rng: found[view.site.name] if view.site.name in found else l1(view, rng))
 
 
 def mean_ranks(model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:

@@ -8,19 +8,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.methods.contract import Ranker, SiteView
-from scionet.methods.scores import FloatArray, ScoreRanker
+from scionet.methods.scores import FloatArray, MeasuredRanker
 from scionet.network.gates import call_with, gated_tensors
 from scionet.network.labels import cross_entropies, labelled
 from scionet.network.processes import summed
 from scionet.network.running import place_of, tensors_of, undisturbed
 from scionet.network.sites import Sites
-from scionet.selection.greedy import Selection
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ Saliency = Callable[[Slopes], tuple[Tensor, float]]
 
 
 @dataclass(frozen=True)
-class SaliencyRanker(Ranker):
+class SaliencyRanker(MeasuredRanker):
     """Takes units by descending saliency in the dense network, which is measured once for all sites.
 
     Attributes:
@@ -55,24 +52,14 @@ class SaliencyRanker(Ranker):
         """Always: the loss is that of the labels."""
         return True
 
-    @property
-    def nested(self) -> bool:
-        """Always: saliencies do not depend on the width."""
-        return True
-
-    def ready(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> ScoreRanker:
-        """A ranker that knows the saliencies of all sites.
+    def measured(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+        """The saliencies of all units.
 
         Raises:
             CalibrationError: See `saliencies`.
             UnsupportedModel: If the network runs without gradients.
         """
-        found = saliencies(self.saliency, model, sites, batches)
-        return ScoreRanker(lambda view, rng: found[view.site.name])
-
-    def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
-        """The `n_units` of highest saliency, measured anew."""
-        return self.ready(view.model, view.sites, view.batches).rank(view, n_units, rng)
+        return saliencies(self.saliency, model, sites, batches)
 
 
 def taylor(slopes: Slopes) -> tuple[Tensor, float]:

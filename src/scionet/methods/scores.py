@@ -3,8 +3,10 @@
 A score is a short decorated function from a `SiteView` to one number per unit.
 """
 
-from collections.abc import Callable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 
 from scionet.methods.contract import Ranker, SiteView
 from scionet.network.running import state_of
+from scionet.network.sites import Sites
 from scionet.selection.greedy import Selection, Status, replay
 from scionet.selection.quadratic import LeastSquares
 from scionet.selection.terms import Contributions
@@ -53,6 +56,38 @@ class ScoreRanker(Ranker):
         if view.terms:
             return replay(LeastSquares(view.terms), order)
         return Selection(tuple(sorted(order)), tuple(order), (), (1.0,) * len(order), Status.REPLAYED)
+
+
+class MeasuredRanker(Ranker):
+    """Takes units by descending scores that are measured in the dense network, once for all sites."""
+
+    @property
+    def nested(self) -> bool:
+        """Always: the scores do not depend on the width."""
+        return True
+
+    @abstractmethod
+    def measured(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> Mapping[str, FloatArray]:
+        """Scores ``(width,)`` by site.
+
+        Args:
+            model: The dense network.
+            sites: Its sites.
+            batches: Calibration data, with labels if the ranker uses them.
+        """
+
+    def ready(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> ScoreRanker:
+        """A ranker that knows the scores of all sites.
+
+        Raises:
+            PruneError: See `measured`.
+        """
+        found = self.measured(model, sites, batches)
+        return ScoreRanker(lambda view, rng: found[view.site.name])
+
+    def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
+        """The `n_units` of highest score, measured anew."""
+        return self.ready(view.model, view.sites, view.batches).rank(view, n_units, rng)
 
 
 def random(view: SiteView, rng: np.random.Generator) -> FloatArray:

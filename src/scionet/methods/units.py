@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -13,13 +12,11 @@ from scionet.masks.rounds import Task
 from scionet.masks.rules import MaskRule
 from scionet.masks.scores import WeightScore
 from scionet.masks.weights import maskable, wide
-from scionet.methods.contract import Ranker, SiteView
-from scionet.methods.scores import FloatArray, ScoreRanker
+from scionet.methods.scores import FloatArray, MeasuredRanker
 from scionet.network.labels import labelled
 from scionet.network.manifest import blank_inputs
 from scionet.network.running import state_of, undisturbed
 from scionet.network.sites import Site, Sites
-from scionet.selection.greedy import Selection
 
 Reduction = Callable[[Tensor], Tensor]
 """From the scores of the weights that produce each unit, ``(N, weights)``, to those of the units, ``(N,)``."""
@@ -36,7 +33,7 @@ def absolute_total(scores: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class WeightRanker(Ranker):
+class WeightRanker(MeasuredRanker):
     """Takes units by the scores of the weights that produce them, in the dense network, measured once for all sites.
 
     Attributes:
@@ -54,26 +51,13 @@ class WeightRanker(Ranker):
         """Whether the score does."""
         return self.score.uses_labels
 
-    @property
-    def nested(self) -> bool:
-        """Always: scores do not depend on the width."""
-        return True
-
-    def ready(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> ScoreRanker:
-        """A ranker that knows the scores of all sites.
+    def measured(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+        """The scores of all units.
 
         Raises:
             CalibrationError: If labels are missing or do not fit, or the score is NaN or 0 throughout.
             UnsupportedModel: If the network does not run as the score needs it.
         """
-        found = self._scores(model, sites, batches)
-        return ScoreRanker(lambda view, rng: found[view.site.name])
-
-    def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
-        """The `n_units` of highest score, measured anew."""
-        return self.ready(view.model, view.sites, view.batches).rank(view, n_units, rng)
-
-    def _scores(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
         producers = {name for site in sites.values() for name in site.producers}
         state = state_of(model)
         weights = wide({**maskable(model), **{name: state[name] for name in sorted(producers)}})
