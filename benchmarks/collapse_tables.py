@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from columns import table
 from figures import figure_of
 
 LOOK: Mapping[str, Mapping[str, Any]] = {
@@ -30,13 +31,13 @@ def load_all(folder: Path) -> list[Record]:
 
 def to_markdown(records: Sequence[Record]) -> str:
     """One row for each network and score; several values where seeds differ."""
-    lines = [f"| {' | '.join(HEADS)} |", f"| :-- | :-- {'| --: ' * (len(HEADS) - 2)}|"]
+    lines = []
     for network in dict.fromkeys(record["network"] for record in records):
         mine = [record for record in records if record["network"] == network]
         most = np.log10(mine[0]["weights"] / mine[0]["layers"])
         label = f"{network}: {mine[0]['weights']:,} weights, {mine[0]['layers']} layers, at most {most:.2f}"
-        lines += [f"| {' | '.join((label, score, *_cells(mine, score)))} |" for score in LOOK]
-    return "\n".join(lines)
+        lines += [(label, score, *_cells(mine, score)) for score in LOOK]
+    return table(HEADS, lines, texts=2)
 
 
 def _cells(records: Sequence[Record], score: str) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from columns import table
 from early_record import DENSE, VALIDATED, Early
 
 from scionet.bench.intervals import differences, paired_interval
@@ -32,12 +33,10 @@ def _case(records: Runs, network: str, rounds: int) -> Iterator[str]:
     times = "round" if rounds == 1 else "rounds"
     yield f"**{network}, {rounds} {times}, {found[0].density:.0%} of the filters** (dense: {whole} %)"
     yield ""
-    yield f"| {' | '.join(HEADS)} |"
-    yield f"| :-- {'| --: ' * (len(HEADS) - 1)}|"
     base = [run for run in found if run.method == BASE]
     by_method = {name: [run for run in found if run.method == name] for name in {run.method for run in found}}
-    for _, runs in sorted(by_method.items(), key=lambda item: -_mean(item[1], _test)):
-        yield f"| {' | '.join(_row(runs, base))} |"
+    best_first = sorted(by_method.values(), key=lambda runs: -_mean(runs, _test))
+    yield table(HEADS, [list(_row(runs, base)) for runs in best_first])
 
 
 def _row(runs: Runs, base: Runs) -> Iterator[str]:

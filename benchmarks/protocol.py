@@ -7,6 +7,8 @@ folder only records/ is kept. Called by `python benchmarks/tables.py`.
 from collections.abc import Iterator
 from pathlib import Path
 
+from columns import table
+
 from scionet.bench.ledger import total
 from scionet.bench.pairs import pairs
 from scionet.bench.record import RunRecord, load_all
@@ -36,9 +38,8 @@ def write_pages(results: Path, docs: Path) -> str:
 def _part(name: str, headline: str, records: tuple[RunRecord, ...]) -> Iterator[str]:
     yield f"**{name}** ([page](bench-{name}.html), {len(records)} runs, `benchmarks/{name}.toml`)"
     yield ""
-    yield f"| budget | method | accuracy, % | 1,000 forward passes | {headline} ahead by, points | runs |"
-    yield "| :-- | :-- | --: | --: | --: | --: |"
     behind = {(pair.budget, pair.other): pair for pair in pairs(records, headline)}
+    lines = []
     for row in summarise(records):
         pair = behind.get((row.budget, row.method))
         gap = ""
@@ -46,7 +47,12 @@ def _part(name: str, headline: str, records: tuple[RunRecord, ...]) -> Iterator[
             gap = f"{pair.ahead:+.2f}" + ("" if pair.low is None else f" ({pair.low:+.2f} to {pair.high:+.2f})")
             gap = f"**{gap}**" if pair.certain else gap
         cells = (row.budget, row.method, row.accuracy.text(row.digits), _passes(row), gap, str(row.runs))
-        yield f"| {' | '.join(cells)} |"
+        lines.append(cells)
+    yield table(
+        ("budget", "method", "accuracy, %", "1,000 forward passes", f"{headline} ahead by, points", "runs"),
+        lines,
+        texts=2,
+    )
 
 
 def _passes(row: Row) -> str:

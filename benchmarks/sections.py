@@ -8,6 +8,7 @@ from typing import Any
 import collapse_tables
 import early_tables
 import numpy as np
+from columns import table
 from early_record import load_all as early_records
 from examples import CHOICES, SIZES, label
 from figures import LOOK, Curves, draw_growth, draw_theory
@@ -41,12 +42,6 @@ def write_sections(results: Path, docs: Path) -> None:
     replace_between(docs / "analysis.md", "collapse", collapse_tables.to_markdown(collapses))
     collapse_tables.draw(collapses, docs / "collapse.svg")
     replace_between(docs / "early.md", "early", early_tables.to_markdown(early_records(results / "early")))
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: int = 1) -> str:
-    """A Markdown table; the first `texts` columns are aligned to the left."""
-    aligned = [":--" if place < texts else "--:" for place in range(len(heads))]
-    return "\n".join(f"| {' | '.join(row)} |" for row in (heads, aligned, *rows))
 
 
 def theory_table(curves: Curves) -> str:

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import latency_tables
+from columns import table
 from protocol import write_pages
 from sections import write_sections
 
@@ -63,16 +64,13 @@ def _per_network(records: tuple[RunRecord, ...]) -> str:
 
 
 def _pairs(records: tuple[RunRecord, ...]) -> str:
-    lines = [
-        "| network | budget | against | points ahead | 95 % interval | seeds |",
-        "| :-- | :-- | :-- | --: | --: | --: |",
-    ]
+    lines = []
     for pair in pairs(records, HEADLINE[0]):
         if pair.other.endswith(("+ measured", "+ re-calibration")):
             interval = "" if pair.low is None else f"{pair.low:+.2f} to {pair.high:+.2f}"
             ahead = f"**{pair.ahead:+.2f}**" if pair.certain else f"{pair.ahead:+.2f}"
-            lines.append(f"| {pair.network} | {pair.budget} | {pair.other} | {ahead} | {interval} | {pair.runs} |")
-    return "\n".join(lines)
+            lines.append((pair.network, pair.budget, pair.other, ahead, interval, str(pair.runs)))
+    return table(("network", "budget", "against", "points ahead", "95 % interval", "seeds"), lines, texts=3)
 
 
 def _speed() -> str:
