@@ -8,7 +8,7 @@
 Torch-Pruning then decides widths and cuts; weights stay as they were. `scionet.prune` also refits them.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -67,8 +67,9 @@ class GreedyImportance:
         """
         self.model, self.example_inputs, self.ignored_layers, self.seed = model, example_inputs, ignored_layers, seed
         self.settings = ForwardSettings(**settings)
-        inputs = [inputs_like(example_inputs, batch)[0] for batch in calibration_data]
-        self._batches = list(subsets(model, inputs, (self.settings.survey_examples,), seeded(seed))[0])
+        data = list(calibration_data) if isinstance(calibration_data, Iterator) else calibration_data
+        (taken,) = subsets(model, data, (self.settings.survey_examples,), seeded(seed))
+        self._batches = [inputs_like(example_inputs, batch)[0] for batch in taken]
         self._seen: dict[str, torch.Size] = {}
         self._scores: dict[tuple[str, int], FloatArray] = {}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
 from scionet.errors import CalibrationError
-from scionet.network.running import divides, example_count
+from scionet.network.running import divides, example_count, some_of
 
 SHARE = 8
 """One example in so many is kept apart."""
@@ -85,4 +85,4 @@ def _part(batch: Any, size: int, start: int, stop: int) -> Any:
     """Some examples of a batch."""
     if (start, stop) == (0, size):
         return batch
-    return tree_map(lambda value: value[start:stop] if isinstance(value, Tensor) else value, batch)
+    return some_of(batch, slice(start, stop))

@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
 from scionet.network.processes import overall_index, summed, world
-from scionet.network.running import divides, example_count, place_of, undisturbed
+from scionet.network.running import divides, example_count, place_of, some_of, undisturbed
 from scionet.seeds import Draw
 from scionet.selection.objective import IntArray
 
@@ -62,9 +61,9 @@ def subsets(model: nn.Module, batches: Iterable[Any], counts: Sequence[int], dra
     own = torch.tensor(sum(size for size, _ in sizes), device=place_of(model)[0])
     total, (rank, n_processes) = max(int(summed(own)), 1), world()
     shares, before = list[list[IntArray]](), 0
-    for number, (size, whole) in enumerate(sizes):
+    for number, (size, divisible) in enumerate(sizes):
         start = before * n_processes + rank * size
-        if whole:
+        if divisible:
             order = draw("examples", overall_index(number)).permutation(size)
             part = _parts(start + np.arange(size), total, np.cumsum(counts))
         else:
@@ -74,8 +73,8 @@ def subsets(model: nn.Module, batches: Iterable[Any], counts: Sequence[int], dra
         before += size
     parts = [list(part) for part in zip(*shares, strict=True)]
     if parts and not any(map(len, parts[0])):
-        size, whole = sizes[0]
-        parts[0][0] = np.arange(1 if whole else size)
+        size, divisible = sizes[0]
+        parts[0][0] = np.arange(1 if divisible else size)
     return tuple(Subset(batches, tuple(part)) for part in parts or [[] for _ in counts])
 
 
@@ -94,5 +93,4 @@ def _taken(batch: Any, picked: IntArray) -> Any:
     """Some examples of a batch."""
     if len(picked) == example_count(batch):
         return batch
-    index = torch.from_numpy(picked)
-    return tree_map(lambda value: value[index.to(value.device)] if isinstance(value, Tensor) else value, batch)
+    return some_of(batch, torch.from_numpy(picked))

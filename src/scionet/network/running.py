@@ -101,11 +101,16 @@ def divides(batch: Batch) -> bool:
     return all(tensor.ndim and len(tensor) == size for tensor in tensors_of(as_arguments(batch)))
 
 
+def some_of(batch: Batch, which: slice | Tensor) -> Batch:
+    """Some examples of a batch that can be divided, by a slice or by their numbers."""
+    return tree_map(lambda value: value[which] if isinstance(value, Tensor) else value, batch)
+
+
 def first_of(batch: Batch, count: int) -> Batch:
     """The first `count` examples of a batch; the whole batch where not all its tensors have examples in front."""
     if example_count(batch) <= count or not divides(batch):
         return batch
-    return tree_map(lambda value: value[:count] if isinstance(value, Tensor) else value, batch)
+    return some_of(batch, slice(count))
 
 
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
