@@ -20,13 +20,12 @@ import tyro
 from example_lessons import taught_order
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from untrained import TASKS, split
+from untrained import TASKS, dense, split
 
 from scionet.bench.contest import Arena, Contestant, outcome
 from scionet.bench.record import load_all, save
 from scionet.budget.costs import measure
 from scionet.coreset import select_examples
-from scionet.models import build, load_weights
 
 RESULTS = Path(__file__).parent / "results" / "examples"
 TASK, BUDGET = TASKS["resnet20"], "macs<=50%"
@@ -44,9 +43,7 @@ def main(data: Path, seeds: tuple[int, ...] = (0, 1, 2, 3, 4), only: tuple[str, 
         only: Which ways to choose.
     """
     done = {(r.spec.method, r.spec.seed) for r in load_all(RESULTS)} if RESULTS.exists() else set()
-    assert TASK.weights is not None
-    model = build(f"scionet:{TASK.network}").eval()
-    load_weights(model, data / TASK.weights)
+    model = dense(TASK, data)
     for seed in seeds:
         wanted = [(way, size) for way in only for size in SIZES if (label(way, size), seed) not in done]
         if wanted:
@@ -60,7 +57,7 @@ def label(way: str, size: int) -> str:
 
 def _run(model: nn.Module, data: Path, seed: int, wanted: Sequence[tuple[str, int]]) -> None:
     """All runs of one pool."""
-    given, test = split(replace(TASK, calibration=POOL), data / TASK.archive, seed)
+    given, test = split(replace(TASK, images=POOL), data / TASK.archive, seed)
     pool = torch.cat([images for images, _ in given])
     dense = outcome(model, measure(model, EXAMPLE), test, bf16=True)[0]
     command = "python benchmarks/examples.py"

@@ -1,10 +1,11 @@
 """Accuracy right after the cut for the pruners of Torch-Pruning, at the budgets, data and seeds of untrained.py.
 
-    python benchmarks/rivals.py resnet20 resnet56 --data FOLDER
+    python benchmarks/rivals.py resnet20 resnet56 efficientnet_lite0 --data FOLDER
 
-Only the channels inside residual blocks are offered to the pruners: what a padded shortcut couples they cannot cut. The
-pruning ratio is bisected until the MACs are as close below the budget as the pruner comes. Every result is recorded
-twice: as cut, and after BatchNorm re-calibration on the calibration images. Records go beside those of untrained.py.
+Of CIFAR ResNets only the channels inside residual blocks are offered to the pruners, which cannot cut what a padded
+shortcut couples; of EfficientNet-Lite0 all. The pruning ratio is bisected until the MACs are as close below the budget
+as the pruner comes. Every result is recorded twice: as cut, and after BatchNorm re-calibration on the calibration
+images. Records go beside those of untrained.py.
 """
 
 import copy
@@ -19,7 +20,7 @@ import torch
 import torch_pruning as tp
 import tyro
 from torch import Tensor, nn
-from untrained import RESULTS, TASKS, Task, load_all, split
+from untrained import RESULTS, TASKS, Task, dense, load_all, split
 
 from scionet.adapters.torch_pruning_criteria import CRITERIA, differentiate
 from scionet.bench.contest import outcome
@@ -28,7 +29,6 @@ from scionet.bench.record import Outcome, RunRecord, RunSpec, save
 from scionet.budget.costs import measure
 from scionet.budget.limits import Budget
 from scionet.methods.recalibration import recalibrated
-from scionet.models import build, load_weights
 from scionet.network.running import hash_tensors, state_of
 
 BISECTIONS = 8
@@ -64,7 +64,7 @@ class Rivalry:
         """The network pruned at one ratio, by ranking within each layer or across all."""
         model = copy.deepcopy(self.model)
         importance = CRITERIA[criterion].make()
-        ignored = [m for name, m in model.named_modules() if _weighted(m) and not _inside(name)]
+        ignored = [m for name, m in model.named_modules() if _weighted(m) and not _offered(self.task, name, m)]
         pruner = tp.pruner.BasePruner(
             model,
             self.example,
@@ -138,7 +138,7 @@ def main(
     """Run what has no record yet.
 
     Args:
-        networks: Which of resnet20, resnet56.
+        networks: Which of resnet20, resnet56, efficientnet_lite0.
         data: Folder of the archives and weights.
         seeds: Calibration seeds.
         only: Criteria to run.
@@ -150,19 +150,17 @@ def main(
 
 def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
     done = {(r.spec.network, r.spec.method, r.spec.budget, r.spec.seed) for r in load_all(RESULTS)}
-    model = build(f"scionet:{task.network}").eval()
-    assert task.weights is not None, "only the CIFAR networks"
-    load_weights(model, data / task.weights)
-    calibration, test = split(task, data / task.archive, seed)
-    dense = outcome(model, measure(model, torch.zeros(2, 3, task.side, task.side)), test, bf16=True)[0]
-    rivalry = Rivalry(task, model, calibration, test, dense, seed)
+    model = dense(task, data)
+    images, test = split(task, data / task.archive, seed)
+    worth = outcome(model, measure(model, torch.zeros(2, 3, task.side, task.side)), test, bf16=True)[0]
+    rivalry = Rivalry(task, model, images, test, worth, seed)
     for criterion in only:
         for across in (False, True):
             for budget in task.budgets:
                 if (task.network, label(criterion, across, True), budget, seed) not in done:
                     for record in rivalry.records(criterion, budget, across):
                         save(record, RESULTS)
-                        accuracy = f"{record.pruned.accuracy:.4f}, MACs {record.pruned.macs / dense.macs:.4f}"
+                        accuracy = f"{record.pruned.accuracy:.4f}, MACs {record.pruned.macs / worth.macs:.4f}"
                         print(f"{task.network} {record.spec.method} {budget} seed {seed}: {accuracy}", flush=True)
 
 
@@ -170,9 +168,11 @@ def _weighted(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d | nn.Linear)
 
 
-def _inside(name: str) -> bool:
-    """Whether a layer of a CIFAR ResNet is the first of its block."""
-    return name.startswith("layer") and name.endswith("conv1")
+def _offered(task: Task, name: str, module: nn.Module) -> bool:
+    """Whether a layer's channels may go: of a CIFAR ResNet those inside blocks, elsewhere those of all convolutions."""
+    if task.weights is not None:
+        return name.startswith("layer") and name.endswith("conv1")
+    return isinstance(module, nn.Conv2d)
 
 
 if __name__ == "__main__":

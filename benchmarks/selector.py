@@ -21,7 +21,7 @@ import numpy as np
 import torch
 import tyro
 from torch import Tensor, nn
-from untrained import TASKS, split
+from untrained import TASKS, calibration, dense, split
 
 from scionet.bench.contest import Arena, Contestant, outcome
 from scionet.bench.files import write_text
@@ -36,7 +36,6 @@ from scionet.methods.learned import STATISTICS, LearnedRanker, lessons, statisti
 from scionet.methods.scores import ScoreRanker, bn_scale, l1, random
 from scionet.methods.survey import survey
 from scionet.methods.sweep import Sweep
-from scionet.models import build, load_weights
 from scionet.network.discover import discover
 from scionet.progress import silent
 from scionet.seeds import seeded
@@ -82,30 +81,22 @@ def main(data: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
     rows = []
     for seed in seeds:
         selector, seconds = taught(data, seed)
-        calibration, test = split(TASKS[PUPIL], data / TASKS[PUPIL].archive, seed)
-        model = network(PUPIL, data)
+        images, test = split(TASKS[PUPIL], data / TASKS[PUPIL].archive, seed)
+        model = dense(TASKS[PUPIL], data)
         given = rankers(selector)
-        rows += [{"seed": seed, "teaching s": seconds, **row} for row in overlaps(model, calibration, given, seed)]
+        rows += [{"seed": seed, "teaching s": seconds, **row} for row in overlaps(model, images, given, seed)]
         _write(rows)
-        _prune(model, calibration, test, given, seed)
+        _prune(model, images, test, given, seed)
 
 
 def taught(data: Path, seed: int) -> tuple[ChannelSelector, float]:
     """A selector, and the seconds that learning took."""
-    images = [x for x, _ in split(TASKS[TEACHER], data / TASKS[TEACHER].archive, seed)[0]]
-    given = [*lessons(network(TEACHER, data), images, EXAMPLE, seed=seed)]
+    images = [x for x, _ in calibration(TASKS[TEACHER], data / TASKS[TEACHER].archive, seed)]
+    given = [*lessons(dense(TASKS[TEACHER], data), images, EXAMPLE, seed=seed)]
     selector, start = ChannelSelector(STATISTICS, seed=seed), process_time()
     losses = selector.fit([lesson.statistics for lesson in given], [lesson.order for lesson in given])
     print(f"seed {seed}: {len(given)} sites, loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
     return selector, process_time() - start
-
-
-def network(name: str, data: Path) -> nn.Module:
-    """The trained network."""
-    model, weights = build(f"scionet:{name}").eval(), TASKS[name].weights
-    assert weights is not None
-    load_weights(model, data / weights)
-    return model
 
 
 def rankers(selector: ChannelSelector) -> Mapping[str, Ranker]:

@@ -2,8 +2,8 @@
 
     python benchmarks/speed.py --data FOLDER
 
-FOLDER holds what benchmarks/untrained.py needs for resnet56. Writes benchmarks/results/speed/speed.json, and a profile
-of a whole prune beside it.
+FOLDER holds what benchmarks/untrained.py needs. Writes benchmarks/results/speed/speed.json, and profiles of whole
+prunes beside it.
 """
 
 import cProfile
@@ -19,17 +19,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import exact_loss
 import numpy as np
 import torch
 import tyro
 from torch import Tensor
+from untrained import TASKS, calibration, dense
 
+from scionet.bench.files import write_text
 from scionet.bench.provenance import Provenance
-from scionet.data.batches import batches
-from scionet.data.drawing import sample
-from scionet.data.folders import ImageFolder
-from scionet.data.pictures import Preprocessing
-from scionet.models import build, load_weights
+from scionet.models import build
 from scionet.pruning import prune
 from scionet.selection.greedy import greedy
 from scionet.selection.quadratic import Average, LeastSquares
@@ -37,7 +36,6 @@ from scionet.selection.terms import Term
 
 OUT = Path(__file__).parent / "results" / "speed"
 RECORD = OUT / "speed.json"
-IMAGES = 2048
 UNITS = 256
 
 
@@ -48,12 +46,16 @@ def main(data: Path, threads: int = 2, repeats: int = 2, only: tuple[str, ...] =
         data: Folder of archives and weights.
         threads: Threads to use.
         repeats: How often a whole prune is timed.
-        only: Which of prune, selection, import, memory to measure again; all if empty.
+        only: Which of resnet56, efficientnet_lite0, selection, path, loss, import, memory to measure again; all if
+            empty.
     """
     torch.set_num_threads(threads)
     parts = {
-        "prune": lambda: _whole_prune(data, repeats),
+        "resnet56": lambda: _whole_prune("resnet56", "macs<=50%", data, repeats),
+        "efficientnet_lite0": lambda: _whole_prune("efficientnet_lite0", "macs<=60%", data, repeats),
         "selection": _selection,
+        "path": _path,
+        "loss": lambda: [_row(name, ratio, "×", meaning) for name, ratio, meaning in exact_loss.ratios(data)],
         "import": lambda: [_import_time()],
         "memory": _memory,
     }
@@ -78,13 +80,12 @@ def _row(name: str, value: float, unit: str, meaning: str) -> dict[str, Any]:
     return {"name": name, "value": value, "unit": unit, "meaning": meaning}
 
 
-def _whole_prune(data: Path, repeats: int) -> Iterator[dict[str, Any]]:
+def _whole_prune(network: str, budget: str, data: Path, repeats: int) -> Iterator[dict[str, Any]]:
     """The ratio of a whole prune to a plain forward pass; runs take turns, the medians are compared."""
-    model = build("scionet:resnet56").eval()
-    load_weights(model, data / "resnet56-cifar10-jpeg.safetensors")
-    folder = ImageFolder(data / "cifar10-jpeg.zip", "train")
-    images: list[Any] = list(batches(folder, Preprocessing(), 128, sample(folder, IMAGES, 0)))
-    fast = [batch.contiguous(memory_format=torch.channels_last) for batch in images]
+    task = TASKS[network]
+    model = dense(task, data)
+    fast = [batch for batch, _ in calibration(task, data / task.archive, 0)]
+    images = [batch.contiguous() for batch in fast]
 
     def forward(given: list[Any]) -> None:
         with torch.no_grad():
@@ -92,7 +93,7 @@ def _whole_prune(data: Path, repeats: int) -> Iterator[dict[str, Any]]:
                 model(batch)
 
     def whole() -> None:
-        prune(model, images, "macs<=50%", example_inputs=images[0][:2])
+        prune(model, fast, budget, example_inputs=images[0][:2], measured_examples=task.measured)
 
     timed: dict[str, list[float]] = {"plain": [], "fast": [], "prune": []}
     for _ in range(repeats):
@@ -100,17 +101,22 @@ def _whole_prune(data: Path, repeats: int) -> Iterator[dict[str, Any]]:
         timed["fast"].append(_seconds(lambda: forward(fast)))
         timed["prune"].append(_seconds(whole))
     plain, quick, taken = (float(np.median(timed[name])) for name in ("plain", "fast", "prune"))
-    meaning = f"whole prune of ResNet-56 to 50 % MACs, {len(images) * len(images[0])} images, over one forward pass"
-    yield _row("prune / forward", taken / plain, "×", meaning)
-    yield _row("prune / channels_last forward", taken / quick, "×", meaning + " in the faster memory format")
-    yield _row("prune", taken, "s", "the same in seconds on this machine")
+    meaning = f"whole prune of {network} to {budget}, {task.images:,} images, over one forward pass"
+    yield _row(f"{network}: prune / forward", taken / plain, "×", meaning)
+    yield _row(f"{network}: prune / channels_last forward", taken / quick, "×", meaning + " in channels_last")
+    yield _row(f"{network}: prune", taken, "s", "the same in seconds on this machine")
+    _write_profile(whole, OUT / f"{network}.txt")
+
+
+def _write_profile(action: Callable[[], object], path: Path) -> None:
+    """Where the time goes, as text."""
     profile = cProfile.Profile()
-    profile.runcall(whole)
+    profile.runcall(action)
     text = io.StringIO()
     pstats.Stats(profile, stream=text).sort_stats("tottime").print_stats("scionet|torch", 25)
-    OUT.mkdir(parents=True, exist_ok=True)
     lines = [line.replace(str(Path.cwd()), "").rstrip() for line in text.getvalue().splitlines()]
-    (OUT / "profile.txt").write_text("\n".join(_without_folders(line) for line in lines) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_text(path, "\n".join(_without_folders(line) for line in lines) + "\n")
 
 
 def _without_folders(line: str) -> str:
@@ -152,6 +158,21 @@ def _selection() -> Iterator[dict[str, Any]]:
             f"way (brute force timed for the first {steps} picks)"
         )
         yield _row(f"brute force / {name}", slow / quick, "×", meaning)
+
+
+def _path() -> Iterator[dict[str, Any]]:
+    """The whole path of one wide site whose consumer looks at 3 x 3 positions."""
+    units, places = 512, 9
+    rng = np.random.default_rng(0)
+    size = units * places
+    inputs = np.maximum(rng.normal(size=(2 * size, size)) @ rng.normal(size=(size, size)) / size**0.5, 0)
+    moments, weight = inputs.T @ inputs / len(inputs), rng.normal(size=(units, size))
+    cross = moments @ weight.T
+    columns = np.arange(size).reshape(units, places)
+    term = Term(moments, cross, float((weight.T * cross).sum()), columns, np.zeros(0, dtype=np.int64), weight)
+    seconds = _seconds(lambda: greedy(LeastSquares([term]), units))
+    meaning = f"least squares from moments, N = {units}, {units} outputs, 3 x 3 positions, from nothing to all units"
+    yield _row("path of one site", seconds, "s", meaning)
 
 
 def _brute_force(forward: Callable[[list[int]], np.ndarray], outputs: np.ndarray, steps: int) -> list[int]:

@@ -19,14 +19,13 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from untrained import TASKS, split
+from untrained import TASKS, calibration, dense
 
 from scionet.bench.files import write_text
 from scionet.bench.provenance import Provenance
 from scionet.methods.contract import SiteView
 from scionet.methods.fitting import Fitting
 from scionet.methods.survey import survey
-from scionet.models import build, load_weights
 from scionet.network.discover import discover
 from scionet.progress import silent
 from scionet.seeds import seeded
@@ -54,10 +53,8 @@ def main(data: Path) -> None:
         data: Folder of the archives and weights; see untrained.py.
     """
     task = TASKS["resnet20"]
-    model = build(f"scionet:{task.network}").eval()
-    assert task.weights is not None
-    load_weights(model, data / task.weights)
-    batches = [images for images, _ in split(task, data / task.archive, 0)[0]]
+    model = dense(task, data)
+    batches = [images for images, _ in calibration(task, data / task.archive, 0)]
     sites = discover(model, torch.zeros(2, 3, task.side, task.side))
     fitting = Fitting(model, sites, ForwardSettings(shrinkage=0.0))
     views = survey(fitting, batches, SITES, seeded(0), silent)

@@ -48,7 +48,7 @@ class Task:
     preprocessing: Preprocessing
     side: int
     budgets: tuple[str, ...]
-    calibration: int
+    images: int
     contestants: tuple[Contestant, ...] = CONTESTANTS
     measured: int = 256
 
@@ -86,6 +86,7 @@ def main(
     data: Path,
     seeds: tuple[int, ...] = (0, 1, 2),
     only: tuple[str, ...] = (),
+    budgets: tuple[str, ...] = (),
 ) -> None:
     """Run what has no record yet.
 
@@ -94,25 +95,25 @@ def main(
         data: Folder of the archives and weights.
         seeds: Calibration seeds.
         only: Labels of the methods to run; all if empty.
+        budgets: Which of the network's budgets; all if empty.
     """
     for seed in seeds:
         for name in networks:
-            _run(TASKS[name], data, seed, only)
+            task = TASKS[name]
+            _run(replace(task, budgets=tuple(b for b in task.budgets if not budgets or b in budgets)), data, seed, only)
 
 
 def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
     done = {(r.spec.network, r.spec.method, r.spec.budget, r.spec.seed) for r in _records()}
-    model = build(f"scionet:{task.network}").eval()
-    if task.weights is not None:
-        load_weights(model, data / task.weights)
-    calibration, test = split(task, data / task.archive, seed)
+    model = dense(task, data)
+    images, test = split(task, data / task.archive, seed)
     example = torch.zeros(2, 3, task.side, task.side)
     arena = _arena(task, model, example, test)
     for contestant in task.contestants:
         budgets = [b for b in task.budgets if (task.network, contestant.label, b, seed) not in done]
         if not budgets or (only and contestant.label not in only):
             continue
-        given = calibration[:2] if contestant.settings.get("objective") == "loss" else calibration
+        given = images[:2] if contestant.settings.get("objective") == "loss" else images
         shared = {"measured_examples": task.measured} if contestant.settings.get("allocation") == "measured" else {}
         for record in (run.record for run in arena.run_each(contestant, given, budgets, seed, **shared)):
             save(record, RESULTS)
@@ -125,20 +126,32 @@ def _records() -> tuple[Any, ...]:
 
 
 def _arena(task: Task, model: nn.Module, example: Tensor, test: Sequence[tuple[Tensor, Tensor]]) -> Arena:
-    dense, _ = outcome(model, measure(model, example), test)
     command = f"python benchmarks/untrained.py {task.network}"
-    return Arena("untrained", task.network, task.dataset, model, example, test, dense, command)
+    worth = outcome(model, measure(model, example), test)[0]
+    return Arena("untrained", task.network, task.dataset, model, example, test, worth, command)
+
+
+def dense(task: Task, data: Path) -> nn.Module:
+    """The trained network."""
+    model = build(f"scionet:{task.network}").eval()
+    if task.weights is not None:
+        load_weights(model, data / task.weights)
+    return model
 
 
 def split(task: Task, archive: Path, seed: int) -> tuple[list[Any], list[tuple[Tensor, Tensor]]]:
     """Calibration batches and labelled test batches, in the faster memory format."""
     if task.weights is not None:
-        train, test = ImageFolder(archive, "train"), ImageFolder(archive, "test")
-        return list(_load(task, train, sample(train, task.calibration, seed), 128)), list(_load(task, test, None, 200))
+        return calibration(task, archive, seed), list(_load(task, ImageFolder(archive, "test"), None, 200))
     folder = ImageFolder(archive)
-    chosen = sample(folder, task.calibration, seed)
-    rest = np.setdiff1d(np.arange(len(folder)), chosen)
-    return list(_load(task, folder, chosen, 50)), list(_load(task, folder, rest, 50))
+    rest = np.setdiff1d(np.arange(len(folder)), sample(folder, task.images, seed))
+    return calibration(task, archive, seed), list(_load(task, folder, rest, 50))
+
+
+def calibration(task: Task, archive: Path, seed: int) -> list[Any]:
+    """Labelled batches to calibrate on."""
+    folder, size = (ImageFolder(archive, "train"), 128) if task.weights is not None else (ImageFolder(archive), 50)
+    return list(_load(task, folder, sample(folder, task.images, seed), size))
 
 
 def _load(task: Task, folder: ImageFolder, indices: Any, size: int) -> Iterator[tuple[Tensor, Tensor]]:

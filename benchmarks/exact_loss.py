@@ -1,0 +1,71 @@
+"""The task loss of every candidate, exactly: how much quicker than a forward pass of the whole network for each."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+from untrained import TASKS, calibration, dense
+
+from scionet.methods.contract import SiteView
+from scionet.methods.loss import TaskLoss
+from scionet.network.discover import discover
+from scionet.network.gates import gated_tensors
+from scionet.network.sites import Sites
+from scionet.selection.greedy import greedy
+
+SITES = ("layer1.4.conv1", "layer2.4.conv1", "layer3.4.conv1")
+CHECKED = 4
+"""Picks of the slow way."""
+
+
+def ratios(data: Path) -> Iterator[tuple[str, float, str]]:
+    """Name, ratio of processor times per candidate, and meaning, for sites early and late in ResNet-56.
+
+    Raises:
+        SystemExit: If the two ways pick other units.
+    """
+    task = TASKS["resnet56"]
+    model, pairs = dense(task, data), calibration(task, data / task.archive, 0)[:2]
+    sites = discover(model, torch.zeros(2, 3, task.side, task.side))
+    n_images = sum(len(labels) for _, labels in pairs)
+    for name in SITES:
+        width = sites[name].width
+        start = process_time()
+        quick = list(greedy(TaskLoss(SiteView(sites[name], sites, model, (), {}, {}, pairs)), width // 2).order)
+        fast = (process_time() - start) / _candidates(width, len(quick))
+        start = process_time()
+        picked = _one_by_one(model, sites, name, pairs)
+        slow = (process_time() - start) / _candidates(width, CHECKED)
+        if quick[:CHECKED] != picked:
+            raise SystemExit(f"{name}: picks {quick[:CHECKED]}, one forward pass per candidate {picked}")
+        meaning = (
+            f"processor time of a candidate, {len(quick)} of {width} picks on {n_images} images; the first {CHECKED} "
+            "picks the same (one forward pass per candidate timed for these)"
+        )
+        yield f"forward per candidate / exact task loss, resnet56 {name}", slow / fast, meaning
+
+
+def _candidates(width: int, picks: int) -> int:
+    """How many candidates are looked at."""
+    return sum(width - done for done in range(picks))
+
+
+def _one_by_one(model: nn.Module, sites: Sites, name: str, pairs: Sequence[tuple[Any, Any]]) -> list[int]:
+    """The first picks by the task loss, one forward pass of the whole network per candidate."""
+    width, picked = sites[name].width, list[int]()
+    while len(picked) < CHECKED:
+        losses = {}
+        for unit in set(range(width)) - {*picked}:
+            gate = torch.zeros(width, dtype=torch.float64)
+            gate[[*picked, unit]] = width / (len(picked) + 1)
+            with torch.no_grad():
+                tensors = gated_tensors(model, sites, {name: gate}, {})
+                outputs = [(functional_call(model, tensors, (images,)), labels) for images, labels in pairs]
+            losses[unit] = sum(float(cross_entropy(out, labels, reduction="sum")) for out, labels in outputs)
+        picked.append(min(losses, key=losses.__getitem__))
+    return picked
