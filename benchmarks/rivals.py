@@ -2,10 +2,10 @@
 
     python benchmarks/rivals.py resnet20 resnet56 efficientnet_lite0 --data FOLDER
 
-Of CIFAR ResNets only the channels inside residual blocks are offered to the pruners, which cannot cut what a padded
-shortcut couples; of EfficientNet-Lite0 all. The pruning ratio is bisected until the MACs are as close below the budget
-as the pruner comes. Every result is recorded twice: as cut, and after BatchNorm re-calibration on the calibration
-images. Records go beside those of untrained.py.
+Only the channels inside blocks are offered to the pruners: what a padded shortcut couples they cannot cut, and on
+EfficientNet-Lite0 they do better so. The pruning ratio is bisected until the MACs are as close below the budget as the
+pruner comes. Every result is recorded twice: as cut, and after BatchNorm re-calibration on the calibration images.
+Records go beside those of untrained.py.
 """
 
 import copy
@@ -64,7 +64,7 @@ class Rivalry:
         """The network pruned at one ratio, by ranking within each layer or across all."""
         model = copy.deepcopy(self.model)
         importance = CRITERIA[criterion].make()
-        ignored = [m for name, m in model.named_modules() if _weighted(m) and not _offered(self.task, name, m)]
+        ignored = [m for name, m in model.named_modules() if _weighted(m) and not _inside(name)]
         pruner = tp.pruner.BasePruner(
             model,
             self.example,
@@ -168,11 +168,9 @@ def _weighted(module: nn.Module) -> bool:
     return isinstance(module, nn.Conv2d | nn.Linear)
 
 
-def _offered(task: Task, name: str, module: nn.Module) -> bool:
-    """Whether a layer's channels may go: of a CIFAR ResNet those inside blocks, elsewhere those of all convolutions."""
-    if task.weights is not None:
-        return name.startswith("layer") and name.endswith("conv1")
-    return isinstance(module, nn.Conv2d)
+def _inside(name: str) -> bool:
+    """Whether a layer makes, or passes on, channels that stay within a block of a CIFAR ResNet or an EfficientNet."""
+    return (name.startswith("layer") and name.endswith("conv1")) or name.endswith(("_expand_conv", "_depthwise_conv"))
 
 
 if __name__ == "__main__":
