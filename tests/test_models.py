@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scionet.errors import CheckpointError, InvalidSetting, PruneError, UnsupportedModel
 from scionet.models import FACTORIES, build, efficientnet_lite0, load_weights
 from scionet.network.running import hash_tensors, state_of
+from scionet.pruning import prune
 from scionet.resnets import PaddedShortcut, digits_cnn, resnet20
 
 DEPTHS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}
@@ -274,3 +275,18 @@ def test_torchvision_that_imports_is_left_alone(tmp_path: Path, run_python: Call
         print(import_torchvision().mark, hasattr(torch.ops.torchvision, "nms"))
     """)
     assert output == "whole False\n"
+
+
+def test_proxyless_mobile_is_cut_as_it_is_masked_and_names_parameters_as_its_authors_do() -> None:
+    model = build("scionet:proxyless_mobile", classes=5).eval()
+    assert {
+        "first_conv.conv.weight",
+        "blocks.2.mobile_inverted_conv.inverted_bottleneck.bn.weight",
+        "blocks.21.mobile_inverted_conv.point_linear.conv.weight",
+        "feature_mix_layer.bn.running_var",
+        "classifier.linear.bias",
+    } <= model.state_dict().keys()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    result = prune(model, [images], "macs<=50%", method="l1", refit=False, example_inputs=images)
+    assert result.model(images).shape == (2, 5)
+    assert result.report.difference is not None and result.report.difference < 1e-4

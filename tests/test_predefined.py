@@ -25,6 +25,7 @@ COUNTS = {
     "scionet.predefined:vgg_conv": (IMAGENET, 131_452_552, 4_791_205_888),
     "scionet.predefined:vgg_gap": (IMAGENET, 8_322_696, 4_668_084_224),
     "scionet.predefined:vgg_tiny": (IMAGENET, 1_325_368, 1_004_578_816),
+    "scionet:proxyless_mobile": (IMAGENET, 4_080_512, 320_427_584),
     "scionet.predefined:vgg_5x": (IMAGENET, 130_879_294, 3_515_283_520),
 }
 

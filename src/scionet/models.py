@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.library import Library
 
 from scionet.errors import CheckpointError, InvalidSetting, UnsupportedModel, unknown
+from scionet.proxyless import proxyless_mobile
 from scionet.resnets import digits_cnn, resnet20, resnet32, resnet44, resnet56, resnet110
 
 
@@ -40,7 +41,10 @@ def efficientnet_lite0(pretrained: bool = True) -> nn.Module:
 FACTORIES: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         make.__name__: make
-        for make in (resnet20, resnet32, resnet44, resnet56, resnet110, digits_cnn, efficientnet_lite0)
+        for make in (
+            *(resnet20, resnet32, resnet44, resnet56, resnet110, digits_cnn),
+            *(efficientnet_lite0, proxyless_mobile),
+        )
     }
 )
 """The factories that `build` knows as ``scionet:NAME``."""
