@@ -28,6 +28,8 @@ from untrained import TASKS, calibration, dense
 
 from scionet.bench.files import write_text
 from scionet.bench.provenance import Provenance
+from scionet.masks.scores import SCORES, WeightView
+from scionet.masks.weights import maskable, wide
 from scionet.models import build
 from scionet.pruning import prune
 from scionet.selection.greedy import greedy
@@ -46,8 +48,8 @@ def main(data: Path, threads: int = 2, repeats: int = 2, only: tuple[str, ...] =
         data: Folder of archives and weights.
         threads: Threads to use.
         repeats: How often a whole prune is timed.
-        only: Which of resnet56, efficientnet_lite0, selection, path, loss, import, memory to measure again; all if
-            empty.
+        only: Which of resnet56, efficientnet_lite0, selection, path, loss, synflow, import, memory to measure again;
+            all if empty.
     """
     torch.set_num_threads(threads)
     parts = {
@@ -56,6 +58,7 @@ def main(data: Path, threads: int = 2, repeats: int = 2, only: tuple[str, ...] =
         "selection": _selection,
         "path": _path,
         "loss": lambda: [_row(name, ratio, "×", meaning) for name, ratio, meaning in exact_loss.ratios(data)],
+        "synflow": _synflow,
         "import": lambda: [_import_time()],
         "memory": _memory,
     }
@@ -173,6 +176,32 @@ def _path() -> Iterator[dict[str, Any]]:
     seconds = _seconds(lambda: greedy(LeastSquares([term]), units))
     meaning = f"least squares from moments, N = {units}, {units} outputs, 3 x 3 positions, from nothing to all units"
     yield _row("path of one site", seconds, "s", meaning)
+
+
+def _synflow() -> Iterator[dict[str, Any]]:
+    """One round of scoring against a forward and backward pass in single precision, both of one picture."""
+    model, example = build("torchvision:resnet50").eval(), torch.ones(1, 3, 224, 224)
+    weights = wide(maskable(model))
+    whole = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+    view = WeightView(model, weights, whole, [], example, 1.0, np.random.default_rng(0))
+
+    def both_ways() -> None:
+        model.zero_grad()
+        model(example).sum().backward()
+
+    actions = {"score": lambda: SCORES["synflow"].compute(view), "pass": both_ways}
+    for action in actions.values():
+        action()
+    times = [[_processor_seconds(action) for action in actions.values()] for _ in range(9)]
+    ratio = float(np.median([score / both for score, both in times]))
+    meaning = "ResNet-50, one round of scoring over one forward and backward pass of one picture, processor time"
+    yield _row("synflow / forward-backward", ratio, "×", meaning)
+
+
+def _processor_seconds(action: Callable[[], object]) -> float:
+    start = time.process_time()
+    action()
+    return time.process_time() - start
 
 
 def _brute_force(forward: Callable[[list[int]], np.ndarray], outputs: np.ndarray, steps: int) -> list[int]:

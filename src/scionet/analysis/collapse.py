@@ -124,13 +124,14 @@ def collapse_curve(
     """
     if not compressions or min(compressions) < 1:
         raise InvalidSetting(f"compressions are numbers of 1 or more, at least one; given {list(compressions)}")
-    weights, flow, given = maskable(model), synaptic_flow(model, example_inputs), list(batches)
+    flow, given = synaptic_flow(model, example_inputs), list(batches)
+    magnitudes = {name: weight.abs() for name, weight in maskable(model).items()}
     points = []
     for compression in compressions:
         options: dict[str, Any] = {"example_inputs": example_inputs, "batches": given, "on_collapse": "allow", **rule}
         masks = mask_weights(model, 1 / compression, score=score, **options).masks
         with torch.no_grad():
-            left = float(flow({name: weight * masks[name] for name, weight in weights.items()}))
+            left = float(flow({name: size * masks[name] for name, size in magnitudes.items()}))
         points.append(Point(score, compression, masks.counts, collapsed(masks), left))
     return tuple(points)
 

@@ -226,8 +226,8 @@ def synflow(view: WeightView) -> Mapping[str, Tensor]:
     if view.example_inputs is None:
         raise CalibrationError("score 'synflow' needs the form of the inputs: give example_inputs, or a batch")
     flow = synaptic_flow(view.model, view.example_inputs)
-    found = slopes(flow, {name: weight.double() for name, weight in view.masked.items()})
-    return {name: score.abs() for name, score in view.times(found).items()}
+    found = slopes(flow, {name: weight.double().abs_() for name, weight in view.masked.items()})
+    return {name: slope.mul_(view.weights[name]).abs_() for name, slope in found.items()}  # large ones, in place
 
 
 SCORES: dict[str, WeightScore] = {

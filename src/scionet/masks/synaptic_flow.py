@@ -22,7 +22,7 @@ ZEROED = ("bias", "running_mean")
 
 
 def synaptic_flow(model: nn.Module, example_inputs: Batch) -> Functional:
-    """R as a function of weights, whose absolute values count.
+    """R as a function of the weights' magnitudes, which are 0 or more.
 
     Args:
         model: The network, which keeps its tensors and flags.
@@ -37,7 +37,7 @@ def synaptic_flow(model: nn.Module, example_inputs: Batch) -> Functional:
     def flow(weights: Weights) -> Tensor:
         rest = wide({name: tensor for name, tensor in state.items() if name not in weights}, torch.float64)
         tensors = {name: _magnitude(name, tensor) for name, tensor in rest.items()}
-        tensors |= {name: weight.double().abs() for name, weight in weights.items()}
+        tensors |= {name: weight.double() for name, weight in weights.items()}
         grad = torch.is_grad_enabled()
         with undisturbed(model), attention_unfused(), torch.set_grad_enabled(grad), Homogeneous():
             try:
