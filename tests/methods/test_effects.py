@@ -14,8 +14,11 @@ from scionet.methods.registry import build
 from scionet.methods.survey import survey
 from scionet.methods.sweep import Sweep
 from scionet.methods.widths import Allocator
+from scionet.network import forks as forks_module
 from scionet.network.discover import discover
 from scionet.network.plan import Choice, Plan
+from scionet.network.recording import recorded
+from scionet.network.running import joined
 from scionet.network.surgery import cut
 from scionet.progress import silent
 from scionet.seeds import seeded
@@ -73,6 +76,40 @@ def test_kl_and_squared_by_definition():
     squared = Gauge.of(model, [x[:5], x[5:]], "squared").effect({"0.weight": other})
     assert squared == pytest.approx(float((before - after).square().sum() / before.square().sum()))
     assert Gauge.of(model, [x], "kl").effect({}) == 0.0
+
+
+def test_effects_do_not_depend_on_batches_and_a_call_of_one_form_is_recorded_once(monkeypatch):
+    model, x = BRANCHED.network(), torch.cat(list(BRANCHED.batches(1, 24)))
+    name, weight = next((name, tensor) for name, tensor in model.state_dict().items() if tensor.ndim > 1)
+    changes = [{name: weight * factor} for factor in (0.5, 1.0, 2.0)]
+    records = []
+
+    def counted(*given):
+        records.append(given)
+        return recorded(*given)
+
+    monkeypatch.setattr(forks_module, "recorded", counted)
+    whole = Gauge.of(model, [x], "kl").effects(changes)
+    assert len(records) == 1
+    parts = Gauge.of(model, [x[:3], x[3:10], x[10:11], x[11:]], "kl").effects(changes)
+    assert len(records) == 2
+    np.testing.assert_allclose(parts, whole, rtol=1e-9, atol=1e-15)
+
+
+def test_batches_are_joined_by_form_and_in_order():
+    tokens = torch.arange(4)
+    batches = [
+        {"x": torch.ones(2, 3), "pad": True},
+        {"x": torch.zeros(1, 3), "pad": True},
+        {"x": torch.ones(1, 4), "pad": True},
+        {"x": torch.ones(1, 3), "pad": False},
+        (torch.ones(2, 3), tokens),  # not divided: the second tensor has other examples
+        {"x": torch.full((1, 3), 2.0), "pad": True},
+    ]
+    found = joined(batches)
+    assert [len(batch["x"]) for batch in found[:3]] == [4, 1, 1]
+    assert len(found) == 4 and found[3][1] is tokens
+    assert found[0]["x"][:, 0].tolist() == [1, 1, 0, 2] and found[0]["pad"] is True
 
 
 def test_kl_of_pixels_is_their_mean():

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.network.forks import forked
 from scionet.network.processes import everywhere, summed
-from scionet.network.running import Batch, call, place_of, tensors_of, to_model, undisturbed
+from scionet.network.running import Batch, call, joined, place_of, tensors_of, to_model, undisturbed
 from scionet.progress import Progress, silent
 from scionet.selection.objective import FloatArray
 from scionet.settings import MetricName
@@ -94,13 +94,14 @@ class Gauge:
         Raises:
             CalibrationError: If the output becomes NaN or infinite.
         """
-        total = torch.zeros(len(changes), dtype=torch.float64, device=place_of(self.model)[0])
-        for number, batch in enumerate(self.inputs):
-            progress("measure", number, len(self.inputs))
-            dense = self.outputs[number]
+        total, done = torch.zeros(len(changes), dtype=torch.float64, device=place_of(self.model)[0]), 0
+        for batch, dense in joined(zip(self.inputs, self.outputs, strict=True)):  # a call of one form is recorded once
+            rest = dense
             for outputs in forked(self.model, changes, batch):
-                here, dense = dense[: len(outputs[0])], dense[len(outputs[0]) :]
+                progress("measure", done, sum(map(len, self.outputs)))
+                here, rest = rest[: len(outputs[0])], rest[len(outputs[0]) :]
                 total += torch.stack([distances(output, here, self.metric).sum() for output in outputs])
+                done += len(here)
         distance = summed(total).cpu().numpy()
         if not np.isfinite(distance).all():
             raise CalibrationError("the pruned network gives NaN or infinite outputs; check the calibration data")

@@ -1,7 +1,7 @@
 """How a network is called: batches to arguments, eval mode without a trace, devices."""
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from scionet.errors import CalibrationError
 
@@ -111,6 +111,23 @@ def first_of(batch: Batch, count: int) -> Batch:
     if example_count(batch) <= count or not divides(batch):
         return batch
     return some_of(batch, slice(count))
+
+
+def joined(batches: Iterable[Any]) -> list[Any]:
+    """The same examples in as few batches as there are forms: sizes of an example, types, and what is no tensor.
+
+    A batch that cannot be divided stays by itself.
+    """
+    groups: dict[Any, list[Any]] = {}
+    for number, batch in enumerate(batches):
+        leaves, form = tree_flatten(batch)
+        kinds = tuple((leaf.shape[1:], leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves)
+        groups.setdefault((str(form), kinds) if divides(batch) else number, []).append(batch)
+    return [tree_map(lambda *parts: _joined(parts), *group) for group in groups.values()]
+
+
+def _joined(parts: Sequence[Any]) -> Any:
+    return torch.cat(list(parts)) if len(parts) > 1 and isinstance(parts[0], Tensor) else parts[0]
 
 
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
