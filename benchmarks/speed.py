@@ -192,9 +192,12 @@ def _synflow() -> Iterator[dict[str, Any]]:
     actions = {"score": lambda: SCORES["synflow"].compute(view), "pass": both_ways}
     for action in actions.values():
         action()
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     times = [[_processor_seconds(action) for action in actions.values()] for _ in range(9)]
+    torch.set_num_threads(threads)
     ratio = float(np.median([score / both for score, both in times]))
-    meaning = "ResNet-50, one round of scoring over one forward and backward pass of one picture, processor time"
+    meaning = "ResNet-50, one round of scoring over one forward and backward pass of one picture, one thread"
     yield _row("synflow / forward-backward", ratio, "×", meaning)
 
 
