@@ -31,6 +31,7 @@ from scionet.bench.provenance import Provenance
 from scionet.masks.scores import SCORES, WeightView
 from scionet.masks.weights import maskable, wide
 from scionet.models import build
+from scionet.network.plan import Plan
 from scionet.pruning import prune
 from scionet.selection.greedy import greedy
 from scionet.selection.quadratic import Average, LeastSquares
@@ -48,8 +49,8 @@ def main(data: Path, threads: int = 2, repeats: int = 2, only: tuple[str, ...] =
         data: Folder of archives and weights.
         threads: Threads to use.
         repeats: How often a whole prune is timed.
-        only: Which of resnet56, efficientnet_lite0, selection, path, loss, synflow, import, memory to measure again;
-            all if empty.
+        only: Which of resnet56, efficientnet_lite0, selection, path, loss, synflow, bf16, import, memory to measure
+            again; all if empty.
     """
     torch.set_num_threads(threads)
     parts = {
@@ -59,6 +60,7 @@ def main(data: Path, threads: int = 2, repeats: int = 2, only: tuple[str, ...] =
         "path": _path,
         "loss": lambda: [_row(name, ratio, "×", meaning) for name, ratio, meaning in exact_loss.ratios(data)],
         "synflow": _synflow,
+        "bf16": lambda: _bf16(data),
         "import": lambda: [_import_time()],
         "memory": _memory,
     }
@@ -176,6 +178,25 @@ def _path() -> Iterator[dict[str, Any]]:
     seconds = _seconds(lambda: greedy(LeastSquares([term]), units))
     meaning = f"least squares from moments, N = {units}, {units} outputs, 3 x 3 positions, from nothing to all units"
     yield _row("path of one site", seconds, "s", meaning)
+
+
+def _bf16(data: Path) -> Iterator[dict[str, Any]]:
+    """A prune under autocast to bfloat16 beside one in single precision: processor time, and which units stay."""
+    task = TASKS["resnet20"]
+    model, images = dense(task, data), [batch for batch, _ in calibration(task, data / task.archive, 0)]
+    plans: dict[bool, Plan] = {}
+
+    def whole(half: bool) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            given = {"example_inputs": images[0][:2], "allocation": "uniform"}
+            plans[half] = prune(model, images, "macs<=50%", **given).plan
+
+    single, half = (_processor_seconds(lambda half=half: whole(half)) for half in (False, True))
+    kept = [(set(a.kept), set(b.kept)) for a, b in zip(plans[False].choices, plans[True].choices, strict=True)]
+    alike = sum(len(a & b) for a, b in kept) / sum(len(a) for a, _ in kept)
+    meaning = "whole prune of resnet20 to macs<=50% at one density, under autocast to bfloat16"
+    yield _row("float32 / bfloat16", single / half, "×", meaning + ": processor time")
+    yield _row("the same units in bfloat16", 100 * alike, "%", meaning + ": of the units that stay")
 
 
 def _synflow() -> Iterator[dict[str, Any]]:

@@ -135,6 +135,18 @@ def test_half_precision_chooses_almost_as_double_precision_does():
     assert common >= 0.75 * sum(map(len, expected.values()))
 
 
+@pytest.mark.parametrize("method", ["l1", "forward"])
+def test_pruning_under_autocast(method):
+    model, data = RESIDUAL.network().float(), [batch.float() for batch in RESIDUAL.batches(2, 8)]
+    plain = pruned(model, data, method=method, example_inputs=data[0][:2])
+    with torch.autocast("cpu", torch.bfloat16):
+        result = pruned(model, data, method=method, example_inputs=data[0][:2])
+    assert result.sites.keys() == plain.sites.keys()
+    for one, other in zip(result.plan.choices, plain.plan.choices, strict=True):
+        assert len({*one.kept} & {*other.kept}) >= 0.7 * len(one.kept)
+    assert {tensor.dtype for tensor in result.model.state_dict().values()} <= {torch.float32, torch.int64}
+
+
 def test_tolerance_takes_the_place_of_a_budget():
     x = RESIDUAL.batches(1, 24)[0]
     labels = RESIDUAL.network()(x).argmax(1)

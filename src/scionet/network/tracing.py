@@ -21,7 +21,16 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from scionet.errors import UnsupportedModel
-from scionet.network.running import Batch, attention_unfused, call, data_addresses, state_of, tensors_of, undisturbed
+from scionet.network.running import (
+    Batch,
+    attention_unfused,
+    call,
+    data_addresses,
+    place_of,
+    state_of,
+    tensors_of,
+    undisturbed,
+)
 from scionet.network.sites import Address
 
 Planes = tuple[Tensor, ...]
@@ -274,7 +283,8 @@ def watch(model: nn.Module, batch: Batch, rule: Callable[[Trace, Call], None]) -
         UnsupportedModel: If the model returns no tensor.
     """
     trace, inputs = Trace(model, rule), copy.deepcopy(batch)  # the network may write into its inputs
-    with undisturbed(model), attention_unfused(), trace.following_modules():
+    stored = torch.autocast(place_of(model)[0].type, enabled=False)  # weights as they are stored, not copies
+    with undisturbed(model), attention_unfused(), stored, trace.following_modules():
         with trace:
             out = call(model, inputs)
         outputs = list(tensors_of(out))
