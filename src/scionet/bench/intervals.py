@@ -9,7 +9,6 @@ from scionet.bench.files import RecordError
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
-_CHUNK = 200
 
 
 def paired_interval(
@@ -35,18 +34,18 @@ def paired_interval(
     seeds = len(ahead)
     if seeds < 2:
         raise RecordError(f"an interval needs two seeds or more; given {seeds}. Run more seeds")
-    rng = np.random.default_rng(0)
-    means = np.concatenate([_means(ahead, min(_CHUNK, resamples - n), rng) for n in range(0, resamples, _CHUNK)])
+    means = _means(ahead, resamples, np.random.default_rng(0))
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
 def _means(ahead: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means of so many samples. How often an entry is drawn is multinomial."""
+    """Means of so many samples. How often an entry is drawn is multinomial; equal examples are drawn as one."""
     seeds, examples = ahead.shape
+    kinds, alike = np.unique(ahead, axis=1, return_counts=True)
     rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), count) / seeds
-    columns = rng.multinomial(examples, np.full(examples, 1 / examples), count) / examples
-    return ((rows @ ahead) * columns).sum(axis=1)
+    columns = rng.multinomial(examples, alike / examples, count) / examples
+    return ((rows @ kinds) * columns).sum(axis=1)
 
 
 def differences(own: Sequence[NDArray[np.bool_]], other: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
