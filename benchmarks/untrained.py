@@ -97,10 +97,17 @@ def main(
         only: Labels of the methods to run; all if empty.
         budgets: Which of the network's budgets; all if empty.
     """
+    tasks = [TASKS[name] for name in networks]
+    _refuse_unknown(only, [contestant.label for task in tasks for contestant in task.contestants])
+    _refuse_unknown(budgets, [budget for task in tasks for budget in task.budgets])
     for seed in seeds:
-        for name in networks:
-            task = TASKS[name]
+        for task in tasks:
             _run(replace(task, budgets=tuple(b for b in task.budgets if not budgets or b in budgets)), data, seed, only)
+
+
+def _refuse_unknown(given: Sequence[str], allowed: Sequence[str]) -> None:
+    if unknown := [name for name in given if name not in allowed]:
+        raise SystemExit(f"unknown {unknown}; allowed: {', '.join(dict.fromkeys(allowed))}")
 
 
 def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
