@@ -173,6 +173,26 @@ def test_a_hundred_rounds_reach_the_last_weight_of_each_layer(he):
     assert kept(model, 378, score="synflow", example_inputs=x, schedule=Schedule(1))[:5] == [0] * 5
 
 
+def test_weights_that_are_added_have_scores_of_their_own():
+    """Their slopes are one and the same, for torch.autograd one tensor."""
+
+    class Added(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.other = nn.Linear(4, 3, bias=False), nn.Linear(4, 3, bias=False)
+            self.last = nn.Linear(3, 2, bias=False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(nn.functional.linear(x, self.one.weight + self.other.weight))
+
+    model, x = Added(), torch.zeros(1, 4)
+    task = Task(model, maskable(model), "synflow", SCORES["synflow"], MaskRule(0.5), [], x)
+    found = task.scores({name: torch.ones_like(w, dtype=torch.bool) for name, w in task.weights.items()}, 1)
+    ahead = model.last.weight.detach().double().abs().sum(0)[:, None]
+    for name in ("one.weight", "other.weight"):
+        torch.testing.assert_close(found[name], task.weights[name].double().abs() * ahead)
+
+
 def test_no_round_takes_as_much_as_a_cut_carries():
     """Theorem 3: over 100 rounds, what a round prunes is less than any layer carries; in one round it is not."""
     model, x = sizes_mlp(784, *[100] * 5, 10).float(), torch.zeros(1, 784)

@@ -226,8 +226,10 @@ def synflow(view: WeightView) -> Mapping[str, Tensor]:
     if view.example_inputs is None:
         raise CalibrationError("score 'synflow' needs the form of the inputs: give example_inputs, or a batch")
     flow = synaptic_flow(view.model, view.example_inputs)
-    found = slopes(flow, {name: weight.double().abs_() for name, weight in view.masked.items()})
-    return {name: slope.mul_(view.weights[name]).abs_() for name, slope in found.items()}  # large ones, in place
+    magnitudes = {name: weight.double().abs_() for name, weight in view.masked.items()}
+    found = slopes(flow, magnitudes)
+    # In place of the magnitudes, since all are as large as the network; slopes may be one tensor for several weights.
+    return {name: size.copy_(view.weights[name]).abs_().mul_(found[name]) for name, size in magnitudes.items()}
 
 
 SCORES: dict[str, WeightScore] = {
