@@ -9,6 +9,7 @@ from scionet.bench.files import RecordError
 
 CONFIDENCE = 0.95
 RESAMPLES = 4000
+_CHUNK = 200
 
 
 def paired_interval(
@@ -34,15 +35,26 @@ def paired_interval(
     seeds = len(ahead)
     if seeds < 2:
         raise RecordError(f"an interval needs two seeds or more; given {seeds}. Run more seeds")
-    means = _means(ahead, resamples, np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    kinds, alike = np.unique(ahead, axis=1, return_counts=True)
+    chunks = (min(_CHUNK, resamples - n) for n in range(0, resamples, _CHUNK))
+    means = np.concatenate([_means(kinds, alike, count, rng) for count in chunks])
     low, high = np.quantile(means, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
 
 
-def _means(ahead: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means of so many samples. How often an entry is drawn is multinomial; equal examples are drawn as one."""
-    seeds, examples = ahead.shape
-    kinds, alike = np.unique(ahead, axis=1, return_counts=True)
+def _means(
+    kinds: NDArray[np.float64], alike: NDArray[np.intp], count: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """Means of so many samples. How often an entry is drawn is multinomial; equal examples are drawn as one.
+
+    Args:
+        kinds: Different examples, shape ``(seeds, kinds)``.
+        alike: How many examples there are of each kind.
+        count: Number of samples.
+        rng: Random numbers.
+    """
+    seeds, examples = len(kinds), alike.sum()
     rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), count) / seeds
     columns = rng.multinomial(examples, alike / examples, count) / examples
     return ((rows @ kinds) * columns).sum(axis=1)
