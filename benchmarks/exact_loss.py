@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from time import process_time
 from typing import Any
 
 import torch
+from measuring import processor_seconds
 from torch import nn
 from torch.func import functional_call
 from torch.nn.functional import cross_entropy
@@ -32,22 +32,23 @@ def ratios(data: Path) -> Iterator[tuple[str, float, str]]:
     task = TASKS["resnet56"]
     model, pairs = dense(task, data), calibration(task, data / task.archive, 0)[:2]
     sites = discover(model, torch.zeros(2, 3, task.side, task.side))
-    n_images = sum(len(labels) for _, labels in pairs)
+    meaning = (
+        f"processor time of a candidate, one thread, half of the units picked on {sum(len(y) for _, y in pairs)} "
+        f"images; the first {CHECKED} picks the same (one forward pass per candidate timed for these)"
+    )
     for name in SITES:
-        width = sites[name].width
-        start = process_time()
-        quick = list(greedy(TaskLoss(SiteView(sites[name], sites, model, (), {}, {}, pairs)), width // 2).order)
-        fast = (process_time() - start) / _candidates(width, len(quick))
-        start = process_time()
-        picked = _one_by_one(model, sites, name, pairs)
-        slow = (process_time() - start) / _candidates(width, CHECKED)
-        if quick[:CHECKED] != picked:
-            raise SystemExit(f"{name}: picks {quick[:CHECKED]}, one forward pass per candidate {picked}")
-        meaning = (
-            f"processor time of a candidate, {len(quick)} of {width} picks on {n_images} images; the first {CHECKED} "
-            "picks the same (one forward pass per candidate timed for these)"
-        )
-        yield f"forward per candidate / exact task loss, resnet56 {name}", slow / fast, meaning
+        yield f"forward per candidate / exact task loss, resnet56 {name}", _ratio(model, sites, name, pairs), meaning
+
+
+def _ratio(model: nn.Module, sites: Sites, name: str, pairs: Sequence[tuple[Any, Any]]) -> float:
+    """How much quicker a candidate is evaluated at one site."""
+    quick, slow = list[int](), list[int]()
+    view, width = SiteView(sites[name], sites, model, (), {}, {}, pairs), sites[name].width
+    fast_seconds = processor_seconds(lambda: quick.extend(greedy(TaskLoss(view), width // 2).order))
+    slow_seconds = processor_seconds(lambda: slow.extend(_one_by_one(model, sites, name, pairs)))
+    if quick[:CHECKED] != slow:
+        raise SystemExit(f"{name}: picks {quick[:CHECKED]}, one forward pass per candidate {slow}")
+    return slow_seconds / _candidates(width, CHECKED) / (fast_seconds / _candidates(width, len(quick)))
 
 
 def _candidates(width: int, picks: int) -> int:

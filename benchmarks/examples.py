@@ -59,9 +59,9 @@ def _run(model: nn.Module, data: Path, seed: int, wanted: Sequence[tuple[str, in
     """All runs of one pool."""
     given, test = split(replace(TASK, images=POOL), data / TASK.archive, seed)
     pool = torch.cat([images for images, _ in given])
-    dense = outcome(model, measure(model, EXAMPLE), test, bf16=True)[0]
+    worth = outcome(model, measure(model, EXAMPLE), test, bf16=True)[0]
     command = "python benchmarks/examples.py"
-    arena = Arena("examples", TASK.network, TASK.dataset, model, EXAMPLE, test, dense, command, bf16=True)
+    arena = Arena("examples", TASK.network, TASK.dataset, model, EXAMPLE, test, worth, command, bf16=True)
     orders: dict[str, NDArray[np.int64]] = {}
     for way, size in wanted:
         if way not in orders:

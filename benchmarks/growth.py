@@ -17,13 +17,11 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from time import process_time
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
-from speed import _peak_mb, _Random
+from measuring import RandomBatches, peak_mb, problem, processor_seconds
 from torch import nn
 
 from scionet.bench.files import write_text
@@ -51,17 +49,16 @@ PATHS: Mapping[str, tuple[type[Objective[Any]], int]] = {
 """Objectives, and which share of the units the path goes through: all, or one in two."""
 
 
-def main(threads: int = 1, limit_seconds: float = 600.0) -> None:
+def main(limit_seconds: float = 600.0) -> None:
     """Measure and record.
 
     Args:
-        threads: Threads to use.
         limit_seconds: The longest that a path may be expected to take.
     """
-    torch.set_num_threads(threads)
-    record = {"widths": widths(limit_seconds), "images": [images(count, threads) for count in IMAGES]}
+    torch.set_num_threads(1)
+    record = {"widths": widths(limit_seconds), "images": [images(count) for count in IMAGES]}
     today = datetime.now(UTC).date().isoformat()
-    provenance = Provenance.here(today, "python benchmarks/growth.py", threads)
+    provenance = Provenance.here(today, "python benchmarks/growth.py", 1)
     RECORD.parent.mkdir(parents=True, exist_ok=True)
     notes = ["the machine was shared with other work"]
     write_text(RECORD, json.dumps({"provenance": vars(provenance), "notes": notes, **record}, indent=1) + "\n")
@@ -82,48 +79,35 @@ def widths(limit_seconds: float) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def problem(size: int) -> Term:
-    """A linear consumer of `size` rectified, correlated inputs."""
-    rng = np.random.default_rng(0)
-    inputs = np.maximum(rng.normal(size=(2 * size, size)) @ rng.normal(size=(size, size)) / size**0.5, 0)
-    weight = rng.normal(size=(size, size))
-    moments = inputs.T @ inputs / len(inputs)
-    cross = moments @ weight.T
-    nothing = np.zeros(0, dtype=np.int64)
-    return Term(moments, cross, float((weight.T * cross).sum()), np.arange(size)[:, None], nothing, weight)
-
-
 def path_seconds(objective: type[Objective[Any]], term: Term, picks: int) -> float:
     """Processor time of one path."""
-    start = process_time()
-    greedy(objective([term]), picks)  # pyright: ignore[reportCallIssue]  each is made from terms
-    return process_time() - start
+    return processor_seconds(lambda: greedy(objective([term]), picks))  # pyright: ignore[reportCallIssue]  from terms
 
 
-def images(count: int, threads: int) -> dict[str, float]:
+def images(count: int) -> dict[str, float]:
     """What a survey of so many images takes, in a process of its own."""
-    command = [sys.executable, __file__, "--survey-of", str(count), str(threads)]
+    command = [sys.executable, __file__, "--survey-of", str(count)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(found, flush=True)
     return found
 
 
-def survey_of(count: int, threads: int) -> None:
+def survey_of(count: int) -> None:
     """Print as JSON the seconds of a forward pass and of a survey, and the survey's peak memory beyond the pass."""
-    torch.set_num_threads(threads)
-    model, data = build("scionet:resnet20").eval(), _Random(count)
-    start = process_time()
-    with torch.no_grad():
-        for batch in data:
-            model(batch)
-    forward, before = process_time() - start, _peak_mb()
-    start = process_time()
-    _survey(model, data, count)
-    seconds = process_time() - start
-    print(json.dumps({"images": count, "forward s": forward, "survey s": seconds, "MB": _peak_mb() - before}))
+    torch.set_num_threads(1)
+    model, data = build("scionet:resnet20").eval(), RandomBatches(count)
+
+    def forward() -> None:
+        with torch.no_grad():
+            for batch in data:
+                model(batch)
+
+    passed, before = processor_seconds(forward), peak_mb()
+    seconds = processor_seconds(lambda: _survey(model, data, count))
+    print(json.dumps({"images": count, "forward s": passed, "survey s": seconds, "MB": peak_mb() - before}))
 
 
-def _survey(model: nn.Module, data: _Random, count: int) -> None:
+def _survey(model: nn.Module, data: RandomBatches, count: int) -> None:
     sites = discover(model, torch.zeros(2, 3, 32, 32))
     settings = ForwardSettings(survey_examples=count, memory_gib=0.5)
     for _ in survey(Fitting(model, sites, settings), data, sites, seeded(0), silent):
@@ -132,6 +116,6 @@ def _survey(model: nn.Module, data: _Random, count: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--survey-of"]:
-        survey_of(int(sys.argv[2]), int(sys.argv[3]))
+        survey_of(int(sys.argv[2]))
     else:
         tyro.cli(main)

@@ -10,10 +10,8 @@ import cProfile
 import io
 import json
 import pstats
-import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +21,7 @@ import exact_loss
 import numpy as np
 import torch
 import tyro
-from torch import Tensor
+from measuring import RandomBatches, peak_mb, problem, processor_seconds, seconds
 from untrained import TASKS, calibration, dense
 
 from scionet.bench.files import write_text
@@ -102,9 +100,9 @@ def _whole_prune(network: str, budget: str, data: Path, repeats: int) -> Iterato
 
     timed: dict[str, list[float]] = {"plain": [], "fast": [], "prune": []}
     for _ in range(repeats):
-        timed["plain"].append(_seconds(lambda: forward(images)))
-        timed["fast"].append(_seconds(lambda: forward(fast)))
-        timed["prune"].append(_seconds(whole))
+        timed["plain"].append(seconds(lambda: forward(images)))
+        timed["fast"].append(seconds(lambda: forward(fast)))
+        timed["prune"].append(seconds(whole))
     plain, quick, taken = (float(np.median(timed[name])) for name in ("plain", "fast", "prune"))
     meaning = f"whole prune of {network} to {budget}, {task.images:,} images, over one forward pass"
     yield _row(f"{network}: prune / forward", taken / plain, "×", meaning)
@@ -146,8 +144,8 @@ def _selection() -> Iterator[dict[str, Any]]:
         weight,
     )
     picks = UNITS // 2
-    fast = _seconds(lambda: greedy(Average([term]), picks))
-    refit = _seconds(lambda: greedy(LeastSquares([term]), picks))
+    fast = seconds(lambda: greedy(Average([term]), picks))
+    refit = seconds(lambda: greedy(LeastSquares([term]), picks))
     steps = 2
 
     def averaged(chosen: list[int]) -> np.ndarray:
@@ -157,7 +155,7 @@ def _selection() -> Iterator[dict[str, Any]]:
         return inputs[:, chosen] @ np.linalg.lstsq(inputs[:, chosen], outputs)[0]
 
     for name, quick, given in (("average", fast, averaged), ("least squares", refit, refitted)):
-        slow = _seconds(lambda given=given: _brute_force(given, outputs, steps)) / steps * picks
+        slow = seconds(lambda given=given: _brute_force(given, outputs, steps)) / steps * picks
         meaning = (
             f"N = {UNITS}, {picks} picks: one forward pass of the consumer per candidate and pick, over the moments' "
             f"way (brute force timed for the first {steps} picks)"
@@ -168,16 +166,10 @@ def _selection() -> Iterator[dict[str, Any]]:
 def _path() -> Iterator[dict[str, Any]]:
     """The whole path of one wide site whose consumer looks at 3 x 3 positions."""
     units, places = 512, 9
-    rng = np.random.default_rng(0)
-    size = units * places
-    inputs = np.maximum(rng.normal(size=(2 * size, size)) @ rng.normal(size=(size, size)) / size**0.5, 0)
-    moments, weight = inputs.T @ inputs / len(inputs), rng.normal(size=(units, size))
-    cross = moments @ weight.T
-    columns = np.arange(size).reshape(units, places)
-    term = Term(moments, cross, float((weight.T * cross).sum()), columns, np.zeros(0, dtype=np.int64), weight)
-    seconds = _seconds(lambda: greedy(LeastSquares([term]), units))
+    term = problem(units, places)
+    taken = seconds(lambda: greedy(LeastSquares([term]), units))
     meaning = f"least squares from moments, N = {units}, {units} outputs, 3 x 3 positions, from nothing to all units"
-    yield _row("path of one site", seconds, "s", meaning)
+    yield _row("path of one site", taken, "s", meaning)
 
 
 def _bf16(data: Path) -> Iterator[dict[str, Any]]:
@@ -191,7 +183,7 @@ def _bf16(data: Path) -> Iterator[dict[str, Any]]:
             given = {"example_inputs": images[0][:2], "allocation": "uniform"}
             plans[half] = prune(model, images, "macs<=50%", **given).plan
 
-    single, half = (_processor_seconds(lambda half=half: whole(half)) for half in (False, True))
+    single, half = (processor_seconds(lambda half=half: whole(half)) for half in (False, True))
     kept = [(set(a.kept), set(b.kept)) for a, b in zip(plans[False].choices, plans[True].choices, strict=True)]
     alike = sum(len(a & b) for a, b in kept) / sum(len(a) for a, _ in kept)
     meaning = "whole prune of resnet20 to macs<=50% at one density, under autocast to bfloat16"
@@ -213,21 +205,10 @@ def _synflow() -> Iterator[dict[str, Any]]:
     actions = {"score": lambda: SCORES["synflow"].compute(view), "pass": both_ways}
     for action in actions.values():
         action()
-    times = [[_processor_seconds(action) for action in actions.values()] for _ in range(9)]
+    times = [[processor_seconds(action) for action in actions.values()] for _ in range(9)]
     ratio = float(np.median([score / both for score, both in times]))
     meaning = "ResNet-50, one round of scoring over one forward and backward pass of one picture, one thread"
     yield _row("synflow / forward-backward", ratio, "×", meaning)
-
-
-def _processor_seconds(action: Callable[[], object]) -> float:
-    """Processor time with one thread: several wait for each other, which counts."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    start = time.process_time()
-    action()
-    seconds = time.process_time() - start
-    torch.set_num_threads(threads)
-    return seconds
 
 
 def _brute_force(forward: Callable[[list[int]], np.ndarray], outputs: np.ndarray, steps: int) -> list[int]:
@@ -255,30 +236,13 @@ def peak(images: int) -> None:
     """Print the peak memory in MB of a prune beyond that of a forward pass; for a process of its own."""
     torch.set_num_threads(1)
     model = build("scionet:resnet56").eval()
-    data = _Random(images)
+    data = RandomBatches(images)
     with torch.no_grad():
         for batch in data:
             model(batch)
-    before = _peak_mb()
+    before = peak_mb()
     prune(model, data, "macs<=50%", example_inputs=torch.zeros(2, 3, 32, 32), memory_gib=0.1)
-    print(_peak_mb() - before)
-
-
-def _peak_mb() -> float:
-    """Largest resident size of this process so far. Not ru_maxrss, into which Linux counts the parent before exec."""
-    status = Path("/proc/self/status").read_text()
-    return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
-
-
-class _Random:
-    """Random batches, made anew at each iteration."""
-
-    def __init__(self, images: int) -> None:
-        self._images = images
-
-    def __iter__(self) -> Iterator[Tensor]:
-        generator = torch.Generator().manual_seed(0)
-        return (torch.randn(128, 3, 32, 32, generator=generator) for _ in range(self._images // 128))
+    print(peak_mb() - before)
 
 
 def _import_time() -> dict[str, Any]:
@@ -286,17 +250,11 @@ def _import_time() -> dict[str, Any]:
 
     def run(code: str) -> float:
         return float(
-            np.median([_seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True)) for _ in range(5)])
+            np.median([seconds(lambda: subprocess.run([sys.executable, "-c", code], check=True)) for _ in range(5)])
         )
 
     beyond = run("import torch, scionet") - run("import torch")
     return _row("import scionet", beyond, "s", "beyond import torch, median of five processes")
-
-
-def _seconds(action: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    action()
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

@@ -89,8 +89,8 @@ def _drops(records: Sequence[RunRecord]) -> dict[Place, dict[str, float]]:
 
 
 def _best_rival(drops: Mapping[str, float]) -> str | None:
-    """The pruner of Torch-Pruning that loses least."""
-    theirs = [method for method in drops if method.startswith("torch-pruning")]
+    """The pruner of Torch-Pruning that loses least, re-calibrated."""
+    theirs = [name for name in drops if name.startswith("torch-pruning") and name.endswith("+ re-calibration")]
     return min(theirs, key=drops.__getitem__, default=None)
 
 
@@ -107,15 +107,17 @@ def _rivals(records: Sequence[RunRecord]) -> str:
     for (network, budget), drops in sorted(_drops(records).items()):
         best = _best_rival(drops)
         if best is not None and HEADLINE[0] in drops:
-            ours = [drops.get(name) for name in HEADLINE[:2]]
-            cells = [text for lost in ours for text in (_number(lost, 2), _number(lost and drops[best] / lost, 1))]
-            lines.append((network, budget, best, _number(drops[best], 2), *cells))
+            ours = [_beside(drops.get(name), drops[best]) for name in HEADLINE[:2]]
+            lines.append((network, budget, best, f"{drops[best]:.2f}", *ours[0], *ours[1]))
     head = ("network", "budget", "best pruner of Torch-Pruning", "it loses", "forward loses", "one of")
     return table((*head, "with reconstruction", "one of"), lines, texts=3)
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}f}"
+def _beside(lost: float | None, by_rival: float) -> tuple[str, str]:
+    """Points lost, and how many the rival loses for one of them, where any are lost."""
+    if lost is None:
+        return "", ""
+    return f"{lost:.2f}", f"{by_rival / lost:.1f}" if lost > 0 else "–"
 
 
 def _speed() -> str:

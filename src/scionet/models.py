@@ -42,8 +42,14 @@ FACTORIES: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         make.__name__: make
         for make in (
-            *(resnet20, resnet32, resnet44, resnet56, resnet110, digits_cnn),
-            *(efficientnet_lite0, proxyless_mobile),
+            resnet20,
+            resnet32,
+            resnet44,
+            resnet56,
+            resnet110,
+            digits_cnn,
+            efficientnet_lite0,
+            proxyless_mobile,
         )
     }
 )
