@@ -8,6 +8,7 @@ from typing import Any
 import collapse_tables
 import early_tables
 import numpy as np
+import repair_tables
 from columns import table
 from early_record import load_all as early_records
 from examples import CHOICES, SIZES, label
@@ -38,6 +39,7 @@ def write_sections(results: Path, docs: Path) -> None:
     replace_between(docs / "methods" / "coreset.md", "examples", examples_table(results / "examples"))
     moved = json.loads((results / "compensation" / "digits.json").read_text())["rows"]
     replace_between(docs / "methods" / "masks.md", "compensation", compensation_table(moved))
+    replace_between(docs / "repair.md", "repair", repair_tables.to_markdown(load_all(results / "repair")))
     collapses = collapse_tables.load_all(results / "collapse")
     replace_between(docs / "analysis.md", "collapse", collapse_tables.to_markdown(collapses))
     collapse_tables.draw(collapses, docs / "collapse.svg")

@@ -21,8 +21,9 @@ class SweepSettings:
 
     refit: bool = True
     """Refit every consumer's weights on the kept units by least squares."""
-    shrinkage: float | None = None
-    """How far a refit is held back towards the dense weights, from 0 to 1; None decides by inputs and rows seen."""
+    shrinkage: float | Literal["held_out"] | None = None
+    """How far a refit is held back towards the dense weights, from 0 to 1; None decides by inputs and rows seen,
+    'held_out' for each consumer by the error on one example in eight, which then take part in the fit."""
     allocation: Allocation | None = None
     """How the budget is shared out among sites: one density for all, by each site's error curve, by its measured effect
     on the network's output, or by scores that compete within sites of equal role, all such groups at one density. None
@@ -33,6 +34,11 @@ class SweepSettings:
     divergence where the output has two or more classes (dimension 1)."""
     measured_examples: int = 256
     """Allocation 'measured': examples on which effects are measured; others, if they are twice as many, give errors."""
+    measured_widths: int = 1
+    """Allocation 'measured': at how many widths of each site effects are measured: at half of it, a quarter, ..."""
+    width_trials: int = 0
+    """Allocation 'measured': so many other ways to share the budget out are tried, each by a whole walk on
+    `survey_examples`, and the one that moves the network's output least is kept."""
     round_to: int = 1
     """Kept widths are multiples of this (8 suits most hardware); numbers of heads are not rounded."""
     min_units: int = 1
@@ -46,6 +52,9 @@ class SweepSettings:
     """Learning rate with which these steps begin; it falls to 0."""
     asymmetric: bool = True
     """Measure inputs in the network pruned so far and targets in the dense one, so that later layers repair damage."""
+    sweeps: int = 1
+    """Walks through the network. Each after the first chooses every site anew, knowing what all others keep: residual
+    streams see the pruned network, and errors at outputs that were cut do not count."""
     shortcuts: bool = True
     """Let a consumer in front of a residual sum make up for the damage in the shortcut."""
     positions: int = 16
@@ -66,19 +75,25 @@ class SweepSettings:
             "allocation is 'uniform', 'curves', 'measured', 'isomorphic' or None": self.allocation
             in ("uniform", "curves", "measured", "isomorphic", None),
             "metric is 'kl', 'squared' or None": self.metric in ("kl", "squared", None),
-            "shrinkage lies between 0 and 1": self.shrinkage is None or 0 <= self.shrinkage <= 1,
-            "round_to, min_units, positions, survey_examples and measured_examples are whole numbers of 1 or more": all(
+            "shrinkage lies between 0 and 1, or is 'held_out' or None": self.shrinkage in (None, "held_out")
+            or (isinstance(self.shrinkage, int | float) and 0 <= self.shrinkage <= 1),
+            "round_to, min_units, positions, sweeps, survey_examples, measured_examples and measured_widths are whole "
+            "numbers of 1 or more": all(
                 isinstance(count, int) and count >= 1
                 for count in (
                     self.round_to,
                     self.min_units,
                     self.positions,
+                    self.sweeps,
                     self.survey_examples,
                     self.measured_examples,
+                    self.measured_widths,
                 )
             ),
-            "reconstruct_steps is a whole number of 0 or more": isinstance(self.reconstruct_steps, int)
-            and self.reconstruct_steps >= 0,
+            "sweeps above 1 go with refit": self.sweeps == 1 or self.refit,
+            "reconstruct_steps and width_trials are whole numbers of 0 or more": all(
+                isinstance(count, int) and count >= 0 for count in (self.reconstruct_steps, self.width_trials)
+            ),
             "reconstruct_rate is a finite number above 0": 0 < self.reconstruct_rate < math.inf,
             "memory_gib is 0 or more": self.memory_gib >= 0,
         }
@@ -141,6 +156,7 @@ class ForwardSettings(SweepSettings):
             "imitation is 'local', 'global' or 'better'": self.imitation in ("local", "global", "better"),
             "imitation 'global' or 'better' goes with objective 'least_squares', 'line_search' or 'average'": not loss
             or not through,
+            "sweeps above 1 go with imitation 'local'": self.sweeps == 1 or not through,
             "candidates is 'exact' or 'stochastic'": self.candidates in ("exact", "stochastic"),
             "epsilon lies inside (0, 1)": 0 < self.epsilon < 1,
             "sample_size is a whole number of 1 or more": self.sample_size is None

@@ -8,7 +8,7 @@ from subjects import SUBJECTS, budget_for
 from scionet.budget.costs import CostModel
 from scionet.budget.limits import Budget
 from scionet.errors import CalibrationError
-from scionet.methods.effects import Gauge, effect_curve, measured_width
+from scionet.methods.effects import Gauge, effect_curve, measured_widths
 from scionet.methods.fitting import Fitting
 from scionet.methods.registry import build
 from scionet.methods.survey import survey
@@ -26,12 +26,13 @@ from scionet.seeds import seeded
 BRANCHED = SUBJECTS["branched"]
 
 
-def test_effects_are_those_of_the_network_in_which_one_site_alone_is_cut():
+@pytest.mark.parametrize("count", [1, 2])
+def test_effects_are_those_of_the_network_in_which_one_site_alone_is_cut(count):
     model = BRANCHED.network()
     sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches(3, 24))
-    method = build("forward", allocation="measured", measured_examples=24, positions=10_000)
+    method = build("forward", measured_examples=24, measured_widths=count, positions=10_000)
     allocator = allocator_of(method, model, batches, sites)
-    apart, others = map(list, allocator.kept_apart())
+    apart, others = map(list, allocator.parts)
     assert sum(map(len, apart)) == 24 and sum(map(len, others)) == 48
     given = torch.cat([*apart, *others]).unique(dim=0)
     assert torch.equal(given, torch.cat(batches).unique(dim=0))
@@ -40,13 +41,15 @@ def test_effects_are_those_of_the_network_in_which_one_site_alone_is_cut():
     dense = model.eval()(inputs).detach().log_softmax(1)
     errors = allocator_of(build("forward", positions=10_000), model, others, sites).error_curves({})
     for name, site in sites.items():
-        width = site.width // 2
-        alone = build("forward", allocation="uniform", positions=10_000, asymmetric=False, shortcuts=False)
-        plan = only_site(alone, model, others, sites, name, width)
-        after = cut(model, plan, sites).eval()(inputs).detach().log_softmax(1)
-        effect = float((dense.exp() * (dense - after)).sum(1).mean())
+        widths, effects = [site.width // 4, site.width // 2][-count:], []
+        for width in widths:
+            alone = build("forward", allocation="uniform", positions=10_000, asymmetric=False, shortcuts=False)
+            plan = only_site(alone, model, others, sites, name, width)
+            after = cut(model, plan, sites).eval()(inputs).detach().log_softmax(1)
+            effects.append(float((dense.exp() * (dense - after)).sum(1).mean()))
         excess = errors[name] - errors[name][-1]
-        np.testing.assert_allclose(curves[name], effect * excess / excess[width], rtol=1e-6, atol=1e-12)
+        factor = np.interp(range(site.width + 1), widths, effects / excess[widths])
+        np.testing.assert_allclose(curves[name], factor * excess, rtol=1e-6, atol=1e-12)
 
 
 def allocator_of(method: Sweep, model, batches, sites) -> Allocator:
@@ -129,9 +132,9 @@ def test_outputs_that_are_not_finite_are_refused():
 
 def test_effect_is_in_proportion_to_the_error_and_as_large_as_measured():
     errors = np.array([np.inf, 0.5, 0.25, 0.1, 0.05, 0.0])
-    np.testing.assert_allclose(effect_curve(errors, 2, 1.5), [np.inf, 3.0, 1.5, 0.6, 0.3, 0.0])
-    np.testing.assert_allclose(effect_curve(errors[1:] + 7, 1, 1.5), [3.0, 1.5, 0.6, 0.3, 0.0])
-    by_rounding = effect_curve(errors, 2, -1e-9)
+    np.testing.assert_allclose(effect_curve(errors, [2], [1.5]), [np.inf, 3.0, 1.5, 0.6, 0.3, 0.0])
+    np.testing.assert_allclose(effect_curve(errors[1:] + 7, [1], [1.5]), [3.0, 1.5, 0.6, 0.3, 0.0])
+    by_rounding = effect_curve(errors, [2], [-1e-9])
     assert by_rounding[0] == np.inf and 0 < by_rounding[1] < 1e-9 and np.all(np.diff(by_rounding) < 0)
 
 
@@ -146,14 +149,27 @@ def test_effect_is_in_proportion_to_the_error_and_as_large_as_measured():
     ],
 )
 def test_half_of_a_site_is_measured_or_as_much_of_it_as_does_not_do_everything(errors, width):
-    assert measured_width(np.array(errors)) == width
+    assert measured_widths(np.array(errors), 1) == (width,)
+
+
+def test_further_widths_are_halves_of_halves():
+    falling = np.linspace(1, 0, 33)
+    assert [measured_widths(falling, count) for count in (2, 3, 9)] == [(8, 16), (4, 8, 16), (1, 2, 4, 8, 16)]
+
+
+def test_between_measured_widths_the_factor_changes_evenly():
+    errors = np.array([2.0, 1.0, 0.8, 0.6, 0.4, 0.2, 0.0])
+    found = effect_curve(errors, [1, 3], [3.0, 0.6])
+    np.testing.assert_allclose(found, errors * [3, 3, 2, 1, 1, 1, 1])
+    useless = effect_curve(np.array([1.0, 0.5, 0.0, 0.0, 0.0]), [1, 2], [4.0, 9.0])
+    np.testing.assert_allclose(useless, [8.0, 4.0, 0.0, 0.0, 0.0])
 
 
 def test_few_examples_are_used_for_both():
     model = BRANCHED.network()
     sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches())
     method = build("forward", allocation="measured", measured_examples=10_000)
-    apart, others = allocator_of(method, model, batches, sites).kept_apart()
+    apart, others = allocator_of(method, model, batches, sites).parts
     for part in (apart, others):
         assert torch.equal(torch.cat([*part]), torch.cat(batches))
     plan = method.select(model, batches, sites, Budget.of(budget_for(sites, 0.6)), 0)

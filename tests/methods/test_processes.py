@@ -17,6 +17,7 @@ BATCHES = 8
 ROWS = {
     "curves": ("forward", {"positions": 3, "survey_examples": 24}),
     "uniform": ("forward", {"positions": 3, "allocation": "uniform", "objective": "line_search", "refit": False}),
+    "sweeps": ("forward", {"positions": 3, "allocation": "uniform", "sweeps": 2, "shrinkage": "held_out"}),
     "l1": ("l1", {"positions": 3, "refit": True, "allocation": "curves"}),
     "loss": ("forward", {"objective": "loss", "refit": False, "repetition": True}),
     "output": ("forward", {"objective": "average", "imitation": "global", "scoring": "exact", "refit": False}),

@@ -13,6 +13,7 @@ from scionet.budget.limits import Budget
 from scionet.errors import UnreachableBudget
 from scionet.methods.registry import build
 from scionet.network.discover import discover
+from scionet.network.gates import masked_tensors
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 
@@ -266,6 +267,78 @@ def test_units_of_a_concatenation_are_chosen_beside_the_weights_of_those_before(
         return float(((rest - 9 / len(units) * phi[14:][units].sum(0)) ** 2).sum())
 
     assert list(second.order) == picks(9, len(second.kept), error)
+
+
+# -- what is known of the other sites --------------------------------------------------------------------------------
+
+
+def staying(size: int, kept: Sequence[int]) -> FloatArray:
+    """1 at the outputs that stay."""
+    found = np.zeros(size)
+    found[list(kept)] = 1
+    return found
+
+
+def test_what_a_consumer_gives_to_units_of_a_stream_that_were_cut_does_not_count():
+    subject = SUBJECTS["residual"]
+    model = subject.network()
+    plan, _ = planned(subject, model, density=0.4, shortcuts=False)
+    growing = walked(model, plan, ["block1.conv1", "block1.bn1"])
+    dense, batches = model.get_parameter("block1.conv2.weight"), subject.batches()
+    seen = seen_at(growing, "block1.conv2", batches).inputs
+    target = seen_at(model, "block1.conv2", batches).outputs
+    share, scale = seen[0].size / (seen[0].size + len(seen)), scale_of(model.get_submodule("block1.bn2"))
+    choice = next(choice for choice in plan.choices if choice.site == "block1.conv1")
+    orders = []
+    for counted in (staying(10, plan.kept["stem"]), np.ones(10)):
+        problem = regression(seen, target, dense, centred=True, share=share, scale=scale * counted)
+        orders.append(picks(12, len(choice.kept), problem.error))
+    assert list(choice.order) == orders[0] != orders[1]
+
+
+def test_a_second_sweep_counts_only_what_stayed_in_the_first():
+    model = CHAIN.network()
+    first, second = (planned(CHAIN, model, density=0.3, sweeps=sweeps)[0] for sweeps in (1, 2))
+    assert first.kept != second.kept and first.widths == second.widths
+    for choice, seen, target, layer, scale in sites_on_the_way(second, model, refitted=True):
+        counted = staying(target.shape[1], first.kept[layer]) if layer in first.kept else np.ones(target.shape[1])
+        share, dense = seen[0].size / (seen[0].size + len(seen)), model.get_parameter(f"{layer}.weight")
+        problem = regression(seen, target, dense, centred=True, share=share, scale=scale * counted)
+        assert list(choice.order) == picks(choice.width, len(choice.kept), problem.error)
+
+
+def test_a_second_sweep_decides_streams_in_the_network_that_the_first_one_made():
+    subject = SUBJECTS["residual"]
+    model = subject.network()
+    (first, sites), (second, _) = (planned(subject, model, density=0.4, sweeps=sweeps) for sweeps in (1, 2))
+    pruned = after(model, masked_tensors(model, sites, first))
+    problems = []
+    for layer, norm in {"block1.conv1": "block1.bn1", "block2.conv1": "block2.bn1", "head": None}.items():
+        seen = seen_at(pruned, layer, subject.batches()).inputs
+        target = seen_at(model, layer, subject.batches()).outputs
+        counted = staying(target.shape[1], first.kept[layer]) if layer in first.kept else np.ones(target.shape[1])
+        scale = counted * scale_of(None if norm is None else model.get_submodule(norm))
+        share = seen[0].size / (seen[0].size + len(seen))
+        dense = model.get_parameter(f"{layer}.weight")
+        problems.append(regression(seen, target, dense, centred=True, share=share, scale=scale))
+    choice = next(choice for choice in second.choices if choice.site == "stem")
+    expected = picks(10, len(choice.kept), lambda units: sum(problem.error(units) for problem in problems))
+    assert list(choice.order) == expected != list(first.choices[0].order)
+
+
+# -- how far a refit is held back ------------------------------------------------------------------------------------
+
+
+def test_held_out_shrinkage_is_that_of_least_error_on_the_examples_held_out(monkeypatch):
+    """Units of L1 norms do not depend on it, so that with one value to try the plan is that of the number."""
+    model = CHAIN.network()
+    for value in (0.0, 0.1):
+        monkeypatch.setattr("scionet.methods.shrinking.TRIED", (value,))
+        judged, _ = planned(CHAIN, model, "l1", refit=True, shrinkage="held_out")
+        given, _ = planned(CHAIN, model, "l1", refit=True, shrinkage=value)
+        assert judged.kept == given.kept
+        for name, tensor in given.tensors.items():
+            assert torch.equal(tensor, judged.tensors[name])
 
 
 # -- what else a sweep owes ------------------------------------------------------------------------------------------

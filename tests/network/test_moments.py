@@ -187,3 +187,23 @@ def test_a_constant_target_has_no_negative_variance() -> None:
     x, _ = rows(3, 1000, 2, 1)
     _, _, yy = Moments.of(x, torch.full((1000, 1), 1e3 + 1e-3, dtype=WIDE)).means(centred=True)
     assert yy.min() >= 0
+
+
+def test_held_rows_are_counted_by_themselves_and_can_be_taken_out() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(50, 4, generator=rng, dtype=WIDE), torch.randn(50, 3, generator=rng, dtype=WIDE)
+    both = Moments.of(x[:20], y[:20], slice(3, 8)) + Moments.of(x[20:], y[20:], slice(0, 4))
+    held = torch.zeros(50, dtype=torch.bool)
+    held[3:8] = held[20:24] = True
+    for found, rows in ((both, torch.ones_like(held)), (both.held, held), (both.fitted, ~held)):
+        assert found is not None and found.count == int(rows.sum())
+        for one, other in zip(found.means(True), Moments.of(x[rows], y[rows]).means(True), strict=True):
+            np.testing.assert_allclose(one, other, atol=1e-12)
+
+
+def test_errors_are_those_of_the_affine_map_on_the_rows() -> None:
+    rng = torch.Generator().manual_seed(0)
+    x, y = torch.randn(50, 4, generator=rng, dtype=WIDE) + 2, torch.randn(50, 3, generator=rng, dtype=WIDE) - 1
+    weight, shift = np.arange(12.0).reshape(3, 4) / 9, np.array([0.5, -1.0, 2.0])
+    expected = ((y.numpy() - x.numpy() @ weight.T - shift) ** 2).mean(0)
+    np.testing.assert_allclose(Moments.of(x, y).errors(weight, shift), expected, rtol=1e-12)

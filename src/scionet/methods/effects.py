@@ -1,4 +1,4 @@
-"""What a site's width does to the network's output: measured at one width, elsewhere as its error curve goes."""
+"""What a site's width does to the network's output: measured at few widths, elsewhere as its error curve goes."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -144,26 +144,34 @@ def metric_for(output: Tensor) -> MetricName:
     return "kl" if output.ndim > 1 and output.shape[1] > 1 else "squared"
 
 
-def measured_width(errors: FloatArray) -> int:
-    """The number of units at which a site is measured: half of them, or fewer if half of them do everything."""
+def measured_widths(errors: FloatArray, count: int) -> tuple[int, ...]:
+    """Where a site is measured, ascending: at half of its units, a quarter, ... while there are any.
+
+    The first is smaller if half of the units do everything.
+    """
     half = max(1, (len(errors) - 1) // 2)
     damaging = np.flatnonzero(errors[: half + 1] > NEGLIGIBLE * errors[np.isfinite(errors)].max())
-    return max(1, int(damaging[-1])) if len(damaging) else half
+    first = max(1, int(damaging[-1])) if len(damaging) else half
+    return tuple(sorted({first // 2**n for n in range(count)} - {0}))
 
 
-def effect_curve(errors: FloatArray, width: int, effect: float) -> FloatArray:
-    """The effect of each width: in proportion to the site's own error, as large as measured at one width.
+def effect_curve(errors: FloatArray, widths: Sequence[int], effects: Sequence[float]) -> FloatArray:
+    """The effect of each width: in proportion to the site's own error, as large as measured at some widths.
+
+    Between these the factor of the error changes evenly, beyond them it stays.
 
     Args:
         errors: The site's error at each width, falling, shape ``(N + 1,)``.
-        width: Where the effect was measured.
-        effect: What was measured there.
+        widths: Where effects were measured, ascending.
+        effects: What was measured there.
 
     Returns:
         Effect at each width, shape ``(N + 1,)``; 0 at N, infinite where `errors` is.
     """
     excess = errors - errors[-1]
-    slope = max(effect, _LEAST) / excess[width] if excess[width] > 0 else 1.0
+    known = [width for width in widths if 0 < excess[width] < np.inf]
+    factors = [max(effect, _LEAST) / excess[w] for w, effect in zip(widths, effects, strict=True) if w in known]
+    slope = np.interp(np.arange(len(errors)), known, factors) if known else 1.0
     return np.where(np.isfinite(errors), excess * slope, np.inf)
 
 

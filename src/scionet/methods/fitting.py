@@ -15,17 +15,17 @@ from scionet.methods.problems import (
     flat_columns,
     make_term,
     norm_scale,
+    output_gates,
     per_column,
     shift_target,
-    shrunk,
 )
+from scionet.methods.shrinking import fitted_weight, held_out, judged_shrinkage
 from scionet.network.gates import gated_tensors
 from scionet.network.lockstep import Stop
 from scionet.network.moments import Moments, input_rows, output_rows, sample_positions, unflatten_weight
 from scionet.network.running import state_of
-from scionet.network.sites import Site, Sites
+from scionet.network.sites import Address, Site, Sites
 from scionet.selection.greedy import Selection
-from scionet.selection.regression import refit
 from scionet.selection.terms import Term
 from scionet.settings import SweepSettings
 
@@ -67,10 +67,17 @@ class Fitting:
         """For each consumer the factor of the BatchNorm behind it."""
         return {name: norm_scale(self.model, self.state, consumer) for name, consumer in self.sites.consumers.items()}
 
+    @cached_property
+    def stops(self) -> dict[str, Address | None]:
+        """Every consumer, with the shortcut for whose damage it makes up."""
+        consumers = self.sites.consumers.items()
+        return {name: consumer.shortcut if self.settings.shortcuts else None for name, consumer in consumers}
+
     def dense_moments(self, stop: Stop, rng: np.random.Generator) -> Moments:
         """Moments of one batch at one consumer: its inputs, and what it makes of them without its bias."""
         positions = sample_positions(stop, stop.output.shape, self.settings.positions, rng)
-        return Moments.of(input_rows(stop, positions), output_rows(stop.output_without_bias, positions))
+        target = output_rows(stop.output_without_bias, positions)
+        return Moments.of(input_rows(stop, positions), target, self._held(len(stop.output), len(target), rng))
 
     def moments(self, dense: Stop, pruned: Stop, rng: np.random.Generator) -> Moments:
         """Inputs of the pruned network and targets of the dense one at one consumer, for one batch."""
@@ -82,19 +89,22 @@ class Fitting:
             # linear maps see all leading dimensions as one, the residual sum does not
             gap = (dense.shortcut - pruned.shortcut).reshape(dense.output.shape)
             target = target + output_rows(gap, positions) * self._unscale(dense.weight, target)
-        return Moments.of(input_rows(pruned, positions), target)
+        return Moments.of(input_rows(pruned, positions), target, self._held(len(dense.output), len(target), rng))
 
     def term(self, site: Site, weight: str, moments: Moments, gates: Mapping[str, Tensor]) -> Term:
-        """The problem of one site at one of its consumers, when the sites in `gates` are decided."""
+        """The problem of one site at one of its consumers, when the sites in `gates` are decided.
+
+        Errors are measured behind the consumer's BatchNorm; at outputs that were cut they do not count.
+        """
         return make_term(
             site,
             weight,
             self.state[weight],
             moments,
             channel_gates(self.sites, weight, gates, without=site.name),
-            self.scales[weight],
+            output_gates(self.sites, weight, gates) * self._metric(weight),
             centred=self.settings.refit and self._shift_target(weight) is not None,
-            shrinkage=self.settings.shrinkage if self.settings.refit else 0.0,
+            shrinkage=self._given_shrinkage if self.settings.refit else 0.0,
         )
 
     def refit(self, weight: str, moments: Moments, gates: Mapping[str, Tensor]) -> Fitted:
@@ -104,8 +114,10 @@ class Fitting:
         """
         state, place = self.state, self._shift_target(weight)
         dense, factors = state[weight], channel_gates(self.sites, weight, gates)
-        xx, xy, _ = shrunk(moments, place is not None, dense, self.settings.shrinkage)
-        flat = refit(xx, xy, flat_columns(np.flatnonzero(factors), dense))
+        columns, shrinkage = flat_columns(np.flatnonzero(factors), dense), self._given_shrinkage
+        if self.settings.shrinkage == "held_out":
+            shrinkage = judged_shrinkage(moments, place is not None, dense, columns, self._metric(weight))
+        flat = fitted_weight(moments, place is not None, dense, columns, shrinkage)
         ungated = torch.from_numpy(flat / per_column(factors, dense))
         fitted = {weight: unflatten_weight(ungated, dense.shape).to(dense)}
         if place is None:
@@ -142,6 +154,23 @@ class Fitting:
         gate = torch.zeros(site.width, dtype=torch.float64)
         gate[list(selection.kept)] = torch.tensor(1.0 if absorbed else selection.weights, dtype=torch.float64)
         return gate
+
+    @property
+    def _given_shrinkage(self) -> float | None:
+        """A number, or what the rows seen decide; units are chosen by the latter before anything is judged."""
+        return None if self.settings.shrinkage == "held_out" else self.settings.shrinkage
+
+    def _held(self, n_examples: int, n_rows: int, rng: np.random.Generator) -> slice | None:
+        """The rows of a batch by which shrinkages are judged, if they are: all of some examples."""
+        if self.settings.shrinkage != "held_out":
+            return None
+        each, examples = n_rows // n_examples, held_out(n_examples, rng)
+        return slice(examples.start * each, examples.stop * each)
+
+    def _metric(self, weight: str) -> FloatArray:
+        """The factor of each output in which errors are measured, shape ``(O,)``."""
+        scale = self.scales[weight]
+        return np.ones(self.sites.shapes[weight][0]) if scale is None else scale
 
     def _shift_target(self, weight: str) -> tuple[str, float] | None:
         """Where the intercept goes; nowhere if another consumer's would go to the same place (a shared BatchNorm)."""

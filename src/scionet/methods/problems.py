@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scionet.methods.shrinking import shrunk
 from scionet.network.moments import Moments, flatten_weight
 from scionet.network.sites import Consumer, Site, Sites
 from scionet.selection.terms import Term
@@ -59,26 +60,13 @@ def channel_gates(sites: Sites, consumer: str, gates: Mapping[str, Tensor], with
     return factors
 
 
-def shrunk(
-    moments: Moments, centred: bool, weight: Tensor, shrinkage: float | None
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean products shrunk towards uncorrelated inputs of the same variances, on which the dense weights are right.
-
-    A refit on few images would fit their accidents; shrunk, it stays near the dense weights as far as the images do not
-    speak against them: ``xx`` goes towards its diagonal, ``xy`` towards ``diag(xx) Wᵀ``.
-
-    Args:
-        moments: Of the consumer.
-        centred: Whether to use covariances.
-        weight: The dense weight, shape ``(O, I, ...)``.
-        shrinkage: From 0 (the moments as they are) to 1; None takes ``D / (D + rows)``.
-    """
-    xx, xy, yy = moments.means(centred)
-    share = len(xx) / (len(xx) + moments.count) if shrinkage is None else shrinkage
-    flat, squares = _array(flatten_weight(weight)), np.diag(xx).copy()
-    xx = (1 - share) * xx
-    xx[np.diag_indices_from(xx)] += share * squares
-    return xx, (1 - share) * xy + share * squares[:, None] * flat.T, (1 - share) * yy + share * flat**2 @ squares
+def output_gates(sites: Sites, consumer: str, gates: Mapping[str, Tensor]) -> FloatArray:
+    """What of each output of a consumer is passed on, shape ``(O,)``: the gate of its unit where that is decided."""
+    factors = np.ones(sites.shapes[consumer][0])
+    for name, site in sites.items():
+        if name in gates and consumer in site.producers:
+            factors[site.slot(consumer, 0).index] *= gates[name].numpy()[:, None]
+    return factors
 
 
 def make_term(
@@ -87,7 +75,7 @@ def make_term(
     weight: Tensor,
     moments: Moments,
     others: FloatArray,
-    scale: FloatArray | None,
+    scale: FloatArray,
     centred: bool,
     shrinkage: float | None,
 ) -> Term:
@@ -105,8 +93,7 @@ def make_term(
     """
     xx, xy, yy = shrunk(moments, centred, weight, shrinkage)
     flat = _array(flatten_weight(weight)) * per_column(others, weight)
-    if scale is not None:
-        xy, yy, flat = xy * scale, yy * scale**2, flat * scale[:, None]
+    xy, yy, flat = xy * scale, yy * scale**2, flat * scale[:, None]
     columns = flat_columns(site.slot(consumer, 1).index, weight)
     return Term(xx, xy, float(yy.sum()), columns, flat_columns(np.flatnonzero(others), weight), flat)
 

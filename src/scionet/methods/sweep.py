@@ -1,39 +1,27 @@
-"""The walk through a network that every method shares: allocate, rank, refit.
+"""What all methods share: the budget is shared out, walks decide, rank and refit. What differs is the `Ranker`."""
 
-What differs between methods is the `Ranker`. Sites are decided from input to output. A site with one consumer is
-decided when the walk reaches that consumer, on inputs of the network pruned so far; a site with several (a residual
-stream) before the walk, on inputs of the dense network. Then each consumer's weights are refitted when it is reached.
-"""
-
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from scionet.budget.costs import CostModel
 from scionet.budget.ladder import TOLERANCE, describe
 from scionet.budget.limits import Budget
 from scionet.errors import InvalidSetting, UnreachableBudget
 from scionet.methods.apart import kept_apart
-from scionet.methods.contract import Method, Ranker, SiteView
+from scionet.methods.contract import Method, Ranker
 from scionet.methods.fitting import Fitting
-from scionet.methods.recalibration import recalibrated
+from scionet.methods.growth import Growth, Task
 from scionet.methods.reconstruction import Material, reconstructed, refuse_processes
-from scionet.methods.survey import survey
-from scionet.methods.widths import Allocator, Forecast
-from scionet.network.gates import gated_tensors
-from scionet.network.lockstep import Stop, lockstep
-from scionet.network.moments import Moments
-from scionet.network.plan import Choice, Plan
-from scionet.network.processes import overall_index
+from scionet.methods.trials import best_tried
+from scionet.methods.widths import Allocator, Shares
+from scionet.network.plan import Plan
 from scionet.network.running import undisturbed
-from scionet.network.sites import Site, Sites
+from scionet.network.sites import Sites
 from scionet.progress import Progress, silent
 from scionet.seeds import seeded
-from scionet.selection.greedy import Selection, shortened
 from scionet.settings import SweepSettings
 
 
@@ -81,6 +69,11 @@ class Sweep(Method):
             raise InvalidSetting("give either a budget (such as 'macs<=50%') or a tolerance with objective 'loss'")
         if not isinstance(seed, int | np.integer) or seed < 0:
             raise InvalidSetting(f"the seed must be a whole number from 0 on; given {seed!r}")
+        if self.settings.sweeps > 1 and not self.ranker.uses_moments:
+            raise InvalidSetting(
+                f"sweeps={self.settings.sweeps} would repeat itself: method {self.name!r} does not choose by what "
+                "consumers give in the pruned network; set sweeps=1"
+            )
         judged: list[Any] = []
         if self.settings.reconstruct_steps:
             refuse_processes()
@@ -90,230 +83,69 @@ class Sweep(Method):
         inputs = _Inputs(batches) if self.uses_labels else batches
         ranker = self.ranker.ready(model, sites, batches)
         allocator = Allocator(ranker, fitting, inputs, costs or CostModel(sites), draw, progress)
-        plans = [_grown(_Task(self, batches, seed, allocator), budget) for budget in budgets]
+        if self.settings.width_trials and allocator.allocation != "measured":
+            raise InvalidSetting(
+                f"width_trials={self.settings.width_trials} goes with allocation 'measured', this method's is "
+                f"{allocator.allocation!r}; set allocation='measured' or width_trials=0"
+            )
+        task = Task(self.name, seed, batches, inputs, allocator, progress)
+        plans = [_grown(task, budget) for budget in budgets]
         if not self.settings.reconstruct_steps:
             return plans
         material = Material([*inputs], [*(_Inputs(judged) if self.uses_labels else judged)], seed)
         return [reconstructed(model, sites, plan, material, self.settings, progress) for plan in plans]
 
 
-@dataclass(frozen=True, eq=False)
-class _Task:
-    """What all runs of one method on one network share."""
-
-    method: Sweep
-    batches: Iterable[Any]
-    seed: int
-    allocator: Allocator
-
-
-def _grown(task: _Task, budget: Budget | None) -> Plan:
-    """A plan that uses the budget up; where sites cannot use their share, others get it.
+def _grown(task: Task, budget: Budget | None) -> Plan:
+    """A plan that uses the budget up, after all sweeps; where sites cannot use their share, others get it.
 
     Raises:
         UnreachableBudget: If all sites together cannot use it.
     """
-    most: dict[str, int] = {}
+    settings, most = task.allocator.fitting.settings, dict[str, int]()
     while True:
-        growth = _Growth(task)
-        growth.grow(budget, most)
-        if budget is None or growth.fills(budget):
-            return growth.plan()
-        known, most = most, most | growth.saturated()
+        growth = Growth(task, _shares(task, budget, most)).grow()
+        if budget is None or _fills(growth, budget):
+            break
+        known, most = most, most | _saturated(growth)
         if most == known:
-            raise UnreachableBudget(growth.too_few_useful(budget))
+            raise UnreachableBudget(_too_few_useful(growth, budget))
+    for _ in range(settings.sweeps - 1):
+        growth = growth.again()
+    return growth.plan()
 
 
-class _Growth:
-    """One run: what has been decided so far."""
+def _shares(task: Task, budget: Budget | None, most: Mapping[str, int]) -> Shares:
+    """How many units each site may keep; those in `most` at most so many, since they could not use more."""
+    allocator = task.allocator
+    if budget is None:
+        return Shares({name: site.width for name, site in allocator.fitting.sites.items()})
+    if not allocator.fitting.settings.width_trials:
+        return allocator.shares(budget, most)
+    return best_tried(task, budget, most)
 
-    def __init__(self, task: _Task) -> None:
-        self.method, self.batches, self.seed, self.allocator = task.method, task.batches, task.seed, task.allocator
-        self.settings, self.ranker = task.method.settings, task.allocator.ranker
-        self.fitting, self.inputs = task.allocator.fitting, task.allocator.inputs
-        self.rng, self.progress = task.allocator.draw, task.allocator.progress
-        self.model, self.sites = self.fitting.model, self.fitting.sites
-        self.widths: dict[str, int] = {}
-        self.choices: dict[str, Choice] = {}
-        self.gates: dict[str, Tensor] = {}
-        self.tensors: dict[str, Tensor] = {}
-        self.shifts: dict[str, Tensor | None] = {}
-        self.effective: dict[str, Tensor] = {}
-        self.paths: Mapping[str, Selection] = {}
-        self.forecast: Forecast | None = None
-        self.certified: dict[str, float] = {}
-        self.pending: Moments | None = None
 
-    def grow(self, budget: Budget | None, most: Mapping[str, int]) -> None:
-        """Decide all sites; those in `most` keep at most so many units, since they could not use more."""
-        self.allocate(budget, most)
-        self.decide_streams()
-        if self.settings.refit or self.ranker.uses_moments:
-            self.walk()
-        else:
-            self.decide_rest()
+def _fills(growth: Growth, budget: Budget) -> bool:
+    """Whether what is kept uses the budget up to within the tolerance, or everything is kept."""
+    costs, kept = growth.allocator.costs, growth.kept
+    spare = budget.slack(costs.cost(kept), costs.dense)
+    return spare <= TOLERANCE or all(kept[name] == site.width for name, site in growth.sites.items())
 
-    # -- widths -----------------------------------------------------------------------------------------------------
 
-    def allocate(self, budget: Budget | None, most: Mapping[str, int]) -> None:
-        """How many units each site keeps."""
-        if budget is None:
-            self.widths = {name: site.width for name, site in self.sites.items()}
-            return
-        shares = self.allocator.shares(budget, most)
-        self.widths, self.paths, self.forecast = dict(shares.widths), shares.paths, shares.forecast
+def _saturated(growth: Growth) -> dict[str, int]:
+    """Sites that kept fewer units than they might, with how many they kept."""
+    kept = growth.kept
+    return {name: kept[name] for name, width in growth.shares.widths.items() if kept[name] < width}
 
-    @property
-    def kept(self) -> dict[str, int]:
-        """Number of units that each site keeps."""
-        return {name: len(choice.kept) for name, choice in self.choices.items()}
 
-    def fills(self, budget: Budget) -> bool:
-        """Whether what is kept uses the budget up to within the tolerance, or everything is kept."""
-        model = self.allocator.costs
-        spare = budget.slack(model.cost(self.kept), model.dense)
-        return spare <= TOLERANCE or all(self.kept[name] == site.width for name, site in self.sites.items())
-
-    def saturated(self) -> dict[str, int]:
-        """Sites that kept fewer units than they might, with how many they kept."""
-        return {name: self.kept[name] for name, width in self.widths.items() if self.kept[name] < width}
-
-    def too_few_useful(self, budget: Budget) -> str:
-        """Why the budget cannot be used up."""
-        model = self.allocator.costs
-        return (
-            f"the budget {budget} cannot be used up: line search gives weight to so few units that the network it "
-            f"makes has {describe(model.cost(self.kept), model.dense)}; set the budget to that, or have consumers "
-            "refitted (refit=True), which makes use of every unit"
-        )
-
-    # -- decisions --------------------------------------------------------------------------------------------------
-
-    def decide(self, view: SiteView) -> None:
-        """Choose the units of one site."""
-        self.settle_on(view.site, self.allocator.rank(view, self.widths[view.site.name]))
-
-    def settle_on(self, site: Site, selection: Selection) -> None:
-        """Take a selection as the site's choice."""
-        gate = self.fitting.gate(site, selection)
-        weights = tuple(gate[list(selection.kept)].tolist())
-        self.choices[site.name] = Choice(
-            site.name, site.width, selection.kept, weights, selection.order, selection.values, selection.status.value
-        )
-        self.gates[site.name] = gate
-        if selection.certified is not None:
-            self.certified[site.name] = selection.certified
-
-    def view(self, site: Site, weight: str | None = None) -> SiteView:
-        """What is known of a site now; with the moments of its consumer `weight`, if the walk is there."""
-        bare = SiteView(site, self.sites, self.model, (), self.gates, self.tensors, self.batches)
-        if weight is None or self.pending is None:
-            return bare
-        terms = (self.fitting.term(site, weight, self.pending, self.gates),)
-        return replace(bare, terms=terms, repair=self.fitting.repair(site, {weight: self.pending}))
-
-    def decide_streams(self) -> None:
-        """Decide the sites that cannot wait for the walk."""
-        early = [name for name, site in self.sites.items() if not self.fitting.waits(site)]
-        if self.ranker.uses_labels or not early:
-            return
-        if not self.ranker.uses_moments:
-            for name in early:
-                self.decide(self.view(self.sites[name]))
-            return
-        for name, path in self.paths.items():
-            self.settle_on(self.sites[name], shortened(path, self.widths[name]))
-        rest = [name for name in early if name not in self.choices]
-        if rest:
-            for view, _ in survey(self.fitting, self.allocator.surveyed, rest, self.rng, self.progress):
-                self.decide(replace(view, gates=self.gates, batches=self.inputs))
-
-    def decide_rest(self) -> None:
-        """Decide all other sites without a walk."""
-        for number, (name, site) in enumerate(self.sites.items()):
-            if name not in self.choices:
-                self.progress("select", number, len(self.sites))
-                self.decide(self.view(site))
-
-    # -- the walk ---------------------------------------------------------------------------------------------------
-
-    def walk(self) -> None:
-        """Take the dense and the growing network from consumer to consumer."""
-        consumers = self.sites.consumers
-        stops = {name: consumer.shortcut if self.settings.shortcuts else None for name, consumer in consumers.items()}
-        taken: Counter[str] = Counter()
-        done = 0
-
-        def observe(present: tuple[Stop, ...]) -> None:
-            weight = present[0].weight
-            if self.wants_moments(weight):
-                rng = self.rng("positions", weight, overall_index(taken[weight]))
-                moments = self.fitting.moments(present[0], present[1], rng)
-                taken[weight] += 1
-                self.pending = moments if self.pending is None else self.pending + moments
-
-        with lockstep(self.model, self.inputs, stops, 2, self.settings.memory_gib * 2**30) as march:
-            while (weight := march.step(self.answer, observe)) is not None:
-                self.pending = None if self.pending is None else self.pending.over_processes()
-                self.settle(weight)
-                self.pending = None
-                done += 1
-                self.progress("select", done, sum(consumer.calls for consumer in consumers.values()))
-
-    def wants_moments(self, weight: str) -> bool:
-        """Whether something is fitted at a consumer, or chosen by what it sees."""
-        chooses = self.ranker.uses_moments and any(s.name not in self.choices for s in self.fed_by(weight))
-        return self.fitting.called_once(weight) and (self.settings.refit or chooses)
-
-    def fed_by(self, weight: str) -> list[Site]:
-        """The sites that a consumer contracts over."""
-        return [site for site in self.sites.values() if weight in site.consumers]
-
-    def settle(self, weight: str) -> None:
-        """All batches are at a consumer: decide its sites, refit it, and know what it computes from here on."""
-        feeding = self.fed_by(weight)
-        for site in feeding:
-            if site.name not in self.choices:
-                self.decide(self.view(site, weight))
-        gates = {site.name: self.gates[site.name] for site in feeding}
-        if self.settings.refit and self.pending is not None and self.touched():
-            fitted = self.fitting.refit(weight, self.pending, gates)
-            self.tensors.update(fitted.tensors)
-            self.shifts[weight] = fitted.shift
-        self.effective[weight] = gated_tensors(self.model, self.sites, gates, self.tensors)[weight]
-
-    def touched(self) -> bool:
-        """Whether anything was removed or re-weighted so far: where nothing was, dense weights are the best ones."""
-        return any(bool((gate != 1).any()) for gate in self.gates.values())
-
-    def answer(self, present: tuple[Stop, ...]) -> list[Tensor]:
-        """Outputs of the consumer at which all batches are: dense, and pruned."""
-        dense, pruned = present
-        out = pruned.run(self.effective[pruned.weight])
-        shift = self.shifts.get(pruned.weight)
-        if shift is not None:
-            out.add_(shift.view([-1 if d == 1 else 1 for d in range(out.ndim)]))
-        return [dense.output, out]
-
-    def plan(self) -> Plan:
-        """The result."""
-        masked = gated_tensors(self.model, self.sites, self.gates, self.tensors)
-        if self.settings.recalibrate:
-            statistics = recalibrated(self.model, masked, self.inputs)
-            self.tensors.update(statistics)
-            masked |= statistics
-        status = _summary(self.choices, self.certified)
-        if self.forecast is not None:
-            status += f"; {self.forecast.against(masked)}"
-        return Plan(
-            choices=tuple(self.choices[name] for name in self.sites if name in self.choices),
-            tensors=self.tensors,
-            method=self.method.name,
-            settings=asdict(self.settings),
-            seed=self.seed,
-            dense_hash=self.sites.dense_hash,
-            status=status,
-        )
+def _too_few_useful(growth: Growth, budget: Budget) -> str:
+    """Why the budget cannot be used up."""
+    costs = growth.allocator.costs
+    return (
+        f"the budget {budget} cannot be used up: line search gives weight to so few units that the network it makes "
+        f"has {describe(costs.cost(growth.kept), costs.dense)}; set the budget to that, or have consumers refitted "
+        "(refit=True), which makes use of every unit"
+    )
 
 
 class _Inputs:
@@ -324,18 +156,3 @@ class _Inputs:
 
     def __iter__(self) -> Any:
         return (pair[0] for pair in self.pairs)
-
-
-def _summary(choices: Mapping[str, Choice], certified: Mapping[str, float]) -> str:
-    """How many sites ended in which way, and what is certified of them."""
-    counts: dict[str, int] = {}
-    for choice in choices.values():
-        counts[choice.status] = counts.get(choice.status, 0) + 1
-    summary = "; ".join(f"{count} sites: {text}" for text, count in counts.items())
-    if not certified:
-        return summary
-    least = min(certified, key=lambda name: certified[name])
-    return (
-        f"{summary}; certified share of the best possible reduction of the error: median "
-        f"{np.median([*certified.values()]):.1%}, least {certified[least]:.1%} (site {least})"
-    )

@@ -14,7 +14,7 @@ from scionet.budget.ladder import NO_CAPS
 from scionet.budget.limits import Budget
 from scionet.budget.ranked import by_scores
 from scionet.methods.contract import Ranker, SiteView
-from scionet.methods.effects import Gauge, effect_curve, measured_width
+from scionet.methods.effects import Gauge, effect_curve, measured_widths
 from scionet.methods.fitting import Fitting
 from scionet.methods.roles import alike
 from scionet.methods.subsets import Subset, subsets
@@ -76,11 +76,13 @@ class Shares:
         widths: Number of units by site.
         paths: See `Curves`.
         forecast: Where effects were measured.
+        tried: What came out where several widths were tried, for a person to read.
     """
 
     widths: Mapping[str, int]
     paths: Mapping[str, Selection] = field(default_factory=dict)
     forecast: Forecast | None = None
+    tried: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +105,13 @@ class Allocator:
     draw: Draw
     progress: Progress
 
-    def shares(self, budget: Budget, most: Mapping[str, int] = NO_CAPS) -> Shares:
-        """The widths under a budget; `most` names sites that cannot use all their units."""
+    def shares(
+        self, budget: Budget, most: Mapping[str, int] = NO_CAPS, factors: Mapping[str, float] | None = None
+    ) -> Shares:
+        """The widths under a budget; `most` names sites that cannot use all their units.
+
+        With `factors`, what is lost at each site counts so many times as much.
+        """
         settings, model = self.fitting.settings, self.costs
         bounds = {"round_to": settings.round_to, "min_units": settings.min_units}
         if self.allocation == "uniform":
@@ -112,7 +119,8 @@ class Allocator:
         if self.allocation == "isomorphic":
             groups = alike(self.fitting.model, self.fitting.sites)
             return Shares(by_scores(model, budget, self.worths, groups, most=most, **bounds))
-        widths = by_curves(model, budget, self.curves.damage, most=most, **bounds)
+        weighed = {name: curve * (factors or {}).get(name, 1.0) for name, curve in self.curves.damage.items()}
+        widths = by_curves(model, budget, weighed, most=most, **bounds)
         return Shares(widths, self.curves.paths, self.curves.forecast(widths))
 
     @property
@@ -133,7 +141,7 @@ class Allocator:
         paths: dict[str, Selection] = {}
         if self.allocation == "curves":
             return Curves(self.error_curves(paths), paths)
-        apart, others = self.kept_apart()
+        apart, others = self.parts
         gauge = Gauge.of(self.fitting.model, apart, self.fitting.settings.metric)
         return Curves(self.effect_curves(gauge, others, paths), paths, gauge)
 
@@ -156,15 +164,17 @@ class Allocator:
     def effect_curves(self, gauge: Gauge, batches: Iterable[Any], paths: dict[str, Selection]) -> dict[str, FloatArray]:
         """Per site the effect on the network's output for each number of kept units, 0 to N; keeps `paths`."""
         errors: dict[str, FloatArray] = {}
-        changes: dict[str, Mapping[str, Tensor]] = {}
+        measured: dict[str, tuple[int, ...]] = {}
+        changes: list[Mapping[str, Tensor]] = []
         for view, moments, path in self.problems(batches, paths):
             name = view.site.name
             errors[name] = error_curve(path, view.site.width)
-            changes[name] = self.pruned_alone(view, moments, path, measured_width(errors[name]))
-        effects = gauge.effects([*changes.values()], self.progress)
+            measured[name] = measured_widths(errors[name], self.fitting.settings.measured_widths)
+            changes += [self.pruned_alone(view, moments, path, width) for width in measured[name]]
+        effects = iter(gauge.effects(changes, self.progress))
         return {
-            name: effect_curve(errors[name], measured_width(errors[name]), float(effect))
-            for name, effect in zip(errors, effects, strict=True)
+            name: effect_curve(errors[name], widths, [float(next(effects)) for _ in widths])
+            for name, widths in measured.items()
         }
 
     def problems(
@@ -181,7 +191,8 @@ class Allocator:
         """The ranker's answer, with randomness of the site's own."""
         return self.ranker.rank(view, n_units, self.draw("rank", view.site.name))
 
-    def kept_apart(self) -> tuple[Subset, Subset]:
+    @cached_property
+    def parts(self) -> tuple[Subset, Subset]:
         """Examples to measure effects on, and those to measure errors on: others, where there are twice as many."""
         model, settings = self.fitting.model, self.fitting.settings
         counts = settings.measured_examples, settings.survey_examples

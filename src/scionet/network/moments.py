@@ -30,6 +30,7 @@ class Moments:
         xx: Sum of x xᵀ, shape ``(D, D)``.
         xy: Sum of x yᵀ, shape ``(D, O)``.
         yy: Sum of squared targets, shape ``(O,)``.
+        held: The same sums over those of the rows that a choice is judged by; None if there is nothing to judge.
     """
 
     count: int
@@ -38,10 +39,17 @@ class Moments:
     xx: Tensor
     xy: Tensor
     yy: Tensor
+    held: "Moments | None" = None
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor) -> "Moments":
-        """Moments of rows: inputs ``(rows, D)`` and targets ``(rows, O)``; products in their type, sums in float64."""
+    def of(cls, x: Tensor, y: Tensor, held: slice | None = None) -> "Moments":
+        """Moments of rows: inputs ``(rows, D)`` and targets ``(rows, O)``; products in their type, sums in float64.
+
+        Args:
+            x: Inputs.
+            y: Targets.
+            held: The rows to judge by.
+        """
         wide = torch.float64
         return cls(
             count=x.shape[0],
@@ -50,6 +58,7 @@ class Moments:
             xx=(x.T @ x).to(wide),
             xy=(x.T @ y).to(wide),
             yy=y.square().sum(0).to(wide),
+            held=None if held is None else cls.of(x[held], y[held]),
         )
 
     def __add__(self, other: "Moments") -> "Moments":
@@ -61,12 +70,29 @@ class Moments:
             self.xx + other.xx,
             self.xy + other.xy,
             self.yy + other.yy,
+            None if self.held is None or other.held is None else self.held + other.held,
+        )
+
+    @property
+    def fitted(self) -> "Moments":
+        """Moments of the rows that are not held."""
+        held = self.held
+        if held is None:
+            return self
+        return Moments(
+            self.count - held.count,
+            self.x - held.x,
+            self.y - held.y,
+            self.xx - held.xx,
+            self.xy - held.xy,
+            self.yy - held.yy,
         )
 
     def over_processes(self) -> "Moments":
         """Moments of the rows of all processes."""
         count = summed(torch.tensor(self.count, device=self.xx.device))
-        return Moments(int(count), *map(summed, (self.x, self.y, self.xx, self.xy, self.yy)))
+        x, y, xx, xy, yy = map(summed, (self.x, self.y, self.xx, self.xy, self.yy))
+        return Moments(int(count), x, y, xx, xy, yy, None if self.held is None else self.held.over_processes())
 
     def means(self, centred: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean products ``xx (D, D)``, ``xy (D, O)``, ``yy (O,)``: covariances if `centred`, else raw moments."""
@@ -75,6 +101,12 @@ class Moments:
         if centred:
             xx, xy, yy = xx - torch.outer(x, x), xy - torch.outer(x, y), (yy - y.square()).clamp_min(0)
         return xx.cpu().numpy(), xy.cpu().numpy(), yy.cpu().numpy()
+
+    def errors(self, weight: FloatArray, shift: FloatArray) -> FloatArray:
+        """Mean squared error ``(O,)`` of the affine map ``weight (O, D)``, ``shift (O,)`` on these rows."""
+        xx, xy, yy = self.means(centred=True)
+        bias = self.shift(weight) - shift
+        return yy - 2 * np.einsum("od,do->o", weight, xy) + np.einsum("od,od->o", weight @ xx, weight) + bias**2
 
     def shift(self, weight: FloatArray) -> FloatArray:
         """The intercept ``(O,)`` that makes ``weight (O, D)`` exact in the mean."""
