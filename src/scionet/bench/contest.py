@@ -38,6 +38,7 @@ class Contestant:
     summary: str = ""
 
 
+_RECALIBRATED = " Then BatchNorm statistics are measured anew."
 _FITTED = " Then every consumer's weights are refitted by least squares."
 _SHARED_OUT = " Widths by the sites' error curves instead of one density for all."
 _MEASURED = " Widths by the measured effect of each site on the network's output."
@@ -65,6 +66,8 @@ _CRITERIA = {
     "lasso": "Units with the largest multipliers under an L1 penalty on what they add to the consumers' output.",
     "taylor": "Units whose gates have the steepest squared slope of the labelled task loss.",
 }
+_UNFITTED = ("l2", "fpgm", "taylor")
+"""Those whose papers fit nothing."""
 _GREEDY = (
     "Greedy: the unit that lowers most the error of the consumer's output after refitting its weights by least "
     "squares; asymmetric targets, shortcut compensation."
@@ -72,7 +75,7 @@ _GREEDY = (
 
 
 def _contestants() -> Iterator[Contestant]:
-    """Every label-free method: at one density for all, plain and refitted; refitted at widths by curves and effects."""
+    """Every method: at one density, plain, re-calibrated and refitted; refitted at widths by curves and effects."""
     uniform, curves, measured = ({"allocation": name} for name in ("uniform", "curves", "measured"))
     yield Contestant("forward least squares", "forward", uniform, _GREEDY)
     yield Contestant("forward least squares + curves", "forward", curves, _GREEDY + _SHARED_OUT)
@@ -89,8 +92,18 @@ def _contestants() -> Iterator[Contestant]:
             yield (repaired := _repaired(label, method, text))
             if method in ("random", "l1"):
                 yield _reconstructed(repaired)
+            yield _recalibrated(label, method, text)
     for label, text in _CRITERIA.items():
+        if label in _UNFITTED:
+            yield Contestant(label, label, {"refit": False, **uniform}, text)
+            yield _recalibrated(label, label, text)
         yield _repaired(label, label, text)
+
+
+def _recalibrated(label: str, method: str, text: str) -> Contestant:
+    """A criterion at one density with the cheapest repair."""
+    settings = {"refit": False, "allocation": "uniform", "recalibrate": True}
+    return Contestant(f"{label} + re-calibration", method, settings, text + _RECALIBRATED)
 
 
 def _repaired(label: str, method: str, text: str) -> Contestant:
