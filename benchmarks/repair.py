@@ -43,11 +43,9 @@ SWITCHES: Mapping[str, dict[str, Any]] = {
     "shrinkage=0.0": {"shrinkage": 0.0},
     "shrinkage='held_out'": {"shrinkage": "held_out"},
     "sweeps=2": {"sweeps": 2},
-    "sweeps=3": {"sweeps": 3},
     "measured_widths=3": {"measured_widths": 3},
     "width_trials=40": {"width_trials": 40},
     "reconstruct_steps=300": {"reconstruct_steps": 300},
-    "width_trials=40, reconstruct_steps=300": {"width_trials": 40, "reconstruct_steps": 300},
 }
 FEW = 128
 FEWER = (DEFAULTS, "shrinkage=0.0", "shrinkage='held_out'")

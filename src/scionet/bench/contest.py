@@ -42,6 +42,7 @@ _RECALIBRATED = " Then BatchNorm statistics are measured anew."
 _FITTED = " Then every consumer's weights are refitted by least squares."
 _SHARED_OUT = " Widths by the sites' error curves instead of one density for all."
 _MEASURED = " Widths by the measured effect of each site on the network's output."
+_TRIED = " The best of 40 ways to share the budget out, each tried by a whole walk and judged on other images."
 _RECONSTRUCTED = " Then all weights learn from the dense network's outputs and features, 300 steps without labels."
 _RANKINGS = {
     "forward average": (
@@ -80,7 +81,7 @@ def _contestants() -> Iterator[Contestant]:
     yield Contestant("forward least squares", "forward", uniform, _GREEDY)
     yield Contestant("forward least squares + curves", "forward", curves, _GREEDY + _SHARED_OUT)
     yield (greedy := Contestant("forward least squares + measured", "forward", measured, _GREEDY + _MEASURED))
-    yield _reconstructed(greedy)
+    yield from (_reconstructed(greedy), _tried(greedy))
     for label, (method, settings, text) in _RANKINGS.items():
         plain, refit = {**settings, "refit": False}, {**settings, "refit": True}
         yield Contestant(label, method, {**plain, **uniform}, text)
@@ -91,12 +92,13 @@ def _contestants() -> Iterator[Contestant]:
             )
             yield (repaired := _repaired(label, method, text))
             if method in ("random", "l1"):
-                yield _reconstructed(repaired)
+                yield from (_reconstructed(repaired), _tried(repaired))
             yield _recalibrated(label, method, text)
     for label, text in _CRITERIA.items():
         if label in _UNFITTED:
             yield Contestant(label, label, {"refit": False, **uniform}, text)
             yield _recalibrated(label, label, text)
+            yield _tried(_repaired(label, label, text))
         yield _repaired(label, label, text)
 
 
@@ -110,6 +112,16 @@ def _repaired(label: str, method: str, text: str) -> Contestant:
     """A criterion with the same widths and the same repair as greedy selection: the honest control."""
     settings = {"refit": True, "allocation": "measured"}
     return Contestant(f"{label} + least squares + measured", method, settings, text + _FITTED + _MEASURED)
+
+
+def _tried(contestant: Contestant) -> Contestant:
+    """A contestant that tries other widths, as many as all who do."""
+    return Contestant(
+        f"{contestant.label} + trials",
+        contestant.method,
+        {**contestant.settings, "width_trials": 40},
+        contestant.summary + _TRIED,
+    )
 
 
 def _reconstructed(contestant: Contestant) -> Contestant:

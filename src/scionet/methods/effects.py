@@ -95,13 +95,14 @@ class Gauge:
             CalibrationError: If the output becomes NaN or infinite.
         """
         total, done = torch.zeros(len(changes), dtype=torch.float64, device=place_of(self.model)[0]), 0
+        progress("measure", done, sum(map(len, self.outputs)))
         for batch, dense in joined(zip(self.inputs, self.outputs, strict=True)):  # a call of one form is recorded once
             rest = dense
             for outputs in forked(self.model, changes, batch):
-                progress("measure", done, sum(map(len, self.outputs)))
                 here, rest = rest[: len(outputs[0])], rest[len(outputs[0]) :]
                 total += torch.stack([distances(output, here, self.metric).sum() for output in outputs])
                 done += len(here)
+                progress("measure", done, sum(map(len, self.outputs)))
         distance = summed(total).cpu().numpy()
         if not np.isfinite(distance).all():
             raise CalibrationError("the pruned network gives NaN or infinite outputs; check the calibration data")

@@ -52,5 +52,6 @@ def best_tried(task: Task, budget: Budget, most: Mapping[str, int]) -> Shares:
         step *= _LONGER if effect < least else _SHORTER
         if effect < least:
             place, best, least = there, shares, effect
+    task.progress("try widths", settings.width_trials, settings.width_trials)
     tried = f"best of {len(seen)} widths tried by whole walks, effect on examples apart {first:.3g} -> {least:.3g}"
     return replace(best, tried=tried)
