@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from columns import table
+
 GOAL = 0.8
 """Speed-up that is hoped for, as a part of how much the MACs shrink."""
 ROUNDED, FREE = "macs<=50%, round_to=8", "macs<=50%, round_to=1"
@@ -22,19 +24,16 @@ def to_markdown(records: Sequence[Record]) -> str:
 
 
 def _speed_ups(records: Sequence[Record]) -> str:
-    lines = [
-        "| network | batch | engine | dense ms | pruned ms | MACs kept | speed-up, round_to=8 | of the goal | "
-        "speed-up, round_to=1 |",
-        "| :-- | --: | :-- | --: | --: | --: | --: | --: | --: |",
-    ]
+    heads = ("network", "batch", "engine", "dense ms", "pruned ms", "MACs kept")
+    lines = []
     for record in records:
         for engine in dict.fromkeys(row["engine"] for row in record["times"]):
             dense, rounded = (_row(record, engine, label)["latency"] for label in ("dense", ROUNDED))
             kept, reached = record["variants"][ROUNDED]["macs"], _reached(record, engine)
             cells = [record["network"], record["batch"], engine, _span(dense), _span(rounded), f"{kept:.1%}"]
             cells += [_ratio(record, engine, ROUNDED), f"{reached / GOAL:.0%}", _ratio(record, engine, FREE)]
-            lines.append(_line(cells))
-    return "\n".join(lines)
+            lines.append(cells)
+    return table((*heads, "speed-up, round_to=8", "of the goal", "speed-up, round_to=1"), lines, texts=(0, 2))
 
 
 def _left_out(records: Sequence[Record]) -> str:
@@ -47,32 +46,28 @@ def _left_out(records: Sequence[Record]) -> str:
 
 
 def _predictions(records: Sequence[Record]) -> str:
-    lines = [
-        "| network | batch | entries | seconds to measure | pruned to | latency kept, predicted | measured, eager |",
-        "| :-- | --: | --: | --: | :-- | --: | --: |",
-    ]
+    heads = ("network", "batch", "entries", "seconds to measure", "pruned to", "latency kept, predicted")
+    lines = []
     for record in (record for record in records if record["table"]):
         for label, numbers in record["variants"].items():
             ratio = _row(record, "eager", label)["speedup"]
             measured = f"{1 / ratio['median']:.1%} ({1 / ratio['upper']:.1%} to {1 / ratio['lower']:.1%})"
-            table = record["table"]
-            cells = [record["network"], record["batch"], table["entries"], f"{table['processor_seconds']:.0f}"]
-            lines.append(_line([*cells, label, f"{numbers['latency']:.1%}", measured]))
-    return "\n".join(lines)
+            times = record["table"]
+            cells = [record["network"], record["batch"], times["entries"], f"{times['processor_seconds']:.0f}"]
+            lines.append([*cells, label, f"{numbers['latency']:.1%}", measured])
+    return table((*heads, "measured, eager"), lines, texts=(0, 4))
 
 
 def _breakdown(record: Record) -> str:
     """The operations that keep more of their time than the goal allows, and all others together."""
     allowed = record["variants"][ROUNDED]["macs"] / GOAL
     rows = sorted(record["layers"], key=lambda row: allowed * row["dense_ms"] - row["pruned_ms"])
+    heads = ("operation", "calls", "dense ms", "pruned ms", "MACs kept", "ms beyond the goal")
     lines = [
-        f"{record['network']}, batch {record['batch']}, eager:\n",
-        "| operation | calls | dense ms | pruned ms | MACs kept | ms beyond the goal |",
-        "| :-- | --: | --: | --: | --: | --: |",
+        *(_cells(row["name"], [row], allowed) for row in rows[:SHOWN]),
+        _cells("all others", rows[SHOWN:], allowed),
     ]
-    lines += [_line(_cells(row["name"], [row], allowed)) for row in rows[:SHOWN]]
-    lines.append(_line(_cells("all others", rows[SHOWN:], allowed)))
-    return "\n".join(lines)
+    return f"{record['network']}, batch {record['batch']}, eager:\n\n{table(heads, lines)}"
 
 
 def _cells(name: str, rows: Sequence[Record], allowed: float) -> Iterator[str]:
@@ -100,7 +95,3 @@ def _ratio(record: Record, engine: str, label: str) -> str:
 
 def _span(latency: Record) -> str:
     return f"{latency['median_ms']:.3g} ({latency['lower_ms']:.3g} to {latency['upper_ms']:.3g})"
-
-
-def _line(cells: Sequence[Any] | Iterator[Any]) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"

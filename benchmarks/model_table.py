@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from columns import table
 from torch import Tensor, nn
 
 from scionet.budget.costs import CostModel
@@ -41,9 +42,8 @@ operation that forbids it, with the number of such places (just the operations, 
 refusal also names its module and says what to do. The output of the network always stays whole. *Time* is that of
 `discover` on one picture, in forward passes of the same network.
 
-| network | parameters | sites | smallest | left whole | time |
-| :-- | --: | --: | --: | :-- | --: |
 """
+HEADS = ("network", "parameters", "sites", "smallest", "left whole", "time")
 
 
 @dataclass(frozen=True)
@@ -57,24 +57,25 @@ class Row:
     refused: tuple[str, ...]
     passes: float
 
-    def __str__(self) -> str:
+    @property
+    def cells(self) -> tuple[str, ...]:
         """The row of the table."""
         counts = Counter(self.refused).most_common()
         whole = ", ".join(f"`{name}`" + (f" × {count}" if count > 1 else "") for name, count in counts)
         size = f"{self.parameters / 1e6:.2f} M"
-        return f"| {self.name} | {size} | {self.sites} | {self.smallest:.1%} | {whole} | {self.passes:.0f} |"
+        return self.name, size, str(self.sites), f"{self.smallest:.1%}", whole, f"{self.passes:.0f}"
 
 
 def main(names: list[str]) -> None:
     """Write the page, or print the rows of the named networks."""
     torch.set_num_threads(1)
     row("scionet:resnet20")  # what is loaded and set up on first use is not to be measured
+    asked = names or [f"{source}:{name}" for source, list_ in MODELS.items() for name in list_.split()]
+    text = table(HEADS, (row(name).cells for name in asked), texts=(0, 4))
     if names:
-        for name in names:
-            print(row(name))
-        return
-    rows = [row(f"{source}:{name}") for source, list_ in MODELS.items() for name in list_.split()]
-    PAGE.write_text(INTRODUCTION + "\n".join(map(str, rows)) + "\n")
+        print(text)
+    else:
+        PAGE.write_text(f"{INTRODUCTION}{text}\n")
 
 
 def row(name: str) -> Row:

@@ -122,13 +122,9 @@ def _beside(lost: float | None, by_rival: float) -> tuple[str, str]:
 
 def _speed() -> str:
     found = [json.loads(path.read_text()) for path in sorted((RESULTS / "speed").glob("*.json"))]
-    lines = ["| measurement | value | what it is |", "| :-- | --: | :-- |"]
-    lines += [
-        f"| {row['name']} | {row['value']:.3g} {row['unit']} | {row['meaning']} |"
-        for entry in found
-        for row in entry["rows"]
-    ]
-    return "\n".join(lines)
+    rows = [row for entry in found for row in entry["rows"]]
+    lines = [(row["name"], f"{row['value']:.3g} {row['unit']}", row["meaning"]) for row in rows]
+    return table(("measurement", "value", "what it is"), lines, texts=(0, 2))
 
 
 if __name__ == "__main__":
