@@ -10,13 +10,13 @@ record is there is not run again. `python benchmarks/tables.py` writes the table
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
 from safetensors.torch import save_file
 from torch import nn
-from untrained import TASKS, Task, dense, split
+from untrained import TASKS, Task, dense, refuse_unknown, split
 
 from scionet.bench.contest import Arena, Contestant, outcome
 from scionet.bench.record import load_all, save
@@ -54,7 +54,7 @@ RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1, augmentation="shif
 
 
 def main(
-    networks: Annotated[tuple[str, ...], tyro.conf.Positional],
+    networks: Annotated[tuple[Literal["resnet20", "vgg"], ...], tyro.conf.Positional],
     data: Path,
     weights: Path = Path("vgg.safetensors"),
     seeds: tuple[int, ...] = (0, 1, 2),
@@ -63,12 +63,13 @@ def main(
     """Run what has no record yet.
 
     Args:
-        networks: Which of resnet20, vgg.
+        networks: Which networks.
         data: Folder of the archives and weights.
         weights: Where the weights of `vgg` are, or are to be.
         seeds: Calibration seeds.
         only: Switches to run; all if empty.
     """
+    refuse_unknown(only, [*SWITCHES])
     done = {(r.spec.network, r.spec.method, r.spec.seed) for r in load_all(RESULTS)} if RESULTS.exists() else set()
     task = TASKS["resnet20"]
     for network in networks:

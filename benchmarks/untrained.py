@@ -98,14 +98,19 @@ def main(
         budgets: Which of the network's budgets; all if empty.
     """
     tasks = [TASKS[name] for name in networks]
-    _refuse_unknown(only, [contestant.label for task in tasks for contestant in task.contestants])
-    _refuse_unknown(budgets, [budget for task in tasks for budget in task.budgets])
+    refuse_unknown(only, [contestant.label for task in tasks for contestant in task.contestants])
+    refuse_unknown(budgets, [budget for task in tasks for budget in task.budgets])
     for seed in seeds:
         for task in tasks:
             _run(replace(task, budgets=tuple(b for b in task.budgets if not budgets or b in budgets)), data, seed, only)
 
 
-def _refuse_unknown(given: Sequence[str], allowed: Sequence[str]) -> None:
+def refuse_unknown(given: Sequence[str], allowed: Sequence[str]) -> None:
+    """End with a message if a name is not known.
+
+    Raises:
+        SystemExit: If so.
+    """
     if unknown := [name for name in given if name not in allowed]:
         raise SystemExit(f"unknown {unknown}; allowed: {', '.join(dict.fromkeys(allowed))}")
 
