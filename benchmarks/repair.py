@@ -48,6 +48,7 @@ SWITCHES: Mapping[str, dict[str, Any]] = {
     "reconstruct_steps=300": {"reconstruct_steps": 300},
 }
 FEW = 128
+"""Some of every batch: the images come sorted by class."""
 FEWER = (DEFAULTS, "shrinkage=0.0", "shrinkage='held_out'")
 """What is also run on `FEW` images."""
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1, augmentation="shift", warmup_epochs=1)
@@ -105,7 +106,8 @@ def _run(network: str, model: nn.Module, task: Task, data: Path, seed: int, miss
     command = f"python benchmarks/repair.py {network}"
     arena = Arena("repair", network, task.dataset, model, example, test, worth, command)
     for contestant in missing:
-        given = images[: FEW // len(images[0][0])] if contestant.label.endswith(few_images("")) else images
+        few = contestant.label.endswith(few_images(""))
+        given = [(x[: FEW // len(images)], y[: FEW // len(images)]) for x, y in images] if few else images
         record = arena.run(contestant, given, BUDGET, seed).record
         save(record, RESULTS)
         print(f"{network} {contestant.label} seed {seed}: {record.pruned.accuracy:.4f}", flush=True)
