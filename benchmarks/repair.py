@@ -44,7 +44,6 @@ SWITCHES: Mapping[str, dict[str, Any]] = {
     "shrinkage='held_out'": {"shrinkage": "held_out"},
     "sweeps=2": {"sweeps": 2},
     "measured_widths=3": {"measured_widths": 3},
-    "width_trials=40": {"width_trials": 40},
     "reconstruct_steps=300": {"reconstruct_steps": 300},
 }
 FEW = 128

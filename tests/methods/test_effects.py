@@ -32,7 +32,8 @@ def test_effects_are_those_of_the_network_in_which_one_site_alone_is_cut(count):
     sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches(3, 24))
     method = build("forward", measured_examples=24, measured_widths=count, positions=10_000)
     allocator = allocator_of(method, model, batches, sites)
-    apart, others = map(list, allocator.parts)
+    apart, others, rest = map(list, allocator.parts)
+    assert rest == []
     assert sum(map(len, apart)) == 24 and sum(map(len, others)) == 48
     given = torch.cat([*apart, *others]).unique(dim=0)
     assert torch.equal(given, torch.cat(batches).unique(dim=0))
@@ -169,7 +170,7 @@ def test_few_examples_are_used_for_both():
     model = BRANCHED.network()
     sites, batches = discover(model, BRANCHED.example()), list(BRANCHED.batches())
     method = build("forward", allocation="measured", measured_examples=10_000)
-    apart, others = allocator_of(method, model, batches, sites).parts
+    apart, others, _ = allocator_of(method, model, batches, sites).parts
     for part in (apart, others):
         assert torch.equal(torch.cat([*part]), torch.cat(batches))
     plan = method.select(model, batches, sites, Budget.of(budget_for(sites, 0.6)), 0)

@@ -28,6 +28,9 @@ from scionet.selection.greedy import Selection, shortened
 from scionet.selection.objective import FloatArray
 from scionet.settings import Allocation
 
+_ALL = 2**40
+"""More examples than there are."""
+
 
 @dataclass(frozen=True, eq=False)
 class Forecast:
@@ -141,7 +144,7 @@ class Allocator:
         paths: dict[str, Selection] = {}
         if self.allocation == "curves":
             return Curves(self.error_curves(paths), paths)
-        apart, others = self.parts
+        apart, others, _ = self.parts
         gauge = Gauge.of(self.fitting.model, apart, self.fitting.settings.metric)
         return Curves(self.effect_curves(gauge, others, paths), paths, gauge)
 
@@ -192,13 +195,13 @@ class Allocator:
         return self.ranker.rank(view, n_units, self.draw("rank", view.site.name))
 
     @cached_property
-    def parts(self) -> tuple[Subset, Subset]:
-        """Examples to measure effects on, and those to measure errors on: others, where there are twice as many."""
+    def parts(self) -> tuple[Subset, Subset, Subset]:
+        """Examples to measure effects on; to measure errors on: others, where there are twice as many; and the rest."""
         model, settings = self.fitting.model, self.fitting.settings
-        counts = settings.measured_examples, settings.survey_examples
-        apart, others = subsets(model, self.inputs, counts, lambda *axes: self.draw("apart", *axes))
+        counts = settings.measured_examples, settings.survey_examples, _ALL
+        apart, others, rest = subsets(model, self.inputs, counts, lambda *axes: self.draw("apart", *axes))
         enough = everywhere(others.count >= 2 * apart.count, place_of(model)[0])
-        return apart, others if enough else self.surveyed
+        return apart, others if enough else self.surveyed, rest
 
     def pruned_alone(
         self, view: SiteView, moments: Mapping[str, Moments], path: Selection, n_units: int
