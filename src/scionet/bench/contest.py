@@ -81,7 +81,7 @@ def _contestants() -> Iterator[Contestant]:
     yield Contestant("forward least squares", "forward", uniform, _GREEDY)
     yield Contestant("forward least squares + curves", "forward", curves, _GREEDY + _SHARED_OUT)
     yield (greedy := Contestant("forward least squares + measured", "forward", measured, _GREEDY + _MEASURED))
-    yield from (_reconstructed(greedy), _tried(greedy))
+    yield from _further(greedy)
     for label, (method, settings, text) in _RANKINGS.items():
         plain, refit = {**settings, "refit": False}, {**settings, "refit": True}
         yield Contestant(label, method, {**plain, **uniform}, text)
@@ -92,7 +92,7 @@ def _contestants() -> Iterator[Contestant]:
             )
             yield (repaired := _repaired(label, method, text))
             if method in ("random", "l1"):
-                yield from (_reconstructed(repaired), _tried(repaired))
+                yield from _further(repaired)
             yield _recalibrated(label, method, text)
     for label, text in _CRITERIA.items():
         if label in _UNFITTED:
@@ -112,6 +112,11 @@ def _repaired(label: str, method: str, text: str) -> Contestant:
     """A criterion with the same widths and the same repair as greedy selection: the honest control."""
     settings = {"refit": True, "allocation": "measured"}
     return Contestant(f"{label} + least squares + measured", method, settings, text + _FITTED + _MEASURED)
+
+
+def _further(contestant: Contestant) -> Iterator[Contestant]:
+    """What may be done beyond measured widths and refits, one by one and together."""
+    yield from (_reconstructed(contestant), _tried(contestant), _reconstructed(_tried(contestant)))
 
 
 def _tried(contestant: Contestant) -> Contestant:
