@@ -18,6 +18,7 @@ ROWS = {
     "curves": ("forward", {"positions": 3, "survey_examples": 24}),
     "uniform": ("forward", {"positions": 3, "allocation": "uniform", "objective": "line_search", "refit": False}),
     "sweeps": ("forward", {"positions": 3, "allocation": "uniform", "sweeps": 2, "shrinkage": "held_out"}),
+    "trials": ("forward", {"positions": 3, "measured_examples": 12, "survey_examples": 24, "width_trials": 3}),
     "l1": ("l1", {"positions": 3, "refit": True, "allocation": "curves"}),
     "loss": ("forward", {"objective": "loss", "refit": False, "repetition": True}),
     "output": ("forward", {"objective": "average", "imitation": "global", "scoring": "exact", "refit": False}),

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from scionet.budget.allocate import by_curves, uniform
@@ -20,7 +21,7 @@ from scionet.methods.roles import alike
 from scionet.methods.subsets import Subset, subsets
 from scionet.methods.survey import survey
 from scionet.network.moments import Moments
-from scionet.network.processes import everywhere
+from scionet.network.processes import everywhere, summed
 from scionet.network.running import place_of
 from scionet.progress import Progress
 from scionet.seeds import Draw
@@ -200,7 +201,9 @@ class Allocator:
         model, settings = self.fitting.model, self.fitting.settings
         counts = settings.measured_examples, settings.survey_examples, _ALL
         apart, others, rest = subsets(model, self.inputs, counts, lambda *axes: self.draw("apart", *axes))
-        enough = everywhere(others.count >= 2 * apart.count, place_of(model)[0])
+        device = place_of(model)[0]
+        n_apart, n_others = summed(torch.tensor([apart.count, others.count], device=device)).tolist()
+        enough = n_others >= 2 * n_apart and everywhere(others.count > 0, device)
         return apart, others if enough else self.surveyed, rest
 
     def pruned_alone(
