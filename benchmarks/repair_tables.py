@@ -40,7 +40,7 @@ def _gain(pair: Pair | None) -> tuple[str, str]:
     """What the other one of a pair gains, and the interval of that."""
     if pair is None:
         return "", ""
-    gain = f"{-pair.ahead:+.2f}"
+    gain = f"{0 - pair.ahead:+.2f}"  # not -0.0
     if pair.low is None or pair.high is None:
         return gain, ""
-    return f"**{gain}**" if pair.certain else gain, f"{-pair.high:+.2f} to {-pair.low:+.2f}"
+    return f"**{gain}**" if pair.certain else gain, f"{0 - pair.high:+.2f} to {0 - pair.low:+.2f}"
