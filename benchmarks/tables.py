@@ -22,9 +22,11 @@ from scionet.bench.tables import replace_between, to_csv, to_markdown, to_matrix
 ROOT = Path(__file__).parent.parent
 RESULTS = Path(__file__).parent / "results"
 RIVAL = "best of torch-pruning + re-calibration"
+FORWARD = "forward least squares + measured"
+FURTHER = ("", " + reconstruction", " + trials", " + trials + reconstruction")
+"""What greedy selection and its controls may do beyond."""
 HEADLINE = (
-    "forward least squares + measured",
-    "forward least squares + measured + reconstruction",
+    *(FORWARD + more for more in FURTHER),
     "l1 + least squares + measured",
     "random + least squares + measured",
     RIVAL,
@@ -52,7 +54,7 @@ def main() -> None:
     write_sections(RESULTS, ROOT / "docs")
     replace_between(ROOT / "docs" / "bench.md", "protocol", write_pages(RESULTS, ROOT / "docs"))
     (RESULTS / "untrained.csv").write_text(to_csv(summarise(records)))
-    write_html(chosen, ROOT / "docs" / "benchmarks.html", "scionet: accuracy right after the cut", HEADLINE[0])
+    write_html(chosen, ROOT / "docs" / "benchmarks.html", "scionet: accuracy right after the cut", FORWARD)
 
 
 def _per_network(records: tuple[RunRecord, ...]) -> str:
@@ -65,14 +67,17 @@ def _per_network(records: tuple[RunRecord, ...]) -> str:
 
 def _pairs(records: tuple[RunRecord, ...]) -> str:
     lines = []
-    plain, reconstructed = (pairs(records, name) for name in HEADLINE[:2])
-    found = [pair for pair in plain if pair.other.endswith(("+ measured", "+ re-calibration"))]
-    found += [pair for pair in reconstructed if pair.other.endswith("+ reconstruction")]
+    found = [pair for more in FURTHER for pair in pairs(records, FORWARD + more) if pair.other.endswith(_rated(more))]
     for pair in sorted(found, key=lambda pair: (pair.network, pair.budget, pair.ahead)):
         interval = "" if pair.low is None else f"{pair.low:+.2f} to {pair.high:+.2f}"
         ahead = f"**{pair.ahead:+.2f}**" if pair.certain else f"{pair.ahead:+.2f}"
         lines.append((pair.network, pair.budget, pair.other, ahead, interval, str(pair.runs)))
     return table(("network", "budget", "against", "points ahead", "95 % interval", "seeds"), lines, texts=3)
+
+
+def _rated(more: str) -> tuple[str, ...]:
+    """How the names end of those that do as much."""
+    return (f"+ measured{more}",) if more else ("+ measured", "+ re-calibration")
 
 
 Place = tuple[str, str]
@@ -106,18 +111,18 @@ def _rivals(records: Sequence[RunRecord]) -> str:
     lines = []
     for (network, budget), drops in sorted(_drops(records).items()):
         best = _best_rival(drops)
-        if best is not None and HEADLINE[0] in drops:
-            ours = [_beside(drops.get(name), drops[best]) for name in HEADLINE[:2]]
-            lines.append((network, budget, best, f"{drops[best]:.2f}", *ours[0], *ours[1]))
-    head = ("network", "budget", "best pruner of Torch-Pruning", "it loses", "forward loses", "one of")
-    return table((*head, "with reconstruction", "one of"), lines, texts=3)
+        if best is not None and FORWARD in drops:
+            ours = [_beside(drops.get(FORWARD + more), drops[best]) for more in FURTHER]
+            lines.append((network, budget, best, f"{drops[best]:.2f}", *ours))
+    head = ("network", "budget", "best pruner of Torch-Pruning", "it loses", "forward loses")
+    return table((*head, *(more.removeprefix(" ") for more in FURTHER[1:])), lines, texts=3)
 
 
-def _beside(lost: float | None, by_rival: float) -> tuple[str, str]:
-    """Points lost, and how many the rival loses for one of them, where any are lost."""
+def _beside(lost: float | None, by_rival: float) -> str:
+    """Points lost, and as which part of what the rival loses, where any are lost."""
     if lost is None:
-        return "", ""
-    return f"{lost:.2f}", f"{by_rival / lost:.1f}" if lost > 0 else "–"
+        return ""
+    return f"{lost:.2f} (1/{by_rival / lost:.1f})" if lost > 0 else f"{lost:.2f}"
 
 
 def _speed() -> str:
