@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import perf_counter
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import torch_pruning as tp
@@ -60,10 +60,16 @@ class Rivalry:
         """What the network is called on."""
         return torch.zeros(2, 3, self.task.side, self.task.side)
 
-    def cut(self, criterion: str, ratio: float, across: bool) -> nn.Module:
+    def scored(self, criterion: str) -> tuple[nn.Module, Any]:
+        """A copy of the network with the gradients that a criterion needs, and its importance."""
+        model, importance = copy.deepcopy(self.model), CRITERIA[criterion].make()
+        if kind := CRITERIA[criterion].gradients:
+            differentiate(model, importance, self.calibration[:LABELLED_BATCHES], kind == "single")
+        return model, importance
+
+    def cut(self, scored: tuple[nn.Module, Any], ratio: float, across: bool) -> nn.Module:
         """The network pruned at one ratio, by ranking within each layer or across all."""
-        model = copy.deepcopy(self.model)
-        importance = CRITERIA[criterion].make()
+        model, importance = copy.deepcopy(scored)  # together: what is accumulated goes by parameters
         ignored = [m for name, m in model.named_modules() if _weighted(m) and not _inside(name)]
         pruner = tp.pruner.BasePruner(
             model,
@@ -73,8 +79,6 @@ class Rivalry:
             global_pruning=across,
             ignored_layers=ignored,
         )
-        if kind := CRITERIA[criterion].gradients:
-            differentiate(model, importance, self.calibration[:LABELLED_BATCHES], kind == "single")
         pruner.step()
         model.zero_grad()
         return model
@@ -82,10 +86,10 @@ class Rivalry:
     def nearest(self, criterion: str, budget: str, across: bool) -> nn.Module:
         """The largest network below the budget that some pruning ratio gives."""
         limit, dense = Budget.of(budget), measure(self.model, self.example)
-        low, high, best = 0.0, 1.0, None
+        low, high, best, scored = 0.0, 1.0, None, self.scored(criterion)
         for _ in range(BISECTIONS):
             ratio = (low + high) / 2
-            found = self.cut(criterion, ratio, across)
+            found = self.cut(scored, ratio, across)
             if limit.met(measure(found, self.example), dense):
                 high, best = ratio, found
             else:
