@@ -79,6 +79,8 @@ class Rivalry:
             global_pruning=across,
             ignored_layers=ignored,
         )
+        for own, given in zip(model.parameters(), scored[0].parameters(), strict=True):
+            own.grad = None if given.grad is None else given.grad.clone()  # the pruner's tracing has cleared it
         pruner.step()
         model.zero_grad()
         return model

@@ -41,7 +41,7 @@ def dense_loss(model: nn.Module, inputs: Batch, labels: Tensor) -> float:
             f"the task loss needs outputs (batch, classes) and as many labels of 0..classes-1; given outputs "
             f"{tuple(logits.shape)} and {len(labels)} labels of {int(labels.min())}..{int(labels.max())}"
         )
-    loss = float(cross_entropies(logits, labels).mean())
+    loss = cross_entropies(logits, labels).mean().item()
     if not math.isfinite(loss):
         raise CalibrationError(
             f"the network's loss on the calibration data is {loss}: {_first_not_finite(model, inputs)} gives NaN or "
