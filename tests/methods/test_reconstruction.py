@@ -192,8 +192,8 @@ def test_a_vision_transformer():
 def test_what_is_wrong_is_said():
     subject = SUBJECTS["mlp"]
     for options, text in (
-        ({"reconstruct_steps": -1}, "reconstruct_steps is a whole number of 0 or more"),
-        ({"reconstruct_steps": 1.5}, "reconstruct_steps is a whole number of 0 or more"),
+        ({"reconstruct_steps": -1}, "reconstruct_steps and width_trials are whole numbers of 0 or more"),
+        ({"reconstruct_steps": 1.5}, "reconstruct_steps and width_trials are whole numbers of 0 or more"),
         ({"reconstruct_rate": 0.0}, "reconstruct_rate is a finite number above 0"),
         ({"reconstruct_rate": float("nan")}, "reconstruct_rate is a finite number above 0"),
     ):
