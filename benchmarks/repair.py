@@ -75,18 +75,16 @@ def main(
     for network in networks:
         model = dense(task, data) if network == "resnet20" else vgg(data / task.archive, weights)
         for seed in seeds:
-            _run(
-                network, model, task, data, seed, [c for c in contestants(only) if (network, c.label, seed) not in done]
-            )
+            missing = [(c, few) for c, few in contestants(only) if (network, c.label, seed) not in done]
+            _run(network, model, task, data, seed, missing)
 
 
-def contestants(only: tuple[str, ...]) -> list[Contestant]:
-    """Greedy selection with one switch at a time."""
-    found = [(label, settings, False) for label, settings in SWITCHES.items()]
-    found += [(label, SWITCHES[label], True) for label in FEWER]
+def contestants(only: tuple[str, ...]) -> list[tuple[Contestant, bool]]:
+    """Greedy selection with one switch at a time, and whether it gets few images."""
+    found = [(label, label, False) for label in SWITCHES] + [(label, few_images(label), True) for label in FEWER]
     return [
-        Contestant(few_images(label) if few else label, "forward", settings, f"Greedy least squares; {label}.")
-        for label, settings, few in found
+        (Contestant(name, "forward", SWITCHES[label], f"Greedy least squares; {label}."), few)
+        for label, name, few in found
         if not only or label in only
     ]
 
@@ -96,7 +94,9 @@ def few_images(label: str) -> str:
     return f"{label}, {FEW} images"
 
 
-def _run(network: str, model: nn.Module, task: Task, data: Path, seed: int, missing: list[Contestant]) -> None:
+def _run(
+    network: str, model: nn.Module, task: Task, data: Path, seed: int, missing: list[tuple[Contestant, bool]]
+) -> None:
     if not missing:
         return
     images, test = split(task, data / task.archive, seed)
@@ -104,8 +104,7 @@ def _run(network: str, model: nn.Module, task: Task, data: Path, seed: int, miss
     worth = outcome(model, measure(model, example), test)[0]
     command = f"python benchmarks/repair.py {network}"
     arena = Arena("repair", network, task.dataset, model, example, test, worth, command)
-    for contestant in missing:
-        few = contestant.label.endswith(few_images(""))
+    for contestant, few in missing:
         given = [(x[: FEW // len(images)], y[: FEW // len(images)]) for x, y in images] if few else images
         record = arena.run(contestant, given, BUDGET, seed).record
         save(record, RESULTS)

@@ -1,7 +1,7 @@
 """One run of a contest: prune a network with a method, measure what came out, record it."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
@@ -95,11 +95,10 @@ def _contestants() -> Iterator[Contestant]:
                 yield from _further(repaired)
             yield _recalibrated(label, method, text)
     for label, text in _CRITERIA.items():
+        yield (repaired := _repaired(label, label, text))
         if label in _UNFITTED:
             yield Contestant(label, label, {"refit": False, **uniform}, text)
-            yield _recalibrated(label, label, text)
-            yield _tried(_repaired(label, label, text))
-        yield _repaired(label, label, text)
+            yield from (_recalibrated(label, label, text), _tried(repaired))
 
 
 def _recalibrated(label: str, method: str, text: str) -> Contestant:
@@ -121,21 +120,21 @@ def _further(contestant: Contestant) -> Iterator[Contestant]:
 
 def _tried(contestant: Contestant) -> Contestant:
     """A contestant that tries other widths, as many as all who do."""
-    return Contestant(
-        f"{contestant.label} + trials",
-        contestant.method,
-        {**contestant.settings, "width_trials": 40},
-        contestant.summary + _TRIED,
-    )
+    return _with(contestant, "trials", {"width_trials": 40}, _TRIED)
 
 
 def _reconstructed(contestant: Contestant) -> Contestant:
     """A contestant whose weights are also fitted by gradient: the same steps for all."""
-    return Contestant(
-        f"{contestant.label} + reconstruction",
-        contestant.method,
-        {**contestant.settings, "reconstruct_steps": 300},
-        contestant.summary + _RECONSTRUCTED,
+    return _with(contestant, "reconstruction", {"reconstruct_steps": 300}, _RECONSTRUCTED)
+
+
+def _with(contestant: Contestant, more: str, settings: Mapping[str, Any], text: str) -> Contestant:
+    """A contestant with further settings, and what they are called."""
+    return replace(
+        contestant,
+        label=f"{contestant.label} + {more}",
+        settings={**contestant.settings, **settings},
+        summary=contestant.summary + text,
     )
 
 

@@ -7,7 +7,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from scionet.methods.shrinking import shrunk
 from scionet.network.moments import Moments, flatten_weight
 from scionet.network.sites import Consumer, Site, Sites
 from scionet.selection.terms import Term
@@ -67,6 +66,28 @@ def output_gates(sites: Sites, consumer: str, gates: Mapping[str, Tensor]) -> Fl
         if name in gates and consumer in site.producers:
             factors[site.slot(consumer, 0).index] *= gates[name].numpy()[:, None]
     return factors
+
+
+def shrunk(
+    moments: Moments, centred: bool, weight: Tensor, shrinkage: float | None
+) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Mean products shrunk towards uncorrelated inputs of the same variances, on which the dense weights are right.
+
+    A refit on few images would fit their accidents; shrunk, it stays near the dense weights as far as the images do not
+    speak against them: ``xx`` goes towards its diagonal, ``xy`` towards ``diag(xx) Wᵀ``.
+
+    Args:
+        moments: Of the consumer.
+        centred: Whether to use covariances.
+        weight: The dense weight, shape ``(O, I, ...)``.
+        shrinkage: From 0 (the moments as they are) to 1; None takes ``D / (D + rows)``.
+    """
+    xx, xy, yy = moments.means(centred)
+    share = len(xx) / (len(xx) + moments.count) if shrinkage is None else shrinkage
+    flat, squares = _array(flatten_weight(weight)), np.diag(xx).copy()
+    xx = (1 - share) * xx
+    xx[np.diag_indices_from(xx)] += share * squares
+    return xx, (1 - share) * xy + share * squares[:, None] * flat.T, (1 - share) * yy + share * flat**2 @ squares
 
 
 def make_term(

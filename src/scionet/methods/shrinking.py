@@ -1,43 +1,16 @@
-"""How far a refit is held back towards the dense weights: by rows seen, a given share, or held-out examples."""
+"""A refit, and how far it is held back towards the dense weights where held-out examples decide."""
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scionet.errors import CalibrationError
-from scionet.network.moments import Moments, flatten_weight
+from scionet.methods.apart import SHARE
+from scionet.methods.problems import FloatArray, IntArray, shrunk
+from scionet.network.moments import Moments
 from scionet.selection.regression import refit
 
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
-
-SHARE = 8
-"""One example in so many is held out."""
 TRIED = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """What is tried on held-out examples."""
-
-
-def shrunk(
-    moments: Moments, centred: bool, weight: Tensor, shrinkage: float | None
-) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean products shrunk towards uncorrelated inputs of the same variances, on which the dense weights are right.
-
-    A refit on few images would fit their accidents; shrunk, it stays near the dense weights as far as the images do not
-    speak against them: ``xx`` goes towards its diagonal, ``xy`` towards ``diag(xx) Wᵀ``.
-
-    Args:
-        moments: Of the consumer.
-        centred: Whether to use covariances.
-        weight: The dense weight, shape ``(O, I, ...)``.
-        shrinkage: From 0 (the moments as they are) to 1; None takes ``D / (D + rows)``.
-    """
-    xx, xy, yy = moments.means(centred)
-    share = len(xx) / (len(xx) + moments.count) if shrinkage is None else shrinkage
-    flat, squares = flatten_weight(weight).detach().to("cpu", torch.float64).numpy(), np.diag(xx).copy()
-    xx = (1 - share) * xx
-    xx[np.diag_indices_from(xx)] += share * squares
-    return xx, (1 - share) * xy + share * squares[:, None] * flat.T, (1 - share) * yy + share * flat**2 @ squares
 
 
 def fitted_weight(
@@ -75,7 +48,7 @@ def judged_shrinkage(moments: Moments, centred: bool, weight: Tensor, columns: I
     if held is None or not held.count or not fitted.count:
         raise CalibrationError(
             f"shrinkage 'held_out' judges by one calibration example in {SHARE}, drawn from each batch; there are too "
-            f"few: give more examples (32 and above), or a number, or None"
+            "few: give more examples (32 and above), or a number, or None"
         )
 
     def error(shrinkage: float) -> float:
