@@ -5,13 +5,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from pages import code_of
-from subjects import SUBJECTS
+from support.pages import code_of
+from support.subjects import SUBJECTS
 from torch import Tensor, nn
 
 from scionet.coreset import into_last_layer, select_examples
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
-from scionet.network.running import undisturbed
+from scionet.network.calling import undisturbed
 
 
 def data(name: str = "residual", size: int = 12) -> list[Tensor]:

@@ -14,7 +14,9 @@ import scionet
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("module", ["scionet", "scionet.bench.report", "scionet.selection.greedy", "scionet.settings"])
+@pytest.mark.parametrize(
+    "module", ["scionet", "scionet.bench.report.page", "scionet.selection.greedy", "scionet.settings"]
+)
 def test_import_without_torch(module: str, run_python: Callable[[str], str]) -> None:
     assert run_python(f"import sys, {module}; print('torch' in sys.modules)") == "False\n"
 
@@ -56,7 +58,7 @@ def test_package_says_that_it_is_typed() -> None:
     assert (files("scionet") / "py.typed").is_file()
 
 
-def test_modules_beside_the_tests_have_names_of_their_own() -> None:
-    # pytest and the benchmarks import by the bare name, so that of two the first on the path would be taken
-    names = Counter(path.stem for folder in ("tests", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
+def test_test_modules_have_names_of_their_own() -> None:
+    # pytest imports them by the bare name, so that of two the first on the path would be taken
+    names = Counter(path.stem for path in (ROOT / "tests").rglob("*.py"))
     assert [name for name, count in names.items() if count > 1 and name != "conftest"] == []

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from subjects import SUBJECTS
+from support.subjects import SUBJECTS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -14,8 +14,8 @@ from scionet import Budget, PruneError, PruneResult, prune, prune_each
 from scionet.budget.costs import measure
 from scionet.errors import CalibrationError, InvalidSetting, UnreachableBudget, UnsupportedModel
 from scionet.methods.registry import build
-from scionet.network.discover import discover
-from scionet.network.running import call, hash_tensors, state_of
+from scionet.network.calling import call, hash_tensors, state_of
+from scionet.network.discovery.discover import discover
 
 RESIDUAL = SUBJECTS["residual"]
 

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from scionet import prune, pruning
-from scionet.budget.latency import LatencyTable
+from scionet.budget.latency.table import LatencyTable
 from scionet.errors import InvalidSetting, UnreachableBudget
-from scionet.network.discover import discover
+from scionet.network.discovery.discover import discover
 
 
 def network() -> nn.Module:

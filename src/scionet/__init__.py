@@ -4,28 +4,28 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from scionet.budget.limits import Budget
-    from scionet.carryover import cut_optimizer_, cut_state
+    from scionet.budget.budget import Budget
     from scionet.coreset import select_examples
     from scionet.errors import CollapseWarning, PruneError
     from scionet.features import GreedySelector
     from scionet.masks.masking import MaskResult, mask_weights
     from scionet.masks.schedule import Schedule
     from scionet.masks.weight_masks import WeightMasks, detach_masks_
-    from scionet.network.checkpoint import load_pruned, save_pruned, save_tuned
-    from scionet.network.discover import discover
-    from scionet.network.export import export_onnx, export_program
+    from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned, save_tuned
+    from scionet.network.checkpoints.graph_export import export_onnx, export_program
+    from scionet.network.discovery.discover import discover
     from scionet.network.plan import Choice, Plan
     from scionet.network.sites import Site, Sites
-    from scionet.network.surgery import cut, verify
+    from scionet.network.surgery.cut import cut, verify
     from scionet.pruning import PruneResult, prune, prune_each
+    from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
     from scionet.training.fit import FitResult, fit
     from scionet.training.recipes import Recipe
 
     __version__: str
 
 _HOMES = {
-    "Budget": "scionet.budget.limits",
+    "Budget": "scionet.budget.budget",
     "Choice": "scionet.network.plan",
     "CollapseWarning": "scionet.errors",
     "FitResult": "scionet.training.fit",
@@ -39,22 +39,22 @@ _HOMES = {
     "Site": "scionet.network.sites",
     "Sites": "scionet.network.sites",
     "WeightMasks": "scionet.masks.weight_masks",
-    "cut": "scionet.network.surgery",
-    "cut_optimizer_": "scionet.carryover",
-    "cut_state": "scionet.carryover",
+    "cut": "scionet.network.surgery.cut",
+    "cut_optimizer_": "scionet.sparse_training.optimizer_surgery",
+    "cut_state": "scionet.sparse_training.optimizer_surgery",
     "detach_masks_": "scionet.masks.weight_masks",
-    "discover": "scionet.network.discover",
-    "export_onnx": "scionet.network.export",
-    "export_program": "scionet.network.export",
+    "discover": "scionet.network.discovery.discover",
+    "export_onnx": "scionet.network.checkpoints.graph_export",
+    "export_program": "scionet.network.checkpoints.graph_export",
     "fit": "scionet.training.fit",
-    "load_pruned": "scionet.network.checkpoint",
+    "load_pruned": "scionet.network.checkpoints.checkpoint",
     "mask_weights": "scionet.masks.masking",
     "prune": "scionet.pruning",
     "prune_each": "scionet.pruning",
-    "save_pruned": "scionet.network.checkpoint",
-    "save_tuned": "scionet.network.checkpoint",
+    "save_pruned": "scionet.network.checkpoints.checkpoint",
+    "save_tuned": "scionet.network.checkpoints.checkpoint",
     "select_examples": "scionet.coreset",
-    "verify": "scionet.network.surgery",
+    "verify": "scionet.network.surgery.cut",
 }
 
 __all__ = [

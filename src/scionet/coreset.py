@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
-from scionet.network.running import Batch, call, inputs_like, to_model, undisturbed
+from scionet.network.calling import Batch, call, inputs_like, to_model, undisturbed
 from scionet.selection.greedy import greedy
 from scionet.selection.objective import FloatArray
 from scionet.selection.policies import EXACT, Lazy

@@ -11,19 +11,19 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from scionet.bench.contest import CONTESTANTS, FORWARD, LOSS, Arena, Run, outcome
-from scionet.bench.record import RunRecord, save
-from scionet.bench.report import write_html
-from scionet.bench.summary import summarise
-from scionet.bench.tables import to_matrix
+from scionet.bench.experiment.competitors import COMPETITORS, FORWARD, LOSS, Comparison, CompetitorRun, outcome
+from scionet.bench.records.record import RunRecord, save
+from scionet.bench.report.page import write_html
+from scionet.bench.report.summary import summarise
+from scionet.bench.report.tables import to_matrix
 from scionet.budget.costs import measure
-from scionet.budget.timing import latency
+from scionet.budget.latency.timing import latency
 from scionet.data.digits import digits
 from scionet.errors import VerificationError
-from scionet.network.checkpoint import load_pruned, save_pruned
-from scionet.network.export import export_onnx
-from scionet.network.running import Batch, call
-from scionet.resnets import digits_cnn
+from scionet.models.resnets import digits_cnn
+from scionet.network.calling import Batch, call
+from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned
+from scionet.network.checkpoints.graph_export import export_onnx
 from scionet.training.fit import fit
 from scionet.training.recipes import Recipe
 
@@ -61,8 +61,10 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> Path:
     test = [(val_x, val_y)]
     dense, _ = outcome(model, measure(model, val_x[:1]), test)
     console.print(f"dense network: {100 * dense.accuracy:.2f} % of {dense.seen} validation digits right")
-    arena = Arena("demo", "digits CNN", "digits", model, val_x[:2], test, dense, f"scionet demo --seed {seed}")
-    records = list(_contest(arena, train_x, train_y, out, seed, console))
+    comparison = Comparison(
+        "demo", "digits CNN", "digits", model, val_x[:2], test, dense, f"scionet demo --seed {seed}"
+    )
+    records = list(_compared(comparison, train_x, train_y, out, seed, console))
     page = out / "report.html"
     write_html(records, page, "scionet demo: handwritten digits", headline=FORWARD.label)
     console.print("top-1 accuracy in percent, without any training after the cut:")
@@ -79,21 +81,21 @@ def trained(images: Tensor, labels: Tensor, seed: int, quiet: bool) -> nn.Module
     return model.eval()
 
 
-def _contest(
-    arena: Arena, images: Tensor, labels: Tensor, out: Path, seed: int, console: Console
+def _compared(
+    comparison: Comparison, images: Tensor, labels: Tensor, out: Path, seed: int, console: Console
 ) -> Iterator[RunRecord]:
     """Every method at every budget; each record is saved as soon as its method is done."""
     plain = list(images[:CALIBRATION_EXAMPLES].split(256))
     labelled = [(images[:LABELLED_EXAMPLES], labels[:LABELLED_EXAMPLES])]
-    shown = (FORWARD, *(c for c in CONTESTANTS if c.label in SHOWN), QUICK_LOSS)
-    for contestant in track(shown, "prune", console=console):
-        for done in arena.run_each(contestant, labelled if contestant is QUICK_LOSS else plain, BUDGETS, seed):
-            record = _used(arena, done, out, console) if contestant is FORWARD else done.record
+    shown = (FORWARD, *(c for c in COMPETITORS if c.label in SHOWN), QUICK_LOSS)
+    for competitor in track(shown, "prune", console=console):
+        for done in comparison.run_each(competitor, labelled if competitor is QUICK_LOSS else plain, BUDGETS, seed):
+            record = _used(comparison, done, out, console) if competitor is FORWARD else done.record
             save(record, out / "records")
             yield record
 
 
-def _used(arena: Arena, done: Run, out: Path, console: Console) -> RunRecord:
+def _used(comparison: Comparison, done: CompetitorRun, out: Path, console: Console) -> RunRecord:
     """What a user does next: save, load into a fresh network, export, time. The record with the times."""
     result, record = done.result, done.record
     stem = f"digits-{record.spec.budget.removeprefix('macs<=').removesuffix('%')}"
@@ -106,10 +108,10 @@ def _used(arena: Arena, done: Run, out: Path, console: Console) -> RunRecord:
         overwrite=True,
     )
     loaded = load_pruned(path, digits_cnn())
-    _check_equal(result.model, loaded, arena.example_inputs)
-    exported = export_onnx(loaded, arena.example_inputs, out / f"{stem}.onnx", overwrite=True)
-    batch = next(iter(arena.test))[0]
-    times = latency({"dense": arena.model, "pruned": loaded}, batch, repeats=50)
+    _check_equal(result.model, loaded, comparison.example_inputs)
+    exported = export_onnx(loaded, comparison.example_inputs, out / f"{stem}.onnx", overwrite=True)
+    batch = next(iter(comparison.test))[0]
+    times = latency({"dense": comparison.model, "pruned": loaded}, batch, repeats=50)
     console.print(
         f"{record.spec.budget}: saved and loaded bit for bit, "
         f"ONNX agrees to {exported.difference:.0e}, {times['dense'].median_ms / times['pruned'].median_ms:.2f}x as fast"

@@ -9,17 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scionet.budget.budget import Budget
 from scionet.budget.costs import Cost, CostModel, measure
-from scionet.budget.latency import LatencyTable
+from scionet.budget.latency.table import LatencyTable
 from scionet.budget.latency_report import LatencyReport
-from scionet.budget.limits import Budget
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
 from scionet.methods.contract import Method
 from scionet.methods.registry import build
-from scionet.network.discover import Ignored, discover
-from scionet.network.plan import Plan
-from scionet.network.processes import world
-from scionet.network.running import (
+from scionet.network.calling import (
     Batch,
     as_arguments,
     call,
@@ -29,8 +26,11 @@ from scionet.network.running import (
     to_model,
     undisturbed,
 )
+from scionet.network.discovery.discover import Ignored, discover
+from scionet.network.multiprocess import world
+from scionet.network.plan import Plan
 from scionet.network.sites import Refusal, Sites
-from scionet.network.surgery import cut, verify
+from scionet.network.surgery.cut import cut, verify
 from scionet.progress import Progress, bars, silent
 
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-Draw = Callable[..., np.random.Generator]
+Generators = Callable[..., np.random.Generator]
 """A generator for each purpose, named by texts and whole numbers, so that none depends on what others drew."""
 
 
-def seeded(seed: int) -> Draw:
+def seeded(seed: int) -> Generators:
     """Generators that derive from one seed."""
     return lambda *axes: np.random.default_rng([seed, *(b for axis in axes for b in f"{axis}/".encode())])
 

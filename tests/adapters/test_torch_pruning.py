@@ -4,19 +4,19 @@ import copy
 
 import pytest
 import torch
-from pages import code_of
-from subjects import SUBJECTS
+from support.pages import code_of
+from support.subjects import SUBJECTS
 
 from scionet.adapters.torch_pruning import GreedyImportance
 from scionet.budget.costs import CostModel, measure
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.methods.fitting import Fitting
+from scionet.methods.refit.refit import Fitting
 from scionet.methods.registry import build
-from scionet.methods.widths import Allocator
-from scionet.network.discover import discover
+from scionet.methods.widths.allocator import Allocator
+from scionet.network.calling import call, state_of
+from scionet.network.discovery.discover import discover
 from scionet.network.plan import Choice, Plan
-from scionet.network.running import call, state_of
-from scionet.network.surgery import cut
+from scionet.network.surgery.cut import cut
 from scionet.progress import silent
 from scionet.seeds import seeded
 

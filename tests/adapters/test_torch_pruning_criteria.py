@@ -4,16 +4,16 @@ import copy
 
 import pytest
 import torch
-from pages import code_of
-from subjects import SUBJECTS, budget_for
+from support.pages import code_of
+from support.subjects import SUBJECTS, budget_for
 from test_torch_pruning import cut_at_the_widths_of
 
 from scionet.adapters.torch_pruning_criteria import CRITERIA, CriterionRanker, criterion, differentiate, importances
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
 from scionet.methods.contract import SiteView
 from scionet.methods.registry import build
-from scionet.network.discover import discover
-from scionet.network.running import hash_tensors, state_of
+from scionet.network.calling import hash_tensors, state_of
+from scionet.network.discovery.discover import discover
 from scionet.pruning import prune
 
 tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")

@@ -6,14 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from subjects import SUBJECTS
+from support.subjects import SUBJECTS
 from torch import nn
 
 from scionet import discover, mask_weights
 from scionet.analysis.collapse import collapse_curve, conservation, critical_compression
 from scionet.errors import InvalidSetting
-from scionet.network.running import hash_tensors, state_of
-from scionet.resnets import resnet20
+from scionet.models.resnets import resnet20
+from scionet.network.calling import hash_tensors, state_of
 
 GRID = [10 ** (quarter / 4) for quarter in range(18)]
 

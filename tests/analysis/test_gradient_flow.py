@@ -6,13 +6,13 @@ from dataclasses import astuple
 import numpy as np
 import pytest
 import torch
-from subjects import SUBJECTS
+from support.subjects import SUBJECTS
 from torch import nn
 
 from scionet import discover
 from scionet.analysis.gradient_flow import filter_sums, flow_rates, rank_correlation, removal_effects
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.network.running import hash_tensors, state_of
+from scionet.network.calling import hash_tensors, state_of
 
 
 @pytest.mark.parametrize("batch_norms", [False, True])

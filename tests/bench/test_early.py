@@ -1,27 +1,17 @@
-"""The rounds of benchmarks/early_pruning.py: exact counts, floors, and the norm of the gradient."""
-
-from pathlib import Path
-from types import ModuleType
+"""The rounds of benchmarks/run/early/early_pruning.py: exact counts, floors, and the norm of the gradient."""
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from scionet.network.discover import discover
-from scionet.network.surgery import cut
+from benchmarks.run.early import early_filters
+from scionet.network.discovery.discover import discover
+from scionet.network.surgery.cut import cut
 
 X = torch.randn(24, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 Y = torch.arange(24) % 4
 PAIRS = [(X[:16], Y[:16]), (X[16:], Y[16:])]
-
-
-@pytest.fixture(scope="module")
-def early() -> ModuleType:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parents[2] / "benchmarks")
-        import early_filters
-    return early_filters
 
 
 @pytest.fixture
@@ -31,21 +21,21 @@ def network() -> nn.Sequential:
     return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 4)).eval()
 
 
-def test_numbers_of_filters_fall_by_the_telescoping_schedule_and_end_at_the_density(early):
+def test_numbers_of_filters_fall_by_the_telescoping_schedule_and_end_at_the_density():
     """Against the fractions r_i of the current filters that the paper's schedule takes away."""
     share, slow = 1.0, []
     for i in range(1, 6):
         share *= 1 - 0.75 / (i * 0.75 + 5 * 0.25)
         slow.append(round(share * 224))
-    assert early.counts(0.25, 5, 224) == slow and slow[-1] == 56
+    assert early_filters.counts(0.25, 5, 224) == slow and slow[-1] == 56
 
 
 @pytest.mark.parametrize("n_kept", [3, 9, 30, 45])
-def test_the_highest_stay_in_exact_numbers_and_a_twentieth_of_each_site(early, n_kept):
+def test_the_highest_stay_in_exact_numbers_and_a_twentieth_of_each_site(n_kept):
     scores = {"a": torch.linspace(-2, -1, 5), "b": torch.randn(40, generator=torch.Generator().manual_seed(1))}
-    least = early.floors({"a": 5, "b": 40})
+    least = early_filters.floors({"a": 5, "b": 40})
     assert least == {"a": 1, "b": 2}
-    kept = early.chosen(scores, n_kept, least, "").kept
+    kept = early_filters.chosen(scores, n_kept, least, "").kept
     order = sorted(((float(s), name, i) for name, score in scores.items() for i, s in enumerate(score)), reverse=True)
     safe = [unit for name in scores for unit in [u for u in order if u[1] == name][: least[name]]]
     expected = safe + [unit for unit in order if unit not in safe][: n_kept - len(safe)]
@@ -53,18 +43,18 @@ def test_the_highest_stay_in_exact_numbers_and_a_twentieth_of_each_site(early, n
 
 
 @pytest.mark.parametrize("method", ["magnitude", "GraSP, T = 1", "random"])
-def test_every_measure_scores_all_filters_of_the_network(early, network, method):
+def test_every_measure_scores_all_filters_of_the_network(network, method):
     sites = discover(network, X[:2])
-    scores = early.unit_scores(early.METHODS[method], network, sites, PAIRS, np.random.default_rng(0))
+    scores = early_filters.unit_scores(early_filters.METHODS[method], network, sites, PAIRS, np.random.default_rng(0))
     assert {name: len(score) for name, score in scores.items()} == {"0": 5, "3": 40}
     if method == "magnitude":
         torch.testing.assert_close(scores["3"].float(), network[3].weight.detach().flatten(1).norm(dim=1))
-    plan = early.chosen(scores, 20, early.floors({"0": 5, "3": 40}), sites.dense_hash)
+    plan = early_filters.chosen(scores, 20, early_filters.floors({"0": 5, "3": 40}), sites.dense_hash)
     assert sum(site.width for site in discover(cut(network, plan, sites), X[:2]).values()) == 20
 
 
-def test_norms_of_the_gradient_are_those_of_a_backward_pass(early, network):
-    evaluated, trained = early.gradient_norms(network, PAIRS)
+def test_norms_of_the_gradient_are_those_of_a_backward_pass(network):
+    evaluated, trained = early_filters.gradient_norms(network, PAIRS)
     for norm, mode in ((evaluated, False), (trained, True)):
         copy = nn.Sequential(*network).train(mode)
         losses = [nn.functional.cross_entropy(copy(x), y, reduction="sum") for x, y in PAIRS]

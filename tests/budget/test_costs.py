@@ -6,14 +6,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from handmade import SIZE, Net, chain, mixed, separate, slot
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.handmade_sites import SIZE, Net, chain, mixed, separate, slot
 from torch import Tensor, nn
 
 from scionet.budget.costs import Cost, CostModel, measure
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
-from scionet.network.running import hash_tensors, state_of
+from scionet.network.calling import hash_tensors, state_of
 from scionet.network.sites import Operation, Site, Sites
 
 NETS = {"chain": chain([4, 6, 5]), "flattened": chain([4, 6, 5], flatten=True), "mixed": mixed()}

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scionet.budget.allocate import uniform
+from scionet.budget.allocation.allocate import uniform
+from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel, measure
-from scionet.budget.limits import Budget
-from scionet.models import build, resnet20
-from scionet.network.discover import discover
+from scionet.models.factory import build, resnet20
+from scionet.network.discovery.discover import discover
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
-from scionet.network.surgery import cut
+from scionet.network.surgery.cut import cut
 
 
 class Block(nn.Module):

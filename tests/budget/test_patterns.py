@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from handmade import chain, mixed
 from hypothesis import given
 from hypothesis import strategies as st
+from support.handmade_sites import chain, mixed
 
-from scionet.budget.allocate import in_proportion, uniform
+from scionet.budget.allocation.allocate import in_proportion, uniform
 from scionet.budget.costs import CostModel
 from scionet.budget.patterns import Pattern, stages
 from scionet.errors import InvalidSetting
-from scionet.models import build
-from scionet.network.discover import discover
+from scionet.models.factory import build
+from scionet.network.discovery.discover import discover
 from scionet.network.sites import Sites
 
 RESNETS = {

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from commandline import CLASSES, TEST, TRAIN, scionet
 from PIL import Image
+from support.commandline import CLASSES, TEST, TRAIN, scionet
 
-from scionet.resnets import resnet20
+from scionet.models.resnets import resnet20
 
 
 @pytest.fixture(scope="session")

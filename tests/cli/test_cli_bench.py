@@ -14,7 +14,7 @@ name = "tiny"
 arms = ["as cut", "fine-tuned"]
 seeds = [0]
 budgets = ["macs<=60%"]
-contestants = ["l1"]
+competitors = ["l1"]
 
 [network]
 factory = "scionet:digits_cnn"
@@ -68,7 +68,7 @@ def test_from_a_file_to_a_page(folder: Path) -> None:
     ("text", "words", "message"),
     [
         (TOML, ("run", "none.toml", "--out", "out"), "cannot read none.toml"),
-        (TOML.replace('"l1"', '"l11"'), ("run", "bad.toml", "--out", "out"), "unknown contestant 'l11'"),
+        (TOML.replace('"l1"', '"l11"'), ("run", "bad.toml", "--out", "out"), "unknown competitor 'l11'"),
         (TOML, ("run", "bad.toml", "--out", "bad.toml"), "cannot make the folder"),
         (TOML, ("run", "bad.toml", "--out", "out", "--jobs", "0"), "jobs and threads are 1 or more"),
         (

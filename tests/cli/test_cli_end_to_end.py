@@ -10,14 +10,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from commandline import CLASSES, TEST, scionet
 from PIL import Image
+from support.commandline import CLASSES, TEST, scionet
 
 from scionet.budget.costs import measure
-from scionet.budget.latency import LatencyTable
+from scionet.budget.latency.table import LatencyTable
 from scionet.cli import main
-from scionet.network.checkpoint import describe, load_pruned, read_plan
-from scionet.resnets import resnet20
+from scionet.models.resnets import resnet20
+from scionet.network.checkpoints.checkpoint import describe, load_pruned, read_plan
 
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
 
@@ -103,7 +103,7 @@ def test_evaluate_leaves_calibration_pictures_out(
     assert main(["evaluate", *model, *pictures, *exclude, "--images", "20"]) == 0
     assert "of 20)" in capsys.readouterr().out
     assert main(["evaluate", *model, *pictures, *exclude, "--split", "test"]) == 1
-    assert "is not what the calibration pictures were drawn from" in capsys.readouterr().err
+    assert "is not what the calibration pictures were sampled from" in capsys.readouterr().err
 
 
 def test_prune_evaluates_on_the_rest(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +142,7 @@ def test_a_budget_on_latency_is_met_by_prediction_and_its_table_is_kept(
 
 
 def test_a_function_named_in_a_file_runs_only_when_trusted(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--model", "scionet.resnets:resnet20", "--method", "l1", "--out", "own.safetensors", "--quiet"]
+    flags = ["--model", "scionet.models.resnets:resnet20", "--method", "l1", "--out", "own.safetensors", "--quiet"]
     assert main(["prune", "--config", "prune.toml", *flags]) == 0
     evaluate = ["evaluate", "--pruned", "own.safetensors", "--data", "pictures", "--split", "test", "--quiet"]
     assert main(evaluate) == 1

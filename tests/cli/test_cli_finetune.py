@@ -9,17 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from commandline import CLASSES, TEST, TRAIN
+from support.commandline import CLASSES, TEST, TRAIN
 
 from scionet.cli import main
-from scionet.commands.pictures import Draw
+from scionet.commands.pictures import ImageSample
 from scionet.data.augmentation import Augmentation
-from scionet.data.drawing import partition
 from scionet.data.examples import ImageExamples
 from scionet.data.folders import ImageFolder
-from scionet.data.pictures import Preprocessing
-from scionet.network.checkpoint import describe, load_pruned, read_plan
-from scionet.network.running import hash_tensors, state_of
+from scionet.data.images import Preprocessing
+from scionet.data.sampling import partition
+from scionet.network.calling import hash_tensors, state_of
+from scionet.network.checkpoints.checkpoint import describe, load_pruned, read_plan
 from scionet.training.fit import fit
 from scionet.training.recipes import RECIPES
 from scionet.training.state import load_state
@@ -53,11 +53,11 @@ def test_it_saves_what_fit_makes(ready: Path, capsys: pytest.CaptureFixture[str]
         "weights.pt",
     ]
     folder = ImageFolder("pictures", "train")
-    drawn = Draw.of(folder, ALL, 5)[1]
+    sampled = ImageSample.of(folder, ALL, 5)[1]
     parts = partition(ALL, {"validation": 10}, 5)
     settings = RECIPES["rethinking_cifar_finetune"](epochs=1, batch_size=8, label_smoothing=0.1)
     expected = load_pruned("half.safetensors")
-    data = ImageExamples(folder, Preprocessing(), drawn[parts["train"]], Augmentation("shift"))
+    data = ImageExamples(folder, Preprocessing(), sampled[parts["train"]], Augmentation("shift"))
     result = fit(expected, data, settings, seed=5)
     tuned = load_pruned("tuned.safetensors")
     assert hash_tensors(state_of(tuned)) == hash_tensors(state_of(expected))

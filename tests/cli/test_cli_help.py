@@ -6,7 +6,7 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
 import pytest
-from commandline import scionet
+from support.commandline import scionet
 
 from scionet.cli import KINDS, main, parse
 from scionet.commands.options import Analyze, Common, Demo, Evaluate, Export, Finetune, Pictures, Prune

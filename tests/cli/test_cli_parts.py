@@ -4,33 +4,33 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commandline import CLASSES, TEST
 from hypothesis import given
 from hypothesis import strategies as st
+from support.commandline import CLASSES, TEST
 
 from scionet.cli import parse
 from scionet.commands.networks import keywords, random_weights, without_weights
 from scionet.commands.options import Evaluate, Pictures
-from scionet.commands.pictures import PRESETS, Draw, preprocessing, remaining
-from scionet.data import drawing
+from scionet.commands.pictures import PRESETS, ImageSample, preprocessing, remaining
+from scionet.data import sampling
 from scionet.data.folders import ImageFolder
-from scionet.data.pictures import Preprocessing
+from scionet.data.images import Preprocessing
 from scionet.errors import InvalidSetting, PruneError
 
 
 @given(count=st.integers(1, CLASSES * TEST - 1), seed=st.integers(0, 2**32), data=st.data())
 def test_a_draw_and_what_remains(home: Path, count: int, seed: int, data: st.DataObject) -> None:
     folder = ImageFolder(home / "pictures", "test")
-    draw, drawn = Draw.of(folder, count, seed)
+    draw, drawn = ImageSample.of(folder, count, seed)
     rest = remaining(folder, drawn)
     assert sorted([*drawn, *rest]) == list(range(len(folder))) and len(drawn) == count
-    assert Draw(**json.loads(json.dumps(vars(draw)))).again(folder).tolist() == drawn.tolist()
-    few = drawing.drawn(rest, data.draw(st.integers(1, len(rest))), np.random.default_rng(seed), "pictures")
+    assert ImageSample(**json.loads(json.dumps(vars(draw)))).again(folder).tolist() == drawn.tolist()
+    few = sampling.sampled(rest, data.draw(st.integers(1, len(rest))), np.random.default_rng(seed), "pictures")
     assert len(set(few)) == len(few) and set(few) <= set(rest)
 
 
 def test_a_draw_is_known_again_only_in_the_same_folder(home: Path) -> None:
-    draw, _ = Draw.of(ImageFolder(home / "pictures", "test"), 5, 0)
+    draw, _ = ImageSample.of(ImageFolder(home / "pictures", "test"), 5, 0)
     with pytest.raises(InvalidSetting, match="is not what"):
         draw.again(ImageFolder(home / "pictures", "train"))
     with pytest.raises(InvalidSetting, match="numpy"):

@@ -42,7 +42,7 @@ from scionet.cli import main
             ["--evaluate-split", "test", "--evaluate-images", "21"],
             r"21 pictures to evaluate on asked for; the rest has 1",
         ),
-        (["--calibration-images", "40", "--evaluate-rest"], "all 40 pictures were drawn"),
+        (["--calibration-images", "40", "--evaluate-rest"], "all 40 pictures were sampled"),
         (["--out", "pictures"], "ends in .safetensors"),
         (["--out", "missing/x.safetensors"], "in an existing, writable folder"),
         (["--out", "/proc/x.safetensors"], "in an existing, writable folder"),

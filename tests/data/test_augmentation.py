@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from scionet.data.augmentation import Augmentation
-from scionet.data.pictures import Preprocessing
+from scionet.data.images import Preprocessing
 from scionet.errors import InvalidSetting
-from scionet.models import import_torchvision
+from scionet.models.factory import import_torchvision
 
 SEEDS = st.integers(0, 2**32)
 SIDES = st.integers(9, 60)

@@ -7,19 +7,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from albums import SQUARE, all_of, noise, write_pictures, zipped
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from sklearn.datasets import load_digits
+from support.albums import SQUARE, all_of, noise, write_pictures, zipped
 
 from scionet.data.batches import batches
 from scionet.data.digits import digits
-from scionet.data.drawing import sample
 from scionet.data.folders import ImageFolder
-from scionet.data.pictures import Pixels, Preprocessing
+from scionet.data.images import Pixels, Preprocessing
+from scionet.data.sampling import sample
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.models import import_torchvision
+from scionet.models.factory import import_torchvision
 
 
 @pytest.fixture
@@ -223,8 +223,8 @@ def test_sample_is_a_seeded_subset(count: int, seed: int) -> None:
 @given(count=st.integers(1, 3), seed=st.integers(0, 1000))
 def test_sample_per_class_takes_the_same_number_of_each(count: int, seed: int) -> None:
     folder = listed([3, 4, 6])
-    drawn = Counter(folder.labels[i] for i in sample(folder, count, seed, per_class=True))
-    assert drawn == dict.fromkeys(range(3), count)
+    sampled = Counter(folder.labels[i] for i in sample(folder, count, seed, per_class=True))
+    assert sampled == dict.fromkeys(range(3), count)
 
 
 def test_sample_depends_on_the_seed_and_reaches_every_picture() -> None:

@@ -4,16 +4,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from albums import SQUARE, all_of, write_pictures, zipped
 from hypothesis import given
 from hypothesis import strategies as st
+from support.albums import SQUARE, all_of, write_pictures, zipped
 
 from scionet.data.augmentation import Augmentation
-from scionet.data.drawing import partition
 from scionet.data.examples import ImageExamples, Pairs
 from scionet.data.folders import ImageFolder
+from scionet.data.sampling import partition
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.models import import_torchvision
+from scionet.models.factory import import_torchvision
 
 
 @pytest.fixture

@@ -8,12 +8,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from albums import CLASSES, write_pictures
 from PIL import Image
+from support.albums import CLASSES, write_pictures
 from torch.utils.data import TensorDataset
 
 from scionet.data.augmentation import Augmentation
-from scionet.data.pictures import Preprocessing
+from scionet.data.images import Preprocessing
 from scionet.data.sources import Batches, read_source
 from scionet.errors import CalibrationError, InvalidSetting, TrainingError
 

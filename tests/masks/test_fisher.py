@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from nets import pairs, sizes_mlp
+from support.mask_networks import pairs, sizes_mlp
 from torch import Tensor, nn
 
 from scionet import mask_weights
@@ -16,7 +16,7 @@ from scionet.masks.compensation import compensated, without
 from scionet.masks.inverse_fisher import InverseProducts, Layout, inverse_blocks
 from scionet.masks.scores import SCORES, WeightView, mfac, woodfisher
 from scionet.masks.weights import maskable, wide
-from scionet.network.running import hash_tensors, state_of
+from scionet.network.calling import hash_tensors, state_of
 
 NET = sizes_mlp(5, 7, 6, 4)
 DATA = [pairs(6, 5), pairs(3, 5, seed=2)]

@@ -5,16 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from nets import pairs, sizes_mlp, small_vgg
+from support.mask_networks import pairs, sizes_mlp, small_vgg
 from torch import Tensor, nn
 
 from scionet import CollapseWarning, Schedule, mask_weights
 from scionet.errors import CalibrationError, InvalidSetting, LayerCollapse, UnreachableBudget, UnsupportedModel
-from scionet.masks.rounds import Task, rounds
-from scionet.masks.rules import MaskRule
+from scionet.masks.mask_rule import MaskRule
+from scionet.masks.rounds import ScoringTask, rounds
 from scionet.masks.scores import SCORES, WeightScore
 from scionet.masks.weights import alike, maskable
-from scionet.network.running import hash_tensors, state_of
+from scionet.network.calling import hash_tensors, state_of
 
 BATCHES = [pairs(6, 5), pairs(3, 5, seed=2)]
 
@@ -70,7 +70,7 @@ def test_a_forward_that_raises_leaves_no_trace():
 def test_masked_weights_stay_masked_over_the_rounds(name):
     model = sizes_mlp(5, 7, 6, 4)
     rule = MaskRule(0.2, schedule=Schedule(5), on_collapse="allow")
-    task = Task(model, maskable(model), name, SCORES[name], rule, BATCHES, BATCHES[0][0])
+    task = ScoringTask(model, maskable(model), name, SCORES[name], rule, BATCHES, BATCHES[0][0])
     last = {key: torch.ones_like(w, dtype=torch.bool) for key, w in maskable(model).items()}
     total, densities = sum(mask.numel() for mask in last.values()), Schedule(5).densities(0.2)
     for (masks, _), density in zip(rounds(task, densities), densities, strict=True):

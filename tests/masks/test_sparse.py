@@ -5,15 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets import small_vgg
 from safetensors.torch import load_file, save_file
+from support.mask_networks import small_vgg
 from torch import nn
 
 from scionet import mask_weights
 from scionet.errors import CheckpointError, InvalidSetting, UnsupportedModel
 from scionet.masks.sparse import load_sparse_, semi_structured, sparse_state
 from scionet.masks.sparse_files import read_sparse, save_sparse
-from scionet.network.running import hash_tensors, state_of
+from scionet.network.calling import hash_tensors, state_of
 
 LAYOUTS = {"coo": torch.sparse_coo, "csr": torch.sparse_csr}
 

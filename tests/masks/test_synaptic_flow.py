@@ -7,18 +7,18 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from nets import pairs, sizes_mlp, small_vgg
+from support.mask_networks import pairs, sizes_mlp, small_vgg
 from torch import Tensor, nn
 
 from scionet import Schedule, mask_weights
 from scionet.errors import UnsupportedModel
 from scionet.masks.gradients import slopes
-from scionet.masks.rounds import Task, rounds
-from scionet.masks.rules import MaskRule
+from scionet.masks.mask_rule import MaskRule
+from scionet.masks.rounds import ScoringTask, rounds
 from scionet.masks.scores import SCORES
 from scionet.masks.synaptic_flow import synaptic_flow
 from scionet.masks.weights import maskable
-from scionet.resnets import digits_cnn, resnet20, resnet56
+from scionet.models.resnets import digits_cnn, resnet20, resnet56
 
 
 def flows(model: nn.Module, x: Tensor) -> tuple[float, dict[str, Tensor]]:
@@ -186,7 +186,7 @@ def test_weights_that_are_added_have_scores_of_their_own():
             return self.last(nn.functional.linear(x, self.one.weight + self.other.weight))
 
     model, x = Added(), torch.zeros(1, 4)
-    task = Task(model, maskable(model), "synflow", SCORES["synflow"], MaskRule(0.5), [], x)
+    task = ScoringTask(model, maskable(model), "synflow", SCORES["synflow"], MaskRule(0.5), [], x)
     found = task.scores({name: torch.ones_like(w, dtype=torch.bool) for name, w in task.weights.items()}, 1)
     ahead = model.last.weight.detach().double().abs().sum(0)[:, None]
     for name in ("one.weight", "other.weight"):
@@ -201,7 +201,7 @@ def test_no_round_takes_as_much_as_a_cut_carries():
     for n_rounds in (1, 100):
         schedule = Schedule(n_rounds)
         rule = MaskRule(6 / 119_400, schedule=schedule, on_collapse="allow")
-        task = Task(model, weights, "synflow", SCORES["synflow"], rule, [], x)
+        task = ScoringTask(model, weights, "synflow", SCORES["synflow"], rule, [], x)
         masks = {name: torch.ones_like(w, dtype=torch.bool) for name, w in weights.items()}
         ratios, reached = [], []
         for after, _ in rounds(task, schedule.densities(6 / 119_400)):

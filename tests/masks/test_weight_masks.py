@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from nets import pairs, sizes_mlp, small_vgg
+from support.mask_networks import pairs, sizes_mlp, small_vgg
 from torch import multiprocessing, nn
 
 from scionet import WeightMasks, detach_masks_, mask_weights

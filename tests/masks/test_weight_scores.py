@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nets import pairs, sizes_mlp
+from support.mask_networks import pairs, sizes_mlp
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from scionet import mask_weights
-from scionet.masks.rules import MaskRule
+from scionet.masks.mask_rule import MaskRule
 from scionet.masks.scores import SCORES, WeightView
 from scionet.masks.weights import maskable, wide
 

@@ -11,19 +11,19 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from subjects import SUBJECTS
-from table import ROWS, Row
+from support.method_table import ROWS, Row
+from support.subjects import SUBJECTS
 from torch import Tensor, nn
 
 from scionet import load_pruned, save_pruned
+from scionet.budget.budget import Budget
 from scionet.budget.costs import Cost, CostModel, measure
-from scionet.budget.limits import Budget
 from scionet.methods.registry import METHODS, SCORES, build
-from scionet.network.discover import discover
+from scionet.network.calling import call, hash_tensors, state_of
+from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
-from scionet.network.running import call, hash_tensors, state_of
 from scionet.network.sites import Sites
-from scionet.network.surgery import cut, verify
+from scionet.network.surgery.cut import cut, verify
 from scionet.settings import (
     Allocation,
     CandidateName,

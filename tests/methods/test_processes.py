@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from subjects import SUBJECTS, budget_for
+from support.subjects import SUBJECTS, budget_for
 from torch import distributed, multiprocessing
 
 from scionet.errors import CalibrationError
 from scionet.methods.registry import build
-from scionet.network.discover import discover
+from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
 
 BATCHES = 8

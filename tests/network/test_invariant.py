@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from masking import Kept, masked, plan_of, randomise, relative
+from support.masking import Kept, masked, plan_of, randomise, relative
 from torch import Tensor, nn
 
-from scionet.models import build, import_torchvision
-from scionet.network.discover import discover
+from scionet.models.factory import build, import_torchvision
+from scionet.network.discovery.discover import discover
 from scionet.network.sites import Sites
-from scionet.network.surgery import cut, verify
+from scionet.network.surgery.cut import cut, verify
 
 EXACT = 1e-10
 VISIBLE = 1e-6

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import layer
+from support.selection_problems import layer
 
 from scionet.errors import InvalidSetting
 from scionet.selection.distributed import TwoRounds, distributed

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import layer, picks
+from support.selection_problems import layer, picks
 
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.selection.greedy import Status, greedy, prefix, replay

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import layer, suppressor
+from support.selection_problems import layer, suppressor
 
 from scionet.errors import InvalidSetting
 from scionet.selection.distributed import distributed

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import Layer, brute_force, layer, picks
+from support.selection_problems import Layer, brute_force, layer, picks
 
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.selection.greedy import greedy

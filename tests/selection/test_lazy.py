@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import suppressor
+from support.selection_problems import suppressor
 
 from scionet.errors import InvalidSetting
 from scionet.selection.greedy import greedy

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import Layer, brute_force, layer
+from support.selection_problems import Layer, brute_force, layer
 
 from scionet.errors import InvalidSetting
 from scionet.selection.greedy import greedy, prefix

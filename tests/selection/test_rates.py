@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from problems import picks, slope
+from support.selection_problems import picks, slope
 
 from scionet.selection.greedy import greedy
 from scionet.selection.quadratic import Average, Contributions, LineSearch

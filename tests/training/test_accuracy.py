@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
-from scionet.network.running import hash_tensors, state_of
+from scionet.network.calling import hash_tensors, state_of
 from scionet.training.accuracy import Accuracy, accuracy
 
 

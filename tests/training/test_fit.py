@@ -10,13 +10,13 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
-from pupils import CLASSES, QUICK, Execution, Noisy, Recipe, examples, learnt, network, plain, tensors
+from support.pupils import CLASSES, QUICK, Execution, Noisy, Recipe, examples, learnt, network, plain, tensors
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from scionet.errors import CheckpointError, InvalidSetting, TrainingError
-from scionet.network.running import hash_tensors, state_of
+from scionet.network.calling import hash_tensors, state_of
 from scionet.training.accuracy import Accuracy, accuracy
 from scionet.training.callbacks import Callback
 from scionet.training.fit import fit
@@ -415,7 +415,7 @@ def test_what_does_not_do_is_refused_at_once(
 
 
 def test_processes_that_accelerate_does_not_see_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("scionet.network.processes.world", lambda: (0, 2))
+    monkeypatch.setattr("scionet.network.multiprocess.world", lambda: (0, 2))
     with pytest.raises(InvalidSetting, match="has 2 processes, of which Accelerate sees 1; start them by"):
         learnt(network())
 

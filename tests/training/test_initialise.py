@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from scionet.errors import TrainingError
-from scionet.resnets import resnet20
+from scionet.models.resnets import resnet20
 from scionet.training.initialise import initialise, sparse_kaiming_
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from pupils import Noisy, examples, network
+from support.pupils import Noisy, examples, network
 from torch import nn
 
-from scionet.network.running import hash_tensors, state_of
+from scionet.network.calling import hash_tensors, state_of
 from scionet.training.callbacks import Callback
 from scionet.training.execution import Execution
 from scionet.training.fit import fit

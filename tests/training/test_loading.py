@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from pupils import Noisy, examples
+from support.pupils import Noisy, examples
 from torch.utils.data import Dataset
 
 from scionet.errors import CalibrationError, TrainingError

@@ -2,7 +2,7 @@ import copy
 
 import pytest
 import torch
-from pupils import network
+from support.pupils import network
 from torch import nn
 
 from scionet.errors import CheckpointError, TrainingError

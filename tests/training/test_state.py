@@ -3,15 +3,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from pupils import QUICK, Execution, Noisy, Recipe, examples, learnt, network, plain
 from safetensors.torch import save_file
+from support.pupils import QUICK, Execution, Noisy, Recipe, examples, learnt, network, plain
 from torch import nn
 
 from scionet.errors import CheckpointError, InvalidSetting, PruneError
-from scionet.network.running import hash_tensors, state_of
+from scionet.files.atomic import clear_leftovers, whole_file
+from scionet.network.calling import hash_tensors, state_of
 from scionet.training.callbacks import Callback
 from scionet.training.state import TrainingState, load_state, save_state
-from scionet.writing import clear_leftovers, whole_file
 
 RECIPE = replace(QUICK, average_decay=0.9, patience=3, optimiser="adamw")
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from pupils import Execution, Noisy, Recipe, examples, learnt, network, plain
 from safetensors.torch import load_file, save_file
+from support.pupils import Execution, Noisy, Recipe, examples, learnt, network, plain
 from torch import distributed, multiprocessing
 
 from scionet.errors import TrainingError
-from scionet.network.running import state_of
+from scionet.network.calling import state_of
 from scionet.training.state import load_state
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.1, clip_norm=1.0, average_decay=0.9, patience=2)

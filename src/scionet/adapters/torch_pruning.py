@@ -15,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scionet.methods.fitting import Fitting
-from scionet.methods.forward import ForwardRanker
-from scionet.methods.subsets import subsets
-from scionet.methods.survey import survey
-from scionet.network.discover import Ignored, discover
-from scionet.network.running import Batch, inputs_like
+from scionet.methods.calibration.subsets import subsets
+from scionet.methods.greedy.forward import ForwardRanker
+from scionet.methods.refit.refit import Fitting
+from scionet.methods.refit.survey import survey
+from scionet.network.calling import Batch, inputs_like
+from scionet.network.discovery.discover import Ignored, discover
 from scionet.network.sites import Sites
 from scionet.progress import silent
 from scionet.seeds import seeded

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel, unknown
-from scionet.methods.scores import FloatArray, MeasuredRanker
-from scionet.methods.sweep import Sweep
-from scionet.network.labels import cross_entropies, labelled
-from scionet.network.running import as_arguments, call, tensors_of, undisturbed
+from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
+from scionet.methods.pipeline import Pipeline
+from scionet.network.calling import as_arguments, call, tensors_of, undisturbed
+from scionet.network.example_loss import cross_entropies, labelled
 from scionet.network.sites import Site, Sites
 from scionet.settings import ScoreSettings
 
@@ -63,7 +63,7 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
 """Every criterion by the name that our tables give it."""
 
 
-def criterion(importance: str = "magnitude", **settings: Any) -> Sweep:
+def criterion(importance: str = "magnitude", **settings: Any) -> Pipeline:
     """A method that ranks units as Torch-Pruning does; widths and repairs are ours.
 
     Args:
@@ -76,7 +76,7 @@ def criterion(importance: str = "magnitude", **settings: Any) -> Sweep:
     if importance not in CRITERIA:
         raise unknown("importance", importance, CRITERIA)
     _torch_pruning()
-    return Sweep(f"torch-pruning {importance}", ScoreSettings(**settings), CriterionRanker(CRITERIA[importance]))
+    return Pipeline(f"torch-pruning {importance}", ScoreSettings(**settings), CriterionRanker(CRITERIA[importance]))
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from scionet.masks.rounds import collapsed
 from scionet.masks.synaptic_flow import synaptic_flow
 from scionet.masks.weight_masks import WeightMasks
 from scionet.masks.weights import maskable
-from scionet.network.running import Batch
+from scionet.network.calling import Batch
 from scionet.network.sites import Site, Sites
 
 FloatArray = NDArray[np.float64]

@@ -18,12 +18,12 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.masks.gradients import TaskLoss, Weights
+from scionet.masks.gradients import LossFunctional, Weights
 from scionet.masks.weights import maskable, wide_state
-from scionet.network.gates import gated_tensors
-from scionet.network.labels import labelled
-from scionet.network.running import undisturbed
+from scionet.network.calling import undisturbed
+from scionet.network.example_loss import labelled
 from scionet.network.sites import Sites
+from scionet.network.surgery.gates import gated_tensors
 
 FloatArray = NDArray[np.float64]
 
@@ -154,7 +154,7 @@ def rank_correlation(scores: Mapping[str, FloatArray], effects: Mapping[str, Flo
     return {name: float(result.statistic) for name, result in found.items()}
 
 
-def _problem(model: nn.Module, batches: Iterable[Any], batch_norms: bool) -> tuple[TaskLoss, dict[str, Tensor]]:
+def _problem(model: nn.Module, batches: Iterable[Any], batch_norms: bool) -> tuple[LossFunctional, dict[str, Tensor]]:
     """The loss in float64, and all parameters.
 
     Raises:
@@ -166,14 +166,14 @@ def _problem(model: nn.Module, batches: Iterable[Any], batch_norms: bool) -> tup
         raise CalibrationError("there are no batches; give at least one pair (inputs, labels)")
     base = {name: tensor.clone() for name, tensor in wide_state(model, torch.float64).items()}
     theta = {name: base[name] for name, parameter in model.named_parameters() if parameter.is_floating_point()}
-    return TaskLoss(model, base, pairs, batch_norms=batch_norms), theta
+    return LossFunctional(model, base, pairs, batch_norms=batch_norms), theta
 
 
 def _moved(weights: Weights, gradient: Weights, time: float) -> dict[str, Tensor]:
     return {name: weight - time * gradient[name] for name, weight in weights.items()}
 
 
-def _state(loss: TaskLoss, weights: Weights) -> FloatArray:
+def _state(loss: LossFunctional, weights: Weights) -> FloatArray:
     """‖θ‖², θ·g, L and ‖g‖²."""
     g = loss.slopes(weights)
     return np.array([_dot(weights, weights), _dot(weights, g), loss.value(weights), _dot(g, g)])

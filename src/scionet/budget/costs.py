@@ -10,9 +10,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from scionet.budget.forms import FloatArray, Forms, IntArray
-from scionet.budget.latency import LatencyTable
+from scionet.budget.latency.table import LatencyTable
 from scionet.errors import CalibrationError, InvalidSetting, unknown
-from scionet.network.running import Batch, attention_unfused, call, example_count, to_model, undisturbed
+from scionet.network.calling import Batch, attention_unfused, call, example_count, to_model, undisturbed
 from scionet.network.sites import Sites
 
 
@@ -56,7 +56,7 @@ def measure(model: nn.Module, example_inputs: Batch) -> Cost:
     return Cost(macs, sum(parameter.numel() for parameter in model.parameters()))
 
 
-class Part(Protocol):
+class CostPart(Protocol):
     """Some quantities of a network's cost, as functions of the widths that its sites keep.
 
     Widths are arrays of shape ``(site,)``. A *move* changes the width of one site.
@@ -140,20 +140,20 @@ class CostModel:
         return Cost(macs, round(params), *latency_ms)
 
     def evaluate(self, kept: IntArray) -> FloatArray:
-        """See `Part`."""
+        """See `CostPart`."""
         return np.concatenate([part.evaluate(kept) for part in self._parts])
 
     def shifts(self, kept: IntArray, site: IntArray, step: IntArray) -> FloatArray:
-        """See `Part`."""
+        """See `CostPart`."""
         return np.concatenate([part.shifts(kept, site, step) for part in self._parts])
 
     def interactions(
         self, kept: IntArray, site: IntArray, step: IntArray, other: IntArray, other_step: IntArray
     ) -> FloatArray:
-        """See `Part`."""
+        """See `CostPart`."""
         return np.concatenate([part.interactions(kept, site, step, other, other_step) for part in self._parts])
 
     @cached_property
-    def _parts(self) -> tuple[Part, ...]:
+    def _parts(self) -> tuple[CostPart, ...]:
         counted = Forms(self.sites)
         return (counted,) if self.table is None else (counted, self.table.surfaces)

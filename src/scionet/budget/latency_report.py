@@ -7,10 +7,10 @@ import torch
 from torch import nn
 
 from scionet.budget.costs import CostModel
-from scionet.budget.durations import Latency
-from scionet.budget.origin import Origin
-from scionet.budget.timing import latency
-from scionet.network.running import Batch
+from scionet.budget.latency.durations import Latency
+from scionet.budget.latency.origin import Origin
+from scionet.budget.latency.timing import latency
+from scionet.network.calling import Batch
 
 
 @dataclass(frozen=True)

@@ -13,21 +13,21 @@ from torch import Tensor, nn
 from scionet.analysis.collapse import Point, collapse_curve, critical_compression
 from scionet.analysis.gradient_flow import flow_rates, rank_correlation, removal_effects
 from scionet.commands import networks, pictures
-from scionet.commands.files import check_writable
 from scionet.commands.options import Analyze
+from scionet.commands.output_files import check_writable
 from scionet.commands.scoring import count, first
 from scionet.commands.show import line, table
 from scionet.data.batches import ImageBatches, batches
-from scionet.data.drawing import drawn
 from scionet.data.folders import ImageFolder
+from scionet.data.sampling import sampled
 from scionet.errors import InvalidSetting, unknown
+from scionet.files.atomic import whole_file
 from scionet.methods.contract import SiteView
+from scionet.methods.criteria.unit_scores import ScoreRanker
 from scionet.methods.registry import SCORES
-from scionet.methods.scores import ScoreRanker
-from scionet.models import build, load_weights
-from scionet.network.discover import discover
+from scionet.models.factory import build, load_weights
+from scionet.network.discovery.discover import discover
 from scionet.network.sites import Sites
-from scionet.writing import whole_file
 
 RATES = {"norm": "d‖θ‖²/dt", "norm_acceleration": "d²‖θ‖²/dt²", "loss": "dL/dt", "gradient_norm": "d‖g‖²/dt"}
 
@@ -69,7 +69,7 @@ def _subject(command: Analyze) -> _Subject:
         load_weights(model, command.weights)
     options = command.pictures
     folder = ImageFolder(options.data, options.split)
-    indices = drawn(
+    indices = sampled(
         np.arange(len(folder)), command.images, np.random.default_rng(command.seed), "pictures", folder.root
     )
     prepared = pictures.preprocessing(options)
@@ -98,8 +98,8 @@ def _collapse(command: Analyze, subject: _Subject) -> dict[str, Any]:
         critical = critical_compression(curve)
         line(f"{score}: no layer is emptied up to {'none of these' if critical is None else f'{critical:g}'}")
     if command.plot is not None:
-        _draw(curves, command.plot, command.overwrite)
-        line(f"drawn to {command.plot}")
+        _plot(curves, command.plot, command.overwrite)
+        line(f"plotted to {command.plot}")
     return {"network": command.model, "seed": command.seed, "points": [asdict(point) for point in points]}
 
 
@@ -108,7 +108,7 @@ def _row(point: Point) -> tuple[str, ...]:
     return point.score, f"{point.compression:g}", count(kept), empty, "yes" if point.connected else "no"
 
 
-def _draw(curves: Mapping[str, Sequence[Point]], path: Path, overwrite: bool) -> None:
+def _plot(curves: Mapping[str, Sequence[Point]], path: Path, overwrite: bool) -> None:
     """Fraction of layers without weights over compression."""
     import matplotlib
     from matplotlib.figure import Figure

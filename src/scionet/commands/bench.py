@@ -8,14 +8,14 @@ from contextlib import nullcontext
 from rich.console import Console
 from rich.markdown import Markdown
 
-from scionet.bench.experiment import Experiment
-from scionet.bench.files import RecordError, write_text
-from scionet.bench.grid import Standing, standings
-from scionet.bench.grid import run as run_all
-from scionet.bench.report import write_html
-from scionet.bench.summary import summarise
-from scionet.bench.tables import to_csv, to_markdown, to_matrix
-from scionet.bench.workshop import Workshop
+from scionet.bench.experiment.experiment import Experiment
+from scionet.bench.records.record_files import RecordError, write_text
+from scionet.bench.report.page import write_html
+from scionet.bench.report.summary import summarise
+from scionet.bench.report.tables import to_csv, to_markdown, to_matrix
+from scionet.bench.runs.grid import Standing, standings
+from scionet.bench.runs.grid import run as run_all
+from scionet.bench.runs.workspace import Workspace
 from scionet.commands.options import BenchReport, BenchRun, BenchStatus
 from scionet.commands.show import advise, line, table, warn
 from scionet.errors import PruneError
@@ -33,10 +33,10 @@ def run(command: BenchRun) -> None:
     Raises:
         PruneError: If the experiment or its folder is not as it should be, or a run failed.
     """
-    shop = _shop(command, command.execution)
+    workspace = _shop(command, command.execution)
     with nullcontext(silent) if command.quiet else bars() as tell:
         found = run_all(
-            shop,
+            workspace,
             jobs=command.jobs,
             threads=command.threads,
             backend=command.backend,
@@ -75,8 +75,8 @@ def report(command: BenchReport) -> None:
     Raises:
         RecordError: If nothing is done yet, or a file cannot be read or written.
     """
-    shop = _shop(command, Execution())
-    found = standings(shop)
+    workspace = _shop(command, Execution())
+    found = standings(workspace)
     records = [each.record for each in found if each.record is not None]
     if not records:
         raise RecordError(f"{command.out} holds no record of {command.experiment}; run it first (scionet bench run)")
@@ -84,7 +84,7 @@ def report(command: BenchReport) -> None:
     failures = [each.failure for each in found if each.failure is not None]
     rows = summarise(records)
     page = command.out / "report.html"
-    write_html(records, page, shop.experiment.name, command.headline, failures)
+    write_html(records, page, workspace.experiment.name, command.headline, failures)
     write_text(command.out / "table.md", to_markdown(rows) + "\n")
     write_text(command.out / "table.csv", to_csv(rows))
     if not command.quiet:
@@ -92,10 +92,10 @@ def report(command: BenchReport) -> None:
     line(f"{len(records)} of {len(found)} runs are done; report: {page}")
 
 
-def _shop(command: BenchRun | BenchStatus, execution: Execution) -> Workshop:
+def _shop(command: BenchRun | BenchStatus, execution: Execution) -> Workspace:
     words = ["scionet", "bench", "run", command.experiment.name, "--out", command.out.name, *_rounding(execution)]
     experiment = Experiment.read(command.experiment)
-    return Workshop(experiment, command.data.resolve(), command.out.resolve(), execution, shlex.join(words))
+    return Workspace(experiment, command.data.resolve(), command.out.resolve(), execution, shlex.join(words))
 
 
 def _rounding(execution: Execution) -> list[str]:

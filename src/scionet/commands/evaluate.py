@@ -9,20 +9,20 @@ import torch
 from torch import nn
 
 from scionet.budget.costs import Cost, measure
-from scionet.budget.durations import Latency
-from scionet.budget.timing import latency
+from scionet.budget.latency.durations import Latency
+from scionet.budget.latency.timing import latency
 from scionet.commands import networks, pictures
-from scionet.commands.files import check_writable
 from scionet.commands.options import Evaluate
+from scionet.commands.output_files import check_writable
 from scionet.commands.pictures import Indices, PictureRecord, record_of
 from scionet.commands.scoring import count, first, percent, score
 from scionet.commands.show import line, table, warn
 from scionet.data.batches import ImageBatches, batches
-from scionet.data.drawing import drawn
 from scionet.data.folders import ImageFolder
+from scionet.data.sampling import sampled
 from scionet.errors import InvalidSetting
+from scionet.files.atomic import whole_file
 from scionet.training.accuracy import Accuracy
-from scionet.writing import whole_file
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def _test_pictures(command: Evaluate) -> ImageBatches:
     prepared = pictures.preprocessing(options, record.preprocessing if record else None)
     folder = ImageFolder(options.data, options.split)
     taken = np.empty(0, dtype=np.int64) if command.exclude_calibration_of is None else _excluded(command, folder)
-    indices = drawn(
+    indices = sampled(
         pictures.remaining(folder, taken),
         command.images,
         np.random.default_rng(command.seed),

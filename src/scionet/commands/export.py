@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from scionet.commands import networks
-from scionet.commands.files import check_writable
 from scionet.commands.options import Export
+from scionet.commands.output_files import check_writable
 from scionet.commands.scoring import count
 from scionet.commands.show import line
 from scionet.errors import InvalidSetting
-from scionet.network.checkpoint import recorded_inputs
-from scionet.network.export import export_onnx, export_program
-from scionet.network.running import Batch
+from scionet.network.calling import Batch
+from scionet.network.checkpoints.checkpoint import recorded_inputs
+from scionet.network.checkpoints.graph_export import export_onnx, export_program
 
 WRITERS = {".onnx": (export_onnx, "onnxruntime"), ".pt2": (export_program, "torch.export")}
 

@@ -8,19 +8,19 @@ from typing import Any
 from torch import nn
 
 from scionet.commands import networks, pictures
-from scionet.commands.files import check_writable
 from scionet.commands.options import Finetune
-from scionet.commands.pictures import Draw, PictureRecord, record_of
+from scionet.commands.output_files import check_writable
+from scionet.commands.pictures import ImageSample, PictureRecord, record_of
 from scionet.commands.scoring import percent, score
 from scionet.commands.show import advise, line, table
 from scionet.data.augmentation import Augmentation
 from scionet.data.batches import ImageBatches, batches
-from scionet.data.drawing import partition
 from scionet.data.examples import ImageExamples
 from scionet.data.folders import ImageFolder
+from scionet.data.sampling import partition
 from scionet.errors import InvalidSetting
-from scionet.network.checkpoint import save_tuned
-from scionet.network.processes import world
+from scionet.network.checkpoints.checkpoint import save_tuned
+from scionet.network.multiprocess import world
 from scionet.training.accuracy import Accuracy
 from scionet.training.execution import accelerator_for
 from scionet.training.fit import FitResult, fit
@@ -28,7 +28,7 @@ from scionet.training.recipes import Recipe
 
 
 @dataclass(frozen=True)
-class Material:
+class FinetuneImages:
     """The pictures of a run.
 
     Attributes:
@@ -95,8 +95,8 @@ def _state_file(command: Finetune[Any], first: bool) -> Path:
     return path
 
 
-def _material(command: Finetune[Any]) -> Material:
-    """Draw the pictures.
+def _material(command: Finetune[Any]) -> FinetuneImages:
+    """ImageSample the pictures.
 
     Raises:
         InvalidSetting: If the data, the preparation or a number of pictures do not fit.
@@ -105,15 +105,15 @@ def _material(command: Finetune[Any]) -> Material:
     record = record_of(command.pruned)
     prepared = pictures.preprocessing(command.pictures, None if record is None else record.preprocessing)
     folder = ImageFolder(command.pictures.data, command.pictures.split)
-    draw, drawn = Draw.of(folder, _drawn_count(command, len(folder)), command.seed)
-    parts = partition(len(drawn), {"validation": command.validation_images}, command.seed)
-    seen = PictureRecord(prepared, (*(() if record is None else record.draws), draw))
+    image_sample, sampled = ImageSample.of(folder, _drawn_count(command, len(folder)), command.seed)
+    parts = partition(len(sampled), {"validation": command.validation_images}, command.seed)
+    seen = PictureRecord(prepared, (*(() if record is None else record.draws), image_sample))
     test = pictures.to_evaluate(command, folder, seen.seen(folder))
     rank, size = world()
-    return Material(
+    return FinetuneImages(
         seen,
-        ImageExamples(folder, prepared, drawn[parts["train"]], _augmentation(recipe)),
-        ImageExamples(folder, prepared, drawn[parts["validation"]]) if command.validation_images else None,
+        ImageExamples(folder, prepared, sampled[parts["train"]], _augmentation(recipe)),
+        ImageExamples(folder, prepared, sampled[parts["validation"]]) if command.validation_images else None,
         None if test is None else batches(test[0], prepared, recipe.batch_size, test[1][rank::size], labels=True),
     )
 
@@ -122,7 +122,7 @@ def _drawn_count(command: Finetune[Any], available: int) -> int:
     """Number of pictures to learn from and to validate on.
 
     Raises:
-        InvalidSetting: If all would be drawn although the rest is to be evaluated on.
+        InvalidSetting: If all would be sampled although the rest is to be evaluated on.
     """
     if command.train_images is not None:
         return command.train_images + command.validation_images

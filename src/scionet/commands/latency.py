@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import Tensor
 
-from scionet.budget.latency import LatencyTable
-from scionet.budget.limits import Budget
-from scionet.commands.files import check_writable
+from scionet.budget.budget import Budget
+from scionet.budget.latency.table import LatencyTable
 from scionet.commands.options import Prune
+from scionet.commands.output_files import check_writable
 from scionet.commands.scoring import first
 from scionet.commands.show import line
 from scionet.data.batches import ImageBatches

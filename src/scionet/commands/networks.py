@@ -10,8 +10,8 @@ from torch import nn
 
 from scionet.commands.show import warn
 from scionet.errors import InvalidSetting
-from scionet.models import FACTORIES, build, load_weights
-from scionet.network.checkpoint import dense_network, load_pruned
+from scionet.models.factory import FACTORIES, build, load_weights
+from scionet.network.checkpoints.checkpoint import dense_network, load_pruned
 
 
 def dense(factory: str, kwargs: Mapping[str, Any], weights: Path | None) -> nn.Module:

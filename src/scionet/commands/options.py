@@ -252,7 +252,7 @@ class BenchRun(Common):
     """Do all runs of an experiment that are neither done nor failed; several commands may share one folder."""
 
     experiment: tyro.conf.Positional[Path]
-    """The experiment: a TOML file, such as benchmarks/smoke.toml."""
+    """The experiment: a TOML file, such as benchmarks/configs/smoke.toml."""
     out: Path
     """Folder of the records, the networks and the work in progress; made if need be."""
     data: Path = Path()

@@ -1,4 +1,4 @@
-"""Pictures for the commands: how they are prepared, which are drawn, and how a draw is known again."""
+"""Pictures for the commands: how they are prepared, which are sampled, and how a draw is known again."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -11,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scionet.commands.options import Finetune, Prune, Source
-from scionet.data.drawing import drawn, sample
 from scionet.data.folders import ImageFolder
-from scionet.data.pictures import Preprocessing
+from scionet.data.images import Preprocessing
+from scionet.data.sampling import sample, sampled
 from scionet.errors import InvalidSetting
-from scionet.network.checkpoint import describe
+from scionet.network.checkpoints.checkpoint import describe
 
 _MEAN, _STD = 127 / 255, 128 / 255  # of EfficientNet-Lite, for every channel
 PRESETS: Mapping[str, Preprocessing] = MappingProxyType(
@@ -31,26 +31,26 @@ Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Draw:
-    """Which pictures of a folder were drawn, without naming them.
+class ImageSample:
+    """Which pictures of a folder were sampled, without naming them.
 
     Attributes:
-        split: The split that was drawn from.
-        count: How many were drawn.
+        split: The split that was sampled from.
+        count: How many were sampled.
         seed: Seed of the draw.
         folder: SHA-256 of the paths of all pictures.
-        drawn: SHA-256 of the paths of the drawn ones.
+        sampled: SHA-256 of the paths of the sampled ones.
     """
 
     split: str | None
     count: int
     seed: int
     folder: str
-    drawn: str
+    sampled: str
 
     @classmethod
-    def of(cls, folder: ImageFolder, count: int, seed: int) -> tuple["Draw", Indices]:
-        """Draw, and describe it.
+    def of(cls, folder: ImageFolder, count: int, seed: int) -> tuple["ImageSample", Indices]:
+        """ImageSample, and describe it.
 
         Raises:
             InvalidSetting: If there are fewer pictures than asked for.
@@ -67,16 +67,16 @@ class Draw:
         """
         if not self.fits(folder):
             raise InvalidSetting(
-                f"{folder.root} (split {folder.split}) is not what the calibration pictures were drawn from (split "
+                f"{folder.root} (split {folder.split}) is not what the calibration pictures were sampled from (split "
                 f"{self.split}); give the same folder and split, or do not ask for the rest"
             )
-        again, indices = Draw.of(folder, self.count, self.seed)
+        again, indices = ImageSample.of(folder, self.count, self.seed)
         if again != self:
             raise InvalidSetting(f"seed {self.seed} draws other pictures now; use the numpy version of the pruning")
         return indices
 
     def fits(self, folder: ImageFolder) -> bool:
-        """Whether a folder holds exactly the pictures that were drawn from."""
+        """Whether a folder holds exactly the pictures that were sampled from."""
         return _digest(folder.paths) == self.folder
 
 
@@ -86,11 +86,11 @@ class PictureRecord:
 
     Attributes:
         preprocessing: How they were prepared.
-        draws: How those were drawn that the network was calibrated or trained on, one entry for each time.
+        draws: How those were sampled that the network was calibrated or trained on, one entry for each time.
     """
 
     preprocessing: Preprocessing
-    draws: tuple[Draw, ...]
+    draws: tuple[ImageSample, ...]
 
     def extra(self) -> dict[str, Any]:
         """The record, JSON-able, to be found again by `record_of`."""
@@ -123,7 +123,7 @@ def record_of(path: Path) -> PictureRecord | None:
         key: tuple(value) if isinstance(value, list) else value for key, value in record["preprocessing"].items()
     }
     draws = record["draws"] if "draws" in record else [record["draw"]]  # the latter before there was fine-tuning
-    return PictureRecord(Preprocessing(**prepared), tuple(Draw(**draw) for draw in draws))
+    return PictureRecord(Preprocessing(**prepared), tuple(ImageSample(**draw) for draw in draws))
 
 
 def preprocessing(options: Source, recorded: Preprocessing | None = None) -> Preprocessing:
@@ -161,7 +161,7 @@ def to_evaluate(
         return None
     test = folder if rest else ImageFolder(folder.root, split)
     pool = remaining(test, seen if rest else seen[:0])
-    return test, drawn(pool, command.evaluate_images, np.random.default_rng(command.seed), "pictures to evaluate on")
+    return test, sampled(pool, command.evaluate_images, np.random.default_rng(command.seed), "pictures to evaluate on")
 
 
 def remaining(folder: ImageFolder, taken: Indices) -> Indices:
@@ -172,7 +172,7 @@ def remaining(folder: ImageFolder, taken: Indices) -> Indices:
     """
     rest = np.setdiff1d(np.arange(len(folder)), taken)
     if not len(rest):
-        raise InvalidSetting(f"all {len(folder)} pictures were drawn for calibration; draw fewer to have some left")
+        raise InvalidSetting(f"all {len(folder)} pictures were sampled for calibration; draw fewer to have some left")
     return rest
 
 

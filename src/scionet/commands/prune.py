@@ -7,23 +7,23 @@ from typing import Any
 
 from torch import nn
 
-from scionet.budget.limits import Budget
+from scionet.budget.budget import Budget
 from scionet.commands import latency, networks, pictures
-from scionet.commands.files import check_writable
 from scionet.commands.options import Prune
-from scionet.commands.pictures import Draw, PictureRecord
+from scionet.commands.output_files import check_writable
+from scionet.commands.pictures import ImageSample, PictureRecord
 from scionet.commands.scoring import count, percent, score
 from scionet.commands.show import advise, line, table
 from scionet.data.batches import ImageBatches, batches
 from scionet.data.folders import ImageFolder
 from scionet.methods.registry import build
-from scionet.network.checkpoint import save_pruned
+from scionet.network.checkpoints.checkpoint import save_pruned
 from scionet.pruning import PruneResult, prune
 from scionet.training.accuracy import Accuracy
 
 
 @dataclass(frozen=True)
-class Material:
+class PruneImages:
     """The pictures of a run.
 
     Attributes:
@@ -79,8 +79,8 @@ def run(command: Prune[Any]) -> None:
     _report(command, result, seconds, _evaluated(command, model, result.model, material.evaluation))
 
 
-def _material(command: Prune[Any]) -> Material:
-    """Draw the pictures.
+def _material(command: Prune[Any]) -> PruneImages:
+    """ImageSample the pictures.
 
     Raises:
         InvalidSetting: If the data, the preparation or a number of pictures do not fit.
@@ -88,12 +88,12 @@ def _material(command: Prune[Any]) -> Material:
     options = command.pictures
     prepared = pictures.preprocessing(options)
     folder = ImageFolder(options.data, options.split)
-    draw, drawn = Draw.of(folder, command.calibration_images, command.seed)
+    image_sample, drawn = ImageSample.of(folder, command.calibration_images, command.seed)
     calibration = batches(folder, prepared, options.batch_size, drawn, labels=True)
     evaluation = None
     if (test := pictures.to_evaluate(command, folder, drawn)) is not None:
         evaluation = batches(test[0], prepared, options.batch_size, test[1], labels=True)
-    return Material(PictureRecord(prepared, (draw,)), calibration, evaluation)
+    return PruneImages(PictureRecord(prepared, (image_sample,)), calibration, evaluation)
 
 
 def _evaluated(

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from PIL import Image, ImageOps
 
-from scionet.data.pictures import Preprocessing
+from scionet.data.images import Preprocessing
 from scionet.errors import InvalidSetting, unknown
 
 RATIO = (3 / 4, 4 / 3)

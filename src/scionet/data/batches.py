@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scionet.data.folders import ImageFolder, read_picture
-from scionet.data.pictures import Pixels, Preprocessing
+from scionet.data.images import Pixels, Preprocessing
 from scionet.errors import CalibrationError, InvalidSetting
 
 DECODERS = 2

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scionet.data.augmentation import Augmentation
 from scionet.data.folders import ImageFolder, read_picture
-from scionet.data.pictures import Pixels, Preprocessing, decoded
+from scionet.data.images import Pixels, Preprocessing, decoded
 
 
 class ImageExamples:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scionet.data.pictures import Pixels
+from scionet.data.images import Pixels
 from scionet.errors import CalibrationError, InvalidSetting
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")

@@ -18,9 +18,9 @@ from scionet.data.digits import digits
 from scionet.data.examples import ImageExamples, Pairs
 from scionet.data.folders import ImageFolder
 from scionet.data.idx import read_idx
-from scionet.data.pictures import Preprocessing
+from scionet.data.images import Preprocessing
 from scionet.errors import InvalidSetting
-from scionet.models import import_torchvision
+from scionet.models.factory import import_torchvision
 from scionet.training.loading import Examples, load
 
 FORMS = "digits, images:PATH, idx:PATH, torchvision:NAME, huggingface:NAME or package.module:function"

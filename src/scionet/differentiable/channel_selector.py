@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from scionet.differentiable.soft_greedy import SoftGreedy, fit
 from scionet.errors import CheckpointError, InvalidSetting
-from scionet.writing import whole_file
+from scionet.files.atomic import whole_file
 
 FloatArray = NDArray[np.float64]
 

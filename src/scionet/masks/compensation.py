@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
-from scionet.masks.gradients import TaskLoss
+from scionet.masks.gradients import LossFunctional
 from scionet.masks.inverse_fisher import BLOCK_SIZE, DAMPING, Layout, examples_of_one_process, refuse_blocks
 from scionet.masks.weight_masks import WeightMasks
 from scionet.masks.weights import maskable, wide, wide_state
-from scionet.network.labels import labelled
-from scionet.network.running import undisturbed
+from scionet.network.calling import undisturbed
+from scionet.network.example_loss import labelled
 
 AT_ONCE = 2**24
 """Entries of blocks that are solved together."""
@@ -53,7 +53,7 @@ def compensated(
         pairs = [labelled(batch, model) for batch in batches]
         if not pairs:
             raise CalibrationError("there are no batches; give at least one pair (inputs, labels)")
-        loss = TaskLoss(model, wide_state(model), pairs)
+        loss = LossFunctional(model, wide_state(model), pairs)
         fisher = _fisher(loss, weights, layout, damping)
     kept = layout.rows({name: masks[name].to(weight.device) for name, weight in weights.items()})
     moved = layout.tensors(without(fisher, layout.rows(weights), kept))
@@ -82,7 +82,7 @@ def without(fisher: Tensor, weights: Tensor, kept: Tensor) -> Tensor:
     return torch.cat(found)
 
 
-def _fisher(loss: TaskLoss, weights: dict[str, Tensor], layout: Layout, damping: float) -> Tensor:
+def _fisher(loss: LossFunctional, weights: dict[str, Tensor], layout: Layout, damping: float) -> Tensor:
     rows, total = layout.rows(weights), 0
     fisher = torch.zeros(*rows.shape, rows.shape[1], dtype=torch.float64, device=rows.device)
     for some in examples_of_one_process(loss, weights, layout):

@@ -11,9 +11,7 @@ from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_map
 
 from scionet.errors import UnsupportedModel
-from scionet.network.labels import cross_entropies
-from scionet.network.processes import summed
-from scionet.network.running import (
+from scionet.network.calling import (
     Batch,
     as_arguments,
     attention_unfused,
@@ -22,6 +20,8 @@ from scionet.network.running import (
     tensors_of,
     undisturbed,
 )
+from scionet.network.example_loss import cross_entropies
+from scionet.network.multiprocess import summed
 
 Weights = Mapping[str, Tensor]
 Functional = Callable[[Weights], Tensor]
@@ -50,7 +50,7 @@ def slopes(functional: Functional, weights: Weights) -> dict[str, Tensor]:
     return dict(zip(weights, found, strict=True))
 
 
-class TaskLoss:
+class LossFunctional:
     """The mean cross-entropy of all examples of all processes, as a function of the weights.
 
     The network is called with other tensors, in their type; it keeps its own.

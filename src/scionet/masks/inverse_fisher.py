@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import InvalidSetting
-from scionet.masks.gradients import TaskLoss, Weights
-from scionet.network.processes import world
+from scionet.masks.gradients import LossFunctional, Weights
+from scionet.network.multiprocess import world
 
 BLOCK_SIZE, DAMPING = 64, 1e-5
 """Where nothing else is said; the damping is that of M-FAC. WoodFisher's code takes 1e-3, which outweighs the gradients
@@ -56,7 +56,7 @@ class Layout:
         return {n: p[: s.numel()].view(s) for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
 
 
-def examples_of_one_process(loss: TaskLoss, weights: Weights, layout: Layout) -> Iterator[Tensor]:
+def examples_of_one_process(loss: LossFunctional, weights: Weights, layout: Layout) -> Iterator[Tensor]:
     """Gradients of the losses of single examples as blocks, some at a time, ``(examples, blocks, size)``.
 
     Raises:

@@ -9,15 +9,15 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, CollapseWarning, InvalidSetting, UnreachableBudget, unknown
 from scionet.masks.keeping import count
-from scionet.masks.report import MaskReport
-from scionet.masks.rounds import Task, collapsed, patterned, rounds
-from scionet.masks.rules import MaskRule
+from scionet.masks.mask_report import MaskReport
+from scionet.masks.mask_rule import MaskRule
+from scionet.masks.rounds import ScoringTask, collapsed, patterned, rounds
 from scionet.masks.scores import SCORES, WeightScore
 from scionet.masks.weight_masks import WeightMasks
 from scionet.masks.weights import maskable, wide
-from scionet.network.discover import Ignored
-from scionet.network.labels import labelled
-from scionet.network.running import Batch, inputs_like, undisturbed
+from scionet.network.calling import Batch, inputs_like, undisturbed
+from scionet.network.discovery.discover import Ignored
+from scionet.network.example_loss import labelled
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def mask_weights(
         ignored_layers: Layers that stay whole: names, globs, types or modules.
         within: Masks of an earlier round, of the same weights: what they remove does not come back. The density is
             still that of all maskable weights.
-        **rule: See `scionet.masks.rules.MaskRule`: ``scope="isomorphic"`` or ``"local"``,
+        **rule: See `scionet.masks.mask_rule.MaskRule`: ``scope="isomorphic"`` or ``"local"``,
             ``pattern="2:4"`` in place of a density, ``schedule=Schedule(rounds=100)``, ``min_per_layer``,
             ``resurrect``, ``on_collapse="raise"``, ``temperature``, ``seed``.
 
@@ -84,18 +84,18 @@ def mask_weights(
     try:
         asked = MaskRule(density=density, **rule)
     except TypeError as error:
-        raise InvalidSetting(f"mask_weights: {error}; see scionet.masks.rules.MaskRule") from error
+        raise InvalidSetting(f"mask_weights: {error}; see scionet.masks.mask_rule.MaskRule") from error
     weights = wide(maskable(model, ignored_layers))
     refuse_emptying(weights, asked)
     if within is not None:
         _refuse_misfit(within, weights, asked)
     with undisturbed(model):
         pairs, example = _prepared(model, chosen, batches, example_inputs)
-        task = Task(model, weights, name, chosen, asked, pairs, example, within)
+        task = ScoringTask(model, weights, name, chosen, asked, pairs, example, within)
         return _masked(task)
 
 
-def _masked(task: Task) -> MaskResult:
+def _masked(task: ScoringTask) -> MaskResult:
     trace, protected, whole = [], (), ()
     if task.rule.density is None:
         masks, whole = patterned(task)

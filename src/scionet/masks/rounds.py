@@ -9,17 +9,17 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, InvalidSetting, LayerCollapse
 from scionet.masks.keeping import count, keep_groups, keep_pattern
-from scionet.masks.rules import MaskRule
+from scionet.masks.mask_rule import MaskRule
 from scionet.masks.scores import WeightScore, WeightView
 from scionet.masks.weights import alike
-from scionet.network.running import Batch
+from scionet.network.calling import Batch
 from scionet.seeds import seeded
 
 Tensors = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
+class ScoringTask:
     """A network, a score, and what is asked for.
 
     Attributes:
@@ -98,7 +98,7 @@ class Task:
             raise CalibrationError(f"score {self.name!r} is 0 throughout in round {number}: {cause}; {advice}")
 
 
-def rounds(task: Task, densities: Sequence[float]) -> Iterator[tuple[dict[str, Tensor], tuple[str, ...]]]:
+def rounds(task: ScoringTask, densities: Sequence[float]) -> Iterator[tuple[dict[str, Tensor], tuple[str, ...]]]:
     """Masks after each round, and the parameters that the minimum has protected in it.
 
     Raises:
@@ -119,7 +119,9 @@ def rounds(task: Task, densities: Sequence[float]) -> Iterator[tuple[dict[str, T
         yield masks, protected
 
 
-def _kept(task: Task, scores: Tensors, candidates: Tensors, n_kept: int) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _kept(
+    task: ScoringTask, scores: Tensors, candidates: Tensors, n_kept: int
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     groups, minimum = task.groups, task.rule.min_per_layer
     masks = keep_groups(scores, candidates, n_kept, groups, minimum)
     if not minimum:
@@ -128,7 +130,7 @@ def _kept(task: Task, scores: Tensors, candidates: Tensors, n_kept: int) -> tupl
     return masks, tuple(name for name, mask in masks.items() if int(mask.count_nonzero()) > free[name])
 
 
-def patterned(task: Task) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def patterned(task: ScoringTask) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Masks of the rule's pattern, and the parameters that it does not fit, which stay whole."""
     n, m = task.rule.of
     everything = task.candidates

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
-from scionet.masks.gradients import TaskLoss, Weights, slopes
+from scionet.masks.gradients import LossFunctional, Weights, slopes
 from scionet.masks.inverse_fisher import (
     BLOCK_SIZE,
     DAMPING,
@@ -25,7 +25,7 @@ from scionet.masks.inverse_fisher import (
 from scionet.masks.schedule import ONE_SHOT, Schedule
 from scionet.masks.synaptic_flow import synaptic_flow
 from scionet.masks.weights import wide_state
-from scionet.network.running import Batch
+from scionet.network.calling import Batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +56,9 @@ class WeightView:
         return {name: weight * self.masks[name] for name, weight in self.weights.items()}
 
     @property
-    def loss(self) -> TaskLoss:
+    def loss(self) -> LossFunctional:
         """The loss of the labels, as a function of the weights."""
-        return TaskLoss(self.model, wide_state(self.model), self.batches, self.temperature)
+        return LossFunctional(self.model, wide_state(self.model), self.batches, self.temperature)
 
     def times(self, slopes: Weights) -> dict[str, Tensor]:
         """θ∘∂R/∂θ."""

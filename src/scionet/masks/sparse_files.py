@@ -9,11 +9,11 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from scionet.coding import build, to_json
 from scionet.errors import CheckpointError
+from scionet.files.atomic import whole_file
+from scionet.files.json_dataclasses import build, to_json
+from scionet.files.safetensors_files import opened, tensors_in
 from scionet.masks.sparse import no_beta_warning
-from scionet.tensorfiles import opened, tensors_in
-from scionet.writing import whole_file
 
 FORMAT_VERSION = 1
 _KEY, _WRITER = "scionet_sparse", "save_sparse"
@@ -21,7 +21,7 @@ _SMALL = 2**31
 
 
 @dataclass(frozen=True)
-class Header:
+class SparseHeader:
     """What a file says of its sparse tensors: the shape of each by name."""
 
     format_version: int
@@ -44,7 +44,7 @@ def save_sparse(path: str | Path, state: Mapping[str, Tensor], *, overwrite: boo
         else:
             shapes[name] = tuple(tensor.shape)
             tensors |= {f"{name}/{part}": value for part, value in _parts(tensor).items()}
-    header = to_json(Header(FORMAT_VERSION, shapes))
+    header = to_json(SparseHeader(FORMAT_VERSION, shapes))
     with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
         temporary.write_bytes(save(tensors, {_KEY: header}))
     return Path(path)
@@ -89,7 +89,7 @@ def _made(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> Tens
         return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=True)
 
 
-def _header(path: str | Path, metadata: Mapping[str, str]) -> Header:
+def _header(path: str | Path, metadata: Mapping[str, str]) -> SparseHeader:
     """What a file says of itself.
 
     Raises:
@@ -98,7 +98,7 @@ def _header(path: str | Path, metadata: Mapping[str, str]) -> Header:
     if _KEY not in metadata:
         raise CheckpointError(f"{path} holds no sparse state; give a file that {_WRITER} wrote")
     try:
-        header = build(Header, json.loads(metadata[_KEY]))
+        header = build(SparseHeader, json.loads(metadata[_KEY]))
     except ValueError as error:
         raise CheckpointError(f"{path}: its header is damaged ({error}); copy or save it again") from error
     if header.format_version > FORMAT_VERSION:

@@ -15,7 +15,7 @@ from scionet.errors import PruneError, UnsupportedModel
 from scionet.masks.gradients import Functional, Weights
 from scionet.masks.homogeneous import Homogeneous
 from scionet.masks.weights import wide
-from scionet.network.running import Batch, as_arguments, attention_unfused, first_of, place_of, tensors_of, undisturbed
+from scionet.network.calling import Batch, as_arguments, attention_unfused, first_of, place_of, tensors_of, undisturbed
 
 ZEROED = ("bias", "running_mean")
 """How the names of tensors end that would be added."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from scionet.errors import InvalidSetting
-from scionet.masks.files import read_masks, write_masks
+from scionet.masks.mask_files import read_masks, write_masks
 from scionet.masks.weights import maskable
 from scionet.seeds import seeded
 

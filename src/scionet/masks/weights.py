@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from scionet.errors import InvalidSetting, UnsupportedModel
-from scionet.network.discover import Ignored, ignored_tensors
+from scionet.network.discovery.discover import Ignored, ignored_tensors
 
 KINDS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Linear, ("weight",)),

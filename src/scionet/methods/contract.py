@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
-from scionet.budget.limits import Budget
 from scionet.errors import InvalidSetting
 from scionet.network.plan import Plan
 from scionet.network.sites import Site, Sites

@@ -6,29 +6,29 @@ from typing import Any
 
 from scionet.errors import InvalidSetting, unknown
 from scionet.masks import scores as weight_scores
-from scionet.methods import saliency, scores
 from scionet.methods.contract import Method, Ranker
-from scionet.methods.elimination import EliminationRanker
-from scionet.methods.forward import ForwardRanker
-from scionet.methods.ranks import RankRanker
-from scionet.methods.saliency import SaliencyRanker
-from scionet.methods.scores import ScoreRanker
-from scionet.methods.sweep import Sweep
-from scionet.methods.units import WeightRanker, absolute_total
+from scionet.methods.criteria import gradient_scores, unit_scores
+from scionet.methods.criteria.elimination_ranker import EliminationRanker
+from scionet.methods.criteria.gradient_scores import SaliencyRanker
+from scionet.methods.criteria.hrank import RankRanker
+from scionet.methods.criteria.unit_scores import ScoreRanker
+from scionet.methods.criteria.weight_scores import WeightRanker, absolute_total
+from scionet.methods.greedy.forward import ForwardRanker
+from scionet.methods.pipeline import Pipeline
 from scionet.selection.elimination import lasso, thinet
 from scionet.settings import ForwardSettings, ScoreSettings, SweepSettings
 
 SCORES: dict[str, Ranker] = {
-    "random": ScoreRanker(scores.random),
-    "l1": ScoreRanker(scores.l1),
-    "l2": ScoreRanker(scores.l2),
-    "fpgm": ScoreRanker(scores.fpgm),
-    "bn_scale": ScoreRanker(scores.bn_scale),
-    "energy": ScoreRanker(scores.energy, from_moments=True),
+    "random": ScoreRanker(unit_scores.random),
+    "l1": ScoreRanker(unit_scores.l1),
+    "l2": ScoreRanker(unit_scores.l2),
+    "fpgm": ScoreRanker(unit_scores.fpgm),
+    "bn_scale": ScoreRanker(unit_scores.bn_scale),
+    "energy": ScoreRanker(unit_scores.energy, from_moments=True),
     "thinet": EliminationRanker(thinet),
     "lasso": EliminationRanker(lasso),
-    "taylor": SaliencyRanker(saliency.taylor),
-    "snip": SaliencyRanker(saliency.snip),
+    "taylor": SaliencyRanker(gradient_scores.taylor),
+    "snip": SaliencyRanker(gradient_scores.snip),
     "hrank": RankRanker(),
     "synflow": WeightRanker("synflow", weight_scores.synflow),
     "obd": WeightRanker("obd", weight_scores.obd),
@@ -64,8 +64,8 @@ def build(name: str, **options: Any) -> Method:
     except TypeError as error:
         raise InvalidSetting(f"a setting of method {name!r} has the wrong type ({error}); given {options}") from error
     if isinstance(settings, ForwardSettings):
-        return Sweep(name, settings, ForwardRanker(settings))
-    return Sweep(name, settings, SCORES[name])
+        return Pipeline(name, settings, ForwardRanker(settings))
+    return Pipeline(name, settings, SCORES[name])
 
 
 def _made_elsewhere(name: str, options: dict[str, Any]) -> Method:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from scionet.errors import InvalidSetting
-from scionet.network.running import hash_tensors
+from scionet.network.calling import hash_tensors
 
 
 @dataclass(frozen=True)

@@ -129,8 +129,8 @@ class Sites(Mapping[str, Site]):
         parameters: Names of those that are trainable parameters (tied names once).
         refused: What is left whole, and why.
         dense_hash: Hash of the network's state.
-        inputs: Shapes and types of the example inputs, as `scionet.network.manifest.input_record` gives them; None if
-            they are not known.
+        inputs: Shapes and types of the example inputs, as `scionet.network.checkpoints.manifest.input_record` gives
+            them; None if they are not known.
     """
 
     sites: Mapping[str, Site]

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
-from scionet.network.processes import summed
-from scionet.network.running import Batch, call, place_of, to_model, undisturbed
+from scionet.network.calling import Batch, call, place_of, to_model, undisturbed
+from scionet.network.multiprocess import summed
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from scionet.network.running import state_of
+from scionet.network.calling import state_of
 
 
 def tensors_of_network(network: nn.Module) -> dict[str, Tensor]:
@@ -30,7 +30,7 @@ def overwrite(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             state[name].copy_(tensor)
 
 
-class Average:
+class WeightAverage:
     """θ̄ ← d θ̄ + (1 − d) θ after every step, over parameters and floating-point buffers.
 
     The decay d of step t (from 1) is min(decay, (1 + t) / (10 + t)), so that the first weights are soon forgotten

@@ -62,7 +62,7 @@ def accelerator_for(execution: Execution) -> "Accelerator":
     from accelerate.tracking import get_available_trackers
     from accelerate.utils import LoggerType
 
-    from scionet.network.processes import world
+    from scionet.network.multiprocess import world
 
     wanted = execution.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:

@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from scionet.errors import TrainingError
-from scionet.network.processes import world
-from scionet.network.running import hash_tensors, state_of, tensors_of
+from scionet.network.calling import hash_tensors, state_of, tensors_of
+from scionet.network.multiprocess import world
 from scionet.progress import bars, silent
 from scionet.training.callbacks import Callback
 from scionet.training.execution import Execution, accelerator_for
@@ -22,7 +22,7 @@ from scionet.training.loading import Examples, load
 from scionet.training.order import Order
 from scionet.training.randomness import randomness_kept
 from scionet.training.recipes import Recipe
-from scionet.training.run import Run
+from scionet.training.run import TrainingRun
 from scionet.training.state import Epoch, TrainingState
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ def fit(
             "validation_examples": None if validation is None else _count(validation, "validation"),
         }
         learner = Learner(model, recipe, execution, machine, teacher, optimizer)
-        run = Run(learner, execution, order, data, validation, settings, callbacks, tell, state_file)
+        run = TrainingRun(learner, execution, order, data, validation, settings, callbacks, tell, state_file)
         try:
             run.begin(start)
             run.go(until)
@@ -155,7 +155,7 @@ def _refuse_validation(recipe: Recipe, data: Examples, validation: Examples | No
         raise TrainingError("patience needs validation data; give validation=, apart from training and test data")
     if validation is data:
         raise TrainingError(
-            "the validation data are the training data; keep some apart (scionet.data.drawing.partition)"
+            "the validation data are the training data; keep some apart (scionet.data.sampling.partition)"
         )
 
 

@@ -11,13 +11,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scionet.errors import CheckpointError
-from scionet.network.running import Batch, to_model
+from scionet.network.calling import Batch, to_model
 from scionet.training import optimisers
-from scionet.training.averages import Average, copies, overwrite, tensors_of_network
+from scionet.training.averages import WeightAverage, copies, overwrite, tensors_of_network
 from scionet.training.callbacks import Callback
 from scionet.training.execution import Execution
 from scionet.training.loading import Pair
-from scionet.training.objective import Objective
+from scionet.training.loss import TrainingLoss
 from scionet.training.recipes import Recipe
 from scionet.training.state import TrainingState
 
@@ -50,7 +50,7 @@ class Learner:
         self._execution = execution
         if execution.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  missing in torch's annotations
-        self._objective = Objective(recipe, network, teacher)
+        self._objective = TrainingLoss(recipe, network, teacher)
         if teacher is not None:
             teacher.to(accelerator.device)
         made = optimisers.build(network, recipe) if optimizer is None else optimizer
@@ -65,7 +65,7 @@ class Learner:
         plain = accelerator.scaler is None and accelerator.distributed_type.value in PLAIN
         self._backward = torch.Tensor.backward if plain else accelerator.backward
         self._stepper = made if plain else stepper
-        self.average = None if recipe.average_decay is None else Average(network, recipe.average_decay)
+        self.average = None if recipe.average_decay is None else WeightAverage(network, recipe.average_decay)
 
     @property
     def shell(self) -> nn.Module:

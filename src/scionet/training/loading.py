@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from scionet.errors import PruneError, TrainingError
-from scionet.network.running import Batch
+from scionet.network.calling import Batch
 from scionet.training.order import Ticket
 from scionet.training.randomness import reseed, reseed_torch
 

@@ -12,7 +12,8 @@ from accelerate.tracking import GeneralTracker
 from torch import Tensor
 
 from scionet.errors import InvalidSetting, TrainingError
-from scionet.network.processes import summed, world
+from scionet.files.atomic import clear_leftovers
+from scionet.network.multiprocess import summed, world
 from scionet.progress import Progress
 from scionet.seeds import root
 from scionet.training.accuracy import Accuracy, accuracy
@@ -24,13 +25,12 @@ from scionet.training.loading import Examples, Pair, load
 from scionet.training.order import Order
 from scionet.training.randomness import reseed
 from scionet.training.state import Epoch, TrainingState, best_epoch, load_state, refuse_differences, save_state
-from scionet.writing import clear_leftovers
 
 LOOK_STEPS = 50
 """Losses are looked at together after so many steps: each look waits for the device."""
 
 
-class Run:
+class TrainingRun:
     """One training.
 
     Attributes:

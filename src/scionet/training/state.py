@@ -11,10 +11,10 @@ from safetensors.torch import save
 from torch import Tensor
 
 from scionet.errors import CheckpointError
-from scionet.tensorfiles import opened, tensors_in
+from scionet.files.atomic import whole_file
+from scionet.files.safetensors_files import opened, tensors_in
 from scionet.training.accuracy import Accuracy
 from scionet.training.optimisers import Memory
-from scionet.writing import whole_file
 
 FORMAT_VERSION = 1
 """Raised when a file can no longer be read by the code of the version before."""

@@ -1,0 +1,156 @@
+"""Tables and figures of what benchmarks/report/tables.py does not make from run records alone."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.report import collapse_tables, early_tables, repair_tables
+from benchmarks.report.columns import table
+from benchmarks.report.figures import LOOK, Curves, draw_growth, draw_theory
+from benchmarks.run.early.early_record import load_all as early_records
+from benchmarks.run.examples import CHOICES, SIZES, label
+from scionet.bench.records.record import load_all
+from scionet.bench.report.summary import Row, Spread, summarise
+from scionet.bench.report.tables import replace_between
+
+
+def write_sections(results: Path, docs: Path) -> None:
+    """Write all of them into the pages."""
+    theory = json.loads((results / "theory" / "resnet20.json").read_text())["curves"]
+    replace_between(docs / "methods" / "theory.md", "theory", theory_table(theory))
+    draw_theory(theory, docs / "theory.svg")
+    if (results / "growth" / "growth.json").exists():
+        growth = json.loads((results / "growth" / "growth.json").read_text())
+        replace_between(docs / "benchmarks.md", "growth", growth_table(growth))
+        draw_growth(growth, docs / "growth.svg")
+    toy = json.loads((results / "toy" / "toy.json").read_text())
+    page = docs / "methods" / "differentiable.md"
+    replace_between(page, "toy", toy_table(toy))
+    replace_between(page, "masks", masks_table(toy))
+    overlaps = json.loads((results / "selector" / "overlaps.json").read_text())["rows"]
+    replace_between(
+        docs / "methods" / "learned.md", "selector", selector_table(overlaps, results / "selector" / "runs")
+    )
+    replace_between(docs / "methods" / "coreset.md", "examples", examples_table(results / "examples"))
+    moved = json.loads((results / "compensation" / "digits.json").read_text())["rows"]
+    replace_between(docs / "methods" / "masks.md", "compensation", compensation_table(moved))
+    replace_between(docs / "repair.md", "repair", repair_tables.to_markdown(load_all(results / "repair")))
+    collapses = collapse_tables.load_all(results / "collapse")
+    replace_between(docs / "analysis.md", "collapse", collapse_tables.to_markdown(collapses))
+    collapse_tables.draw(collapses, docs / "collapse.svg")
+    replace_between(docs / "early.md", "early", early_tables.to_markdown(early_records(results / "early")))
+
+
+def theory_table(curves: Curves) -> str:
+    """Errors at an eighth, a quarter, half and three quarters of each site."""
+    names = [name for name in LOOK if any(name in rows for rows in curves.values())]
+    lines = []
+    for site, rows in curves.items():
+        size = len(rows["greedy"])
+        for kept in (size // 8, size // 4, size // 2, 3 * size // 4):
+            errors = [f"{rows[name][kept - 1]:.4f}" if name in rows else "–" for name in names]
+            lines.append([site, f"{kept} of {size}", *errors])
+    return table(["site", "kept", *names], lines)
+
+
+def growth_table(record: Mapping[str, Any]) -> str:
+    """Seconds by width, and seconds and memory by images."""
+    names = list(record["widths"])
+    sizes = sorted({size for points in record["widths"].values() for size, _ in points})
+    found = {name: dict(points) for name, points in record["widths"].items()}
+    paths = [
+        [f"{size:,}", *(f"{found[name][size]:.3g}" if size in found[name] else "–" for name in names)] for size in sizes
+    ]
+    surveys = [
+        [f"{row['images']:,}", f"{row['forward s']:.3g}", f"{row['survey s']:.3g}", f"{row['MB']:,.0f}"]
+        for row in record["images"]
+    ]
+    by_width = table(["units N", *(f"{name}, s" for name in names)], paths, texts=0)
+    by_images = table(
+        ["images", "forward pass, s", "moments of all sites, s", "memory beyond it, MB"], surveys, texts=0
+    )
+    return f"{by_width}\n\n{by_images}"
+
+
+def toy_table(record: Mapping[str, Any]) -> str:
+    """Precision with the seed of the reference, the reference, and the spread over seeds."""
+    lines = []
+    for name, shares in record["precision"].items():
+        spread = f"{np.mean(shares):.3f} ± {np.std(shares, ddof=1):.3f}"
+        reference = f"{record['elsewhere']['precision'][name]:.3f}"
+        lines.append([name, f"{shares[0]:.3f}", reference, spread, f"{min(shares):.3f}–{max(shares):.3f}"])
+    count = len(record["precision"]["untrained"])
+    return table(["selection", "seed 0", "independent", f"{count} seeds", "range"], lines)
+
+
+def masks_table(record: Mapping[str, Any]) -> str:
+    """How often softened selection ends with the greedy set, by temperature."""
+    lines = []
+    for name, counts in record["agreeing"].items():
+        rows = {
+            "seed 0": counts[0],
+            "independent": record["elsewhere"]["agreeing"][name],
+            f"mean of {len(counts)} seeds": [f"{mean:.1f}" for mean in np.mean(counts, axis=0)],
+        }
+        lines += [[f"`{name}`", kind, *map(str, row)] for kind, row in rows.items()]
+    return table(["mask", "", *(f"τ = {tau:g}" for tau in record["temperatures"])], lines, texts=2)
+
+
+def selector_table(overlaps: Sequence[Mapping[str, Any]], runs: Path) -> str:
+    """Overlap with greedy selection and accuracy; below, the seconds of the choice."""
+    found = {row.method: row for row in summarise(load_all(runs))}
+    lines = []
+    for name in overlaps[0]["shares"]:
+        shares = _by_seed(overlaps, lambda row, name=name: row["shares"][name])
+        lines.append([name, Spread.of(shares).text(3), _accuracy(found[name])])
+    seconds = {
+        name: _by_seed(overlaps, lambda row, name=name: row["choice s"][name]) for name in overlaps[0]["choice s"]
+    }
+    times = ", ".join(f"{name} {1000 * np.mean(found):.0f} ms" for name, found in seconds.items())
+    heads = ["units chosen by", "share of greedy's half", "accuracy % at half the MACs"]
+    return f"{table(heads, lines)}\n\nProcessor time to choose at a site, from moments, on average: {times}."
+
+
+def compensation_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy by density and score: masked, and with the other weights moved, by damping."""
+    cases = dict.fromkeys((row["density"], row["score"]) for row in rows)
+    lines = []
+    for density, score in cases:
+        found = [row for row in rows if (row["density"], row["score"]) == (density, score)]
+        moved = [[row["moved"][damping] for row in found] for damping in found[0]["moved"]]
+        spreads = [Spread.of([100 * share for share in shares]) for shares in ([r["plain"] for r in found], *moved)]
+        lines.append([f"{density:g}", f"`{score}`", *(spread.text(1) for spread in spreads)])
+    return table(["density", "score", "masked", *(f"moved, λ = {damping}" for damping in rows[0]["moved"])], lines, 2)
+
+
+def _by_seed(rows: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], float]) -> list[float]:
+    """The mean over sites of a number, for each seed."""
+    seeds = dict.fromkeys(row["seed"] for row in rows)
+    return [float(np.mean([of(row) for row in rows if row["seed"] == seed])) for seed in seeds]
+
+
+def examples_table(runs: Path) -> str:
+    """Accuracy by way of choosing and number of images, and what is gained over random images of the same pool."""
+    rows = {row.method: row for row in summarise(load_all(runs))}
+
+    def cell(way: str, size: int) -> str:
+        row, random = rows.get(label(way, size)), rows.get(label("random", size))
+        if row is None or random is None:
+            return "–"
+        return _accuracy(row) + ("" if row is random else f" ({_paired(row, random).text(2)})")
+
+    lines = [[way, *(cell(way, size) for size in SIZES)] for way in CHOICES]
+    return table(["images chosen by", *(f"{size} images" for size in SIZES)], lines)
+
+
+def _paired(one: Row, other: Row) -> Spread:
+    """The difference of accuracies in points, seed by seed."""
+    first, second = ({r.spec.seed: r.pruned.accuracy for r in row.records} for row in (one, other))
+    return Spread.of([100 * (first[seed] - second[seed]) for seed in first.keys() & second.keys()])
+
+
+def _accuracy(row: Row) -> str:
+    return row.accuracy.text(row.digits)

@@ -1,0 +1,137 @@
+"""What each switch of repair and of widths gains or costs, without training, at half the MACs.
+
+    python -m benchmarks.run.repair resnet20 vgg --data FOLDER --weights vgg.safetensors
+
+FOLDER holds the archives and weights that untrained.py takes. `vgg` is a chain of six convolutions for CIFAR-10, which
+is trained here for ten epochs if its file of weights is not there yet. Greedy forward selection with its defaults, but
+for one switch at a time; the same images for all. Each run is one record under benchmarks/results/repair; a run whose
+record is there is not run again. `python -m benchmarks.report.tables` writes the table in docs/repair.md.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+import tyro
+from safetensors.torch import save_file
+from torch import nn
+
+import benchmarks
+from benchmarks.run.untrained import TASKS, Task, dense, refuse_unknown, split
+from scionet.bench.experiment.competitors import Comparison, Competitor, outcome
+from scionet.bench.records.record import load_all, save
+from scionet.budget.costs import measure
+from scionet.data.augmentation import Augmentation
+from scionet.data.images import Preprocessing
+from scionet.data.sources import read_source
+from scionet.models.factory import load_weights
+from scionet.models.predefined import Vgg
+from scionet.training.execution import Execution
+from scionet.training.fit import fit
+from scionet.training.recipes import Recipe
+
+RESULTS = benchmarks.RESULTS / "repair"
+BUDGET = "macs<=50%"
+DEFAULTS = "defaults"
+SWITCHES: Mapping[str, dict[str, Any]] = {
+    DEFAULTS: {},
+    "refit=False": {"refit": False},
+    "refit=False, recalibrate=True": {"refit": False, "recalibrate": True},
+    "recalibrate=True": {"recalibrate": True},
+    "asymmetric=False": {"asymmetric": False},
+    "shortcuts=False": {"shortcuts": False},
+    "shrinkage=0.0": {"shrinkage": 0.0},
+    "shrinkage='held_out'": {"shrinkage": "held_out"},
+    "sweeps=2": {"sweeps": 2},
+    "measured_widths=3": {"measured_widths": 3},
+    "reconstruct_steps=300": {"reconstruct_steps": 300},
+}
+FEW = 128
+"""Some of every batch: the images come sorted by class."""
+FEWER = (DEFAULTS, "shrinkage=0.0", "shrinkage='held_out'")
+"""What is also run on `FEW` images."""
+RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1, augmentation="shift", warmup_epochs=1)
+
+
+def main(
+    networks: Annotated[tuple[Literal["resnet20", "vgg"], ...], tyro.conf.Positional],
+    data: Path,
+    weights: Path = Path("vgg.safetensors"),
+    seeds: tuple[int, ...] = (0, 1, 2),
+    only: tuple[str, ...] = (),
+) -> None:
+    """CompetitorRun what has no record yet.
+
+    Args:
+        networks: Which networks.
+        data: Folder of the archives and weights.
+        weights: Where the weights of `vgg` are, or are to be.
+        seeds: Calibration seeds.
+        only: Switches to run; all if empty.
+    """
+    refuse_unknown(only, [*SWITCHES])
+    done = {(r.spec.network, r.spec.method, r.spec.seed) for r in load_all(RESULTS)} if RESULTS.exists() else set()
+    task = TASKS["resnet20"]
+    for network in networks:
+        model = dense(task, data) if network == "resnet20" else vgg(data / task.archive, weights)
+        for seed in seeds:
+            missing = [(c, few) for c, few in competitors(only) if (network, c.label, seed) not in done]
+            _run(network, model, task, data, seed, missing)
+
+
+def competitors(only: tuple[str, ...]) -> list[tuple[Competitor, bool]]:
+    """Greedy selection with one switch at a time, and whether it gets few images."""
+    found = [(label, label, False) for label in SWITCHES] + [(label, few_images(label), True) for label in FEWER]
+    return [
+        (Competitor(name, "forward", SWITCHES[label], f"Greedy least squares; {label}."), few)
+        for label, name, few in found
+        if not only or label in only
+    ]
+
+
+def few_images(label: str) -> str:
+    """The label of a switch that is run on few images."""
+    return f"{label}, {FEW} images"
+
+
+def _run(
+    network: str, model: nn.Module, task: Task, data: Path, seed: int, missing: list[tuple[Competitor, bool]]
+) -> None:
+    if not missing:
+        return
+    images, test = split(task, data / task.archive, seed)
+    example = torch.zeros(2, 3, task.side, task.side)
+    worth = outcome(model, measure(model, example), test)[0]
+    command = f"python -m benchmarks.run.repair {network}"
+    comparison = Comparison("repair", network, task.dataset, model, example, test, worth, command)
+    for competitor, few in missing:
+        given = [(x[: FEW // len(images)], y[: FEW // len(images)]) for x, y in images] if few else images
+        record = comparison.run(competitor, given, BUDGET, seed).record
+        save(record, RESULTS)
+        print(f"{network} {competitor.label} seed {seed}: {record.pruned.accuracy:.4f}", flush=True)
+
+
+def vgg(archive: Path, weights: Path) -> nn.Module:
+    """A chain of six convolutions with BatchNorm, no residual stream in it; trained if there are no weights yet."""
+    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Vgg((32, 32, None, 64, 64, None, 128, 128), True, head)
+    if weights.exists():
+        load_weights(model, weights)
+        return model.eval()
+    source = read_source(f"images:{archive}", Preprocessing(), Path()).train
+    fit(
+        model,
+        source.choose(range(source.count), Augmentation("shift")),
+        RECIPE,
+        execution=Execution(precision="bf16", channels_last=True),
+        progress=True,
+    )
+    save_file({name: tensor.contiguous() for name, tensor in model.state_dict().items()}, weights)
+    return model.eval()
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

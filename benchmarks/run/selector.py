@@ -1,0 +1,163 @@
+"""A selector of channels taught by greedy selection on ResNet-56, used on ResNet-20.
+
+    python -m benchmarks.run.selector --data FOLDER
+
+For each seed (of the calibration images, the selector's first weights and random units): greedy least squares at every
+site of ResNet-56 teaches a selector; at every site of ResNet-20 half of the units are chosen by it and by its rivals,
+and compared with those of greedy least squares; then ResNet-20 is pruned to half of its MACs at one density, with the
+same refit for all. FOLDER is that of untrained.py. Records go to benchmarks/results/selector/runs, overlaps and the
+seconds of each choice to overlaps.json beside them; `python -m benchmarks.report.tables` writes the tables.
+"""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from time import process_time
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+import benchmarks
+from benchmarks.run.untrained import TASKS, calibration, dense, split
+from scionet.bench.experiment.competitors import Comparison, Competitor, outcome
+from scionet.bench.records.provenance import Provenance
+from scionet.bench.records.record import save
+from scionet.bench.records.record_files import write_text
+from scionet.budget.costs import measure
+from scionet.differentiable.channel_selector import ChannelSelector
+from scionet.methods.contract import Ranker, SiteView
+from scionet.methods.criteria.learned import STATISTICS, LearnedRanker, lessons, statistics
+from scionet.methods.criteria.unit_scores import ScoreRanker, bn_scale, l1, random
+from scionet.methods.greedy.forward import ForwardRanker
+from scionet.methods.pipeline import Pipeline
+from scionet.methods.refit.refit import Fitting
+from scionet.methods.refit.survey import survey
+from scionet.network.discovery.discover import discover
+from scionet.progress import silent
+from scionet.seeds import seeded
+from scionet.selection.greedy import Selection, replay
+from scionet.selection.quadratic import LeastSquares
+from scionet.settings import ForwardSettings, SweepSettings
+
+RESULTS = benchmarks.RESULTS / "selector"
+OVERLAPS = RESULTS / "overlaps.json"
+COMMAND = "python -m benchmarks.run.selector"
+TEACHER, PUPIL, BUDGET = "resnet56", "resnet20", "macs<=50%"
+ENERGY = STATISTICS.index("energy")
+EXAMPLE = torch.zeros(2, 3, 32, 32)
+
+
+@dataclass(frozen=True)
+class EnergyRanker(Ranker):
+    """Takes units by the mean square of what they give to their consumers: the strongest single statistic."""
+
+    @property
+    def uses_moments(self) -> bool:
+        """Always."""
+        return True
+
+    @property
+    def nested(self) -> bool:
+        """Always."""
+        return True
+
+    def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
+        """The `n_units` of largest energy."""
+        order = np.argsort(-statistics(view)[:, ENERGY], kind="stable")[:n_units]
+        return replay(LeastSquares(view.terms), order.tolist())
+
+
+def main(data: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
+    """Teach, choose, prune and record.
+
+    Args:
+        data: Folder of the archives and weights.
+        seeds: Calibration seeds.
+    """
+    rows = []
+    for seed in seeds:
+        selector, seconds = taught(data, seed)
+        images, test = split(TASKS[PUPIL], data / TASKS[PUPIL].archive, seed)
+        model = dense(TASKS[PUPIL], data)
+        given = rankers(selector)
+        rows += [{"seed": seed, "teaching s": seconds, **row} for row in overlaps(model, images, given, seed)]
+        _write(rows)
+        _prune(model, images, test, given, seed)
+
+
+def taught(data: Path, seed: int) -> tuple[ChannelSelector, float]:
+    """A selector, and the seconds that learning took."""
+    images = [x for x, _ in calibration(TASKS[TEACHER], data / TASKS[TEACHER].archive, seed)]
+    given = [*lessons(dense(TASKS[TEACHER], data), images, EXAMPLE, seed=seed)]
+    selector, start = ChannelSelector(STATISTICS, seed=seed), process_time()
+    losses = selector.fit([lesson.statistics for lesson in given], [lesson.order for lesson in given])
+    print(f"seed {seed}: {len(given)} sites, loss {losses[0]:.3f} to {losses[-1]:.3f}", flush=True)
+    return selector, process_time() - start
+
+
+def rankers(selector: ChannelSelector) -> Mapping[str, Ranker]:
+    """Who competes; all are given the same refit."""
+    return {
+        "greedy least squares": ForwardRanker(ForwardSettings()),
+        "learned": LearnedRanker(selector),
+        "energy": EnergyRanker(),
+        "l1": ScoreRanker(l1),
+        "bn_scale": ScoreRanker(bn_scale),
+        "random": ScoreRanker(random),
+    }
+
+
+def overlaps(
+    model: nn.Module, calibration: Sequence[Any], given: Mapping[str, Ranker], seed: int
+) -> Iterator[dict[str, Any]]:
+    """Per site the share of greedy selection's half that each ranker's half has, and seconds to choose."""
+    sites, draw = discover(model, EXAMPLE), seeded(seed)
+    images = [x for x, _ in calibration]
+    for view, _ in survey(Fitting(model, sites, ForwardSettings()), images, sites, draw, silent):
+        half = view.site.width // 2
+        start = process_time()
+        greedy = set(given["greedy least squares"].rank(view, half, draw("rank", view.site.name)).kept)
+        seconds = {"greedy least squares": process_time() - start}
+        learned = given["learned"]
+        assert isinstance(learned, LearnedRanker)
+        start = process_time()
+        learned.selector.rank(statistics(view))
+        seconds["learned"] = process_time() - start
+        shares = {
+            name: len(greedy.intersection(ranker.rank(view, half, draw("rank", name, view.site.name)).kept)) / half
+            for name, ranker in given.items()
+        }
+        yield {"site": view.site.name, "width": view.site.width, "shares": shares, "choice s": seconds}
+
+
+def _prune(
+    model: nn.Module,
+    calibration: Sequence[Any],
+    test: Sequence[tuple[Tensor, Tensor]],
+    given: Mapping[str, Ranker],
+    seed: int,
+) -> None:
+    """Records of whole prunes."""
+    task, dense = TASKS[PUPIL], outcome(model, measure(model, EXAMPLE), test, bf16=True)[0]
+    comparison = Comparison("selector", task.network, task.dataset, model, EXAMPLE, test, dense, COMMAND, bf16=True)
+    for name, ranker in given.items():
+        settings = (ForwardSettings if isinstance(ranker, ForwardRanker) else SweepSettings)(allocation="uniform")
+        competitor = Competitor(name, Pipeline(name, settings, ranker), summary="Refitted, one density for all sites.")
+        record = comparison.run(competitor, calibration, BUDGET, seed).record
+        save(record, RESULTS / "runs")
+        print(f"{name}, seed {seed}: {record.pruned.accuracy:.4f}", flush=True)
+
+
+def _write(rows: list[dict[str, Any]]) -> None:
+    provenance = Provenance.here(datetime.now(UTC).date().isoformat(), COMMAND, torch.get_num_threads())
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    write_text(OVERLAPS, json.dumps({"provenance": vars(provenance), "rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

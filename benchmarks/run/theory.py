@@ -1,0 +1,115 @@
+"""The curves of one site after another: greedy, stochastic and distributed selection beside random and the bound.
+
+    python -m benchmarks.run.theory --data FOLDER
+
+Least squares at the sites of ResNet-20 on 1,024 CIFAR-10 images, without shrinkage. For each number of kept units: the
+relative error at the consumer with the units of exact greedy selection, of stochastic (epsilon 0.1) and distributed
+greedy selection (4 shares) and of random ones (mean of five seeds each), and the least error that *any* as large set is
+certified to have. At the site of 16 units also the best set, by trying all 65,536, and from it the error that greedy
+selection is guaranteed not to exceed. The record is benchmarks/results/theory/resnet20.json;
+`python -m benchmarks.report.tables` draws it.
+"""
+
+import json
+from datetime import UTC, datetime
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+
+from benchmarks import RESULTS
+from benchmarks.run.untrained import TASKS, calibration, dense
+from scionet.bench.records.provenance import Provenance
+from scionet.bench.records.record_files import write_text
+from scionet.methods.contract import SiteView
+from scionet.methods.refit.refit import Fitting
+from scionet.methods.refit.survey import survey
+from scionet.network.discovery.discover import discover
+from scionet.progress import silent
+from scionet.seeds import seeded
+from scionet.selection.distributed import distributed
+from scionet.selection.greedy import greedy, replay
+from scionet.selection.guarantees import best_possible, greedy_factor
+from scionet.selection.objective import FloatArray
+from scionet.selection.policies import Stochastic
+from scionet.selection.quadratic import LeastSquares
+from scionet.selection.regression import refit
+from scionet.selection.terms import Term
+from scionet.settings import ForwardSettings
+
+RESULT = RESULTS / "theory" / "resnet20.json"
+SITES = ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1")
+SEEDS = range(5)
+ENUMERATED = 16
+"""Sites of so many units: every set is tried."""
+
+
+def main(data: Path) -> None:
+    """Measure and record.
+
+    Args:
+        data: Folder of the archives and weights; see untrained.py.
+    """
+    task = TASKS["resnet20"]
+    model = dense(task, data)
+    batches = [images for images, _ in calibration(task, data / task.archive, 0)]
+    sites = discover(model, torch.zeros(2, 3, task.side, task.side))
+    fitting = Fitting(model, sites, ForwardSettings(shrinkage=0.0))
+    views = survey(fitting, batches, SITES, seeded(0), silent)
+    rows = {view.site.name: curves(view) for view, _ in views}
+    today = datetime.now(UTC).date().isoformat()
+    provenance = Provenance.here(today, "python -m benchmarks.run.theory", torch.get_num_threads())
+    RESULT.parent.mkdir(parents=True, exist_ok=True)
+    record = {"provenance": vars(provenance), "network": task.network, "curves": rows}
+    write_text(RESULT, json.dumps(record, indent=1) + "\n")
+
+
+def curves(view: SiteView) -> dict[str, Any]:
+    """Errors by number of kept units, 1 to N."""
+    size = view.site.width
+    objective = LeastSquares(view.terms)
+    gamma = objective.spectral_ratio()
+    path = greedy(objective, size)
+    some = [
+        [greedy(objective, k, policy=Stochastic(0.1), rng=np.random.default_rng([s, k])).values[-1] for s in SEEDS]
+        for k in range(1, size + 1)
+    ]
+    two = [
+        [distributed(objective, k, n_partitions=4, seed=s, backend="sequential").selection.values[-1] for s in SEEDS]
+        for k in range(1, size + 1)
+    ]
+    orders = [np.random.default_rng([7, s]).permutation(size).tolist() for s in SEEDS]
+    random = np.mean([replay(objective, order).values for order in orders], axis=0)
+    found = {
+        "greedy": path.values,
+        "stochastic": np.mean(some, axis=1),
+        "distributed": np.mean(two, axis=1),
+        "random": random,
+        "least possible": [best_possible(objective, path.order[:k], gamma) for k in range(1, size + 1)],
+    }
+    if size <= ENUMERATED:
+        best = -least_errors(view.terms[0])
+        found |= {"best": best, "guaranteed": -1 + greedy_factor(gamma) * (1 + best)}
+    return {"gamma": gamma, **{name: _errors(values) for name, values in found.items()}}
+
+
+def least_errors(term: Term) -> FloatArray:
+    """The least error of any set of 1, ..., N units, by trying all of them."""
+
+    def error(units: tuple[int, ...]) -> float:
+        columns = np.concatenate([term.columns[list(units)].ravel(), term.fixed])
+        weight = refit(term.xx, term.xy, columns)
+        return (term.yy - float(np.sum(weight * (2 * term.xy.T - weight @ term.xx)))) / term.scale
+
+    return np.array([min(map(error, combinations(range(term.size), k))) for k in range(1, term.size + 1)])
+
+
+def _errors(values: Any) -> list[float]:
+    return [float(f"{-value:.5g}") for value in values]
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

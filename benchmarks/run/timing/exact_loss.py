@@ -1,0 +1,72 @@
+"""The task loss of every candidate, exactly: how much quicker than a forward pass of the whole network for each."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+
+from benchmarks.run.timing.measuring import processor_seconds
+from benchmarks.run.untrained import TASKS, calibration, dense
+from scionet.methods.contract import SiteView
+from scionet.methods.greedy.task_loss import TaskLossObjective
+from scionet.network.discovery.discover import discover
+from scionet.network.sites import Sites
+from scionet.network.surgery.gates import gated_tensors
+from scionet.selection.greedy import greedy
+
+SITES = ("layer1.4.conv1", "layer2.4.conv1", "layer3.4.conv1")
+CHECKED = 4
+"""Picks of the slow way."""
+
+
+def ratios(data: Path) -> Iterator[tuple[str, float, str]]:
+    """Name, ratio of processor times per candidate, and meaning, for sites early and late in ResNet-56.
+
+    Raises:
+        SystemExit: If the two ways pick other units.
+    """
+    task = TASKS["resnet56"]
+    model, pairs = dense(task, data), calibration(task, data / task.archive, 0)[:2]
+    sites = discover(model, torch.zeros(2, 3, task.side, task.side))
+    meaning = (
+        f"processor time of a candidate, one thread, half of the units picked on {sum(len(y) for _, y in pairs)} "
+        f"images; the first {CHECKED} picks the same (one forward pass per candidate timed for these)"
+    )
+    for name in SITES:
+        yield f"forward per candidate / exact task loss, resnet56 {name}", _ratio(model, sites, name, pairs), meaning
+
+
+def _ratio(model: nn.Module, sites: Sites, name: str, pairs: Sequence[tuple[Any, Any]]) -> float:
+    """How much quicker a candidate is evaluated at one site."""
+    quick, slow = list[int](), list[int]()
+    view, width = SiteView(sites[name], sites, model, (), {}, {}, pairs), sites[name].width
+    fast_seconds = processor_seconds(lambda: quick.extend(greedy(TaskLossObjective(view), width // 2).order))
+    slow_seconds = processor_seconds(lambda: slow.extend(_one_by_one(model, sites, name, pairs)))
+    if quick[:CHECKED] != slow:
+        raise SystemExit(f"{name}: picks {quick[:CHECKED]}, one forward pass per candidate {slow}")
+    return slow_seconds / _candidates(width, CHECKED) / (fast_seconds / _candidates(width, len(quick)))
+
+
+def _candidates(width: int, picks: int) -> int:
+    """How many candidates are looked at."""
+    return sum(width - done for done in range(picks))
+
+
+def _one_by_one(model: nn.Module, sites: Sites, name: str, pairs: Sequence[tuple[Any, Any]]) -> list[int]:
+    """The first picks by the task loss, one forward pass of the whole network per candidate."""
+    width, picked = sites[name].width, list[int]()
+    while len(picked) < CHECKED:
+        losses = {}
+        for unit in set(range(width)) - {*picked}:
+            gate = torch.zeros(width, dtype=torch.float64)
+            gate[[*picked, unit]] = width / (len(picked) + 1)
+            with torch.no_grad():
+                tensors = gated_tensors(model, sites, {name: gate}, {})
+                outputs = [(functional_call(model, tensors, (images,)), labels) for images, labels in pairs]
+            losses[unit] = sum(float(cross_entropy(out, labels, reduction="sum")) for out, labels in outputs)
+        picked.append(min(losses, key=losses.__getitem__))
+    return picked

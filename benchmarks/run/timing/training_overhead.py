@@ -1,0 +1,118 @@
+"""What `fit` costs beyond a bare PyTorch loop: the ratio of processor time, some steps of each in turns.
+
+    python -m benchmarks.run.timing.training_overhead
+
+One network for both, since two of a kind differ by where in memory they lie; same data set, batch size, optimiser and
+schedule. Writes
+benchmarks/results/speed/training_overhead.json.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import torch
+import tyro
+from torch import nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+from benchmarks import RESULTS
+from scionet.bench.records.provenance import Provenance
+from scionet.data.digits import digits
+from scionet.models.factory import build
+from scionet.training.callbacks import Callback
+from scionet.training.fit import fit
+from scionet.training.recipes import Recipe
+
+RECORD = RESULTS / "speed" / "training_overhead.json"
+BLOCK = 8
+"""Steps in a row of either: of networks that take turns at every step, each finds its memory given to the other."""
+SKIPPED = 1
+"""Blocks at the beginning that are not timed: memory is found, kernels are chosen."""
+RESAMPLES = 10_000
+"""Of the bootstrap that gives the interval of the median, 95 %."""
+
+
+def main(threads: int = 1, rounds: int = 10) -> None:
+    """Measure and write the record.
+
+    Args:
+        threads: Threads to use.
+        rounds: Epochs that are timed.
+    """
+    torch.set_num_threads(threads)
+    images, labels, _, _ = digits()
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.randn(2048, 3, 32, 32, generator=generator)
+    classes = torch.randint(10, (2048,), generator=generator)
+    cases = {
+        "ResNet-20, batches of 128 pictures of 32 x 32": ("scionet:resnet20", TensorDataset(pictures, classes), 128),
+        "digits network, batches of 64 digits of 8 x 8": ("scionet:digits_cnn", TensorDataset(images, labels), 64),
+    }
+    rows = [_compared(name, *case, rounds) for name, case in cases.items()]
+    command = "python -m benchmarks.run.timing.training_overhead"
+    provenance = Provenance.here(datetime.now(UTC).date().isoformat(), command, threads)
+    RECORD.write_text(json.dumps({"provenance": vars(provenance), "rows": rows}, indent=1) + "\n")
+
+
+def _compared(name: str, factory: str, data: TensorDataset, batch_size: int, rounds: int) -> dict[str, Any]:
+    """The ratio, and how it varies."""
+    recipe = Recipe(epochs=rounds, batch_size=batch_size)
+    pairs = _Pairs(data, recipe)
+    fit(build(factory), data, recipe, callbacks=[pairs])
+    ours, theirs = np.array(pairs.seconds[SKIPPED:]).T
+    ratios = ours / theirs
+    drawn = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975]).tolist()
+    ratio = float(np.median(ratios))
+    print(f"{name}: {ratio:.4f} ({low:.4f} to {high:.4f})", flush=True)
+    meaning = f"processor time of {BLOCK} steps of fit over that of a bare loop, {name}; median of {len(ratios)} pairs"
+    return {"name": "fit / bare loop", "value": ratio, "lower": low, "upper": high, "unit": "×", "meaning": meaning}
+
+
+class _Pairs(Callback):
+    """Takes a block of steps of the bare loop after every block of `fit`, so that both meet the same machine."""
+
+    def __init__(self, data: TensorDataset, recipe: Recipe) -> None:
+        self._data, self._recipe = data, recipe
+        self._bare: Iterator[None] | None = None
+        self._last = time.process_time()
+        self.seconds: list[tuple[float, float]] = []
+
+    def after_step(self, network: nn.Module, step: int) -> None:
+        """One pair of times, at the end of a block."""
+        if step % BLOCK:
+            return
+        self._bare = self._bare or _bare(network, self._data, self._recipe)
+        reached = time.process_time()
+        for _ in range(BLOCK):
+            next(self._bare)
+        now = time.process_time()
+        self.seconds.append((reached - self._last, now - reached))
+        self._last = now
+
+
+def _bare(network: nn.Module, data: TensorDataset, recipe: Recipe) -> Iterator[None]:
+    """The loop that everybody writes, as far as its next step."""
+    loader = DataLoader(data, recipe.batch_size, shuffle=True, drop_last=True)
+    optimizer = torch.optim.SGD(
+        network.parameters(), lr=recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay
+    )
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.steps(len(loader)))
+    network.train()
+    for _ in range(round(recipe.epochs)):
+        for inputs, labels in loader:
+            loss = functional.cross_entropy(network(inputs), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            yield
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

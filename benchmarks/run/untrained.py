@@ -1,0 +1,177 @@
+"""Accuracy right after the cut, without any training: every method, three calibration seeds, the same images for all.
+
+    python -m benchmarks.run.untrained resnet20 resnet56 --data FOLDER
+    python -m benchmarks.run.untrained efficientnet_lite0 --data FOLDER
+
+FOLDER holds cifar10-jpeg.zip (CIFAR-10 as JPEG, in the layout train/class/name.jpg and test/class/name.jpg) with
+resnet20-cifar10-jpeg.safetensors and resnet56-cifar10-jpeg.safetensors, and imagenet-1000.zip (wnid/name.jpg).
+
+Each run is one record under benchmarks/results/untrained; a run whose record is there is not run again. The tables of
+README.md and docs/ are made from the records by `python -m benchmarks.report.tables`.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import tyro
+from torch import Tensor, nn
+
+import benchmarks
+from scionet.bench.experiment.competitors import COMPETITORS, LOSS, Comparison, Competitor, outcome
+from scionet.bench.records.record import load_all, save
+from scionet.budget.costs import measure
+from scionet.data.batches import ImageBatches, batches
+from scionet.data.folders import ImageFolder
+from scionet.data.images import Preprocessing
+from scionet.data.sampling import sample
+from scionet.models.factory import build, load_weights
+
+RESULTS = benchmarks.RESULTS / "untrained"
+STOCHASTIC_LOSS = replace(
+    LOSS,
+    settings={**LOSS.settings, "candidates": "stochastic"},
+    summary=LOSS.summary + " Stochastic candidates, epsilon 0.1.",
+)
+
+
+@dataclass(frozen=True)
+class Task:
+    """A network, its data, and what is asked of it."""
+
+    network: str
+    dataset: str
+    archive: str
+    weights: str | None
+    preprocessing: Preprocessing
+    side: int
+    budgets: tuple[str, ...]
+    images: int
+    competitors: tuple[Competitor, ...] = COMPETITORS
+    measured: int = 256
+
+
+def cifar(network: str, competitors: tuple[Competitor, ...]) -> Task:
+    """A CIFAR ResNet: calibrated on the training part, evaluated on the whole test part."""
+    budgets = ("macs<=70%", "macs<=50%", "macs<=30%")
+    weights = f"{network}-cifar10-jpeg.safetensors"
+    data = "CIFAR-10 (JPEG)"
+    return Task(network, data, "cifar10-jpeg.zip", weights, Preprocessing(), 32, budgets, 2048, competitors)
+
+
+_GREY = (127 / 255, 127 / 255, 127 / 255)
+_SPREAD = (128 / 255, 128 / 255, 128 / 255)
+LITE = Preprocessing(256, 224, _GREY, _SPREAD, "bicubic")
+TASKS = {
+    "resnet20": cifar("resnet20", (*COMPETITORS, STOCHASTIC_LOSS)),
+    "resnet56": cifar("resnet56", COMPETITORS),
+    "efficientnet_lite0": Task(
+        "efficientnet_lite0",
+        "ImageNet photographs",
+        "imagenet-1000.zip",
+        None,
+        LITE,
+        224,
+        ("macs<=80%", "macs<=60%", "macs<=40%"),
+        500,
+        measured=100,  # the photographs are few, and large
+    ),
+}
+
+
+def main(
+    networks: Annotated[tuple[str, ...], tyro.conf.Positional],
+    data: Path,
+    seeds: tuple[int, ...] = (0, 1, 2),
+    only: tuple[str, ...] = (),
+    budgets: tuple[str, ...] = (),
+) -> None:
+    """CompetitorRun what has no record yet.
+
+    Args:
+        networks: Which of resnet20, resnet56, efficientnet_lite0.
+        data: Folder of the archives and weights.
+        seeds: Calibration seeds.
+        only: Labels of the methods to run; all if empty.
+        budgets: Which of the network's budgets; all if empty.
+    """
+    tasks = [TASKS[name] for name in networks]
+    refuse_unknown(only, [competitor.label for task in tasks for competitor in task.competitors])
+    refuse_unknown(budgets, [budget for task in tasks for budget in task.budgets])
+    for seed in seeds:
+        for task in tasks:
+            _run(replace(task, budgets=tuple(b for b in task.budgets if not budgets or b in budgets)), data, seed, only)
+
+
+def refuse_unknown(given: Sequence[str], allowed: Sequence[str]) -> None:
+    """End with a message if a name is not known.
+
+    Raises:
+        SystemExit: If so.
+    """
+    if unknown := [name for name in given if name not in allowed]:
+        raise SystemExit(f"unknown {unknown}; allowed: {', '.join(dict.fromkeys(allowed))}")
+
+
+def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
+    done = {(r.spec.network, r.spec.method, r.spec.budget, r.spec.seed) for r in _records()}
+    model = dense(task, data)
+    images, test = split(task, data / task.archive, seed)
+    example = torch.zeros(2, 3, task.side, task.side)
+    comparison = _arena(task, model, example, test)
+    for competitor in task.competitors:
+        budgets = [b for b in task.budgets if (task.network, competitor.label, b, seed) not in done]
+        if not budgets or (only and competitor.label not in only):
+            continue
+        given = images[:2] if competitor.settings.get("objective") == "loss" else images
+        shared = {"measured_examples": task.measured} if competitor.settings.get("allocation") == "measured" else {}
+        for record in (run.record for run in comparison.run_each(competitor, given, budgets, seed, **shared)):
+            save(record, RESULTS)
+            found = f"{record.pruned.accuracy:.4f}"
+            print(f"{task.network} {competitor.label} {record.spec.budget} seed {seed}: {found}", flush=True)
+
+
+def _records() -> tuple[Any, ...]:
+    return load_all(RESULTS) if RESULTS.exists() else ()
+
+
+def _arena(task: Task, model: nn.Module, example: Tensor, test: Sequence[tuple[Tensor, Tensor]]) -> Comparison:
+    command = f"python -m benchmarks.run.untrained {task.network}"
+    worth = outcome(model, measure(model, example), test)[0]
+    return Comparison("untrained", task.network, task.dataset, model, example, test, worth, command)
+
+
+def dense(task: Task, data: Path) -> nn.Module:
+    """The trained network."""
+    model = build(f"scionet:{task.network}").eval()
+    if task.weights is not None:
+        load_weights(model, data / task.weights)
+    return model
+
+
+def split(task: Task, archive: Path, seed: int) -> tuple[list[Any], list[tuple[Tensor, Tensor]]]:
+    """Calibration batches and labelled test batches, in the faster memory format."""
+    if task.weights is not None:
+        return calibration(task, archive, seed), list(_load(task, ImageFolder(archive, "test"), None, 200))
+    folder = ImageFolder(archive)
+    rest = np.setdiff1d(np.arange(len(folder)), sample(folder, task.images, seed))
+    return calibration(task, archive, seed), list(_load(task, folder, rest, 50))
+
+
+def calibration(task: Task, archive: Path, seed: int) -> list[Any]:
+    """Labelled batches to calibrate on."""
+    folder, size = (ImageFolder(archive, "train"), 128) if task.weights is not None else (ImageFolder(archive), 50)
+    return list(_load(task, folder, sample(folder, task.images, seed), size))
+
+
+def _load(task: Task, folder: ImageFolder, indices: Any, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    found: ImageBatches = batches(folder, task.preprocessing, size, indices, labels=True)
+    for images, labels in found:
+        yield images.contiguous(memory_format=torch.channels_last), labels
+
+
+if __name__ == "__main__":
+    tyro.cli(main)

@@ -1,0 +1,247 @@
+"""An experiment as data: which network, which data, which methods, arms, budgets and seeds; from one TOML file."""
+
+import hashlib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from scionet.bench.experiment.arms import ARMS, Arm
+from scionet.bench.experiment.competitors import COMPETITORS, LOSS, Competitor
+from scionet.bench.experiment.densities import Tickets, density_of, of_weights
+from scionet.bench.experiment.parts import CustomCompetitor, Data, Network, Trial
+from scionet.bench.records.record import RunSpec
+from scionet.bench.records.record_files import RecordError, read_text
+from scionet.errors import InvalidSetting, unknown
+from scionet.files.json_dataclasses import build, plain, to_json
+from scionet.training.recipes import RECIPES, Recipe
+
+KNOWN = MappingProxyType({competitor.label: competitor for competitor in (*COMPETITORS, LOSS)})
+"""Competitors that an experiment may name; others are tables of their own."""
+WHOLE = "macs<=100%"
+"""The budget of arms that have none."""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What is to be run.
+
+    Attributes:
+        name: Name of the experiment.
+        network: The dense network.
+        data: Where it learns and is measured.
+        arms: Names of `ARMS`.
+        seeds: One run of everything for each.
+        budgets: What may remain, such as ``"macs<=50%"``; for arms of single weights ``"weights<=20%"``.
+        competitors: Labels of competitors.
+        custom_competitors: Further competitors.
+        settings: Settings that all competitors share, such as ``measured_examples``.
+        guided: The network that the arms ``guided scratch-e`` and ``guided scratch-b`` give the stages' densities to;
+            the dense one by default.
+        stock: Smaller networks for the arms ``stock scratch-e`` and ``stock scratch-b``.
+        learning_rates: What the learning rate of a recipe is multiplied by, once for each training of a sweep.
+        longest: The largest multiple of the epochs that a scaled arm gets; None for no limit.
+        pretraining: How the dense network is trained, if no weights are given.
+        finetuning: Recipe of arms that inherit weights.
+        scratch: Recipe of arms that begin with new ones.
+        tickets: How single weights are taken away.
+        latency_batch: Examples of a forward pass whose time is measured in every run but those of single weights; None
+            measures none.
+    """
+
+    name: str
+    network: Network
+    data: Data
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    budgets: tuple[str, ...]
+    competitors: tuple[str, ...] = ()
+    custom_competitors: tuple[CustomCompetitor, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    guided: Network | None = None
+    stock: tuple[Network, ...] = ()
+    learning_rates: tuple[float, ...] = (1.0,)
+    longest: float | None = None
+    pretraining: Recipe | None = None
+    finetuning: Recipe | None = None
+    scratch: Recipe | None = None
+    tickets: Tickets = field(default_factory=Tickets)
+    latency_batch: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check that everything that is asked for is there.
+
+        Raises:
+            InvalidSetting: If not; the text says what is missing.
+        """
+        for kind, given, known in (("arm", self.arms, ARMS), ("competitor", self.competitors, KNOWN)):
+            for name in given:
+                if name not in known:
+                    raise unknown(kind, name, known)
+        arms = [ARMS[name] for name in self.arms]
+        subjects, trains = {arm.subject for arm in arms}, any(arm.training != "none" for arm in arms)
+        checks = {
+            "arms, seeds and budgets have at least one entry each": all((self.arms, self.seeds, self.budgets)),
+            "seeds are different whole numbers of 0 or more": len(set(self.seeds)) == len(self.seeds)
+            and min(self.seeds, default=0) >= 0,
+            "learning_rates are one or more different numbers above 0": bool(self.learning_rates)
+            and min(self.learning_rates) > 0
+            and len(set(self.learning_rates)) == len(self.learning_rates),
+            "arms of pruned networks need competitors": subjects.isdisjoint(("pruned", "guided"))
+            or bool(self.competing),
+            "labels of competitors are different": len({c.label for c in self.competing}) == len(self.competing),
+            "stock arms need stock networks": "stock" not in subjects or bool(self.stock),
+            "arms that train need validation examples": not trains or self.data.validation > 0,
+            "latency_batch is 1 or more, at most batch_size and calibration": self.latency_batch is None
+            or 1 <= self.latency_batch <= min(self.data.batch_size, self.data.calibration),
+            "longest is 1 or more": self.longest is None or self.longest >= 1,
+            **self._recipe_checks({arm.training for arm in arms}),
+            **self._budget_checks(arms),
+        }
+        if failed := [text for text, passed in checks.items() if not passed]:
+            raise InvalidSetting(f"experiment {self.name!r}: {'; '.join(failed)}")
+
+    def _recipe_checks(self, needs: set[str]) -> dict[str, bool]:
+        """What must hold of the recipes that the arms need."""
+        dense = self.pretraining
+        return {
+            "the network needs weights, or [pretraining]": (self.network.weights is None) != (dense is None),
+            "arms that fine-tune need [finetuning]": "finetuning" not in needs or self.finetuning is not None,
+            "scratch arms need [scratch]": "scratch" not in needs or self.scratch is not None,
+            "arms that rewind need [pretraining]": "pretraining" not in needs or dense is not None,
+            "tickets.rewind_epoch is less than the epochs of [pretraining]": "pretraining" not in needs
+            or dense is None
+            or self.tickets.rewind_epoch < dense.epochs,
+        }
+
+    def _budget_checks(self, arms: Sequence[Arm]) -> dict[str, bool]:
+        """What must hold of the budgets that the arms need.
+
+        Raises:
+            InvalidSetting: If a density is malformed.
+        """
+        densities = [density_of(budget) for budget in self.budgets if of_weights(budget)]
+        smaller = any(arm.subject in ("pruned", "guided", "uniform") for arm in arms)
+        return {
+            "arms of single weights need budgets such as 'weights<=20%', and those need such arms": bool(densities)
+            == any(arm.masked for arm in arms),
+            "arms of smaller networks need budgets such as 'macs<=50%'": not smaller
+            or len(densities) < len(self.budgets),
+        }
+
+    @classmethod
+    def read(cls, path: Path) -> "Experiment":
+        """An experiment from a TOML file.
+
+        Raises:
+            RecordError: If the file cannot be read, is no TOML, or a key is missing, unknown or of another type.
+            InvalidSetting: If a name or a value is not allowed.
+        """
+        text = read_text(path)
+        try:
+            table = tomllib.loads(text)
+            recipes = {name: plain(_recipe(table[name], name)) for name in _RECIPES if name in table}
+            return build(cls, {**table, **recipes}, "experiment")
+        except InvalidSetting:
+            raise
+        except ValueError as error:
+            raise RecordError(f"{path} is no experiment: {error}") from error
+
+    @property
+    def competing(self) -> tuple[Competitor, ...]:
+        """All competitors."""
+        own = (Competitor(e.label, e.method, e.settings, e.summary) for e in self.custom_competitors)
+        return (*(KNOWN[label] for label in self.competitors), *own)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """All runs, arm by arm, so that what others begin with is made first."""
+        return tuple(
+            Trial(ARMS[name], *what, seed)
+            for name in self.arms
+            for what in self._of_arm(ARMS[name])
+            for seed in self.seeds
+        )
+
+    def _of_arm(self, arm: Arm) -> Iterator[tuple[Competitor | None, Network | None, str]]:
+        """Competitor, stock network and budget of each run of an arm, the same for all seeds."""
+        budgets = self.budgets_of(arm)
+        if arm.subject == "stock":
+            yield from ((None, stock, budget) for stock in self.stock for budget in budgets)
+        elif arm.subject in ("pruned", "guided"):
+            yield from ((competitor, None, budget) for competitor in self.competing for budget in budgets)
+        else:
+            yield from ((None, None, budget) for budget in budgets)
+
+    def budgets_of(self, arm: Arm) -> tuple[str, ...]:
+        """The budgets that an arm is about."""
+        if arm.subject in ("dense", "stock"):
+            return (WHOLE,)
+        return tuple(budget for budget in self.budgets if of_weights(budget) == arm.masked)
+
+    def recipe(self, arm: Arm) -> Recipe:
+        """What an arm is trained by."""
+        found = {"finetuning": self.finetuning, "scratch": self.scratch, "pretraining": self.pretraining}[arm.training]
+        if found is None:
+            raise AssertionError("an experiment has the recipes of its arms")
+        return found
+
+    def spec(self, trial: Trial, dense: str) -> RunSpec:
+        """What a trial is, in all that its result depends on.
+
+        Args:
+            trial: The trial.
+            dense: Identity of the dense network; see `dense_identity`.
+        """
+        recipe = None if trial.arm.training == "none" else plain(self.recipe(trial.arm))
+        settings = {
+            "arm": trial.arm.name,
+            "network": {"factory": self.network.factory, "arguments": self.network.arguments},
+            "dense": dense,
+            "data": plain(self.data),
+            "contestant": None
+            if trial.competitor is None
+            else {"method": trial.competitor.method, **self.settings, **trial.competitor.settings},
+            "stock": plain(trial.stock),
+            "recipe": None if recipe is None else {**recipe, "learning_rates": self.learning_rates},
+            "longest": self.longest if trial.arm.scaled else None,
+            **({"tickets": plain(self.tickets)} if trial.arm.masked else {}),
+            **({} if self.latency_batch is None or trial.arm.masked else {"latency_batch": self.latency_batch}),
+            **({"guided": plain(self.guided)} if trial.arm.subject == "guided" else {}),
+        }
+        data = self.data.source.partition(":")[2] or self.data.source
+        return RunSpec(self.name, self.network.name, data, trial.method, trial.budget, trial.seed, settings)
+
+    def dense_identity(self, folder: Path) -> str:
+        """SHA-256 of the dense weights' file, or of how they come about."""
+        if self.network.weights is None:
+            made = {"factory": self.network.factory, "arguments": self.network.arguments, "weights": None}
+            text = to_json([made, self.data, self.pretraining])
+            return hashlib.sha256(text.encode()).hexdigest()
+        path = folder / self.network.weights
+        try:
+            return hashlib.sha256(path.read_bytes()).hexdigest()
+        except OSError as error:
+            raise RecordError(
+                f"cannot read the weights {path}: {error.strerror}; give the folder of the data"
+            ) from error
+
+
+_RECIPES = ("pretraining", "finetuning", "scratch")
+
+
+def _recipe(table: Any, where: str) -> Recipe:
+    """A recipe from its table, in which the key ``recipe`` names one to begin with.
+
+    Raises:
+        InvalidSetting: If there is no such recipe, or a value is out of range.
+        ValueError: If a key is unknown or of another type.
+    """
+    if not isinstance(table, dict):
+        raise ValueError(f"experiment.{where} must be a table; given {table!r:.60}")
+    given = dict(table)
+    name = given.pop("recipe", "finetune")
+    if name not in RECIPES:
+        raise unknown("recipe", str(name), RECIPES)
+    return build(RECIPES[name], given, f"experiment.{where}")

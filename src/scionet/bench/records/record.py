@@ -1,0 +1,295 @@
+"""Records: what a run was and what came out, one JSON file per run. Everything a report says comes from these."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scionet.bench.records.ledger import Payment
+from scionet.bench.records.provenance import Provenance
+from scionet.bench.records.record_files import RecordError, make_folder, read_text, write_text
+from scionet.budget.latency.durations import Latency
+from scionet.files.json_dataclasses import build, plain, to_json
+
+FORMAT = 1
+"""Version of the record format; raised when an older reader could misread a file."""
+
+Curve = tuple[tuple[int, float], ...]
+"""Pairs (units kept, relative error)."""
+
+
+@dataclass(frozen=True)
+class RunSpec:
+    """What a run is, before it is run.
+
+    Attributes:
+        experiment: Name of the experiment the run belongs to.
+        network: Name of the dense network.
+        dataset: Name of the data that are evaluated on.
+        method: Name of the method; a refit is set off by " + ", as in ``"l1 + least squares"``.
+        budget: The budget as text, as in ``"macs<=50%"``.
+        seed: Seed of the run (calibration data and method).
+        settings: Further settings, JSON-able.
+    """
+
+    experiment: str
+    network: str
+    dataset: str
+    method: str
+    budget: str
+    seed: int
+    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+
+    def __post_init__(self) -> None:
+        """Bring the settings into the form that they have after a round trip through JSON.
+
+        Raises:
+            RecordError: If a setting has no JSON form.
+        """
+        try:
+            settings = json.loads(to_json(self.settings))
+        except (TypeError, ValueError) as error:
+            raise RecordError(f"settings must be JSON-able (finite numbers, texts, lists, dicts): {error}") from error
+        object.__setattr__(self, "settings", MappingProxyType(settings))
+
+    @property
+    def run_id(self) -> str:
+        """SHA-256 of the specification, hexadecimal: equal for equal runs, whatever came out."""
+        return hashlib.sha256(to_json(self).encode()).hexdigest()
+
+    @property
+    def short_id(self) -> str:
+        """The beginning of `run_id`, unique among the runs of a folder."""
+        return self.run_id[:12]
+
+    @property
+    def file_name(self) -> str:
+        """Readable and unique name of the run's file."""
+        words = (self.network, self.method, self.budget, f"seed{self.seed}")
+        slug = "_".join(re.sub(r"[^a-z0-9]+", "-", word.lower()).strip("-") for word in words)
+        return f"{slug}_{self.short_id}.json"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a network costs and how often it is right.
+
+    Attributes:
+        macs: Multiply-accumulate operations per example.
+        params: Number of parameters.
+        correct: Examples classified correctly.
+        seen: Examples evaluated.
+        latency: Time of a forward pass, if it was measured.
+    """
+
+    macs: float
+    params: int
+    correct: int
+    seen: int
+    latency: Latency | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            RecordError: If nothing was seen, more was correct than seen, or a cost is not positive.
+        """
+        if not (0 <= self.correct <= self.seen and self.seen > 0 and self.macs > 0 and self.params > 0):
+            raise RecordError(
+                f"an outcome needs 0 <= correct <= seen, seen > 0 and positive costs; given correct={self.correct}, "
+                f"seen={self.seen}, macs={self.macs}, params={self.params}"
+            )
+
+    @property
+    def accuracy(self) -> float:
+        """Fraction of examples classified correctly, 0 to 1."""
+        return self.correct / self.seen
+
+
+@dataclass(frozen=True)
+class SiteRecord:
+    """What became of one site.
+
+    Attributes:
+        name: Name of the site.
+        width: Units in the dense network.
+        kept: Units that stay.
+        curve: The method's relative error by units kept, ascending in units; see `thin`.
+    """
+
+    name: str
+    width: int
+    kept: int
+    curve: Curve = ()
+
+    def __post_init__(self) -> None:
+        """Check the counts.
+
+        Raises:
+            RecordError: If not ``1 <= kept <= width``, or the curve's units are not ascending within ``1..width``.
+        """
+        units = [0, *(n for n, _ in self.curve), self.width + 1]
+        if not 1 <= self.kept <= self.width or any(a >= b for a, b in pairwise(units)):
+            raise RecordError(
+                f"site {self.name!r} needs 1 <= kept <= width and a curve ascending in 1..width; given "
+                f"kept={self.kept}, width={self.width}, curve units {units[1:-1][:8]}"
+            )
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One learning rate of a sweep.
+
+    Attributes:
+        learning_rate: The largest of the schedule.
+        epochs: How long was trained.
+        correct: Validation examples classified correctly in the end.
+        seen: Validation examples.
+    """
+
+    learning_rate: float
+    epochs: float
+    correct: int
+    seen: int
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run: what it was, what it started from, what came out.
+
+    Attributes:
+        spec: What the run is.
+        dense: The network before.
+        pruned: The network after.
+        seconds: Time of the selection, refit included.
+        sites: Widths and error curves, in order of execution.
+        provenance: Software, machine, date, command.
+        max_relative_difference: Largest relative difference between masked and cut network, if it was verified.
+        dense_hash: Hash of the dense network's state.
+        plan_hash: Identity of the plan.
+        summary: What the method does, in one line.
+        notes: Anything else a reader should know.
+        ledger: What was paid for the result, stage by stage.
+        sweep: Learning rates that were tried; the one of the best validation accuracy was evaluated.
+        answers: Which test examples the pruned network got right; see `packed`.
+    """
+
+    spec: RunSpec
+    dense: Outcome
+    pruned: Outcome
+    seconds: float
+    sites: tuple[SiteRecord, ...]
+    provenance: Provenance
+    max_relative_difference: float | None = None
+    dense_hash: str = ""
+    plan_hash: str = ""
+    summary: str = ""
+    notes: tuple[str, ...] = ()
+    ledger: tuple[Payment, ...] = ()
+    sweep: tuple[Tried, ...] = ()
+    answers: str = ""
+
+    def timed(self, dense: Latency | None, pruned: Latency | None) -> "RunRecord":
+        """The record with times of a forward pass of both networks."""
+        return replace(self, dense=replace(self.dense, latency=dense), pruned=replace(self.pruned, latency=pruned))
+
+    def to_json(self) -> str:
+        """The record as canonical JSON.
+
+        Raises:
+            RecordError: If a field is not of its annotated type, or a number is NaN or infinite.
+        """
+        try:
+            return to_json({"format": FORMAT, **plain(build(type(self), plain(self)))})
+        except ValueError as error:
+            raise RecordError(f"run {self.spec.short_id} cannot be recorded: {error}") from error
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "text") -> "RunRecord":
+        """The inverse of `to_json`; `source` names the file in error texts.
+
+        Raises:
+            RecordError: If the text is damaged, no record, or of a newer format.
+        """
+        try:
+            content = build(dict, json.loads(text))
+            if (given := build(int, content.pop("format", None), "record.format")) <= FORMAT:
+                return build(cls, content)
+        except ValueError as error:
+            raise RecordError(f"{source} is damaged or no run record: {error}. Run it again or remove it") from error
+        raise RecordError(
+            f"{source} has record format {given}; this scionet reads formats up to {FORMAT}. Upgrade scionet"
+        )
+
+
+def thin(curve: Sequence[tuple[int, float]], points: int = 64) -> Curve:
+    """At most `points` evenly spread pairs of a curve, first and last included; errors to six significant digits."""
+    picks = np.unique(np.linspace(0, len(curve) - 1, min(points, len(curve))).round().astype(int))
+    return tuple((int(curve[i][0]), float(f"{curve[i][1]:.6g}")) for i in picks)
+
+
+def packed(right: NDArray[np.bool_]) -> str:
+    """Which examples were right as text: eight to a byte, in base 64. `unpacked` is the inverse."""
+    return base64.b64encode(np.packbits(right).tobytes()).decode()
+
+
+def unpacked(answers: str, count: int) -> NDArray[np.bool_]:
+    """The inverse of `packed`.
+
+    Raises:
+        RecordError: If the text does not hold `count` answers.
+    """
+    try:
+        found = np.unpackbits(np.frombuffer(base64.b64decode(answers, validate=True), np.uint8))
+    except ValueError as error:
+        raise RecordError(f"answers are damaged: {error}; run it again") from error
+    if not count <= len(found) < count + 8:
+        raise RecordError(f"answers to {count} examples are asked for; the record has {len(found)}")
+    return found[:count].astype(bool)
+
+
+def save(record: RunRecord, folder: Path) -> Path:
+    """Write a record into a folder, which is made if need be; an earlier record of the same run is replaced.
+
+    Raises:
+        RecordError: If it cannot be written; nothing is left behind then.
+    """
+    text = record.to_json() + "\n"
+    path = folder / record.spec.file_name
+    make_folder(folder)
+    write_text(path, text)
+    return path
+
+
+def load(path: Path) -> RunRecord:
+    """Read one record.
+
+    Raises:
+        RecordError: If the file cannot be read, is damaged, no record, or of a newer format; the text names it.
+    """
+    return RunRecord.from_json(read_text(path), str(path))
+
+
+def load_all(folder: Path) -> tuple[RunRecord, ...]:
+    """All records of a folder (``*.json``), sorted by specification.
+
+    Raises:
+        RecordError: If the folder does not exist or one of its files is not a readable record.
+    """
+    if not folder.is_dir():
+        raise RecordError(f"no folder {folder}; give a folder of run records (*.json)")
+    return tuple(sorted((load(path) for path in sorted(folder.glob("*.json"))), key=_rank))
+
+
+def _rank(record: RunRecord) -> tuple[str | int, ...]:
+    spec = record.spec
+    return spec.experiment, spec.network, spec.dataset, spec.method, spec.budget, spec.seed, spec.run_id

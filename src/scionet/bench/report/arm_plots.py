@@ -1,0 +1,238 @@
+"""What a report says of arms: who is ahead of whom, what each has paid, and a panel for each arm."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
+
+from scionet.bench.experiment.arms import ARMS
+from scionet.bench.records.ledger import STAGES, total
+from scionet.bench.records.record import RunRecord
+from scionet.bench.report.pairs import Pair, pairs
+from scionet.bench.report.plots import Style, swatch
+from scionet.bench.report.study import Study, base
+from scionet.bench.report.summary import Measured, Row, Spread
+from scionet.bench.report.svg import INK, MARKERS, PALETTE, drawing, render
+
+CONTINUED = "dense continued"
+SINGLE = "single weights"
+"""The panel of all arms of single weights, which have each a line of their own."""
+_PANELS_ACROSS = 3
+_PANEL = (3.4, 2.9)
+_WIDE_PANEL = (5.2, 3.9)
+_AXES = {
+    "macs": "MACs kept, % of dense",
+    "params": "parameters kept, % of dense",
+    "latency": "measured latency kept, % of dense",
+}
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the runs of one row have paid, on average.
+
+    Attributes:
+        row: The runs.
+        seconds: Seconds of each of `STAGES`.
+        passes: Multiply-accumulate operations of all stages, in forward passes of the dense network on 1,000 examples.
+        images: Examples that went through a network.
+        rates: Learning rates that were chosen.
+    """
+
+    row: Row
+    seconds: tuple[float, ...]
+    passes: float
+    images: float
+    rates: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ArmPlots:
+    """What a page shows of arms.
+
+    Attributes:
+        figures: Name and SVG of the panels, once for each cost; latency where it was measured. Single weights, which
+            cost as many MACs as the dense network, have one of parameters alone.
+        legend: Swatch and name of each competitor.
+        pairs: The headline method beside every other one, for each budget.
+        accounts: What each row has paid, for each budget.
+        stages: Names of the stages, in the order of `Account.seconds`.
+    """
+
+    figures: tuple[tuple[str, str], ...]
+    legend: tuple[tuple[str, str], ...]
+    pairs: tuple[tuple[str, tuple[Pair, ...]], ...]
+    accounts: tuple[tuple[str, tuple[Account, ...]], ...]
+    stages: tuple[str, ...] = STAGES
+
+    @property
+    def timed(self) -> bool:
+        """Whether latency was measured."""
+        return _AXES["latency"] in dict(self.figures)
+
+    @property
+    def single(self) -> bool:
+        """Whether there are arms of single weights."""
+        return SINGLE in dict(self.figures)
+
+
+def arm_of(row: Row) -> str:
+    """The arm that the runs of a row are of; empty where they are of none."""
+    return str(row.records[0].spec.settings.get("arm", ""))
+
+
+def competitor_of(row: Row) -> str:
+    """Whose architecture it is; of single weights, the arm itself."""
+    arm = arm_of(row)
+    if panel_of(row) == SINGLE:
+        return arm
+    who, kind = row.method.removesuffix(arm).removesuffix(" + ").strip(), arm.removesuffix(panel_of(row)).strip()
+    return f"{who}, guided" if kind == "guided" else who or kind or arm
+
+
+def panel_of(row: Row) -> str:
+    """Which panel a row belongs to: its arm, without what architecture that is about."""
+    arm = arm_of(row)
+    if arm in ARMS and ARMS[arm].masked:
+        return SINGLE
+    return next((name for name in ("scratch-e", "scratch-b") if arm.endswith(name)), arm)
+
+
+def protocol(study: Study, name: str) -> ArmPlots | None:
+    """What a page shows of a study's arms; None if its runs are of none.
+
+    Args:
+        study: The rows.
+        name: Prefix of all ids.
+    """
+    if not any(arm_of(row) for row in study.rows):
+        return None
+    looks = _looks(study)
+    beside = pairs([record for row in study.rows for record in row.records], study.headline)
+    return ArmPlots(
+        tuple(_figures(study, looks, name)),
+        tuple((swatch(style, f"{name}l{i}"), who) for i, (who, style) in enumerate(looks.items())),
+        tuple((b, own) for b in study.budgets if (own := tuple(p for p in beside if p.budget == b))),
+        tuple((b, tuple(_account(row) for row in study.at(b))) for b in study.budgets),
+    )
+
+
+def _account(row: Row) -> Account:
+    def mean(values: Sequence[float]) -> float:
+        return sum(values) / len(values)
+
+    each = row.records
+    return Account(
+        row,
+        tuple(mean([total(record.ledger, stage)[2] for record in each]) for stage in STAGES),
+        mean([total(record.ledger)[1] / record.dense.macs / 1e3 for record in each]),
+        mean([total(record.ledger)[0] for record in each]),
+        tuple(sorted({_chosen(record) for record in each if record.sweep})),
+    )
+
+
+def _chosen(record: RunRecord) -> float:
+    """The learning rate whose network was evaluated: the smallest of those with the best validation accuracy."""
+    return max(record.sweep, key=lambda tried: (tried.correct, -tried.learning_rate)).learning_rate
+
+
+def _looks(study: Study) -> dict[str, Style]:
+    """How each competitor is drawn, the headline's first."""
+    rows = sorted(
+        (row for row in study.rows if arm_of(row) != CONTINUED),
+        key=lambda row: base(row.method) != base(study.headline),
+    )
+    names = list(dict.fromkeys(map(competitor_of, rows)))
+    return {
+        name: Style(PALETTE[i % len(PALETTE)], MARKERS[i % len(MARKERS)], solid=True, strong=i == 0)
+        for i, name in enumerate(names)
+    }
+
+
+def _figures(study: Study, looks: dict[str, Style], name: str) -> Iterator[tuple[str, str]]:
+    """What each figure is about, and its SVG."""
+    for cost, text in _AXES.items():
+        found = {panel_of(row) for row in study.rows if getattr(row, cost) is not None}
+        if arms := [arm for arm in ARMS if arm in found - {CONTINUED}]:
+            yield text, _panels(study, arms, cost, looks, f"{name}{cost}")
+    if any(panel_of(row) == SINGLE for row in study.rows):
+        yield SINGLE, _single_panel(study, looks, f"{name}weights")
+
+
+def _single_panel(study: Study, looks: dict[str, Style], name: str) -> str:
+    """Accuracy against parameters kept, on a logarithmic axis, since every round keeps a share of what is left."""
+    rows = [row for row in study.rows if panel_of(row) == SINGLE]
+    with drawing():
+        figure = Figure(figsize=_WIDE_PANEL)
+        axes = figure.subplots()
+        _panel(axes, rows, "params", looks)
+        _dense_lines(axes, study)
+        axes.set_xscale("log")
+        axes.invert_xaxis()
+        axes.xaxis.set_major_locator(FixedLocator(sorted({row.params.mean for row in rows})))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+        axes.set(title=SINGLE, xlabel=f"{_AXES['params']}, logarithmic", ylabel="accuracy, %")
+        title = f"Accuracy against {_AXES['params']}, of networks with single weights held at zero"
+        return render(figure, name, title, _reading(study, [SINGLE]))
+
+
+def _panels(study: Study, arms: Sequence[str], cost: str, looks: dict[str, Style], name: str) -> str:
+    """Accuracy against a cost, a panel for each arm; all axes are the same."""
+    across = min(len(arms), _PANELS_ACROSS)
+    down = -(-len(arms) // across)
+    with drawing():
+        figure = Figure(figsize=(_PANEL[0] * across, _PANEL[1] * down))
+        grid = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
+        for axes, arm in zip(grid, arms, strict=False):
+            _panel(axes, [row for row in study.rows if panel_of(row) == arm], cost, looks)
+            _dense_lines(axes, study)
+            axes.set_title(arm)
+        for axes in grid[len(arms) :]:
+            axes.set_visible(False)
+        first = figure.axes[0]
+        first.invert_xaxis()
+        first.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        figure.supxlabel(_AXES[cost], fontsize=9.5)
+        figure.supylabel("accuracy, %", fontsize=9.5)
+        return render(figure, name, f"Accuracy against {_AXES[cost]}, a panel for each arm", _reading(study, arms))
+
+
+def _panel(axes: Axes, rows: Sequence[Row], cost: str, looks: dict[str, Style]) -> None:
+    for who, style in looks.items():
+        own = [row for row in rows if competitor_of(row) == who and getattr(row, cost) is not None]
+        if own:
+            costs: list[Spread | Measured] = [getattr(row, cost) for row in own]
+            across, up = [share.mean for share in costs], [row.accuracy.mean for row in own]
+            axes.plot(across, up, clip_on=False, **style.line)
+            reach = [row.accuracy.deviation or 0 for row in own]
+            bars = {"fmt": "none", "ecolor": style.colour, "elinewidth": 1, "capsize": 2, "zorder": 2}
+            axes.errorbar(across, up, yerr=reach, xerr=_ends(costs), **bars)
+
+
+def _ends(costs: Sequence[Spread | Measured]) -> list[list[float]] | None:
+    """How far measured costs reach to the left and to the right; None for those that are counted."""
+    measured = [share for share in costs if isinstance(share, Measured)]
+    if not measured:
+        return None
+    return [[share.mean - share.low for share in measured], [share.high - share.mean for share in measured]]
+
+
+def _dense_lines(axes: Axes, study: Study) -> None:
+    """The dense network, dotted; and when it has learnt as long as what is fine-tuned, dashed."""
+    axes.axhline(study.dense.accuracy.mean, color=INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
+    for row in study.path(CONTINUED):
+        axes.axhline(row.accuracy.mean, color=INK, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
+
+
+def _reading(study: Study, arms: Sequence[str]) -> str:
+    """The best of each arm at the budget in focus, in words."""
+    parts = [f"The dense network has {study.dense.accuracy.text(study.dense.digits)} %."]
+    for arm in arms:
+        rows = [row for row in study.at(study.focus) if panel_of(row) == arm]
+        if rows:
+            best = max(rows, key=lambda row: row.accuracy.mean)
+            parts.append(f"{arm}: best {competitor_of(best)} with {best.accuracy.text(best.digits)} %.")
+    return " ".join(parts)

@@ -1,0 +1,133 @@
+"""One self-contained HTML page from run records. No network, no scripts, no torch."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
+
+from scionet.bench.records.failures import Failure
+from scionet.bench.records.record import RunRecord
+from scionet.bench.records.record_files import write_text
+from scionet.bench.report.arm_plots import ArmPlots, protocol
+from scionet.bench.report.cards import Card, cards
+from scionet.bench.report.plots import accuracy_plot, drop_plot, styles, swatch
+from scionet.bench.report.siteplots import curve_plots, latency_plot, shades, widths_plot
+from scionet.bench.report.study import Study, spoken, studies
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What the template shows of one study; figures are inline SVG, empty where the records hold nothing for them.
+
+    Attributes:
+        study: The rows.
+        cards: Headline numbers.
+        legend: Swatch and name of each method.
+        accuracy: Accuracy against MACs.
+        drop: Points lost against MACs.
+        widths: Widths under the headline method.
+        other_widths: Name and widths of each other method.
+        shades: Opacity of each budget in the widths figure.
+        curves: Name and error curves of each site.
+        latency: Latency of the headline method.
+        summaries: Name and summary of each method.
+        protocol: What there is to say of arms; None if the runs are of none.
+    """
+
+    study: Study
+    cards: tuple[Card, ...]
+    legend: tuple[tuple[str, str], ...]
+    accuracy: str
+    drop: str
+    widths: str
+    other_widths: tuple[tuple[str, str], ...]
+    shades: tuple[tuple[float, str], ...]
+    curves: tuple[tuple[str, str], ...]
+    latency: str
+    summaries: tuple[tuple[str, str], ...]
+    protocol: ArmPlots | None
+
+    @property
+    def records(self) -> tuple[RunRecord, ...]:
+        """All runs of the study."""
+        return tuple(record for row in self.study.rows for record in row.records)
+
+    def distinct(self, path: str) -> tuple[str, ...]:
+        """The distinct non-empty values of an attribute of the runs, such as ``"provenance.command"``, sorted."""
+        return tuple(sorted({str(v) for v in map(attrgetter(path), self.records) if v not in ("", None)}))
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Distinct package versions of the runs, as texts."""
+        return tuple(sorted({f"{k} {v}" for r in self.records for k, v in r.provenance.versions.items()}))
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Distinct notes of the runs."""
+        return tuple(dict.fromkeys(note for record in self.records for note in record.notes))
+
+
+def html(
+    records: Sequence[RunRecord], title: str, headline: str | None = None, failures: Sequence[Failure] = ()
+) -> str:
+    """A whole report as one page that needs no other file.
+
+    Args:
+        records: The runs, in any order.
+        title: Title of the page.
+        headline: The method to bring out; see `scionet.bench.report.study.studies`.
+        failures: Runs that failed, which get rows of their own.
+
+    Raises:
+        RecordError: If there are no records, one stands there twice, or no run has the headline method.
+    """
+    chapters = [_chapter(study, f"s{i}") for i, study in enumerate(studies(records, headline))]
+    return _template().render(title=title, chapters=chapters, failures=failures)
+
+
+def write_html(
+    records: Sequence[RunRecord],
+    path: Path,
+    title: str,
+    headline: str | None = None,
+    failures: Sequence[Failure] = (),
+) -> None:
+    """Write the page of `html` to a file, atomically.
+
+    Raises:
+        RecordError: As `html`, or if the file cannot be written.
+    """
+    write_text(path, html(records, title, headline, failures))
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("scionet.bench.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["spoken"] = spoken
+    return environment.get_template("page.html")
+
+
+def _chapter(study: Study, key: str) -> Chapter:
+    others = [(m, widths_plot(study, m, f"{key}w{i}")) for i, m in enumerate(study.methods) if m != study.headline]
+    path = study.path(study.headline)
+    return Chapter(
+        study=study,
+        cards=cards(study),
+        legend=tuple((swatch(s, f"{key}l{i}"), m) for i, (m, s) in enumerate(styles(study).items())),
+        accuracy=accuracy_plot(study, f"{key}a"),
+        drop=drop_plot(study, f"{key}d"),
+        widths=widths_plot(study, study.headline, f"{key}w"),
+        other_widths=tuple((method, svg) for method, svg in others if svg),
+        shades=tuple((shade, spoken(row.budget)) for shade, row in zip(shades(len(path)), path, strict=True)),
+        curves=tuple((site, svg) for site, svg in curve_plots(study, f"{key}c")),
+        latency=latency_plot(study, f"{key}t"),
+        summaries=tuple((method, study.path(method)[0].records[0].summary) for method in study.methods),
+        protocol=protocol(study, f"{key}p"),
+    )

@@ -1,0 +1,186 @@
+"""Records as rows: one row per network, budget and method, with mean and standard deviation over seeds."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scionet.bench.records.record import RunRecord
+from scionet.bench.records.record_files import RecordError
+from scionet.budget.latency.durations import Latency
+from scionet.files.json_dataclasses import to_json
+
+DENSE = "dense"
+"""What stands in a row's method for the network before pruning."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and sample standard deviation of one quantity.
+
+    Attributes:
+        mean: Mean.
+        deviation: Sample standard deviation (n - 1); None where there is one value only.
+    """
+
+    mean: float
+    deviation: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Spread":
+        """Mean and deviation of values."""
+        return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
+
+    def text(self, digits: int) -> str:
+        """``"97.3 ± 0.2"``, or ``"97.3"`` where there is no deviation."""
+        deviation = "" if self.deviation is None else f" ± {self.deviation:.{digits}f}"
+        return f"{self.mean:.{digits}f}{deviation}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measured share of the dense network's latency, in percent; means over runs.
+
+    Attributes:
+        mean: Ratio of the medians, which took turns.
+        low: Lower end of the network's interval over the upper end of the dense one's.
+        high: Upper end over the lower one.
+    """
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """Runs that differ by seed only; or, where `method` is ``"dense"``, the networks they started from.
+
+    Attributes:
+        experiment: Name of the experiment.
+        network: Name of the network.
+        dataset: Name of the data.
+        budget: The budget as text; empty for dense networks.
+        method: Name of the method, with those settings that tell it apart from rows of the same name.
+        records: The runs, one per seed.
+        accuracy: Accuracy, percent.
+        macs: MACs kept, percent of the dense network's.
+        params: Parameters kept, percent of the dense network's.
+        drop: Accuracy lost, percentage points, taken run by run.
+        seconds: Time of the selection, seconds.
+        speedup: Dense latency over pruned latency, where every run has both.
+        latency: Latency kept, percent of the dense network's, where every run has both.
+    """
+
+    experiment: str
+    network: str
+    dataset: str
+    budget: str
+    method: str
+    records: tuple[RunRecord, ...]
+    accuracy: Spread
+    macs: Spread
+    params: Spread
+    drop: Spread | None = None
+    seconds: Spread | None = None
+    speedup: Spread | None = None
+    latency: Measured | None = None
+
+    @property
+    def runs(self) -> int:
+        """Number of runs; of dense networks in a dense row."""
+        return len(self.records)
+
+    @property
+    def digits(self) -> int:
+        """Decimals that an accuracy in percent can bear, given how many examples were seen."""
+        return 2 if min(record.pruned.seen for record in self.records) >= 5000 else 1
+
+
+def summarise(records: Sequence[RunRecord]) -> tuple[Row, ...]:
+    """Rows of records, network by network: its dense row, then from the widest budget to the narrowest, best first.
+
+    Raises:
+        RecordError: If there are no records, or one run stands among them twice (its deviation would be a lie).
+    """
+    _refuse_repeats(records)
+    names = _method_names(records)
+    groups: defaultdict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
+    for record in records:
+        groups[*_network(record), record.spec.budget, names[record.spec.run_id]].append(record)
+    rows = [_row(key, sorted(group, key=lambda r: r.spec.seed)) for key, group in sorted(groups.items())]
+    return tuple(row for network in sorted({key[:3] for key in groups}) for row in _section(network, rows))
+
+
+def _row(key: tuple[str, ...], records: Sequence[RunRecord]) -> Row:
+    experiment, network, dataset, budget, method = key
+    timed = _timed(records)
+    return Row(
+        *(experiment, network, dataset, budget, method, tuple(records)),
+        accuracy=Spread.of([100 * r.pruned.accuracy for r in records]),
+        macs=Spread.of([100 * r.pruned.macs / r.dense.macs for r in records]),
+        params=Spread.of([100 * r.pruned.params / r.dense.params for r in records]),
+        drop=Spread.of([100 * (r.dense.accuracy - r.pruned.accuracy) for r in records]),
+        seconds=Spread.of([r.seconds for r in records]),
+        speedup=Spread.of([dense.median_ms / pruned.median_ms for dense, pruned in timed]) if timed else None,
+        latency=_kept(timed) if timed else None,
+    )
+
+
+def _timed(records: Sequence[RunRecord]) -> list[tuple[Latency, Latency]]:
+    """Dense and pruned latency of each run; nothing unless every run has both."""
+    pairs = [(r.dense.latency, r.pruned.latency) for r in records]
+    found = [(dense, pruned) for dense, pruned in pairs if dense and pruned]
+    return found if len(found) == len(pairs) else []
+
+
+def _kept(timed: Sequence[tuple[Latency, Latency]]) -> Measured:
+    ratios = [
+        (pruned.median_ms / dense.median_ms, pruned.lower_ms / dense.upper_ms, pruned.upper_ms / dense.lower_ms)
+        for dense, pruned in timed
+    ]
+    return Measured(*(100 * float(mean) for mean in np.mean(ratios, axis=0)))
+
+
+def _section(network: tuple[str, ...], rows: Sequence[Row]) -> list[Row]:
+    """The rows of one network in their final order."""
+    own = [row for row in rows if (row.experiment, row.network, row.dataset) == network]
+    costs = {row.budget: max((r.macs.mean, r.params.mean) for r in own if r.budget == row.budget) for row in own}
+    own.sort(key=lambda row: (*(-c for c in costs[row.budget]), row.budget, -row.accuracy.mean, row.method))
+    dense = tuple({(r.dense_hash, r.dense.correct, r.dense.seen): r for row in own for r in row.records}.values())
+    accuracy = Spread.of([100 * record.dense.accuracy for record in dense])
+    experiment, name, dataset = network
+    return [Row(experiment, name, dataset, "", DENSE, dense, accuracy, Spread(100.0), Spread(100.0)), *own]
+
+
+def _network(record: RunRecord) -> tuple[str, str, str]:
+    return record.spec.experiment, record.spec.network, record.spec.dataset
+
+
+def _refuse_repeats(records: Sequence[RunRecord]) -> None:
+    if not records:
+        raise RecordError("no records to report on; give at least one (were they written to another folder?)")
+    seen: set[str] = set()
+    for record in records:
+        if record.spec.run_id in seen:
+            raise RecordError(f"run {record.spec.file_name} is given twice; give each run once")
+        seen.add(record.spec.run_id)
+
+
+def _method_names(records: Sequence[RunRecord]) -> dict[str, str]:
+    """Name of the method by run, with the settings in which its runs on the same network differ."""
+    groups: defaultdict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
+    for record in records:
+        groups[*_network(record), record.spec.method].append(record)
+    return {r.spec.run_id: _name(r, _varying(group)) for group in groups.values() for r in group}
+
+
+def _varying(group: Sequence[RunRecord]) -> list[str]:
+    keys = sorted({key for record in group for key in record.spec.settings})
+    return [key for key in keys if len({to_json(r.spec.settings.get(key)) for r in group}) > 1]
+
+
+def _name(record: RunRecord, varying: Sequence[str]) -> str:
+    given = ", ".join(f"{key}={record.spec.settings.get(key)}" for key in varying)
+    return f"{record.spec.method} ({given})" if given else record.spec.method

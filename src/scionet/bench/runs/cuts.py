@@ -1,0 +1,147 @@
+"""What a method leaves of the dense network, made once for all arms that begin with it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from scionet.bench.experiment.arms import ARMS
+from scionet.bench.experiment.competitors import Comparison, Competitor, CompetitorRun
+from scionet.bench.experiment.parts import Trial
+from scionet.bench.records.ledger import Payment
+from scionet.bench.records.record import RunRecord, SiteRecord, load, save
+from scionet.bench.runs.data import RunData
+from scionet.bench.runs.speed import latencies
+from scionet.bench.runs.workspace import Dense, Workspace, alone, made
+from scionet.budget.allocation.allocate import in_proportion
+from scionet.budget.costs import CostModel
+from scionet.budget.latency.timing import stopwatch
+from scionet.budget.latency.workbench import cut_to
+from scionet.budget.patterns import Pattern
+from scionet.errors import UnreachableBudget
+from scionet.network.calling import call, example_count, place_of, to_model, undisturbed
+from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned
+from scionet.network.discovery.discover import discover
+from scionet.pruning import prune
+
+UNIFORM = Competitor("uniform width", "l1", {"refit": False, "allocation": "uniform"})
+"""Widths that depend on no data: one density for all sites. Which units stay does not matter to new weights."""
+_TIMED_RUNS = 3
+
+
+@dataclass(frozen=True, eq=False)
+class Cut:
+    """A pruned network.
+
+    Attributes:
+        model: The network, in eval mode.
+        record: The run that made it: the arm ``as cut``.
+    """
+
+    model: nn.Module
+    record: RunRecord
+
+
+def cut(workspace: Workspace, trial: Trial, material: RunData, dense: Dense) -> Cut:
+    """What the trial's competitor leaves at its budget; made for all budgets of the experiment at once, if need be.
+
+    Raises:
+        PruneError: If it cannot be made.
+    """
+    competitor = trial.competitor
+    if competitor is None:
+        raise AssertionError("a trial of a pruned network has a competitor")
+    trials = {b: replace(trial, arm=ARMS["as cut"], budget=b) for b in workspace.experiment.budgets_of(trial.arm)}
+    files = {budget: _files(workspace, each) for budget, each in trials.items()}
+    with alone(next(iter(files.values()))[1]):
+        missing = [budget for budget, pair in files.items() if not all(path.exists() for path in pair)]
+        if trial.budget in missing:
+            try:
+                _make(workspace, competitor, [trials[b] for b in missing], material, dense)
+            except UnreachableBudget:  # perhaps of another one
+                _make(workspace, competitor, [trials[trial.budget]], material, dense)
+    record, network = files[trial.budget]
+    model = load_pruned(network, made(workspace.experiment.network, trial.seed))
+    return Cut(model.eval(), load(record))
+
+
+def uniform(trial: Trial, dense: Dense) -> nn.Module:
+    """The dense architecture at one density for all sites.
+
+    Raises:
+        UnreachableBudget: If the budget cannot be met so.
+    """
+    found = prune(
+        dense.model, budget=trial.budget, example_inputs=dense.example, method=UNIFORM.method, **UNIFORM.settings
+    )
+    return found.model
+
+
+def guided(workspace: Workspace, trial: Trial, found: Cut, dense: Dense) -> tuple[nn.Module, tuple[SiteRecord, ...]]:
+    """A network in the pattern of a pruned one: its stages' densities in the same proportions, as large as may be.
+
+    Returns:
+        The network, whose weights do not matter, and its widths.
+
+    Raises:
+        InvalidSetting: If it has another number of stages.
+        UnreachableBudget: If the budget, which is about this network, cannot be met so.
+    """
+    pattern = Pattern.of(discover(dense.model, dense.example), {s.name: s.kept for s in found.record.sites})
+    other = workspace.experiment.guided
+    model = dense.model if other is None else made(other, trial.seed).eval()
+    sites = discover(model, dense.example)
+    widths = in_proportion(CostModel(sites), trial.budget, pattern.shares(sites))
+    records = tuple(SiteRecord(name, sites[name].width, kept) for name, kept in widths.items())
+    return cut_to(model, sites, tuple(widths.values())), records
+
+
+def _files(workspace: Workspace, trial: Trial) -> tuple[Path, Path]:
+    """The record and the network of a cut."""
+    name = workspace.spec(trial).file_name
+    return workspace.records / name, (workspace.out / "cuts" / name).with_suffix(".safetensors")
+
+
+def _make(workspace: Workspace, competitor: Competitor, trials: list[Trial], material: RunData, dense: Dense) -> None:
+    experiment, seed = workspace.experiment, trials[0].seed
+    comparison = Comparison(
+        experiment.name,
+        experiment.network.name,
+        experiment.data.source,
+        dense.model,
+        dense.example,
+        material.test,
+        dense.note.outcome,
+        workspace.command,
+    )
+    budgets = [trial.budget for trial in trials]
+    runs = comparison.run_each(competitor, material.calibration, budgets, seed, **experiment.settings)
+    rate = _macs_per_second(dense, material.calibration[0][0])
+    for trial, run in zip(trials, runs, strict=True):
+        times = latencies(workspace, material, dense.model, run.result.model)
+        _write(workspace, trial, replace(run, record=run.record.timed(*times)), rate, dense)
+
+
+def _write(workspace: Workspace, trial: Trial, run: CompetitorRun, rate: float, dense: Dense) -> None:
+    """The network first: where a record is, there is its network."""
+    record_file, network = _files(workspace, trial)
+    seconds = run.record.seconds
+    selection = Payment("selection", workspace.experiment.data.calibration, seconds * rate, seconds)
+    record = replace(
+        run.record,
+        spec=workspace.spec(trial),
+        ledger=(*dense.note.payments, selection),
+        summary=f"{run.record.summary} {trial.arm.summary}",
+    )
+    save_pruned(network, run.result.model, run.result.plan, run.result.sites, overwrite=True)
+    save(record, record_file.parent)
+
+
+def _macs_per_second(dense: Dense, batch: Any) -> float:
+    """At which rate the dense network computes forward passes, here and now."""
+    time_ms = stopwatch(place_of(dense.model)[0])
+    with undisturbed(dense.model):
+        moved = to_model(batch, dense.model)
+        best = min(time_ms(lambda: call(dense.model, moved)) for _ in range(_TIMED_RUNS))
+    return dense.note.outcome.macs * example_count(batch) / (best / 1e3)

@@ -1,0 +1,212 @@
+"""All runs of an experiment, on one machine or many. What is done is not done again; what fails becomes a row."""
+
+import os
+import shutil
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from filelock import FileLock, Timeout
+
+from scionet.backends import configured
+from scionet.bench.experiment.parts import Trial
+from scionet.bench.records.failures import Failure, load_failure, save_failure
+from scionet.bench.records.record import RunRecord, RunSpec, load, save
+from scionet.bench.records.record_files import RecordError, make_folder, write_text
+from scionet.bench.runs.trial import run_trial
+from scionet.bench.runs.workspace import Workspace
+from scionet.progress import Progress, silent
+from scionet.settings import BackendName
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where one run of an experiment stands.
+
+    Attributes:
+        trial: The run.
+        spec: Its specification.
+        state: ``done``, ``failed``, ``running`` or ``to do``.
+        record: What came out, if it is done.
+        failure: Why it failed, if it did.
+    """
+
+    trial: Trial
+    spec: RunSpec
+    state: str
+    record: RunRecord | None = None
+    failure: Failure | None = None
+
+
+def standings(workspace: Workspace) -> tuple[Standing, ...]:
+    """Where every run stands.
+
+    Raises:
+        RecordError: If a record is damaged; the text names it.
+    """
+    return tuple(_standing(workspace, trial) for trial in workspace.experiment.trials())
+
+
+def run(
+    workspace: Workspace,
+    *,
+    jobs: int = 1,
+    threads: int | None = None,
+    backend: BackendName = "loky",
+    retry: bool = False,
+    progress: Progress = silent,
+) -> tuple[Standing, ...]:
+    """Do all runs that are neither done nor failed nor being done by others.
+
+    Args:
+        workspace: The experiment and its folder, which all workers must see.
+        jobs: Workers at a time.
+        threads: Threads of each; the processors shared evenly by default.
+        backend: Of joblib; ``"ray"`` and ``"dask"`` use the cluster that was connected before, or a local one.
+        retry: Whether to try failed runs once more.
+        progress: Told of every run that ends.
+
+    Returns:
+        Where every run stands now.
+
+    Raises:
+        InvalidSetting: If the backend is not installed.
+        RecordError: If the folder cannot be written, or a record is damaged.
+    """
+    if jobs < 1 or (threads is not None and threads < 1):
+        raise RecordError(f"jobs and threads are 1 or more; given {jobs} and {threads}")
+    make_folder(workspace.out)
+    found = standings(workspace)
+    for each in found:
+        if each.state == "to do" or (retry and each.state == "failed"):
+            _forget(workspace, each.spec)
+    crew = _Crew(workspace, jobs, threads or max(1, (os.cpu_count() or 1) // jobs), backend, progress, len(found))
+    while todo := crew.left():
+        try:
+            crew.work(todo, jobs)
+            break
+        except _worker_death():
+            crew.try_suspects()
+    return standings(workspace)
+
+
+@dataclass(frozen=True)
+class _Crew:
+    """Workers, and what they are at."""
+
+    workspace: Workspace
+    jobs: int
+    threads: int
+    backend: BackendName
+    progress: Progress
+    total: int
+
+    def left(self) -> list[Trial]:
+        """What is neither done nor failed."""
+        trials = self.workspace.experiment.trials()
+        return [trial for trial in trials if _state(self.workspace, self.workspace.spec(trial)) in ("to do", "running")]
+
+    def work(self, trials: Sequence[Trial], jobs: int) -> None:
+        """Do runs, and tell of each that ends."""
+        from joblib import Parallel, delayed
+
+        lazily = "list" if self.backend in ("ray", "dask") else "generator_unordered"
+        ended = self.total - len(self.left())
+        self.progress("runs", ended, self.total)
+        with configured(self.backend, jobs):
+            results = Parallel(return_as=lazily, pre_dispatch="n_jobs")(
+                delayed(attempt)(self.workspace, trial, self.threads) for trial in trials
+            )
+            for number, _ in enumerate(results, ended + 1):
+                self.progress("runs", number, self.total)
+
+    def try_suspects(self) -> None:
+        """After a worker died: do what was begun one by one. A run whose worker dies again has failed."""
+        for trial in self.left():
+            spec = self.workspace.spec(trial)
+            if not _begun(self.workspace, spec).exists():
+                continue
+            try:
+                self.work([trial], 2)  # joblib would do a single job in this process
+            except _worker_death():
+                reason = "its worker died twice (killed, or out of memory?); take a smaller batch_size, or more memory"
+                save_failure(Failure(spec, "TerminatedWorkerError", reason), self.workspace.failures)
+
+
+def attempt(workspace: Workspace, trial: Trial, threads: int) -> str:
+    """Do one run, unless it is done or another process is at it. The state in which it then is."""
+    torch.set_num_threads(threads)
+    spec = workspace.spec(trial)
+    folder = workspace.work(spec.short_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(folder.with_suffix(".lock"), blocking=False):
+            if (workspace.records / spec.file_name).exists():
+                return "done"
+            return _attempt_alone(workspace, trial, spec)
+    except Timeout:
+        return "running"
+
+
+def _attempt_alone(workspace: Workspace, trial: Trial, spec: RunSpec) -> str:
+    folder = workspace.work(spec.short_id)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(_begun(workspace, spec), "")
+    try:
+        record = run_trial(workspace, trial)
+    except Exception as error:  # whatever a run raises is its reason
+        save_failure(Failure(spec, type(error).__name__, str(error), traceback.format_exc()), workspace.failures)
+        return "failed"
+    save(record, workspace.records)
+    shutil.rmtree(folder, ignore_errors=True)
+    return "done"
+
+
+def _standing(workspace: Workspace, trial: Trial) -> Standing:
+    spec = workspace.spec(trial)
+    state = _state(workspace, spec)
+    if state == "done":
+        return Standing(trial, spec, state, record=load(workspace.records / spec.file_name))
+    if state == "failed":
+        return Standing(trial, spec, state, failure=load_failure(workspace.failures / spec.file_name))
+    return Standing(trial, spec, state)
+
+
+def _state(workspace: Workspace, spec: RunSpec) -> str:
+    """Where a run stands, without reading what came of it."""
+    if (workspace.records / spec.file_name).exists():
+        return "done"
+    if (workspace.failures / spec.file_name).exists():
+        return "failed"
+    return "running" if _locked(workspace, spec) else "to do"
+
+
+def _locked(workspace: Workspace, spec: RunSpec) -> bool:
+    """Whether a process is at it. A lock goes with its process, however that ends."""
+    path = workspace.work(spec.short_id).with_suffix(".lock")
+    if not path.exists():
+        return False
+    try:
+        with FileLock(path, blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def _begun(workspace: Workspace, spec: RunSpec) -> Path:
+    """A file that says that a run was begun, and that goes when it ends."""
+    return workspace.work(spec.short_id) / "begun.txt"
+
+
+def _forget(workspace: Workspace, spec: RunSpec) -> None:
+    """Remove what says that a run failed, or that a worker died over it."""
+    (workspace.failures / spec.file_name).unlink(missing_ok=True)
+    _begun(workspace, spec).unlink(missing_ok=True)
+
+
+def _worker_death() -> type[BaseException]:
+    from joblib.externals.loky.process_executor import TerminatedWorkerError
+
+    return TerminatedWorkerError

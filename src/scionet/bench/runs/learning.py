@@ -1,0 +1,186 @@
+"""A network trained at every learning rate of a sweep; the one that does best on the validation data is kept."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from scionet.bench.records.ledger import PASSES, STAGES, Payment
+from scionet.bench.records.record import Tried
+from scionet.bench.records.record_files import read_text, write_text
+from scionet.bench.runs.data import RunData
+from scionet.training.callbacks import Callback
+from scionet.training.execution import Execution
+from scionet.training.fit import FitResult, fit
+from scionet.training.recipes import Recipe
+from scionet.training.state import Epoch, TrainingState, best_epoch
+
+
+@dataclass(frozen=True, eq=False)
+class Training:
+    """A training at one learning rate.
+
+    Attributes:
+        model: The trained network.
+        state: Where it stands.
+        tried: The learning rate and the validation accuracy.
+        payments: What was paid for it.
+    """
+
+    model: nn.Module
+    state: TrainingState
+    tried: Tried
+    payments: tuple[Payment, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Learnt:
+    """What came of a sweep.
+
+    Attributes:
+        model: The network of the chosen learning rate.
+        sweep: Every learning rate with its validation accuracy.
+        payments: What was paid for the chosen training, for the others, and for measuring.
+    """
+
+    model: nn.Module
+    sweep: tuple[Tried, ...]
+    payments: tuple[Payment, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Trainer:
+    """What all trainings of a run share.
+
+    Attributes:
+        material: The data.
+        macs: Of a forward pass of one example.
+        execution: How the work is done.
+    """
+
+    material: RunData
+    macs: float
+    execution: Execution
+
+    def begin(self, model: nn.Module, recipe: Recipe, seed: int) -> TrainingState:
+        """Where a training stands before its first step."""
+        return self._fit(model, recipe, seed, until=0).state
+
+    def train(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        seed: int,
+        path: Path,
+        *,
+        start: TrainingState | None = None,
+        until: int | None = None,
+        callbacks: tuple[Callback, ...] = (),
+    ) -> Training:
+        """Train a network in place; what was killed goes on where it was, and what is done is not done again.
+
+        Args:
+            model: The network.
+            recipe: How to train.
+            seed: Root of all randomness of the training.
+            path: File of where the training stands, in a folder that is made if need be.
+            start: Where it begins, if not at its first step.
+            until: The epoch to pause after, which is at least the first.
+            callbacks: Told of every step and epoch.
+
+        Raises:
+            TrainingError: If it fails.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        watch = _Watch(path.with_suffix(".json"))
+        result = self._fit(
+            model, recipe, seed, state_file=path, start=start, until=until, callbacks=(watch, *callbacks)
+        )
+        payments = self._payments(recipe, result, start, watch.seconds)
+        return Training(model, result.state, _tried(recipe, result), payments)
+
+    def _fit(self, model: nn.Module, recipe: Recipe, seed: int, **more: Any) -> FitResult:
+        data, validation = self.material.training(recipe), self.material.validation
+        return fit(model, data, recipe, validation=validation, seed=seed, execution=self.execution, **more)
+
+    def _payments(
+        self, recipe: Recipe, result: FitResult, start: TrainingState | None, seconds: float
+    ) -> tuple[Payment, Payment]:
+        """For the steps after the start, and for measuring."""
+        step, epochs = (0, 0) if start is None else (start.step, len(start.history))
+        images = (result.history[-1].step - step) * recipe.batch_size
+        measured = (len(result.history) - epochs) * len(self.material.validation)
+        training, measuring = PASSES * self.macs * images, self.macs * measured
+        share = training / (training + measuring)
+        return (
+            Payment("training", images, training, seconds * share),
+            Payment("validation", measured, measuring, seconds * (1 - share)),
+        )
+
+
+def learn(
+    make: Callable[[], nn.Module], recipe: Recipe, factors: Sequence[float], trainer: Trainer, seed: int, folder: Path
+) -> Learnt:
+    """Train anew at every learning rate; what was killed goes on where it was.
+
+    Args:
+        make: Makes the network with its first weights, the same each time.
+        recipe: How to train.
+        factors: What its learning rate is multiplied by.
+        trainer: What all trainings share.
+        seed: Root of all randomness of the training.
+        folder: Where the trainings are kept meanwhile.
+
+    Raises:
+        TrainingError: If a training fails.
+    """
+    return choose(
+        [
+            trainer.train(make(), at_rate(recipe, factor), seed, folder / f"rate-{factor:g}.safetensors")
+            for factor in sorted(factors)
+        ]
+    )
+
+
+def at_rate(recipe: Recipe, factor: float) -> Recipe:
+    """A recipe with so many times its learning rate."""
+    return replace(recipe, learning_rate=recipe.learning_rate * factor)
+
+
+def choose(trainings: Sequence[Training]) -> Learnt:
+    """The training of the best validation accuracy, of equals the first; what the others have cost was for tuning."""
+    best = max(trainings, key=lambda training: training.tried.correct)
+    paid = [
+        payment if training is best or payment.stage == "validation" else replace(payment, stage="tuning")
+        for training in trainings
+        for payment in training.payments
+    ]
+    ledger = sorted(paid, key=lambda payment: STAGES.index(payment.stage))
+    return Learnt(best.model, tuple(training.tried for training in trainings), tuple(ledger))
+
+
+def _tried(recipe: Recipe, result: FitResult) -> Tried:
+    """The validation accuracy of the weights that the training gave."""
+    last = result.history[best_epoch(result.history) - 1 if recipe.patience is not None else -1]
+    if last.validation is None:
+        raise AssertionError("fit measures every epoch on the validation data")
+    return Tried(recipe.learning_rate, recipe.epochs, last.validation.correct, last.validation.seen)
+
+
+class _Watch(Callback):
+    """Adds up the time of a training over interruptions; what an interruption lost is not counted."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.seconds = float(json.loads(read_text(path))) if path.exists() else 0.0
+        self._since = time.perf_counter()
+
+    def after_epoch(self, network: nn.Module, epoch: Epoch) -> None:
+        now = time.perf_counter()
+        self.seconds += now - self._since
+        self._since = now
+        write_text(self._path, json.dumps(self.seconds))

@@ -1,0 +1,180 @@
+"""What the runs of an experiment share: its folder, its data, and the dense network, obtained once for all of them."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+from safetensors.torch import save
+from torch import nn
+
+from scionet.bench.experiment.competitors import outcome
+from scionet.bench.experiment.experiment import Experiment
+from scionet.bench.experiment.parts import Network, Trial
+from scionet.bench.records.ledger import Payment
+from scionet.bench.records.record import Outcome, RunSpec
+from scionet.bench.records.record_files import RecordError, read_value, write_text
+from scionet.bench.runs.data import RunData
+from scionet.bench.runs.learning import Trainer, learn
+from scionet.budget.costs import measure
+from scionet.files.atomic import whole_file
+from scionet.files.json_dataclasses import to_json
+from scionet.models.factory import build as build_model
+from scionet.models.factory import load_weights
+from scionet.network.calling import Batch, first_of
+from scionet.training.execution import Execution
+
+
+@dataclass(frozen=True, eq=False)
+class Workspace:
+    """An experiment, its data and its folder.
+
+    Attributes:
+        experiment: What is to be run.
+        data: What the paths of data and weights are relative to.
+        out: Folder of records, networks and work in progress.
+        execution: How trainings are done.
+        command: The command that makes the records again.
+    """
+
+    experiment: Experiment
+    data: Path
+    out: Path
+    execution: Execution
+    command: str
+
+    @property
+    def records(self) -> Path:
+        """Folder of the records."""
+        return self.out / "records"
+
+    @property
+    def failures(self) -> Path:
+        """Folder of the reasons why runs failed."""
+        return self.out / "failures"
+
+    @cached_property
+    def dense_identity(self) -> str:
+        """Hash of the dense weights, or of how they come about; read once.
+
+        Raises:
+            RecordError: If their file cannot be read.
+        """
+        return self.experiment.dense_identity(self.data)
+
+    def spec(self, trial: Trial) -> RunSpec:
+        """What a trial is, in all that its result depends on."""
+        return self.experiment.spec(trial, self.dense_identity)
+
+    def work(self, name: str) -> Path:
+        """Folder of a training in progress."""
+        return self.out / "work" / name
+
+    def material(self, seed: int) -> RunData:
+        """The data of a seed."""
+        return RunData.of(self.experiment.data, self.data, seed)
+
+
+@dataclass(frozen=True)
+class DenseNote:
+    """What is written down of a dense network.
+
+    Attributes:
+        outcome: Its costs and accuracy.
+        payments: What its training has cost, if it was trained here.
+    """
+
+    outcome: Outcome
+    payments: tuple[Payment, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Dense:
+    """A dense network.
+
+    Attributes:
+        model: The network, in eval mode.
+        example: What it is called on: two examples.
+        note: Its costs and accuracy.
+    """
+
+    model: nn.Module
+    example: Batch
+    note: DenseNote
+
+
+@contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Nobody else is at work on this path meanwhile, in no process; the folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f"{path.name}.lock")):
+        yield
+
+
+def made(network: Network, seed: int) -> nn.Module:
+    """A network with new weights."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(network.factory, **network.arguments)
+
+
+def dense(workspace: Workspace, material: RunData, seed: int) -> Dense:
+    """The dense network: of the given weights, or trained for each seed by whoever needs it first.
+
+    Raises:
+        RecordError: If what was written down of it is damaged.
+        PruneError: If it cannot be made, loaded or trained.
+    """
+    experiment, example = workspace.experiment, first_of(material.calibration[0][0], 2)
+    given = experiment.network.weights
+    stem = workspace.dense_identity[:12] + ("" if given else f"-seed{seed}")
+    note = workspace.out / "dense" / f"{stem}.json"
+    weights = note.with_suffix(".safetensors") if given is None else workspace.data / given
+    with alone(workspace.out / "dense" / stem):
+        if not note.exists():
+            cost = measure(made(experiment.network, seed), example)
+            refuse_other_cost(experiment.network, cost.macs)
+            payments = () if given else _trained(workspace, material, seed, cost.macs, weights)
+            found, _ = outcome(_loaded(experiment.network, seed, weights), cost, material.test)
+            write_text(note, to_json(DenseNote(found, payments)))
+    known = read_value(DenseNote, note)
+    refuse_other_cost(experiment.network, known.outcome.macs)
+    return Dense(_loaded(experiment.network, seed, weights), example, known)
+
+
+def refuse_other_cost(network: Network, macs: float) -> None:
+    """Refuse a network that does not cost what the experiment says.
+
+    Raises:
+        RecordError: If it does not.
+    """
+    if network.macs is not None and macs != network.macs:
+        raise RecordError(
+            f"{network.factory} has {macs:,.0f} MACs for an example like these; the experiment says {network.macs:,}. "
+            "Give other data or another preprocessing, or correct the experiment"
+        )
+
+
+def _loaded(network: Network, seed: int, weights: Path) -> nn.Module:
+    model = made(network, seed)
+    load_weights(model, weights)
+    return model.eval()
+
+
+def _trained(workspace: Workspace, material: RunData, seed: int, macs: float, path: Path) -> tuple[Payment, ...]:
+    """Train the dense network and write its weights; what that has cost."""
+    network, recipe = workspace.experiment.network, workspace.experiment.pretraining
+    if recipe is None:
+        raise AssertionError("an experiment has weights or a pretraining")
+    work = workspace.work(f"dense-{path.stem}")
+    trainer = Trainer(material, macs, workspace.execution)
+    learnt = learn(lambda: made(network, seed), recipe, (1.0,), trainer, seed, work)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learnt.model.state_dict().items()}
+    with whole_file(path, ".safetensors", overwrite=True, error=RecordError) as temporary:
+        temporary.write_bytes(save(tensors))
+    shutil.rmtree(work, ignore_errors=True)
+    return tuple(replace(payment, stage="dense training") for payment in learnt.payments)

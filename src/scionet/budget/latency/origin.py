@@ -1,0 +1,92 @@
+"""Where a latency table was measured, and of what."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+
+from scionet.budget.latency.timing import clock_on
+from scionet.errors import InvalidSetting
+from scionet.machine import processor
+from scionet.network.calling import Batch, as_arguments, place_of, tensors_of
+from scionet.network.sites import Sites
+
+_DECISIVE = ("network", "inputs", "dtype", "device")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a latency table was measured, and of what. Names no host and no user.
+
+    Attributes:
+        network: Hash of the names and shapes of the network's tensors and sites; weights do not matter.
+        inputs: Types and shapes of the batch that it was called on.
+        dtype: Floating-point type of the network.
+        device: Where it ran.
+        machine: Model of the processor.
+        threads: Threads that torch used.
+        torch: Version of torch.
+        clock: What told the time, as Python's module `time` names it; see `scionet.budget.latency.timing.clock_on`.
+    """
+
+    network: str
+    inputs: str
+    dtype: str
+    device: str
+    machine: str
+    threads: int
+    torch: str
+    clock: str
+
+    @classmethod
+    def here(cls, model: nn.Module, batch: Batch, sites: Sites) -> "Origin":
+        """That of a measurement on this machine, now.
+
+        Args:
+            model: The network.
+            batch: What it is called on, on its device.
+            sites: Its sites.
+        """
+        device, dtype = place_of(model)
+        return cls(
+            network=_hash(sites),
+            inputs=", ".join(_form(tensor) for tensor in tensors_of(as_arguments(batch))),
+            dtype=str(dtype).removeprefix("torch."),
+            device=f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type,
+            machine=processor(),
+            threads=torch.get_num_threads(),
+            torch=torch.__version__,
+            clock=clock_on(device).__name__,
+        )
+
+    def __str__(self) -> str:
+        """The origin for a person to read."""
+        threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
+        return f"{self.inputs} on {self.device}, {self.machine}, {threads}, {self.clock}, torch {self.torch}"
+
+    def check_serves(self, wanted: "Origin") -> None:
+        """Refuse a table of another network, batch, type or device.
+
+        Raises:
+            InvalidSetting: If it is; all differences are named.
+        """
+        mine, theirs = asdict(self), asdict(wanted)
+        differences = [f"{name} {mine[name]}, now {theirs[name]}" for name in _DECISIVE if mine[name] != theirs[name]]
+        if differences:
+            raise InvalidSetting(
+                f"the latency table was measured for another {'; another '.join(differences)}. Measure one for this "
+                f"network with the same ignored_layers, batch and device"
+            )
+
+
+def _form(tensor: Tensor) -> str:
+    shape = "x".join(map(str, tensor.shape))
+    last = tensor.ndim == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last)
+    return f"{str(tensor.dtype).removeprefix('torch.')} {shape}{' channels_last' if last else ''}"
+
+
+def _hash(sites: Sites) -> str:
+    form = [dict(sites.shapes), {name: site.width for name, site in sites.items()}]
+    return hashlib.sha256(json.dumps(form).encode()).hexdigest()

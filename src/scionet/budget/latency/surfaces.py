@@ -1,0 +1,185 @@
+"""Latency at any widths: sums of measured functions of one or two dimensions, interpolated between their knots."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from scionet.budget.forms import FloatArray, IntArray
+from scionet.budget.latency.operations import Axis
+
+_SLOPE = 1e-6
+"""By which part of its largest value a surface rises at least along an axis, so that no step down is worth nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Surface:
+    """What one operation, or several that shrink alike, take at any fraction of their axes.
+
+    Attributes:
+        axes: One axis or two.
+        knots: Fractions of each axis, ascending to 1.
+        ms: Milliseconds at each combination of knots.
+    """
+
+    axes: tuple[Axis, ...]
+    knots: tuple[tuple[float, ...], ...]
+    ms: FloatArray
+
+
+@dataclass(frozen=True, eq=False)
+class Surfaces:
+    """The sum of surfaces as a function of widths: bilinear between knots, constant below the first.
+
+    Axis 0 of an array is the axis of a surface; one that has a single axis has a second one of a single knot.
+
+    Attributes:
+        constant_ms: What does not change with the widths.
+        position: Fractions of the axes as coefficients of ``(1, widths)``, shape ``(2, surface, 1 + site)``.
+        knots: Ascending, shape ``(2, surface, knot)``; after the last come larger ones that are never reached.
+        ms: Shape ``(surface, knot, knot)``.
+    """
+
+    constant_ms: float
+    position: FloatArray
+    knots: FloatArray
+    ms: FloatArray
+
+    @classmethod
+    def build(cls, surfaces: Iterable[Surface], widths: Mapping[str, int]) -> "Surfaces":
+        """The sum of surfaces; those with the same axes and knots become one.
+
+        Args:
+            surfaces: The surfaces.
+            widths: Dense width of every site by name.
+        """
+        alike: dict[tuple[tuple[Axis, ...], tuple[tuple[float, ...], ...]], FloatArray] = {}
+        for surface in surfaces:
+            key = surface.axes, surface.knots
+            alike[key] = alike.get(key, 0.0) + surface.ms
+        size = max((len(knots) for _, both in alike for knots in both), default=1) + 1
+        position = [[_affine(axes[n:], widths) for axes, _ in alike] for n in (0, 1)]
+        knots = [[_padded(both[n] if n < len(both) else (1.0,), size) for _, both in alike] for n in (0, 1)]
+        ms = [_extended(values, size) for values in alike.values()]
+        return cls(
+            0.0,
+            np.array(position).reshape(2, len(alike), 1 + len(widths)),
+            np.array(knots).reshape(2, len(alike), size),
+            np.array(ms).reshape(len(alike), size, size),
+        )
+
+    def scaled(self, constant_ms: float, scale: float) -> "Surfaces":
+        """Every surface times `scale`, with this constant."""
+        return replace(self, constant_ms=constant_ms, ms=scale * self.ms)
+
+    def evaluate(self, kept: IntArray) -> FloatArray:
+        """See `scionet.budget.costs.Part`."""
+        return np.array([self.constant_ms + self._at(np.arange(len(self.ms)), self._fractions(kept)).sum()])
+
+    def shifts(self, kept: IntArray, site: IntArray, step: IntArray) -> FloatArray:
+        """See `scionet.budget.costs.Part`."""
+        surface, move = np.nonzero(self._touched[:, site])
+        here = self._fractions(kept)[:, surface]
+        change = self._at(surface, here + self._moved(surface, site[move], step[move])) - self._at(surface, here)
+        return np.bincount(move, change, len(site)).astype(np.float64)[None]
+
+    def interactions(
+        self, kept: IntArray, site: IntArray, step: IntArray, other: IntArray, other_step: IntArray
+    ) -> FloatArray:
+        """See `scionet.budget.costs.Part`."""
+        surface, move, mate = _joined(*np.nonzero(self._shared[:, site]), *np.nonzero(self._shared[:, other]))
+        here = self._fractions(kept)[:, surface]
+        first = self._moved(surface, site[move], step[move])
+        second = self._moved(surface, other[mate], other_step[mate])
+        both = self._at(surface, here + first + second) + self._at(surface, here)
+        beyond = both - self._at(surface, here + first) - self._at(surface, here + second)
+        total = np.bincount(move * len(other) + mate, beyond, len(site) * len(other)).astype(np.float64)
+        return total.reshape(1, len(site), len(other))
+
+    @cached_property
+    def _touched(self) -> NDArray[np.bool_]:
+        """Which surface changes with which site, shape ``(surface, site)``."""
+        return (self.position[:, :, 1:] != 0).any(axis=0)
+
+    @cached_property
+    def _shared(self) -> NDArray[np.bool_]:
+        """The same, without the surfaces that change with one site only."""
+        return self._touched & (self._touched.sum(axis=1, keepdims=True) > 1)
+
+    def _fractions(self, kept: IntArray) -> FloatArray:
+        """Where all surfaces are on their axes, shape ``(2, surface)``."""
+        return self.position @ np.concatenate(([1.0], kept))
+
+    def _moved(self, surface: IntArray, site: IntArray, step: IntArray) -> FloatArray:
+        """By how much moves shift surfaces on their axes, shape ``(2, pair)``, for pairs of a surface and a move."""
+        return self.position[:, surface, 1 + site] * step
+
+    def _at(self, surface: IntArray, fractions: FloatArray) -> FloatArray:
+        """Milliseconds of some surfaces, shape ``(n,)``, at fractions of their axes, shape ``(2, n)``."""
+        (i, p), (j, q) = (_between(self.knots[n][surface], fractions[n]) for n in (0, 1))
+        low = self.ms[surface, i, j] * (1 - q) + self.ms[surface, i, j + 1] * q
+        high = self.ms[surface, i + 1, j] * (1 - q) + self.ms[surface, i + 1, j + 1] * q
+        return low * (1 - p) + high * p
+
+
+def rising(ms: FloatArray) -> FloatArray:
+    """The nearest thing to a table that rises along all axes: the mean of the least one above and the greatest below.
+
+    A wider operation that was measured as quicker is noise, or a quirk that no allocation should hunt for.
+    """
+    above, below = ms, ms
+    for axis in range(ms.ndim):
+        above = np.maximum.accumulate(above, axis)
+        below = np.flip(np.minimum.accumulate(np.flip(below, axis), axis), axis)
+    ramp = sum(np.indices(ms.shape)[axis] / max(ms.shape[axis] - 1, 1) for axis in range(ms.ndim))
+    return (above + below) / 2 + _SLOPE * ms.max() * ramp
+
+
+def _affine(axes: Sequence[Axis], widths: Mapping[str, int]) -> FloatArray:
+    """The fraction that is left of the first of the axes, as coefficients of ``(1, widths)``; 1 where there is none."""
+    row = np.eye(1, 1 + len(widths))[0]
+    names = list(widths)
+    for site, share in axes[0].shares if axes else ():
+        row[0] -= share
+        row[1 + names.index(site)] += share / widths[site]
+    return row
+
+
+def _padded(knots: Sequence[float], size: int) -> list[float]:
+    return [*knots, *(knots[-1] + 1 + n for n in range(size - len(knots)))]
+
+
+def _extended(ms: FloatArray, size: int) -> FloatArray:
+    """A table of one or two axes with its last row and column repeated."""
+    table = ms if ms.ndim == 2 else ms[:, None]
+    return np.pad(table, [(0, size - length) for length in table.shape], mode="edge")
+
+
+def _between(knots: FloatArray, at: FloatArray) -> tuple[IntArray, FloatArray]:
+    """The last knot at or below each place, and how far it is from there to the next, 0 to 1.
+
+    Args:
+        knots: Shape ``(n, knot)``.
+        at: Shape ``(n,)``.
+    """
+    below = np.clip((knots <= at[:, None]).sum(axis=1) - 1, 0, knots.shape[1] - 2)
+    low, high = (np.take_along_axis(knots, below[:, None] + n, axis=1)[:, 0] for n in (0, 1))
+    return below, np.clip((at - low) / (high - low), 0, 1)
+
+
+def _joined(surface: IntArray, move: IntArray, other: IntArray, mate: IntArray) -> tuple[IntArray, IntArray, IntArray]:
+    """All triples (surface, move, mate) of pairs with the same surface.
+
+    Args:
+        surface: Of each pair (surface, move), ascending.
+        move: Of each pair.
+        other: Of each pair (surface, mate), ascending.
+        mate: Of each pair.
+    """
+    begin = np.searchsorted(other, surface)
+    count = np.searchsorted(other, surface, side="right") - begin
+    row = np.repeat(np.arange(len(surface)), count)
+    place = np.arange(len(row)) - np.repeat(np.cumsum(count) - count, count)
+    return surface[row], move[row], mate[begin[row] + place]

@@ -1,0 +1,249 @@
+"""LatencyTable: how long the operations of a network take at other widths, measured on this machine and device."""
+
+import json
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from scionet.budget.latency.durations import Latency, interval
+from scionet.budget.latency.operations import Axis, Kernel, operations
+from scionet.budget.latency.origin import Origin
+from scionet.budget.latency.surfaces import Surface, Surfaces, rising
+from scionet.budget.latency.timing import Timer, all_undisturbed, interleaved, stopwatch
+from scionet.budget.latency.workbench import Workbench, common_widths, cut_to
+from scionet.errors import CalibrationError, InvalidSetting
+from scionet.files.atomic import whole_file
+from scionet.files.json_dataclasses import build, plain
+from scionet.network.calling import Batch, example_count, place_of, to_model
+from scionet.network.sites import Sites
+from scionet.progress import Progress, silent
+
+FORMAT = 1
+"""Version of the file format; raised when an older reader could misread a file."""
+
+
+@dataclass(frozen=True)
+class OperationTimes:
+    """How long one operation takes, at every combination of the knots of its axes (the last axis fastest).
+
+    Attributes:
+        name: Operator and dense shapes.
+        knots: For each axis the fractions that were measured, ascending to 1.
+        median_ms: Median time, milliseconds.
+        lower_ms: Lower end of its 95 % confidence interval.
+        upper_ms: Upper end.
+        calls: For each call in one forward pass, its axes.
+    """
+
+    name: str
+    knots: tuple[tuple[float, ...], ...]
+    median_ms: tuple[float, ...]
+    lower_ms: tuple[float, ...]
+    upper_ms: tuple[float, ...]
+    calls: tuple[tuple[Axis, ...], ...]
+
+    def __post_init__(self) -> None:
+        """Check that all fits together.
+
+        Raises:
+            InvalidSetting: If it does not.
+        """
+        times = list(zip(self.lower_ms, self.median_ms, self.upper_ms, strict=False))
+        size = math.prod(map(len, self.knots))
+        whole = len(self.lower_ms) == len(self.median_ms) == len(self.upper_ms) == size
+        ascending = all(knots and list(knots) == sorted({*knots}) and knots[-1] == 1 for knots in self.knots)
+        ordered = all(0 <= low <= middle <= high < math.inf for low, middle, high in times)
+        axes = 1 <= len(self.knots) <= 2 and all(len(call) == len(self.knots) for call in self.calls)
+        if not (whole and ascending and ordered and axes):
+            raise InvalidSetting(f"the times of {self.name!r} are no table of one or two axes of ascending fractions")
+
+    def surfaces(self) -> list[Surface]:
+        """One for each call."""
+        ms = rising(np.array(self.median_ms).reshape([len(knots) for knots in self.knots]))
+        return [Surface(axes, self.knots, ms) for axes in self.calls]
+
+
+@dataclass(frozen=True)
+class NetworkTime:
+    """How long a whole network takes.
+
+    Attributes:
+        kept: Units of each site.
+        time: Of one forward pass.
+    """
+
+    kept: tuple[int, ...]
+    time: Latency
+
+
+@dataclass(frozen=True)
+class LatencyTable:
+    """How long a network takes at any widths of its sites.
+
+    Every operation that shrinks with a site is timed at a few fractions of its dimensions, each shape once; between
+    them times are interpolated. Their sum is brought to the times of whole networks, measured in the same rounds, by
+    one factor and one constant: what no operation accounts for, such as the interpreter's work.
+
+    Attributes:
+        origin: Where it was measured, and of what.
+        repeats: Timed runs of each entry.
+        sites: Name and dense width of every site.
+        operations: Times of the operations.
+        networks: Times of whole networks, the dense one first.
+    """
+
+    origin: Origin
+    repeats: int
+    sites: tuple[tuple[str, int], ...]
+    operations: tuple[OperationTimes, ...]
+    networks: tuple[NetworkTime, ...]
+
+    def __post_init__(self) -> None:
+        """Check that predictions can be brought to the times of whole networks.
+
+        Raises:
+            InvalidSetting: If none was timed, or widths do not fit the sites.
+        """
+        if not self.networks or any(len(network.kept) != len(self.sites) for network in self.networks):
+            raise InvalidSetting(
+                "a latency table needs the time of a whole network or more, with a width of every site"
+            )
+
+    @classmethod
+    def measure(
+        cls,
+        model: nn.Module,
+        example_inputs: Batch,
+        sites: Sites,
+        *,
+        repeats: int = 9,
+        warmup: int = 1,
+        watch: Callable[..., Timer] = stopwatch,
+        progress: Progress = silent,
+    ) -> "LatencyTable":
+        """Time the operations of a network, with as many threads as torch may use now.
+
+        All entries take turns, round after round, those of similar width next to one another and in the order of the
+        network. Each operation is given new tensors, just written, while those of the operation before are still
+        alive: memory and caches are then much as within a network.
+
+        Args:
+            model: The network; it is left as it was.
+            example_inputs: The batch whose latency counts.
+            sites: The network's sites.
+            repeats: Timed runs of each entry.
+            warmup: Runs before those, not timed.
+            watch: Makes a timer for a device and a number of runs in a row; see
+                `scionet.budget.latency.timing.stopwatch`.
+            progress: Is told the rounds.
+
+        Raises:
+            CalibrationError: If the inputs hold no example.
+            InvalidSetting: If a number is out of range.
+        """
+        batch, device = to_model(example_inputs, model), place_of(model)[0]
+        if not example_count(batch):
+            raise CalibrationError("latency of no example; give example inputs with a batch size of at least one")
+        uses = operations(model, batch, sites)
+        networks = {kept: cut_to(model, sites, kept) for kept in common_widths(sites)}
+        entries = Workbench(device, watch, batch).in_order(uses, networks)
+        with all_undisturbed(networks.values()):
+            times = interleaved(entries, repeats, warmup, progress)
+        return cls(
+            Origin.here(model, batch, sites),
+            repeats,
+            tuple((name, site.width) for name, site in sites.items()),
+            tuple(_operation_times(kernel, calls, times) for kernel, calls in uses.items()),
+            tuple(NetworkTime(kept, Latency.of(times[kept], example_count(batch))) for kept in networks),
+        )
+
+    def __str__(self) -> str:
+        """The table for a person to read."""
+        entries = sum(len(operation.median_ms) for operation in self.operations)
+        return (
+            f"latency table of {entries} entries for {len(self.operations)} operations, {self.origin}; whole networks "
+            f"are predicted to {self.error:.1%}"
+        )
+
+    @cached_property
+    def surfaces(self) -> Surfaces:
+        """The latency as a function of widths."""
+        from scipy.optimize import nnls  # half a second to import
+
+        measured = np.array([network.time.median_ms for network in self.networks])
+        # Relative errors count, so that narrow networks weigh as much as the dense one.
+        (constant_ms, scale), _ = nnls(np.stack([1 / measured, self._sums / measured], axis=1), np.ones(len(measured)))
+        return self._plain.scaled(float(constant_ms), float(scale))
+
+    @property
+    def error(self) -> float:
+        """Largest relative error of the prediction among the whole networks that were measured."""
+        predicted = [self.surfaces.evaluate(np.array(network.kept))[0] for network in self.networks]
+        pairs = zip(predicted, self.networks, strict=True)
+        return max(abs(ms / network.time.median_ms - 1) for ms, network in pairs)
+
+    @cached_property
+    def _plain(self) -> Surfaces:
+        """The operations as they were timed, one by one."""
+        surfaces = (surface for operation in self.operations for surface in operation.surfaces())
+        return Surfaces.build(surfaces, dict(self.sites))
+
+    @property
+    def _sums(self) -> np.ndarray:
+        return np.array([self._plain.evaluate(np.array(network.kept))[0] for network in self.networks])
+
+    def check_serves(self, model: nn.Module, example_inputs: Batch, sites: Sites) -> None:
+        """Refuse a table of another network, batch, type or device.
+
+        Raises:
+            InvalidSetting: If this is one.
+        """
+        self.origin.check_serves(Origin.here(model, to_model(example_inputs, model), sites))
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the table to a JSON file, whole or not at all.
+
+        Raises:
+            InvalidSetting: If the name does not end in .json, or the file exists or cannot be written.
+        """
+        text = json.dumps({"format": FORMAT, **plain(self)}, allow_nan=False)
+        with whole_file(path, ".json", overwrite=overwrite, error=InvalidSetting) as temporary:
+            temporary.write_text(text + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "LatencyTable":
+        """Read what `save` wrote.
+
+        Raises:
+            InvalidSetting: If the file cannot be read, is damaged, no latency table, or of a newer format.
+        """
+        try:
+            content = build(dict, json.loads(Path(path).read_text(encoding="utf-8")), "table")
+            if (given := build(int, content.pop("format", None), "table.format")) <= FORMAT:
+                return build(cls, content, "table")
+        except OSError as error:
+            raise InvalidSetting(f"cannot read the latency table {path}: {error.strerror}") from error
+        except ValueError as error:
+            raise InvalidSetting(f"{path} is damaged or no latency table: {error}. Measure it again") from error
+        raise InvalidSetting(f"{path} has format {given}; this scionet reads formats up to {FORMAT}. Upgrade scionet")
+
+
+def _operation_times(
+    kernel: Kernel, calls: Sequence[tuple[Axis, ...]], times: Mapping[Any, Sequence[float]]
+) -> OperationTimes:
+    runs = [times[kernel, point] for point in kernel.points]
+    lower, upper = zip(*map(interval, runs), strict=True)
+    middle = _rounded([median(values) for values in runs])
+    return OperationTimes(kernel.name, kernel.knots, middle, _rounded(lower), _rounded(upper), tuple(calls))
+
+
+def _rounded(times_ms: Sequence[float]) -> tuple[float, ...]:
+    """Six significant digits: a file is then half as long."""
+    return tuple(float(f"{ms:.6g}") for ms in times_ms)

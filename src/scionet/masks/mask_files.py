@@ -1,0 +1,72 @@
+"""Masks in one file: safetensors with a JSON header. No pickle."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from scionet.errors import CheckpointError
+from scionet.files.atomic import whole_file
+from scionet.files.json_dataclasses import build, to_json
+from scionet.files.safetensors_files import opened, tensors_in
+
+FORMAT_VERSION = 1
+_KEY, _WRITER = "scionet_masks", "WeightMasks.save"
+
+
+@dataclass(frozen=True)
+class MaskHeader:
+    """What a file says of its masks: how many weights each keeps."""
+
+    format_version: int
+    counts: Mapping[str, int]
+
+
+def write_masks(path: str | Path, masks: Mapping[str, Tensor], overwrite: bool) -> Path:
+    """Write boolean tensors by name, whole or not at all.
+
+    Raises:
+        CheckpointError: If the file exists or cannot be written.
+        InvalidSetting: If its name does not end in ``.safetensors``.
+    """
+    tensors = {n: m.detach().to("cpu").clone(memory_format=torch.contiguous_format) for n, m in masks.items()}
+    header = to_json(MaskHeader(FORMAT_VERSION, {name: int(mask.count_nonzero()) for name, mask in tensors.items()}))
+    with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
+        temporary.write_bytes(save(tensors, {_KEY: header}))
+    return Path(path)
+
+
+def read_masks(path: str | Path) -> dict[str, Tensor]:
+    """What `write_masks` wrote, on the processor.
+
+    Raises:
+        CheckpointError: If the file is missing, damaged, of a newer format, or holds something else.
+    """
+    with opened(path, _WRITER) as file:
+        header = _header(path, file.metadata() or {})
+    tensors = tensors_in(path, _WRITER)
+    found = {name: int(mask.count_nonzero()) for name, mask in tensors.items() if mask.dtype == torch.bool}
+    if found != dict(header.counts):
+        raise CheckpointError(f"{path}: the masks are not those that were saved; copy or save the file again")
+    return {name: tensors[name] for name in header.counts}
+
+
+def _header(path: str | Path, metadata: Mapping[str, str]) -> MaskHeader:
+    """What a file says of itself.
+
+    Raises:
+        CheckpointError: If it holds something else, or is of a newer format.
+    """
+    if _KEY not in metadata:
+        raise CheckpointError(f"{path} holds no weight masks; give a file that {_WRITER} wrote")
+    try:
+        header = build(MaskHeader, json.loads(metadata[_KEY]))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: its header is damaged ({error}); copy or save it again") from error
+    if header.format_version > FORMAT_VERSION:
+        raise CheckpointError(f"{path} is of format {header.format_version}; this version reads {FORMAT_VERSION}")
+    return header

@@ -1,0 +1,153 @@
+"""Scores from the gradient of the task loss: what a gate on each unit's contribution would do to it.
+
+A gate z = 1 multiplies what a unit gives to every consumer. The derivative of the loss with respect to it is the sum of
+theta * dL/dtheta over the weights that it multiplies, so one backward pass per batch scores all units of all sites.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scionet.errors import CalibrationError, UnsupportedModel
+from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
+from scionet.network.calling import place_of, tensors_of, undisturbed
+from scionet.network.example_loss import cross_entropies, labelled
+from scionet.network.multiprocess import summed
+from scionet.network.sites import Sites
+from scionet.network.surgery.gates import call_with, gated_tensors
+
+
+@dataclass(frozen=True)
+class Slopes:
+    """Derivatives of one batch's mean cross-entropy with respect to the gates of all units, site after site.
+
+    Attributes:
+        gates: Shape ``(units,)``, float64.
+        examples: Number of examples in the batch.
+    """
+
+    gates: Tensor
+    examples: int
+
+
+Saliency = Callable[[Slopes], tuple[Tensor, float]]
+"""What one batch adds to the mean over batches, and its weight there."""
+
+
+@dataclass(frozen=True)
+class SaliencyRanker(MeasuredRanker):
+    """Takes units by descending saliency in the dense network, which is measured once for all sites.
+
+    Attributes:
+        saliency: What a batch says of the units.
+    """
+
+    saliency: Saliency
+
+    @property
+    def uses_labels(self) -> bool:
+        """Always: the loss is that of the labels."""
+        return True
+
+    def measured(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+        """The saliencies of all units.
+
+        Raises:
+            CalibrationError: See `saliencies`.
+            UnsupportedModel: If the network runs without gradients.
+        """
+        return saliencies(self.saliency, model, sites, batches)
+
+
+def taylor(slopes: Slopes) -> tuple[Tensor, float]:
+    """Squared derivative for each unit's gate, averaged over batches.
+
+    Source: Molchanov et al., *Importance Estimation for Neural Network Pruning*, CVPR 2019, equation 8 with gates.
+    Differs in that units are scored once, in the dense network, and that a gate stands in front of the consumers: units
+    of a residual stream share one gate.
+    """
+    return slopes.gates.square(), 1.0
+
+
+def snip(slopes: Slopes) -> tuple[Tensor, float]:
+    """Derivative of the loss of all examples for each unit's gate; its absolute value is the score.
+
+    Source: Lee et al., *SNIP: Single-shot Network Pruning based on Connection Sensitivity*, ICLR 2019. Differs in that
+    gates are on units instead of single weights.
+    """
+    return slopes.examples * slopes.gates, float(slopes.examples)
+
+
+def saliencies(saliency: Saliency, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+    """The absolute mean over batches of all processes, in eval mode; per site of shape ``(width,)``.
+
+    Raises:
+        CalibrationError: If batches are no pairs of inputs and class indices that fit, if there are none, or if the
+            gradient is zero throughout, NaN or infinite.
+        UnsupportedModel: If the network runs without gradients.
+    """
+    total = torch.zeros(sum(site.width for site in sites.values()) + 1, dtype=torch.float64, device=place_of(model)[0])
+    with undisturbed(model):
+        for batch in batches:
+            value, weight = saliency(slopes_of(model, sites, batch))
+            total[:-1] += value
+            total[-1] += weight
+    total = summed(total)
+    if not total[-1]:
+        raise CalibrationError("there are no calibration batches; give at least one pair (inputs, labels)")
+    score = (total[:-1] / total[-1]).abs()
+    _refuse_useless(score)
+    return {name: part.cpu().numpy() for name, part in _by_site(score, sites).items()}
+
+
+def slopes_of(model: nn.Module, sites: Sites, batch: Any) -> Slopes:
+    """Slopes of one batch in the network as it is set; frozen parameters do not matter.
+
+    Raises:
+        CalibrationError: If the batch is no pair of inputs and class indices that fit, or its loss is NaN or infinite.
+        UnsupportedModel: If the network runs without gradients.
+    """
+    inputs, labels = labelled(batch, model)
+    units = sum(site.width for site in sites.values())
+    with torch.enable_grad():
+        gates = torch.ones(units, dtype=torch.float64, device=labels.device, requires_grad=True)
+        tensors = gated_tensors(model, sites, _by_site(gates, sites))
+        logits = next(tensors_of(call_with(model, tensors, inputs)))
+        return Slopes(_derivative(cross_entropies(logits, labels).mean(), gates), len(labels))
+
+
+def _derivative(loss: Tensor, gates: Tensor) -> Tensor:
+    """The gradient.
+
+    Raises:
+        UnsupportedModel: If the network runs without gradients.
+    """
+    if not loss.requires_grad:
+        raise UnsupportedModel(
+            "the network's output does not depend on its weights as far as torch.autograd sees: its forward runs under "
+            "no_grad, or detaches; take that away, or choose a method without gradients, such as 'energy'"
+        )
+    return torch.autograd.grad(loss, gates)[0]
+
+
+def _by_site(units: Tensor, sites: Sites) -> Mapping[str, Tensor]:
+    """Values of all units as those of each site."""
+    return dict(zip(sites, units.split([site.width for site in sites.values()]), strict=True))
+
+
+def _refuse_useless(score: Tensor) -> None:
+    """Refuse scores that say nothing.
+
+    Raises:
+        CalibrationError: If they are all 0, or some are NaN or infinite.
+    """
+    if not bool(torch.isfinite(score).all()):
+        raise CalibrationError("the gradient of the loss has NaN or infinite values; look for them in data and weights")
+    if not bool(score.any()):
+        raise CalibrationError(
+            "the loss does not change with any unit: its gradient is 0 throughout, so units cannot be told apart; "
+            "give more or other examples, or choose a method without gradients, such as 'energy'"
+        )

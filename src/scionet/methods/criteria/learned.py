@@ -1,0 +1,154 @@
+"""Units in the order of a learned selector: taught by greedy selection on some networks, used on others."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from scionet.differentiable.channel_selector import ChannelSelector
+from scionet.errors import InvalidSetting
+from scionet.methods.calibration.subsets import subsets
+from scionet.methods.contract import Method, Ranker, SiteView
+from scionet.methods.criteria.unit_scores import bn_scale, l1
+from scionet.methods.greedy.forward import ForwardRanker
+from scionet.methods.pipeline import Pipeline
+from scionet.methods.refit.refit import Fitting
+from scionet.methods.refit.survey import survey
+from scionet.network.calling import Batch, inputs_like
+from scionet.network.discovery.discover import Ignored, discover
+from scionet.progress import silent
+from scionet.seeds import seeded
+from scionet.selection.greedy import Selection, replay
+from scionet.selection.objective import FloatArray
+from scionet.selection.quadratic import LeastSquares
+from scionet.selection.terms import Contributions
+from scionet.settings import ForwardSettings, SweepSettings
+
+STATISTICS = ("l1", "bn_scale", "energy", "alone", "agreement", "mean correlation", "largest correlation")
+"""What a selector is told of each unit; see `statistics`."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """What greedy selection did at one site.
+
+    Attributes:
+        site: Name of the site.
+        statistics: Of its units, shape ``(N, len(STATISTICS))``.
+        order: All units in the order in which they were taken.
+    """
+
+    site: str
+    statistics: FloatArray
+    order: tuple[int, ...]
+
+
+def lessons(
+    model: nn.Module,
+    calibration_data: Iterable[Any],
+    example_inputs: Batch,
+    *,
+    ignored_layers: Ignored = (),
+    seed: int = 0,
+    **settings: Any,
+) -> Iterator[Lesson]:
+    """Greedy selection at every site of the dense network, to teach a selector with.
+
+    Args:
+        model: The trained network.
+        calibration_data: Batches like `example_inputs`; what they hold beyond that is ignored.
+        example_inputs: What the model is called on.
+        ignored_layers: Layers whose channels stay: names, globs, types or modules.
+        seed: Root of all randomness.
+        **settings: Of `ForwardSettings`: the teacher, which must not need labels.
+
+    Raises:
+        InvalidSetting: If a setting is out of range, or the teacher needs labels.
+    """
+    teacher = ForwardRanker(ForwardSettings(**settings))
+    if teacher.uses_labels:
+        raise InvalidSetting("a teacher without labels is needed; choose an objective other than 'loss'")
+    sites = discover(model, example_inputs, ignored_layers)
+    inputs = [inputs_like(example_inputs, batch)[0] for batch in calibration_data]
+    generators = seeded(seed)
+    (seen,) = subsets(model, inputs, (teacher.settings.survey_examples,), generators)
+    for view, _ in survey(Fitting(model, sites, teacher.settings), seen, sites, generators, silent):
+        path = teacher.rank(view, view.site.width, generators("rank", view.site.name))
+        yield Lesson(view.site.name, statistics(view), tuple(dict.fromkeys(path.order)))
+
+
+def statistics(view: SiteView) -> FloatArray:
+    """Cheap statistics of the units of a site, each relative to the site's mean, so that sites can be compared.
+
+    L1 norm of the producing weights; BatchNorm scale; mean square of what the unit gives to its consumers; how much of
+    their output it explains alone, refitted; the product of what it gives and what all give, over its mean size; mean
+    and largest absolute correlation with what the other units give. All but the products as logarithms or correlations.
+
+    Returns:
+        Shape ``(N, len(STATISTICS))``.
+    """
+    given, fit, rng = Contributions.of(view.terms), LeastSquares(view.terms), np.random.default_rng(0)
+    energy = np.maximum(np.diag(given.gram), 0.0)
+    scale = np.sqrt(np.where(energy > 0, energy, 1.0))
+    correlation = np.abs(given.gram / scale / scale[:, None]) * (1 - np.eye(fit.size))
+    alone = fit.gains(fit.start(), np.arange(fit.size))
+    columns = [
+        *(_relative(score) for score in (l1(view, rng), bn_scale(view, rng), energy, np.maximum(alone, 0.0))),
+        given.cross / max(float(np.abs(given.cross).mean()), np.finfo(np.float64).tiny),
+        correlation.mean(axis=1),
+        correlation.max(axis=1),
+    ]
+    return np.stack(columns, axis=1)
+
+
+def _relative(score: FloatArray) -> FloatArray:
+    """The logarithm of a score over its mean, bounded below."""
+    return np.log(score / max(float(score.mean()), np.finfo(np.float64).tiny) + 1e-3)
+
+
+@dataclass(frozen=True)
+class LearnedRanker(Ranker):
+    """Takes units in the order that a taught selector gives."""
+
+    selector: ChannelSelector
+
+    def __post_init__(self) -> None:
+        """Check that it knows our statistics.
+
+        Raises:
+            InvalidSetting: If it was taught on others.
+        """
+        if self.selector.statistics != STATISTICS:
+            raise InvalidSetting(
+                f"the selector must know the statistics {', '.join(STATISTICS)}, of "
+                f"scionet.methods.criteria.learned.lessons; it was made for {', '.join(self.selector.statistics)}"
+            )
+
+    @property
+    def uses_moments(self) -> bool:
+        """Always: statistics are taken from them."""
+        return True
+
+    @property
+    def nested(self) -> bool:
+        """Always: the order does not depend on the width."""
+        return True
+
+    def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
+        """The first `n_units` of the order, with the curve of the refit's error."""
+        return replay(LeastSquares(view.terms), self.selector.rank(statistics(view))[:n_units])
+
+
+def learned(selector: ChannelSelector, **settings: Any) -> Method:
+    """A method for `prune` that takes units in the order of a taught selector.
+
+    Args:
+        selector: Taught on `lessons`.
+        **settings: Of `SweepSettings`.
+
+    Raises:
+        InvalidSetting: If a setting is out of range, or the selector knows other statistics.
+    """
+    return Pipeline("learned", SweepSettings(**settings), LearnedRanker(selector))

@@ -1,0 +1,151 @@
+"""Averages of a site's units, worth what the whole network makes of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scionet.errors import CalibrationError
+from scionet.methods.contract import SiteView
+from scionet.methods.greedy.example_losses import ExampleLosses, Points, Score
+from scionet.methods.greedy.gated_network import GatedSite
+from scionet.methods.greedy.racing import racing
+from scionet.network.calling import Batch, place_of
+from scionet.network.multiprocess import everywhere, largest, summed
+from scionet.selection.objective import FloatArray, IntArray, Objective
+
+BLOCK = 16
+"""Examples that a candidate is evaluated on, at least, before it is compared again."""
+TOGETHER_SHARE = 8
+"""One in so many candidates goes on at once."""
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the network is looked at.
+
+    Attributes:
+        taylor: Whether candidates are ranked by the loss linearised in the gates.
+        fresh_batches: Whether each pick is decided on one calibration batch, in turns, and not on all.
+        memory_bytes: What may be computed in advance and kept.
+    """
+
+    taylor: bool = False
+    fresh_batches: bool = False
+    memory_bytes: float = 2 * 2**30
+
+
+EXACTLY = Scoring()
+
+
+@dataclass(frozen=True, eq=False)
+class _Picks:
+    """Multiplicities; the gates; what is lost on each example; minus the mean of that; losses of seen candidates."""
+
+    counts: FloatArray
+    points: Points
+    losses: Tensor
+    value: float
+    seen: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def n_picks(self) -> int:
+        return int(self.counts.sum())
+
+
+class ThroughNetwork(Objective[_Picks]):
+    """Minus what the whole network loses with ``a_i = N c_i / n`` after n picks, in the mean over the examples.
+
+    Exact: each candidate is evaluated on as many examples as it takes to see that it is not the best, those on which
+    most is lost at present first. The gain told of such a candidate is an upper bound, below the largest one.
+
+    By Taylor: gains are those of the loss linearised in the gates; one forward and one backward pass score all
+    candidates. It ranks them differently, since a pick's step is not small; it is another algorithm. For the first pick
+    there is no useful gradient, so candidates are evaluated.
+    """
+
+    def __init__(self, view: SiteView, given: Sequence[tuple[Batch, Tensor]], score: Score, scoring: Scoring) -> None:
+        """Compute what does not depend on the gates.
+
+        Args:
+            view: The site.
+            given: Batches of inputs on the model's device, each with its targets.
+            score: What is lost.
+            scoring: How candidates are evaluated.
+
+        Raises:
+            CalibrationError: If there are no batches.
+            UnsupportedModel: If the network cannot be evaluated for several candidates at once.
+        """
+        self.size, self.facts = view.site.width, frozenset()
+        self._device, self._scoring, self._n_batches = place_of(view.model)[0], scoring, len(given)
+        if not everywhere(bool(given), self._device):
+            raise CalibrationError(
+                "the calibration data are empty; give at least one batch (of inputs and labels, if the objective is "
+                "'loss'; to every process, if there are several)"
+            )
+        self._shares = ExampleLosses(GatedSite(view), given, score, scoring.memory_bytes)
+        self._n_examples = self._summed(self._shares.size)
+
+    def start(self) -> _Picks:
+        """Nothing is kept."""
+        points = self._shares.start()
+        return self._state(np.zeros(self.size), points, self._shares.losses(points))
+
+    def gains(self, state: _Picks, candidates: IntArray) -> FloatArray:
+        """Decrease of the loss by each candidate; of those that are not the best, an upper bound below the best one."""
+        batch = state.n_picks % self._n_batches if self._scoring.fresh_batches else None
+        rows = self._shares.rows(batch)
+        now, count = self._summed(float(state.losses[rows].sum())), self._summed(len(rows))
+        if self._scoring.taylor and state.n_picks:
+            slopes = summed(self._shares.slopes(state.points, batch)).cpu().numpy()
+            return -slopes[candidates] / (count * (state.n_picks + 1))
+        hardest_first = rows[torch.argsort(state.losses[rows], descending=True, stable=True)]
+        return (now - self._racing(state, candidates, hardest_first, now)) / count
+
+    def commit(self, state: _Picks, unit: int) -> _Picks:
+        """One more pick."""
+        counts = state.counts.copy()
+        counts[unit] += 1
+        points = self._shares.advanced(state.points, state.n_picks, unit)
+        return self._state(counts, points, state.seen[unit] if unit in state.seen else self._shares.losses(points))
+
+    def value(self, state: _Picks) -> float:
+        """Minus the loss."""
+        return state.value
+
+    def weights(self, state: _Picks) -> FloatArray:
+        """N c_i / n."""
+        return self.size * state.counts / max(state.counts.sum(), 1)
+
+    def mean(self, lost: float) -> float:
+        """The mean over all examples of all processes of what is lost in all in this one."""
+        return self._summed(lost) / self._n_examples
+
+    def _state(self, counts: FloatArray, points: Points, losses: Tensor) -> _Picks:
+        return _Picks(counts, points, losses, -self.mean(float(losses.sum())))
+
+    def _racing(self, state: _Picks, candidates: IntArray, rows: Tensor, now: float) -> FloatArray:
+        """What is lost in all with each candidate, as far as it matters; notes what complete ones lose on each row."""
+        n_together = max(1, len(candidates) // TOGETHER_SHARE)
+        blocks = rows.split(max(BLOCK, self._shares.together // n_together))
+        seen = torch.full((len(candidates), self._shares.size), torch.nan, dtype=torch.float64, device=self._device)
+        units = torch.as_tensor(candidates, device=self._device)
+
+        def run(who: IntArray, terms: IntArray) -> FloatArray:
+            taken = [blocks[term] if term < len(blocks) else rows[:0] for term in terms]
+            owner = torch.arange(len(who)).repeat_interleave(torch.tensor([len(block) for block in taken]))
+            runner, examples = torch.as_tensor(who)[owner].to(rows.device), torch.cat(taken)
+            lost = self._shares.lost(state.points, state.n_picks, units[runner], examples)
+            seen[runner, examples] = lost
+            return summed(lost.new_zeros(len(who)).index_add_(0, owner.to(rows.device), lost)).cpu().numpy()
+
+        sums, complete = racing(len(candidates), largest(len(blocks), self._device), n_together, run, now)
+        if len(rows) == self._shares.size:
+            state.seen.update((int(candidates[i]), seen[i]) for i in np.flatnonzero(complete))
+        return sums
+
+    def _summed(self, number: float) -> float:
+        return float(summed(torch.tensor(number, dtype=torch.float64, device=self._device)))

@@ -1,0 +1,35 @@
+"""The task loss as an objective: what greedy forward selection was published with."""
+
+from scionet.methods.contract import SiteView
+from scionet.methods.greedy.network_objective import EXACTLY, Scoring, ThroughNetwork
+from scionet.network.calling import undisturbed
+from scionet.network.example_loss import cross_entropies, dense_loss, pair_of
+
+
+class TaskLossObjective(ThroughNetwork):
+    """Minus the cross-entropy of the whole network; see `ThroughNetwork`.
+
+    Source: Ye et al., ICML 2020. Differs in that all calibration batches are used in each step, unless fresh ones are
+    asked for.
+
+    Attributes:
+        dense_loss: The cross-entropy of the network as it is.
+    """
+
+    def __init__(self, view: SiteView, scoring: Scoring = EXACTLY) -> None:
+        """Prepare the evaluation.
+
+        Args:
+            view: The site; its batches are pairs of inputs and labels.
+            scoring: How candidates are evaluated.
+
+        Raises:
+            CalibrationError: If they are not, if there are none, if labels do not fit what the network gives, or if
+                its loss is NaN or infinite.
+            UnsupportedModel: If the network cannot be evaluated for several candidates at once.
+        """
+        with undisturbed(view.model):  # a data loader takes its seed from torch's generator
+            pairs = [pair_of(batch, view.model) for batch in view.batches]
+            lost = sum(dense_loss(view.model, inputs, labels) * len(labels) for inputs, labels in pairs)
+        super().__init__(view, pairs, cross_entropies, scoring)
+        self.dense_loss = self.mean(lost)

@@ -1,0 +1,59 @@
+"""A refit, and how far it is held back towards the dense weights where held-out examples decide."""
+
+import numpy as np
+from torch import Tensor
+
+from scionet.errors import CalibrationError
+from scionet.methods.calibration.holdout import SHARE
+from scionet.methods.refit.regression_problems import FloatArray, IntArray, shrunk
+from scionet.network.passes.moments import Moments
+from scionet.selection.regression import refit
+
+TRIED = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
+"""What is tried on held-out examples."""
+
+
+def fitted_weight(
+    moments: Moments, centred: bool, weight: Tensor, columns: IntArray, shrinkage: float | None
+) -> FloatArray:
+    """The refitted weight ``(O, D)`` on the inputs `columns`; see `shrunk` for the rest."""
+    xx, xy, _ = shrunk(moments, centred, weight, shrinkage)
+    return refit(xx, xy, columns)
+
+
+def held_out(size: int, rng: np.random.Generator) -> slice:
+    """Which of a batch's examples are held out: one in eight, over all batches in the mean.
+
+    They are neighbours, so that of tokens, which stand one behind the other, whole examples are taken.
+    """
+    count = int(size / SHARE + rng.random())
+    start = int(rng.integers(size - count + 1))
+    return slice(start, start + count)
+
+
+def judged_shrinkage(moments: Moments, centred: bool, weight: Tensor, columns: IntArray, scale: FloatArray) -> float:
+    """Which of `TRIED` serves the held-out rows best, when the others are fitted.
+
+    Args:
+        moments: Of the consumer, with held-out rows.
+        centred: Whether to use covariances, and to fit an intercept.
+        weight: The dense weight, shape ``(O, I, ...)``.
+        columns: Inputs that may be used.
+        scale: Factor of each output in which errors are measured, shape ``(O,)``.
+
+    Raises:
+        CalibrationError: If no row is held out, or all are.
+    """
+    held, fitted = moments.held, moments.fitted
+    if held is None or not held.count or not fitted.count:
+        raise CalibrationError(
+            f"shrinkage 'held_out' judges by one calibration example in {SHARE}, drawn from each batch; there are too "
+            "few: give more examples (32 and above), or a number, or None"
+        )
+
+    def error(shrinkage: float) -> float:
+        flat = fitted_weight(fitted, centred, weight, columns, shrinkage)
+        shift = fitted.shift(flat) if centred else np.zeros(len(flat))
+        return float(held.errors(flat, shift) @ scale**2)
+
+    return min(TRIED, key=error)

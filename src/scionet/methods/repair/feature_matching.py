@@ -1,0 +1,117 @@
+"""How like the dense network a cut one is, as a loss: at the output, and behind the consumers."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
+from torch.utils._pytree import tree_map
+
+from scionet.methods.widths.sensitivity import OutputDistance, distances
+from scionet.network.calling import Batch, call, place_of, tensors_of, to_model
+from scionet.network.plan import Plan
+from scionet.network.sites import Consumer, Sites
+from scionet.network.surgery.cut import kept_entries
+
+
+@dataclass(frozen=True, eq=False)
+class Likeness:
+    """How like the dense network a cut one is: at the output, and behind the consumers.
+
+    Attributes:
+        distance: The dense network's outputs on examples that nothing is fitted on, and how outputs are compared.
+        student: The one that learns.
+        kept: By module behind a consumer, the channel dimension of its output and the channels that stay.
+        seen: The latest outputs of these modules, of the dense network and of the student.
+    """
+
+    distance: OutputDistance
+    student: nn.Module
+    kept: Mapping[str, tuple[int, Tensor | None]]
+    seen: tuple[dict[str, Tensor], dict[str, Tensor]]
+
+    @property
+    def unit(self) -> str:
+        """What distances of the outputs are, for a person to read."""
+        return "divergence" if self.distance.metric == "kl" else "relative squared error"
+
+    def apart(self) -> float:
+        """How far the outputs are apart on the examples that nothing is fitted on, in the mean over them."""
+        total, metric = 0.0, self.distance.metric
+        for batch, dense in zip(self.distance.inputs, self.distance.outputs, strict=True):
+            with torch.no_grad():
+                total += float(distances(_output(self.student, batch), dense, metric).sum())
+        return total / self.distance.n_examples / self.distance.unit
+
+    def loss(self, batch: Batch) -> Tensor:
+        """What the steps make smaller: the mean of the relative squared errors of the output and behind consumers."""
+        with torch.no_grad():
+            target = _output(self.distance.model, batch)
+        output = _relative(_output(self.student, batch), target)
+        dense, student = self.seen
+        gaps = [self._gap(name, dense[name], student[name]) for name in self.kept if name in dense and name in student]
+        return torch.stack([output, *gaps]).mean()
+
+    def _gap(self, name: str, dense: Tensor, student: Tensor) -> Tensor:
+        """The relative squared error of one module's output."""
+        dim, channels = self.kept[name]
+        target = dense if channels is None else dense.index_select(dim, channels)
+        return _relative(student, target)
+
+
+def likeness(distance: OutputDistance, student: nn.Module, sites: Sites, plan: Plan) -> Likeness:
+    """A cut network beside the dense one, watched behind all consumers that are called once.
+
+    Args:
+        distance: Made of a copy of the dense network, which is put into eval mode.
+        student: What `cut` made of it, which is too.
+        sites: Its sites.
+        plan: The plan that it was cut to.
+    """
+    keep, device = kept_entries(sites, plan), place_of(student)[0]
+    kept: dict[str, tuple[int, Tensor | None]] = {}
+    for consumer in sites.consumers.values():
+        if consumer.calls == 1 and (place := _place(student, consumer)) is not None:
+            channels = keep.get(consumer.weight, {}).get(0)
+            kept[place[0]] = place[1], None if channels is None else channels.to(device)
+    seen: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
+    for network, outputs in zip((distance.model, student), seen, strict=True):
+        for module in network.modules():
+            module.training = False
+        for name in kept:
+            _watch(network.get_submodule(name), name, outputs)
+    return Likeness(distance, student, kept, seen)
+
+
+def _place(network: nn.Module, consumer: Consumer) -> tuple[str, int] | None:
+    """The module behind a consumer whose output is compared, and its channel dimension; None if there is none."""
+    name = consumer.module if consumer.norm is None else consumer.norm
+    module = network.get_submodule(name)
+    if isinstance(module, nn.Linear):
+        return name, -1
+    return (name, 1) if isinstance(module, _ConvNd | _BatchNorm) else None
+
+
+def _watch(module: nn.Module, name: str, outputs: dict[str, Tensor]) -> None:
+    """Keep the module's latest output."""
+
+    def keep(_module: nn.Module, _inputs: object, output: Tensor) -> None:
+        outputs[name] = output
+
+    module.register_forward_hook(keep)
+
+
+def _relative(found: Tensor, target: Tensor) -> Tensor:
+    """The squared error relative to the sum of squares of the target."""
+    return (found - target).square().sum() / target.square().sum().clamp_min(1e-12)
+
+
+def _output(network: nn.Module, batch: Batch) -> Tensor:
+    """The first tensor that a network gives, on a copy of the inputs: it may write into them."""
+    return next(tensors_of(call(network, tree_map(_cloned, to_model(batch, network)))))
+
+
+def _cloned(value: object) -> object:
+    return value.clone() if isinstance(value, Tensor) else value

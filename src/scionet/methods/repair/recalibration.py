@@ -1,0 +1,73 @@
+"""BatchNorm statistics measured anew."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from scionet.errors import CalibrationError
+from scionet.network.calling import Batch, call, place_of, state_of, to_model
+from scionet.network.multiprocess import everywhere, summed
+from scionet.network.surgery.cut import copied
+
+
+def recalibrated(model: nn.Module, tensors: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
+    """Running means and variances of every BatchNorm, as averages over the batches.
+
+    Each BatchNorm sees inputs that those before it normalised by the statistics of the batch, as in training.
+
+    Args:
+        model: The dense network; is not changed.
+        tensors: What takes the place of its own tensors.
+        batches: Calibration inputs.
+
+    Returns:
+        Replacement buffers by name, in dense shapes.
+
+    Raises:
+        CalibrationError: If there are no batches, or too small ones for a variance.
+    """
+    changed = copied(model)
+    with torch.no_grad():
+        for name, tensor in state_of(changed).items():
+            if name in tensors:
+                tensor.copy_(tensors[name])
+    norms = {name: module for name, module in changed.named_modules() if isinstance(module, _BatchNorm)}
+    norms = {name: norm for name, norm in norms.items() if norm.running_mean is not None}
+    for module in changed.modules():
+        module.training = False
+    for norm in norms.values():
+        norm.reset_running_stats()
+        norm.momentum = None  # type: ignore[assignment]  the documented way to average all batches alike
+        norm.training = True
+    seen = _run(changed, batches)
+    if not everywhere(seen > 0, place_of(model)[0]):
+        raise CalibrationError("the calibration data are empty; give at least one batch of inputs")
+    total = summed(torch.tensor(float(seen), dtype=torch.float64, device=place_of(model)[0]))
+    found = {}
+    for name, norm in norms.items():
+        for key in ("running_mean", "running_var"):
+            average = getattr(norm, key)
+            found[f"{name}.{key}"] = (summed(average.double() * seen) / total.to(average.device)).to(average)
+    return found
+
+
+def _run(model: nn.Module, batches: Iterable[Batch]) -> int:
+    """Call the network on all batches, of which the number is given back.
+
+    Raises:
+        CalibrationError: If a batch is too small.
+    """
+    seen = 0
+    with torch.random.fork_rng(devices=[d for d in [place_of(model)[0]] if d.type == "cuda"]), torch.no_grad():
+        for batch in batches:
+            try:
+                call(model, to_model(batch, model))
+            except ValueError as error:
+                raise CalibrationError(
+                    f"BatchNorm statistics cannot be measured on a batch ({error}); give batches of two examples or "
+                    "more"
+                ) from error
+            seen += 1
+    return seen

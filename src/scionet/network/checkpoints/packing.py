@@ -1,0 +1,115 @@
+"""Which tensors the file of a pruned network holds, whether they fit, and back into a dense network with them."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from scionet.errors import CheckpointError
+from scionet.network.calling import state_of
+from scionet.network.checkpoints.manifest import Manifest
+from scionet.network.plan import Plan
+from scionet.network.sites import Sites
+from scionet.network.surgery.cut import install, kept_entries
+from scionet.network.surgery.gates import plan_gates
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def layout(
+    pruned: nn.Module, plan: Plan, sites: Sites
+) -> tuple[list[str], dict[str, str], dict[str, dict[int, tuple[int, ...]]]]:
+    """Names to store, the stored name of each tied one, and per tensor and dimension the dense entries that stayed.
+
+    Buffers outside the state dict are stored too: they may have been cut, replaced or converted to another type.
+
+    Raises:
+        CheckpointError: If `pruned` is of another architecture, or holds state besides parameters and buffers.
+        InvalidSetting: If the plan is of another network.
+    """
+    plan_gates(sites, plan)
+    kept = kept_entries(sites, plan)
+    state = state_of(pruned)
+    strangers = (state.keys() ^ sites.shapes.keys()) | (pruned.state_dict().keys() - state.keys())
+    if strangers:
+        raise CheckpointError(
+            f"{some(strangers)}: only in one of network and sites, or neither parameter nor buffer; give what cut() "
+            "made, with the sites that it was given"
+        )
+    first: dict[int, str] = {}
+    stored = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
+    tied = {name: home for name, home in stored.items() if name != home}
+    entries = {name: {dim: tuple(e.tolist()) for dim, e in dims.items()} for name, dims in kept.items()}
+    return list(first.values()), tied, entries | {n: entries[home] for n, home in tied.items() if home in entries}
+
+
+def refuse_disagreement(what: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
+    """Compare the shapes of pruned tensors with those that the plan makes.
+
+    Raises:
+        CheckpointError: If they differ.
+    """
+    made = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    differ = _differences(made, manifest.pruned_shapes, "by the plan")
+    if differ:
+        raise CheckpointError(f"{what}: plan and weights disagree ({some(differ)}); use each with its own")
+
+
+def refuse_other_architecture(path: str | Path, manifest: Manifest, model: nn.Module) -> None:
+    """Compare a dense network with the one in the file.
+
+    Raises:
+        CheckpointError: If names, shapes or ties differ, or tensors have no memory yet.
+    """
+    state = state_of(model)
+    if any(is_lazy(tensor) or tensor.is_meta for tensor in state.values()):
+        raise CheckpointError("model has tensors without memory (meta device or lazy layers); make it on a real device")
+    names = manifest.shapes.keys() | model.state_dict().keys()
+    found = {name: tuple(state[name].shape) for name in names & state.keys()}
+    absent = [f"{name} is in its state dict, but no tensor" for name in names - manifest.shapes.keys() - found.keys()]
+    differ = [*absent, *_differences(found, manifest.shapes, "in the file"), *_new_ties(manifest, state)]
+    if differ:
+        raise CheckpointError(
+            f"{path} holds a pruned {manifest.model}; the given {type(model).__name__} is of another architecture "
+            f"(dense shapes: {some(differ)}). Pass a fresh, unpruned instance made with the original arguments"
+        )
+
+
+def fill(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
+    """Put the stored tensors into a dense network, in place; their types stay, its devices too."""
+    for name, home in manifest.tied.items():
+        owner, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(owner), leaf, state_of(model)[home])
+    state = state_of(model)
+    shrunk = {name: tensor for name, tensor in tensors.items() if tensor.shape != state[name].shape}
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            state[name].data = state[name].data.to(tensor.dtype)  # install keeps the type that it finds
+            if name not in shrunk:
+                state[name].copy_(tensor)
+    install(model, shrunk, manifest.plan)
+
+
+def some(items: Iterable[str]) -> str:
+    """The first few of many."""
+    listed = sorted(items)
+    return "; ".join(listed[:4]) + (f"; and {len(listed) - 4} more" if len(listed) > 4 else "")
+
+
+def _differences(found: Shapes, expected: Shapes, where: str) -> list[str]:
+    """What is missing on either side, and what has another shape."""
+    return [
+        f"{name} is {found.get(name, 'missing')}, {where} {expected.get(name, 'missing')}"
+        for name in found.keys() | expected.keys()
+        if found.get(name) != expected.get(name)
+    ]
+
+
+def _new_ties(manifest: Manifest, state: Mapping[str, Tensor]) -> list[str]:
+    """Tensors that are one in the network and two in the file."""
+    apart = [name for name in manifest.pruned_shapes if name in state]
+    first: dict[int, str] = {}
+    homes = {name: first.setdefault(id(state[name]), name) for name in apart}
+    return [f"{name} and {home} are tied, in the file apart" for name, home in homes.items() if name != home]

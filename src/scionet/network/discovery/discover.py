@@ -1,0 +1,100 @@
+"""discover: every site of a network, found by watching one forward pass and proved by trial cuts."""
+
+import fnmatch
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from scionet.errors import PruneError, UnsupportedModel, unknown
+from scionet.network.calling import Batch, data_addresses, example_count, state_of, to_model
+from scionet.network.checkpoints.manifest import input_record
+from scionet.network.discovery import rules
+from scionet.network.discovery.assembly import assemble
+from scionet.network.discovery.provisional_cut import proved
+from scionet.network.discovery.tracing import Trace, watch
+from scionet.network.sites import Refusal, Sites
+
+Ignored = Sequence[str | type[nn.Module] | nn.Module]
+
+
+def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = ()) -> Sites:
+    """Find every set of channels of `model` that can be removed.
+
+    The model is run in eval mode without gradients and left exactly as it was. Frozen models work.
+
+    Args:
+        model: Any module that runs on `example_inputs`.
+        example_inputs: A tensor, a tuple of positional or a dict of keyword arguments. Values do not matter, shapes do.
+        ignored_layers: Layers whose channels stay: module names, shell globs of names (``"layer4.*"``), module types,
+            or modules.
+
+    Returns:
+        The sites in order of execution, and what is refused with the reasons.
+
+    Raises:
+        UnsupportedModel: If nothing can be pruned; the text lists the reasons.
+        InvalidSetting: If a name in `ignored_layers` matches no module.
+        CalibrationError: If `example_inputs` is no batch.
+    """
+    ignored = ignored_tensors(model, ignored_layers)
+    batch = to_model(example_inputs, model)
+    trace = _watched(model, batch)
+    found = replace(assemble(model, trace, example_count(batch), ignored), inputs=input_record(batch))
+    sites = proved(model, found, batch)
+    if not sites:
+        reasons = _reasons(sites.refused) or "It has no two layers in a row"
+        raise UnsupportedModel(f"no prunable layer in {type(model).__name__}. {reasons}")
+    return sites
+
+
+def _reasons(refused: Iterable[Refusal]) -> str:
+    """All reasons, each with the first of the sites that it forbids."""
+    alike: dict[tuple[str, str], list[Refusal]] = {}
+    for refusal in refused:
+        alike.setdefault((refusal.operation, refusal.advice), []).append(refusal)
+    return "; ".join(
+        ", ".join(refusal.site for refusal in group[:3])
+        + (f" and {len(group) - 3} more" if len(group) > 3 else "")
+        + f": {operation} in {group[0].module or 'the network'}: {advice}"
+        for (operation, advice), group in alike.items()
+    )
+
+
+def ignored_tensors(model: nn.Module, ignored_layers: Ignored) -> frozenset[str]:
+    """Names of the parameters and buffers of the modules that `ignored_layers` means, submodules included.
+
+    Raises:
+        InvalidSetting: If an entry matches nothing.
+    """
+    named = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
+    first_names = data_addresses(model)
+    chosen: set[str] = set()
+    for entry in ignored_layers:
+        if isinstance(entry, str):
+            hits = [named[name] for name in fnmatch.filter(named, entry)]
+        elif isinstance(entry, type):
+            hits = [module for module in named.values() if isinstance(module, entry)]
+        else:
+            hits = [module for module in named.values() if module is entry]
+        if not hits:
+            raise unknown("ignored layer", str(entry), named)
+        chosen |= {first_names[t.data_ptr()] for hit in hits for t in state_of(hit).values() if t.numel()}
+    return frozenset(chosen)
+
+
+def _watched(model: nn.Module, batch: Batch) -> Trace:
+    """The record of the forward pass.
+
+    Raises:
+        UnsupportedModel: If the model does not run on the batch.
+    """
+    try:
+        return watch(model, batch, rules.apply)
+    except PruneError:
+        raise
+    except Exception as error:
+        raise UnsupportedModel(
+            f"{type(model).__name__} does not run on example_inputs ({type(error).__name__}: {error}); give inputs "
+            "of the shape and type that its forward takes: a tensor, a tuple of arguments or a dict of keywords"
+        ) from error

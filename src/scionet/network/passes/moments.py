@@ -1,0 +1,186 @@
+"""Second moments of what a consumer sees and what it should give: all that local imitation needs.
+
+Rows are output positions: for a convolution the unfolded patch of the input at one output pixel, for a linear map one
+input vector. Sums are kept in float64, add up over batches, and do not grow with the number of images.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from scionet.errors import CalibrationError
+from scionet.network.multiprocess import summed
+from scionet.network.passes.suspended import Stop
+
+FloatArray = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Sums over rows of inputs x (D columns), targets y (O outputs) and their products.
+
+    Attributes:
+        count: Number of rows.
+        x: Sum of inputs, shape ``(D,)``.
+        y: Sum of targets, shape ``(O,)``.
+        xx: Sum of x xᵀ, shape ``(D, D)``.
+        xy: Sum of x yᵀ, shape ``(D, O)``.
+        yy: Sum of squared targets, shape ``(O,)``.
+        held: The same sums over those of the rows that a choice is judged by; None if there is nothing to judge.
+    """
+
+    count: int
+    x: Tensor
+    y: Tensor
+    xx: Tensor
+    xy: Tensor
+    yy: Tensor
+    held: "Moments | None" = None
+
+    @classmethod
+    def of(cls, x: Tensor, y: Tensor, held: slice | None = None) -> "Moments":
+        """Moments of rows: inputs ``(rows, D)`` and targets ``(rows, O)``; products in their type, sums in float64.
+
+        Args:
+            x: Inputs.
+            y: Targets.
+            held: The rows to judge by.
+        """
+        wide = torch.float64
+        return cls(
+            count=x.shape[0],
+            x=x.sum(0).to(wide),
+            y=y.sum(0).to(wide),
+            xx=(x.T @ x).to(wide),
+            xy=(x.T @ y).to(wide),
+            yy=y.square().sum(0).to(wide),
+            held=None if held is None else cls.of(x[held], y[held]),
+        )
+
+    def __add__(self, other: "Moments") -> "Moments":
+        """Moments of all rows of both."""
+        return Moments(
+            self.count + other.count,
+            self.x + other.x,
+            self.y + other.y,
+            self.xx + other.xx,
+            self.xy + other.xy,
+            self.yy + other.yy,
+            None if self.held is None or other.held is None else self.held + other.held,
+        )
+
+    @property
+    def fitted(self) -> "Moments":
+        """Moments of the rows that are not held."""
+        held = self.held
+        if held is None:
+            return self
+        return Moments(
+            self.count - held.count,
+            self.x - held.x,
+            self.y - held.y,
+            self.xx - held.xx,
+            self.xy - held.xy,
+            self.yy - held.yy,
+        )
+
+    def over_processes(self) -> "Moments":
+        """Moments of the rows of all processes."""
+        count = summed(torch.tensor(self.count, device=self.xx.device))
+        x, y, xx, xy, yy = map(summed, (self.x, self.y, self.xx, self.xy, self.yy))
+        return Moments(int(count), x, y, xx, xy, yy, None if self.held is None else self.held.over_processes())
+
+    def means(self, centred: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Mean products ``xx (D, D)``, ``xy (D, O)``, ``yy (O,)``: covariances if `centred`, else raw moments."""
+        x, y = self.x / self.count, self.y / self.count
+        xx, xy, yy = self.xx / self.count, self.xy / self.count, self.yy / self.count
+        if centred:
+            xx, xy, yy = xx - torch.outer(x, x), xy - torch.outer(x, y), (yy - y.square()).clamp_min(0)
+        return xx.cpu().numpy(), xy.cpu().numpy(), yy.cpu().numpy()
+
+    def errors(self, weight: FloatArray, shift: FloatArray) -> FloatArray:
+        """Mean squared error ``(O,)`` of the affine map ``weight (O, D)``, ``shift (O,)`` on these rows."""
+        xx, xy, yy = self.means(centred=True)
+        bias = self.shift(weight) - shift
+        return yy - 2 * np.einsum("od,do->o", weight, xy) + np.einsum("od,od->o", weight @ xx, weight) + bias**2
+
+    def shift(self, weight: FloatArray) -> FloatArray:
+        """The intercept ``(O,)`` that makes ``weight (O, D)`` exact in the mean."""
+        return (self.y.cpu().numpy() - weight @ self.x.cpu().numpy()) / self.count
+
+
+def sample_positions(stop: Stop, out_shape: torch.Size, limit: int, rng: np.random.Generator) -> Tensor | None:
+    """Output pixels of a convolution to take rows from, ascending; None for all of them."""
+    pixels = int(np.prod(out_shape[2:])) if stop.operation == "convolution" else 1
+    if pixels <= limit:
+        return None
+    return torch.from_numpy(np.sort(rng.choice(pixels, limit, replace=False)))
+
+
+def input_rows(stop: Stop, positions: Tensor | None) -> Tensor:
+    """The consumer's input as rows ``(rows, D)``; columns in the order of `flatten_weight`.
+
+    Raises:
+        CalibrationError: If the input holds NaN or infinite values.
+    """
+    x = stop.inputs
+    if stop.operation == "convolution":
+        x = _patches(x, stop, positions)
+    x = _wide_enough(x)
+    if not bool(torch.isfinite(x.sum())):
+        raise CalibrationError(
+            f"the input of {stop.weight!r} has NaN or infinite values on the calibration data; look for them in the "
+            "data and in the layers before it (a half-precision network may overflow: calibrate it in float32)"
+        )
+    return x
+
+
+def output_rows(tensor: Tensor, positions: Tensor | None) -> Tensor:
+    """An output of the consumer, or a tensor of its shape, as rows ``(rows, O)``."""
+    if tensor.ndim > 2:
+        pixels = tensor.movedim(1, -1).flatten(1, -2)
+        tensor = pixels if positions is None else pixels[:, positions.to(tensor.device)]
+    return _wide_enough(tensor.flatten(0, -2))
+
+
+def flatten_weight(weight: Tensor) -> Tensor:
+    """A weight ``(O, channels, ...)`` as a matrix ``(O, taps * channels)``: taps outside, channels inside."""
+    return weight.movedim(1, -1).flatten(1)
+
+
+def unflatten_weight(matrix: Tensor, shape: Sequence[int]) -> Tensor:
+    """The inverse of `flatten_weight`, for a weight of that shape."""
+    return matrix.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1).contiguous()
+
+
+def _wide_enough(rows: Tensor) -> Tensor:
+    """Half-precision rows in float32: sums of products need the range."""
+    return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
+
+
+def _patches(x: Tensor, stop: Stop, positions: Tensor | None) -> Tensor:
+    """Rows of unfolded patches ``(batch * positions, taps * channels)`` at the given output pixels."""
+    weight, (stride, padding, dilation) = stop.args[1], stop.args[3:6]
+    taps = weight.shape[2:]
+    sizes = x.shape[2:]
+    padding = padding * len(sizes) if len(padding) == 1 else padding  # as the operator does for padding="valid"
+    out = [
+        (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, p, d, k, s in zip(sizes, padding, dilation, taps, stride, strict=True)
+    ]
+    chosen = torch.arange(int(np.prod(out))) if positions is None else positions
+    offsets = torch.meshgrid(*map(torch.arange, taps), indexing="ij")
+    pixel = torch.zeros(len(chosen), int(np.prod(taps)), dtype=torch.long)
+    outside = torch.zeros_like(pixel, dtype=torch.bool)
+    for axis, (corner, offset) in enumerate(zip(torch.unravel_index(chosen, out), offsets, strict=True)):
+        place = corner[:, None] * stride[axis] + offset.reshape(1, -1) * dilation[axis] - padding[axis]
+        outside |= (place < 0) | (place >= sizes[axis])
+        pixel = pixel * sizes[axis] + place.clamp(0, sizes[axis] - 1)
+    gathered = x.movedim(1, -1).flatten(1, -2)[:, pixel.flatten().to(x.device)]
+    if bool(outside.any()):  # zero padding, without a padded copy of the whole input
+        gathered[:, outside.flatten().to(x.device)] = 0
+    return gathered.reshape(x.shape[0] * len(chosen), -1)

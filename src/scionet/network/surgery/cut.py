@@ -1,0 +1,210 @@
+"""Cutting a network to a plan, and proving that the cut is right. The only writer of structure."""
+
+import copy
+import math
+from collections.abc import Mapping
+from types import MappingProxyType
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from scionet.errors import UnsupportedModel, VerificationError
+from scionet.network.calling import Batch, call, place_of, state_of, tensors_of, to_model, undisturbed
+from scionet.network.plan import Plan
+from scionet.network.sites import Sites
+from scionet.network.surgery.attention import record_heads
+from scionet.network.surgery.gates import call_with, masked_tensors
+
+TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
+"""Largest relative difference between masked and cut network, by floating-point type."""
+
+
+def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
+    """A copy of `model` without the units that `plan` removes; `model` itself is untouched.
+
+    Raises:
+        InvalidSetting: If the plan is of another network.
+        UnsupportedModel: If the model cannot be copied.
+    """
+    with torch.no_grad():
+        tensors = masked_tensors(model, sites, plan)
+        keep = kept_entries(sites, plan)
+        state = state_of(model)
+        shrunk = {name: shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in {*tensors, *keep}}
+        renewed = _renewed(state, shrunk)
+        pruned = copied(model, renewed)
+        _record_sizes(pruned, renewed, plan)
+    return pruned
+
+
+def kept_entries(sites: Sites, plan: Plan) -> dict[str, dict[int, Tensor]]:
+    """Per tensor and dimension that shrinks, the entries that stay, ascending."""
+    masks: dict[tuple[str, int], np.ndarray] = {}
+    for name, kept in plan.kept.items():
+        removed = np.setdiff1d(np.arange(sites[name].width), kept)
+        for slot in sites[name].slots:
+            size = sites.shapes[slot.tensor][slot.dim]
+            mask = masks.setdefault((slot.tensor, slot.dim), np.ones(size, dtype=bool))
+            mask[slot.index[removed].ravel()] = False
+    entries: dict[str, dict[int, Tensor]] = {}
+    for (tensor, dim), mask in masks.items():
+        entries.setdefault(tensor, {})[dim] = torch.from_numpy(np.flatnonzero(mask))
+    return entries
+
+
+def shrink(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
+    """A copy of a tensor with some entries of some dimensions alone.
+
+    Args:
+        tensor: The tensor.
+        keep: By dimension, the entries that stay.
+    """
+    for dim, entries in keep.items():
+        tensor = tensor.index_select(dim, entries.to(tensor.device))
+    return tensor.detach() if keep else tensor.detach().clone(memory_format=torch.contiguous_format)
+
+
+def spread(tensor: Tensor, dense: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
+    """A dense tensor with what `shrink` would keep of it replaced: `shrink` gives `tensor` back.
+
+    Args:
+        tensor: What takes the place of the entries that stay.
+        dense: The dense tensor; is not changed.
+        keep: By dimension, the entries that stay.
+    """
+    if not keep:
+        return tensor
+    (dim, entries), *others = ((dim, entries.to(dense.device)) for dim, entries in keep.items())
+    return dense.index_copy(dim, entries, spread(tensor, dense.index_select(dim, entries), dict(others)))
+
+
+def copied(model: nn.Module, instead: Mapping[int, Tensor] = MappingProxyType({})) -> nn.Module:
+    """A deep copy of a model.
+
+    Args:
+        model: The model.
+        instead: By identity of tensors of the model, those that take their places in the copy.
+
+    Raises:
+        UnsupportedModel: If it cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model, dict(instead))
+    except Exception as error:  # whatever the attributes of a stranger's modules raise
+        raise UnsupportedModel(
+            f"{type(model).__name__} cannot be copied by copy.deepcopy ({error}); remove what it holds besides "
+            "parameters, buffers and plain attributes (open files, non-leaf tensors), then prune"
+        ) from error
+
+
+def install(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -> None:
+    """Put tensors of the shapes that `plan` makes into `model` in place and set the sizes its modules record.
+
+    Tied parameters stay tied; `requires_grad` stays as it was.
+    """
+    renewed = _renewed(state_of(model), tensors)
+    for module in model.modules():
+        for key, old in (*module._parameters.items(), *module._buffers.items()):
+            if id(old) in renewed:
+                setattr(module, key, renewed[id(old)])
+    _record_sizes(model, renewed, plan)
+
+
+def _renewed(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """New parameters and buffers by the identity of those that they replace."""
+    renewed: dict[int, Tensor] = {}
+    for name, tensor in tensors.items():
+        old = state[name]
+        fresh = tensor.to(old)
+        renewed[id(old)] = nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh
+    return renewed
+
+
+def _record_sizes(model: nn.Module, renewed: Mapping[int, Tensor], plan: Plan) -> None:
+    """Set the sizes that modules record beside the new tensors of a plan."""
+    fresh = {id(tensor) for tensor in renewed.values()}
+    for module in model.modules():
+        if any(id(tensor) in fresh for tensor in (*module._parameters.values(), *module._buffers.values())):
+            _record_size(module)
+    record_heads(model, plan)
+
+
+def _record_size(module: nn.Module) -> None:
+    """Attributes that PyTorch's own layers keep beside their tensors."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        if module.groups > 1:
+            module.groups = module.groups * module.weight.shape[0] // module.out_channels
+        module.out_channels, module.in_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = module.weight.shape
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        module.num_features = next(t for t in (module.weight, module.running_mean) if t is not None).shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = module.weight.shape[0]
+
+
+def verify(
+    model: nn.Module, plan: Plan, sites: Sites, pruned: nn.Module, batch: Batch, tolerance: float | None = None
+) -> float:
+    """Largest relative difference between the masked network and the cut one on `batch`.
+
+    A network that magnifies rounding (dead channels behind BatchNorm, say) can differ by more than the tolerance
+    although the cut is right. Both are then compared in float64, where only a wrong cut makes a difference.
+
+    Args:
+        model: The dense network.
+        plan: The plan.
+        sites: The dense network's sites.
+        pruned: What `cut` made.
+        batch: Inputs.
+        tolerance: Largest difference that passes, relative to the largest output; by default 1e-10 in float64, 1e-4
+            in float32, 2e-2 in float16, 1e-1 in bfloat16.
+
+    Raises:
+        VerificationError: If the two differ by more, or give NaN or infinite values.
+    """
+    tensors, dtype = masked_tensors(model, sites, plan), place_of(model)[1]
+    difference = _gap(model, tensors, pruned, batch)
+    allowed = TOLERANCES.get(dtype, max(TOLERANCES.values())) if tolerance is None else tolerance
+    if difference <= allowed:
+        return difference
+    exact = _gap_in_float64(model, tensors, pruned, batch) if math.isfinite(difference) else difference
+    if not exact <= TOLERANCES[torch.float64]:
+        raise VerificationError(
+            f"the cut network differs from the masked one by {difference:.2e} (relative; allowed {allowed:.0e}), and "
+            f"by {exact:.2e} in float64; do not use it. Exclude the layers concerned by ignored_layers and report the "
+            "model"
+        )
+    return difference
+
+
+def _gap(model: nn.Module, tensors: Mapping[str, Tensor], pruned: nn.Module, batch: Batch) -> float:
+    """Largest relative difference between `model` called with other tensors and the cut network; NaN if one is."""
+    batch = to_model(batch, model)
+    with undisturbed(model):  # on copies of the inputs: a network may write into them
+        expected = list(tensors_of(call_with(model, tensors, copy.deepcopy(batch))))
+    with undisturbed(pruned):
+        found = list(tensors_of(call(pruned, copy.deepcopy(batch))))
+    gaps = [_difference(a, b) for a, b in zip(expected, found, strict=True)]
+    return float(np.max(gaps, initial=0.0))  # unlike the built-in, NaN if one of them is
+
+
+def _gap_in_float64(model: nn.Module, tensors: Mapping[str, Tensor], pruned: nn.Module, batch: Batch) -> float:
+    """The same without rounding; infinite where the networks cannot be run in float64."""
+    wide = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    try:
+        return _gap(copied(model).double(), wide, copied(pruned).double(), batch)
+    except (RuntimeError, TypeError):  # a type that is fixed in a forward, or a device without float64
+        return math.inf
+
+
+def _difference(expected: Tensor, found: Tensor) -> float:
+    """Largest difference of two tensors, relative to the largest entry of the first; infinite for unequal shapes."""
+    if expected.shape != found.shape:
+        return float("inf")
+    if not (expected.is_floating_point() or expected.is_complex()) or not expected.numel():
+        return float(not torch.equal(expected, found))
+    wide = torch.promote_types(expected.dtype, torch.float64)
+    gap = (expected.to(wide) - found.to(wide)).abs().max()
+    return float(gap / expected.to(wide).abs().max().clamp_min(torch.finfo(torch.float32).tiny))

@@ -1,0 +1,51 @@
+"""The experiments that come with the project: readable, and their networks cost what the files say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from support.bench_trials import make_workspace
+
+from scionet.bench.experiment.experiment import Experiment
+from scionet.bench.experiment.parts import Network
+from scionet.bench.records.record_files import RecordError
+from scionet.bench.runs.workspace import made, refuse_other_cost
+from scionet.budget.costs import measure
+
+FOLDER = Path(__file__).parents[3] / "benchmarks"
+FILES = sorted(FOLDER.rglob("*.toml"))
+
+
+def test_there_are_three_sizes() -> None:
+    assert {"smoke.toml", "small.toml", "resnet50.toml"} <= {path.name for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_every_experiment_can_be_read_and_its_networks_made(path: Path) -> None:
+    experiment = Experiment.read(path)
+    assert len(experiment.seeds) == 3 and len(experiment.trials()) >= 18
+    crop = experiment.data.preprocessing.crop
+    if crop is not None:
+        example = torch.zeros(1, 3, crop, crop)
+        assert experiment.network.macs
+        dense = measure(made(experiment.network, 0).eval(), example).macs
+        refuse_other_cost(experiment.network, dense)
+        costs = [measure(made(stock, 0).eval(), example).macs / dense for stock in experiment.stock]
+        limits = [float(budget.removeprefix("macs<=").removesuffix("%")) / 100 for budget in experiment.budgets]
+        assert all(abs(cost - limit) < 0.01 for cost, limit in zip(costs, limits, strict=False))
+
+
+@pytest.mark.parametrize("name", ["smoke", "tickets"])
+def test_the_records_that_are_kept_are_those_of_the_experiment(name: str) -> None:
+    """What a run is called depends on all that it is: nothing of that may have changed since."""
+    experiment = Experiment.read(FOLDER / "configs" / f"{name}.toml")
+    dense = experiment.dense_identity(FOLDER)
+    asked = {experiment.spec(trial, dense).file_name for trial in experiment.trials()}
+    assert asked == {path.name for path in (FOLDER / "results" / name / "records").iterdir()}
+
+
+def test_a_network_that_costs_something_else_is_refused(tmp_path: Path) -> None:
+    workspace = make_workspace(tmp_path)
+    network = Network(workspace.experiment.network.factory, macs=7)
+    with pytest.raises(RecordError, match="MACs for an example like these; the experiment says 7"):
+        refuse_other_cost(network, measure(made(network, 0), torch.zeros(1, 1, 8, 8)).macs)

@@ -1,0 +1,169 @@
+"""Global imitation against finite differences, the divergence, and local imitation where both are the same."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from support.gated import with_gates
+from support.naive import after
+from support.subjects import SUBJECTS, Subject
+from torch import nn
+
+from scionet.errors import CalibrationError, UnsupportedModel
+from scionet.methods.contract import SiteView
+from scionet.methods.greedy.forward import ForwardRanker
+from scionet.methods.greedy.network_objective import Scoring
+from scionet.methods.greedy.output_imitation import OutputImitation, output_term
+from scionet.methods.refit.refit import Fitting
+from scionet.methods.refit.survey import survey
+from scionet.network.discovery.discover import discover
+from scionet.selection.terms import Contributions
+from scionet.settings import ForwardSettings
+
+
+def view_of(subject: Subject, site: str, batches: list) -> SiteView:
+    model = subject.network()
+    sites = discover(model, subject.example())
+    return SiteView(sites[site], sites, model, (), {}, {}, batches)
+
+
+def outputs(view: SiteView, gate: np.ndarray, decided: dict) -> torch.Tensor:
+    network = with_gates(view.model, view.sites, {**decided, view.site.name: gate})
+    with torch.no_grad():
+        return torch.cat([network(batch) for batch in view.batches])
+
+
+@pytest.mark.parametrize(
+    ("name", "site"), [("residual", "stem"), ("branched", "side"), ("flattened", "2"), ("heads", "layers.0.self_attn")]
+)
+def test_the_gram_matrix_is_that_of_central_differences(name, site):
+    subject = SUBJECTS[name]
+    view = view_of(subject, site, [*subject.batches(2, 6), subject.batches(1, 3)[0]])
+    other = next(s for s in view.sites if s != site)
+    half = np.where(np.arange(view.sites[other].width) % 2, 1.5, 0.0)
+    step, size = 1e-5, view.site.width
+    ones, decided = np.ones(size), {other: half}
+    up = torch.stack([outputs(view, ones + step * unit, decided) for unit in np.eye(size)])
+    down = torch.stack([outputs(view, ones - step * unit, decided) for unit in np.eye(size)])
+    effects = ((up - down) / (2 * step)).numpy()
+    found = output_term(replace(view, gates={other: torch.from_numpy(half)}), "squared")
+    expected = np.einsum("ibk,jbk->ij", effects, effects) / effects.shape[1]
+    np.testing.assert_allclose(found.xx, expected, rtol=1e-5, atol=1e-6 * expected.max())
+    assert found.yy == pytest.approx(((effects.sum(0)) ** 2).sum() / effects.shape[1], rel=1e-5)
+
+
+def test_in_front_of_the_output_global_and_local_imitation_are_the_same():
+    subject = Subject(lambda: nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 3)), (4,))
+    batches = subject.batches(2, 7)
+    view = view_of(subject, "0", batches)
+    fitting = Fitting(view.model, view.sites, ForwardSettings(refit=False))
+    draw = lambda *_: np.random.default_rng(0)  # noqa: E731
+    ((local, _),) = survey(fitting, batches, ["0"], draw, lambda *_: None)
+    ours, theirs = Contributions.of([output_term(view, "squared")]), Contributions.of(local.terms)
+    np.testing.assert_allclose(ours.gram, theirs.gram, rtol=1e-10)
+    np.testing.assert_allclose(ours.cross, theirs.cross, rtol=1e-10)
+    assert ours.square == pytest.approx(theirs.square, rel=1e-10)
+
+
+def test_the_metric_kl_is_the_second_order_term_of_the_divergence():
+    view = view_of(SUBJECTS["residual"], "stem", SUBJECTS["residual"].batches(2, 6))
+    gram = output_term(view, "kl").xx
+    rng = np.random.default_rng(0)
+    ones = np.ones(view.site.width)
+    dense = outputs(view, ones, {}).log_softmax(1)
+    for direction in rng.normal(size=(4, view.site.width)):
+        step = 1e-3
+        moved = [outputs(view, ones + sign * step * direction, {}).log_softmax(1) for sign in (-1, 1)]
+        divergence = np.mean([float((dense.exp() * (dense - log)).sum(1).mean()) for log in moved])
+        assert divergence == pytest.approx(0.5 * step**2 * direction @ gram @ direction, rel=1e-3)
+
+
+def naive_distance(metric: str, dense: torch.Tensor, changed: torch.Tensor) -> float:
+    """Mean divergence, or squared error relative to the dense outputs."""
+    if metric == "squared":
+        return float(((changed - dense) ** 2).sum() / (dense**2).sum())
+    before, after = dense.log_softmax(1), changed.log_softmax(1)
+    return float((before.exp() * (before - after)).sum(1).mean())
+
+
+@pytest.mark.parametrize("metric", ["kl", "squared"])
+@pytest.mark.parametrize(("name", "site"), [("residual", "stem"), ("branched", "side")])
+def test_exact_gains_are_those_of_one_forward_pass_per_candidate(metric, name, site):
+    subject = SUBJECTS[name]
+    view = view_of(subject, site, [*subject.batches(2, 6), subject.batches(1, 3)[0]])
+    other = next(s for s in view.sites if s != site)
+    decided, size = {other: np.where(np.arange(view.sites[other].width) % 2, 1.5, 0.0)}, view.site.width
+    dense = outputs(view, np.ones(size), {})
+    objective = OutputImitation(replace(view, gates={other: torch.from_numpy(decided[other])}), metric)
+
+    def naive(counts: np.ndarray) -> float:
+        return -naive_distance(metric, dense, outputs(view, size * counts / max(counts.sum(), 1), decided))
+
+    state, counts, everyone = objective.start(), np.zeros(size), np.arange(size)
+    for _ in range(3):
+        assert objective.value(state) == pytest.approx(naive(counts), rel=1e-10)
+        expected = np.array([naive(counts + unit) for unit in np.eye(size)]) - naive(counts)
+        gains = objective.gains(state, everyone)
+        assert gains.argmax() == expected.argmax()
+        assert gains.max() == pytest.approx(expected.max(), rel=1e-9)
+        assert (gains >= expected - 1e-9 * abs(expected).max()).all()
+        state, counts = objective.commit(state, int(gains.argmax())), counts + np.eye(size)[gains.argmax()]
+
+
+@pytest.mark.parametrize("memory_bytes", [2.0**31, 0.0])
+def test_taylor_gains_are_the_slope_along_each_pick(memory_bytes):
+    subject = SUBJECTS["branched"]
+    view = view_of(subject, "expand", subject.batches(2, 6))
+    size = view.site.width
+    dense = outputs(view, np.ones(size), {})
+    objective = OutputImitation(view, "kl", Scoring(taylor=True, memory_bytes=memory_bytes))
+    state, counts = objective.start(), np.zeros(size)
+    for unit in (3, 0, 3):
+        state, counts = objective.commit(state, unit), counts + np.eye(size)[unit]
+    step, gates = 1e-6, size * counts / 3
+    for unit, gain in enumerate(objective.gains(state, np.arange(size))):
+        direction = (size * np.eye(size)[unit] - gates) / 4
+        up, down = (outputs(view, gates + sign * step * direction, {}) for sign in (1, -1))
+        slope = (naive_distance("kl", dense, down) - naive_distance("kl", dense, up)) / (2 * step)
+        assert gain == pytest.approx(slope, rel=1e-4, abs=1e-7)
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_of_local_and_global_imitation_the_better_one_is_kept(refit):
+    taken = set()
+    for name in ("residual", "branched"):
+        subject = SUBJECTS[name]
+        model, batches = subject.network(), subject.batches(2, 12)
+        fitting = Fitting(model, discover(model, subject.example()), ForwardSettings(refit=refit))
+        draw = lambda *_: np.random.default_rng(0)  # noqa: E731
+        for view, _ in survey(fitting, batches, list(fitting.sites), draw, lambda *_: None):
+            chosen, local, through = (
+                ForwardRanker(ForwardSettings(objective="average", refit=refit, imitation=imitation)).rank(
+                    view, view.site.width // 3, np.random.default_rng(0)
+                )
+                for imitation in ("better", "local", "global")
+            )
+            dense = outputs(view, np.ones(view.site.width), {})
+            moved = []
+            for selection in (local, through):
+                with torch.no_grad():
+                    pruned = torch.cat([after(model, dict(view.repaired(selection)))(batch) for batch in batches])
+                moved.append(naive_distance("kl", dense, pruned))
+            assert chosen == (local if moved[0] <= moved[1] else through)
+            taken |= {"same"} if local == through else {"local" if moved[0] <= moved[1] else "global"}
+    assert taken >= {"local", "global"}
+
+
+def test_errors():
+    subject = SUBJECTS["residual"]
+    with pytest.raises(CalibrationError, match="empty"):
+        output_term(view_of(subject, "stem", []), "squared")
+    with pytest.raises(CalibrationError, match="empty"):
+        OutputImitation(view_of(subject, "stem", []), "squared")
+    flat = Subject(lambda: nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 1), nn.Flatten(0)), (4,))
+    for kl in (lambda view: output_term(view, "kl"), lambda view: OutputImitation(view, "kl")):
+        with pytest.raises(UnsupportedModel, match="choose metric 'squared'"):
+            kl(view_of(flat, "0", flat.batches(1, 4)))
+    with pytest.raises(CalibrationError, match="NaN"):
+        output_term(view_of(subject, "stem", [torch.full((2, 2, 5, 5), torch.nan)]), "squared")

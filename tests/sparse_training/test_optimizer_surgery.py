@@ -1,0 +1,170 @@
+import copy
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from support.subjects import SUBJECTS
+from torch import Tensor, nn
+from torch.utils.data import TensorDataset
+
+from scionet.errors import TrainingError
+from scionet.network.calling import hash_tensors, state_of
+from scionet.network.discovery.discover import discover
+from scionet.network.plan import Choice, Plan
+from scionet.network.sites import Sites
+from scionet.network.surgery.cut import cut
+from scionet.network.surgery.gates import masked_tensors
+from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
+from scionet.training.averages import overwrite
+from scionet.training.fit import fit
+from scionet.training.optimisers import memory_of
+from scionet.training.recipes import Recipe
+
+OPTIMISERS = {
+    "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=0.01),
+    "nesterov": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True),
+    "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, amsgrad=True),
+    "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.001, momentum=0.9, eps=1e-4),
+}
+NAMES = ["residual", "branched"]
+
+
+def half(sites: Sites, **options: Any) -> Plan:
+    """Every other unit of every site, in two of three with weights other than 1."""
+    choices = []
+    for number, (name, site) in enumerate(sites.items()):
+        kept = tuple(range(number % 2, site.width, 2))
+        choices.append(Choice(name, site.width, kept, (1.0 + 0.25 * (number % 3),) * len(kept)))
+    return Plan(tuple(choices), dense_hash=sites.dense_hash, **options)
+
+
+def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]) -> None:
+    optimizer.zero_grad()
+    nn.functional.cross_entropy(model(batch[0]), batch[1]).backward()
+    optimizer.step()
+
+
+def batches(name: str) -> list[tuple[Tensor, Tensor]]:
+    return list(SUBJECTS[name].pairs(6, 8))
+
+
+@pytest.mark.parametrize("kind", OPTIMISERS)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_cut_network_learns_as_the_masked_one_does(name: str, kind: str) -> None:
+    """The masked network: removed units give nothing to their consumers, before and after every step."""
+    model = SUBJECTS[name].network().train()
+    sites = discover(model, SUBJECTS[name].example())
+    optimizer = OPTIMISERS[kind](model.parameters())
+    for batch in batches(name)[:3]:
+        step(model, optimizer, batch)
+    plan = half(sites)
+    pruned, tuned = cut(model, plan, sites), copy.deepcopy(optimizer.state_dict())
+    scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
+    cut_optimizer_(optimizer, model, pruned, plan, sites)
+    masked_optimizer = OPTIMISERS[kind](model.parameters())
+    masked_optimizer.load_state_dict(tuned)
+    masked_scheduler = torch.optim.lr_scheduler.StepLR(masked_optimizer, 1, 0.5)
+    silent = replace(plan, choices=tuple(replace(c, weights=(1.0,) * len(c.kept)) for c in plan.choices))
+    overwrite(model, masked_tensors(model, sites, plan))
+    for batch in batches(name)[3:]:
+        step(pruned, optimizer, batch)
+        step(model, masked_optimizer, batch)
+        scheduler.step()
+        masked_scheduler.step()
+        overwrite(model, masked_tensors(model, sites, silent))
+    expected = state_of(cut(model, silent, sites))
+    for key, tensor in state_of(pruned).items():
+        torch.testing.assert_close(tensor, expected[key], rtol=1e-9, atol=1e-11, msg=key)
+    found = memory_of(optimizer, pruned)
+    assert sum(t.numel() for kept in found.values() for t in kept.values()) < 0.7 * sum(
+        t.numel() for kept in memory_of(masked_optimizer, model).values() for t in kept.values()
+    )
+
+
+def test_memory_is_cut_by_the_indices_of_the_plan() -> None:
+    model = nn.Sequential(nn.Conv2d(2, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 3, 1))
+    sites = discover(model, torch.zeros(1, 2, 5, 5))
+    assert list(sites) == ["0"]
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for parameter in model.parameters():
+        values = torch.arange(parameter.numel(), dtype=torch.float32).view_as(parameter)
+        optimizer.state[parameter] = {"momentum_buffer": values}
+    before = {name: kept["momentum_buffer"].clone() for name, kept in memory_of(optimizer, model).items()}
+    plan = Plan((Choice("0", 4, (1, 3), (1.0, 1.0)),))
+    pruned = cut(model, plan, sites)
+    cut_optimizer_(optimizer, model, pruned, plan, sites)
+    after = {name: kept["momentum_buffer"] for name, kept in memory_of(optimizer, pruned).items()}
+    assert torch.equal(after["0.weight"], before["0.weight"][[1, 3]])
+    assert torch.equal(after["0.bias"], before["0.bias"][[1, 3]])
+    assert torch.equal(after["2.weight"], before["2.weight"][:, [1, 3]])
+    assert torch.equal(after["2.bias"], before["2.bias"])
+    assert [id(p) for group in optimizer.param_groups for p in group["params"]] == [id(p) for p in pruned.parameters()]
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_a_paused_training_goes_on_in_the_cut_network(optimiser: str) -> None:
+    """Against the same training by hand, with an optimiser that is carried over."""
+    subject = SUBJECTS["residual"]
+    model = subject.network()
+    sites = discover(model, subject.example())
+    images, labels = (torch.cat(parts) for parts in zip(*subject.pairs(5, 8), strict=True))
+    data = TensorDataset(images, labels)
+    recipe = Recipe(epochs=4, batch_size=8, optimiser=optimiser, learning_rate=0.02, average_decay=0.8)  # type: ignore[arg-type]
+    paused = fit(model, data, recipe, until=2)
+    refit = {name: 1.5 * state_of(model)[name].detach() for name in [next(iter(sites.consumers))]}
+    plan = half(sites, tensors=refit)
+    pruned = cut(model, plan, sites)
+    state = cut_state(paused.state, model, plan, sites)
+    before = hash_tensors(state_of(model))
+    result = fit(pruned, data, recipe, start=state)
+    assert hash_tensors(state_of(model)) == before
+    assert [epoch.number for epoch in result.history] == [1, 2, 3, 4]
+    assert hash_tensors(state.network) != hash_tensors(state.average)
+
+    dense, mean = copy.deepcopy(model), copy.deepcopy(model)
+    overwrite(dense, paused.state.network)
+    overwrite(mean, paused.state.average)
+    by_hand, mean = cut(dense, plan, sites), cut(mean, plan, sites)
+    from scionet.training.optimisers import build, remember  # by hand, too: indices of the plan
+    from scionet.training.order import Order
+
+    optimizer = build(dense, recipe)
+    remember(optimizer, dense, paused.state.memory)
+    cut_optimizer_(optimizer, dense, by_hand, plan, sites)
+    by_hand.train()
+    for number, batch in enumerate(Order(40, 8, 0).batches(10, 20), 10):
+        chosen = [index for index, _ in batch]
+        optimizer.param_groups[0]["lr"] = 0.02 * recipe.rate(number, 5)
+        step(by_hand, optimizer, (images[chosen], labels[chosen]))
+        decay = min(0.8, (2 + number) / (11 + number))
+        for name, tensor in state_of(by_hand).items():
+            target = state_of(mean)[name]
+            target.data.copy_(decay * target + (1 - decay) * tensor if tensor.is_floating_point() else tensor)
+    for name, tensor in state_of(pruned).items():
+        torch.testing.assert_close(tensor, state_of(mean)[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+def test_an_optimiser_of_another_network_is_refused() -> None:
+    model = SUBJECTS["residual"].network()
+    sites = discover(model, SUBJECTS["residual"].example())
+    plan = half(sites)
+    pruned = cut(model, plan, sites)
+    optimizer = torch.optim.SGD(pruned.parameters(), lr=0.1)
+    with pytest.raises(TrainingError, match="stale optimiser"):
+        cut_optimizer_(optimizer, model, pruned, plan, sites)
+
+
+def test_memory_in_other_shapes_is_refused_and_nothing_is_changed() -> None:
+    model = SUBJECTS["residual"].network()
+    sites = discover(model, SUBJECTS["residual"].example())
+    plan = half(sites)
+    pruned = cut(model, plan, sites)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    weight = model.block1.conv1.weight  # type: ignore[union-attr]
+    optimizer.state[weight] = {"row": torch.zeros(weight.shape[0])}  # type: ignore[index, union-attr]
+    with pytest.raises(TrainingError, match=r"row of block1\.conv1\.weight in the shape \(12,\)"):
+        cut_optimizer_(optimizer, model, pruned, plan, sites)
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    assert held == [id(p) for p in model.parameters()] and np.all([len(optimizer.state) == 1])

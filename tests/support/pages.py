@@ -1,0 +1,13 @@
+"""The code in the pages of docs."""
+
+import re
+from pathlib import Path
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+def code_of(page: str, number: int = 0, of: int = 1) -> str:
+    """One of the Python blocks of a page, which has so many."""
+    codes = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), flags=re.DOTALL)
+    assert len(codes) == of
+    return codes[number]
