@@ -5,8 +5,8 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any, get_args
 
+from scionet.choices.resources import BackendName
 from scionet.errors import InvalidSetting
-from scionet.settings import BackendName
 
 
 @contextmanager

@@ -1,42 +1,53 @@
-"""prune and prune_each: the whole way through, in one call."""
+"""prune and prune_each: from a trained network to a smaller one, in one call."""
 
+import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from scionet.budget.allocation.ladder import Ladder
 from scionet.budget.budget import Budget
 from scionet.budget.costs import Cost, CostModel, measure
 from scionet.budget.latency.table import LatencyTable
 from scionet.budget.latency_report import LatencyReport
-from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
-from scionet.methods.contract import Method
-from scionet.methods.registry import build
-from scionet.network.calling import (
-    Batch,
-    as_arguments,
-    call,
-    example_count,
-    inputs_like,
-    tensors_of,
-    to_model,
-    undisturbed,
+from scionet.choices.limits import Limits
+from scionet.choices.resources import Resources
+from scionet.choices.settings import (
+    GivenOutputs,
+    GivenRepair,
+    GivenWidths,
+    Settings,
+    outputs_from,
+    repair_from,
+    widths_from,
 )
-from scionet.network.discovery.discover import Ignored, discover
+from scionet.errors import InvalidSetting, UnsupportedModel
+from scionet.methods.calibration.calibration import Calibration, read, refuse_no_batches
+from scionet.methods.contract import Method
+from scionet.methods.problem import Problem
+from scionet.methods.registry import GivenMethod, method_for
+from scionet.network.calling import Batch
+from scionet.network.discovery.discover import discover
 from scionet.network.multiprocess import world
+from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Refusal, Sites
 from scionet.network.surgery.cut import cut, verify
 from scionet.progress import Progress, bars, silent
 
+_LIMITS, _RESOURCES = Limits(), Resources()
+_SHOWN = 60
+"""Sites that a printed report lists, at most."""
+
 
 @dataclass(frozen=True)
 class PruneReport:
-    """What pruning did, in numbers.
+    """What pruning did, in numbers. ``print(report)`` shows it as a page.
 
     Attributes:
         dense: Cost of the dense network.
@@ -59,21 +70,48 @@ class PruneReport:
     latency: LatencyReport | None = None
 
     def __str__(self) -> str:
-        """The report for a person to read."""
-        latency = "" if self.latency is None else f"{self.latency}\n"
+        """The report as text."""
+        latency = [] if self.latency is None else [str(self.latency)]
         kept = sum(after for _, after in self.widths.values()) / max(1, sum(n for n, _ in self.widths.values()))
-        return (
-            f"MACs   {self.dense.macs / 1e6:,.2f} M -> {self.pruned.macs / 1e6:,.2f} M "
-            f"({self.pruned.macs / self.dense.macs:.1%} kept)\n"
-            f"params {self.dense.params / 1e6:,.3f} M -> {self.pruned.params / 1e6:,.3f} M "
-            f"({self.pruned.params / self.dense.params:.1%} kept)\n"
-            f"{latency}units  {kept:.1%} kept at {len(self.widths)} sites; {len(self.refused)} left whole\n"
-            f"cut equals masked to {self.difference:.1e} (relative); {sum(self.seconds.values()):.1f} s in all\n"
-            f"{self.status}"
+        return "\n".join(
+            [
+                f"MACs    {self.dense.macs / 1e6:,.2f} M -> {self.pruned.macs / 1e6:,.2f} M "
+                f"({self.pruned.macs / self.dense.macs:.1%} kept)",
+                f"params  {self.dense.params / 1e6:,.3f} M -> {self.pruned.params / 1e6:,.3f} M "
+                f"({self.pruned.params / self.dense.params:.1%} kept)",
+                *latency,
+                f"units   {kept:.1%} kept at {len(self.widths)} sites; {len(self.refused)} left whole",
+                *self._sites(),
+                *self._left_whole(),
+                f"masked and cut network agree to {self.difference:.1e} (relative); "
+                f"{sum(self.seconds.values()):.1f} s in total",
+                self.status,
+            ]
         )
 
+    def __repr__(self) -> str:
+        """The report in a line."""
+        return (
+            f"PruneReport({self.pruned.macs / self.dense.macs:.1%} of the MACs, "
+            f"{self.pruned.params / self.dense.params:.1%} of the parameters, {len(self.widths)} sites)"
+        )
 
-@dataclass(frozen=True)
+    def _sites(self) -> list[str]:
+        """Each site's width before and after."""
+        rows = list(self.widths.items())
+        longest = max((len(name) for name, _ in rows[:_SHOWN]), default=0)
+        lines = [f"  {name:<{longest}}  {before:>5} -> {after:>5}" for name, (before, after) in rows[:_SHOWN]]
+        return [*lines, *([f"  ... and {len(rows) - _SHOWN} more in report.widths"] if len(rows) > _SHOWN else [])]
+
+    def _left_whole(self) -> list[str]:
+        """What was left whole, why, and what to do."""
+        return [
+            f"  left whole: {each.site} ({each.operation} in {each.module or 'the network'}); {each.advice}"
+            for each in self.refused[:_SHOWN]
+        ]
+
+
+@dataclass(frozen=True, repr=False)
 class PruneResult:
     """A smaller network and how it came about.
 
@@ -88,121 +126,192 @@ class PruneResult:
     model: nn.Module
     plan: Plan
     report: PruneReport
-    sites: Sites = field(repr=False)
-    latency_table: LatencyTable | None = field(default=None, repr=False)
+    sites: Sites
+    latency_table: LatencyTable | None = field(default=None)
+
+    def __repr__(self) -> str:
+        """The result in a line."""
+        return f"PruneResult({type(self.model).__name__}, method {self.plan.method!r}, {self.report!r})"
 
 
 def prune(
     model: nn.Module,
-    calibration_data: Iterable[Any] = (),
+    data: Iterable[Any] = (),
     budget: Budget | str | Mapping[str, object] | None = None,
     *,
     example_inputs: Batch,
-    method: str | Method = "forward",
-    ignored_layers: Ignored = (),
+    method: GivenMethod = "forward",
+    widths: GivenWidths | None = None,
+    repair: GivenRepair | None = None,
+    outputs: GivenOutputs | None = None,
+    limits: Limits = _LIMITS,
+    resources: Resources = _RESOURCES,
     latency_table: LatencyTable | None = None,
     seed: int = 0,
-    progress: bool = False,
-    **settings: Any,
+    progress: bool | None = None,
 ) -> PruneResult:
     """Make a smaller network out of a trained one, without training.
 
     Args:
         model: The trained network. It is left exactly as it was.
-        calibration_data: Batches of inputs: tensors, tuples or dicts like `example_inputs`. What a batch holds beyond
-            that (labels of a data loader) is ignored, except by objective ``"loss"`` and the methods with gradients of
-            the loss (``"taylor"``, ``"snip"``, ``"obd"``, ``"grasp"``, ...; see docs/methods/scores.md), which take
-            what follows the inputs as the labels. A few hundred to a few thousand examples;
-            baselines that look at weights alone need none without refit.
+        data: Calibration data: batches of inputs like `example_inputs`, read once. What a batch holds beyond that is
+            ignored, except by methods that need labels, which take what follows the inputs. A few hundred to a few
+            thousand examples. Scores of weights alone need none.
         budget: What may remain: ``"macs<=50%"``, ``"params<=1.2M"``, ``"latency<=60%"``, several joined by a comma, or
             a `Budget`.
         example_inputs: What the model is called on: a tensor, a tuple of positional or a dict of keyword arguments.
             A limit on latency is about one forward pass of this batch.
-        method: ``"forward"`` (greedy forward selection), ``"l1"``, ``"energy"``, ``"taylor"``, ``"random"``, ..., or a
-            `Method`.
-        ignored_layers: Layers whose channels stay: names, globs, types or modules.
+        method: How units are chosen: ``"forward"`` (greedy forward selection), ``"l1"``, ``"taylor"``, ... (see
+            `list_methods`), `Forward` or `Score` with settings, or a function from a `SiteView` and a random generator
+            to one score per unit.
+        widths: How the budget is divided among the layers: ``"sensitivity"`` (the default with data), ``"uniform"``
+            (the default without), ``"error_curves"``, ``"isomorphic"``, or the classes of these names.
+        repair: Steps that repair the weights: ``["refit"]`` by default with data, ``[]`` without; further
+            ``"recalibrate"`` and ``"reconstruct"``, or the classes of these names.
+        outputs: How a change of the output is measured: ``"kl"``, ``"squared"``, or `Outputs`.
+        limits: Multiples and minima of widths, and layers that stay whole.
+        resources: Memory, workers, and how many examples and positions are sampled.
         latency_table: Measured times of the network's operations. Without it, they are measured now if the budget
             limits latency.
         seed: Root of all randomness.
-        progress: Whether to show progress bars on standard error.
-        **settings: The method's settings, such as ``objective="average"``, ``refit=True`` or ``round_to=8``; see
-            `scionet.settings`.
+        progress: Show progress bars on standard error; by default where that is a terminal.
 
     Raises:
         UnsupportedModel: If nothing can be pruned, or the network's own weights are missing, NaN or infinite.
-        UnreachableBudget: If the budget cannot be met; the text names the smallest reachable cost.
+        UnreachableBudget: If even the narrowest network exceeds the budget; the text names its cost.
         CalibrationError: If the calibration data are empty, do not fit, or make the network produce NaN.
         InvalidSetting: If a name, a setting or the seed is not allowed, or the latency table is of another network,
             batch or device.
         VerificationError: If the cut network does not compute what the masked one does.
     """
-    results = prune_each(
+    return prune_each(
         model,
-        calibration_data,
+        data,
         [budget],
         example_inputs=example_inputs,
         method=method,
-        ignored_layers=ignored_layers,
+        widths=widths,
+        repair=repair,
+        outputs=outputs,
+        limits=limits,
+        resources=resources,
         latency_table=latency_table,
         seed=seed,
         progress=progress,
-        **settings,
-    )
-    return next(iter(results))
+    )[0]
 
 
 def prune_each(
     model: nn.Module,
-    calibration_data: Iterable[Any],
+    data: Iterable[Any],
     budgets: Sequence[Budget | str | Mapping[str, object] | None],
     *,
     example_inputs: Batch,
-    method: str | Method = "forward",
-    ignored_layers: Ignored = (),
+    method: GivenMethod = "forward",
+    widths: GivenWidths | None = None,
+    repair: GivenRepair | None = None,
+    outputs: GivenOutputs | None = None,
+    limits: Limits = _LIMITS,
+    resources: Resources = _RESOURCES,
     latency_table: LatencyTable | None = None,
     seed: int = 0,
-    progress: bool = False,
-    **settings: Any,
+    progress: bool | None = None,
 ) -> tuple[PruneResult, ...]:
-    """A smaller network for each of several budgets: what widths are decided by is measured once for all of them.
+    """A smaller network for each of several budgets. What the widths are decided by is measured once for all of them.
 
-    Each result is what `prune` gives for that budget alone.
+    Each result is what `prune` returns for that budget alone.
 
     Args:
         model: See `prune`, as for everything else.
-        calibration_data: Batches of inputs.
+        data: Batches of inputs.
         budgets: What may remain, once for each result.
         example_inputs: What the model is called on.
-        method: Name or `Method`.
-        ignored_layers: Layers whose channels stay.
+        method: How units are chosen.
+        widths: How each budget is divided among the layers.
+        repair: Steps that repair the weights.
+        outputs: How a change of the output is measured.
+        limits: Multiples and minima of widths, and layers that stay whole.
+        resources: Memory, workers, and samples.
         latency_table: Measured times of the network's operations.
         seed: Root of all randomness.
-        progress: Whether to show progress bars on standard error.
-        **settings: The method's settings.
+        progress: Show progress bars on standard error; by default where that is a terminal.
 
     Raises:
         PruneError: As `prune` does.
     """
-    chosen = method if isinstance(method, Method) else build(method, **settings)
-    if isinstance(method, Method) and settings:
-        raise InvalidSetting(f"a Method carries its own settings; give {sorted(settings)} where it is built")
-    limits = [None if budget is None else Budget.of(budget) for budget in budgets]
+    refuse_no_batches(data)
+    has_data = not (isinstance(data, list | tuple) and not data)
+    chosen = _method(method, widths, repair, outputs, limits, resources, has_data)
+    wanted = [None if budget is None else Budget.of(budget) for budget in budgets]
     _refuse_blank(model)
     watch = _StopWatch()
-    sites = discover(model, example_inputs, ignored_layers)
+    sites = discover(model, example_inputs, limits.ignored_layers)
+    network = Network(model, sites)
     watch.lap("discover")
-    batches = CalibrationBatches(model, calibration_data, example_inputs, with_labels=chosen.uses_labels)
-    with bars() if progress else nullcontext(silent) as tell:
-        costs = CostModel(sites, _table(latency_table, limits, model, example_inputs, sites, tell))
+    with _bars(progress) as tell:
+        costs = CostModel(sites, _table(latency_table, wanted, network, example_inputs, tell))
         watch.lap("latency table")
-        plans = chosen.select_each(model, batches, sites, limits, seed, tell, costs)
+        for budget in wanted:
+            if budget is not None:  # before any data are read
+                Ladder.build(costs, budget, round_to=limits.round_to, min_units=limits.min_units)
+        calibration = _calibration(network, data if chosen.uses_data else (), example_inputs, chosen, resources)
+        watch.lap("read")
+        plans = chosen.select_each(Problem(network, calibration, costs), wanted, seed, tell)
     watch.lap("select")
-    return tuple(_result(model, plan, costs, example_inputs, watch.fork()) for plan in plans)
+    return tuple(_result(network, plan, costs, example_inputs, watch.fork()) for plan in plans)
 
 
-def _result(model: nn.Module, plan: Plan, costs: CostModel, example_inputs: Batch, watch: "_StopWatch") -> PruneResult:
+def _method(
+    method: GivenMethod,
+    widths: GivenWidths | None,
+    repair: GivenRepair | None,
+    outputs: GivenOutputs | None,
+    limits: Limits,
+    resources: Resources,
+    has_data: bool,
+) -> Method:
+    """The method with its settings.
+
+    Raises:
+        InvalidSetting: If a choice is not allowed, or a method of the caller's own gets settings that it does not take.
+    """
+    if isinstance(method, Method):
+        given = {"widths": widths, "repair": repair, "outputs": outputs}
+        if extra := [name for name, value in given.items() if value is not None]:
+            raise InvalidSetting(f"{method.name!r} is a Method and decides by itself; leave out {', '.join(extra)}")
+        return method
+    settings = Settings(
+        widths=None if widths is None else widths_from(widths),
+        repair=repair_from(["refit"] if repair is None and has_data else repair or []),
+        outputs=outputs_from(outputs),
+        limits=limits,
+        resources=resources,
+    )
+    return method_for(method, settings, has_data)
+
+
+def _calibration(
+    network: Network, data: Iterable[Any], example_inputs: Batch, method: Method, resources: Resources
+) -> Calibration:
+    return read(
+        network,
+        data,
+        example_inputs,
+        labels=method.uses_labels,
+        batch_size=resources.batch_size,
+        memory_bytes=resources.memory_gib * 2**30,
+    )
+
+
+def _bars(progress: bool | None) -> AbstractContextManager[Progress]:
+    """Progress bars, where they are wanted."""
+    wanted = sys.stderr.isatty() if progress is None else progress
+    return bars() if wanted else nullcontext(silent)
+
+
+def _result(network: Network, plan: Plan, costs: CostModel, example_inputs: Batch, watch: "_StopWatch") -> PruneResult:
     """Cut, verify and report."""
-    sites = costs.sites
+    model, sites = network.model, costs.sites
     pruned = cut(model, plan, sites)
     watch.lap("cut")
     difference = verify(model, plan, sites, pruned, example_inputs)
@@ -223,9 +332,8 @@ def _result(model: nn.Module, plan: Plan, costs: CostModel, example_inputs: Batc
 def _table(
     given: LatencyTable | None,
     budgets: Sequence[Budget | None],
-    model: nn.Module,
+    network: Network,
     inputs: Batch,
-    sites: Sites,
     tell: Progress,
 ) -> LatencyTable | None:
     """The latency table: as given, or measured now if a budget needs one.
@@ -235,7 +343,7 @@ def _table(
             one of their own.
     """
     if given is not None:
-        given.check_serves(model, inputs, sites)
+        given.check_serves(network.model, inputs, network.sites)
         return given
     if not any(budget is not None and "latency" in budget.quantities for budget in budgets):
         return None
@@ -244,61 +352,7 @@ def _table(
             "several processes would measure different times and choose different widths; measure one LatencyTable, "
             "save it, and give latency_table=LatencyTable.load(path) in every process"
         )
-    return LatencyTable.measure(model, inputs, sites, progress=tell)
-
-
-class CalibrationBatches:
-    """Calibration data in the form of the example inputs, iterable again and again.
-
-    Batches whose sizes beyond the first differ from the example's are tried on the model first, so that data that do
-    not fit are refused in terms of what was given.
-
-    Raises:
-        CalibrationError: If the data are no iterable of batches; on iteration, if a batch does not fit.
-    """
-
-    def __init__(self, model: nn.Module, data: Iterable[Any], example_inputs: Batch, with_labels: bool) -> None:
-        if isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable):
-            raise CalibrationError(
-                f"calibration_data must be an iterable of batches, such as a list or a data loader; given a "
-                f"{type(data).__name__}; wrap a single batch in a list"
-            )
-        self._data = list(data) if isinstance(data, Iterator) else data
-        self._model, self._example, self._with_labels = model, example_inputs, with_labels
-
-    def __iter__(self) -> Iterator[Any]:
-        """Batches of inputs, or pairs of inputs and labels."""
-        for batch in self._data:
-            inputs, labels = inputs_like(self._example, batch)
-            self._refuse_misfit(inputs)
-            yield (inputs, labels) if self._with_labels else inputs
-
-    def _refuse_misfit(self, inputs: Batch) -> None:
-        if example_count(inputs) and _form(inputs) == _form(self._example):
-            return
-        text = f"a calibration batch of {_form(inputs)} does not fit the network, which runs on {_form(self._example)}"
-        if not example_count(inputs):
-            raise CalibrationError(f"{text}: it has no examples; leave empty batches out")
-        if _ranks(inputs) != _ranks(self._example):
-            raise CalibrationError(f"{text}; give batches with as many tensors and dimensions, the first for examples")
-        try:
-            with undisturbed(self._model):
-                call(self._model, to_model(inputs, self._model))
-        except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
-            raise CalibrationError(f"{text}: {error}") from error
-
-
-def _form(batch: Batch) -> str:
-    """Shapes for any number of examples, and types: one for all floating-point types, which are cast."""
-    parts = []
-    for tensor in tensors_of(as_arguments(batch)):
-        kind = "floats" if tensor.is_floating_point() else str(tensor.dtype)
-        parts.append(f"{kind} ({', '.join(['batch', *map(str, tensor.shape[1:])])})")
-    return ", ".join(parts)
-
-
-def _ranks(batch: Batch) -> list[int]:
-    return [tensor.ndim for tensor in tensors_of(as_arguments(batch))]
+    return LatencyTable.measure(network.model, inputs, network.sites, progress=tell)
 
 
 def _refuse_blank(model: nn.Module) -> None:

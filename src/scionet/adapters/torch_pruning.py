@@ -8,25 +8,25 @@
 Torch-Pruning then decides widths and cuts; weights stay as they were. `scionet.prune` also refits them.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scionet.methods.calibration.subsets import subsets
+from scionet.choices.limits import Limits
+from scionet.choices.methods import Forward
+from scionet.choices.repair import Refit
+from scionet.choices.resources import Resources
+from scionet.choices.settings import Settings
 from scionet.methods.greedy.forward import ForwardRanker
-from scionet.methods.refit.refit import Fitting
-from scionet.methods.refit.survey import survey
-from scionet.network.calling import Batch, inputs_like
-from scionet.network.discovery.discover import Ignored, discover
-from scionet.network.sites import Sites
-from scionet.progress import silent
-from scionet.seeds import seeded
+from scionet.methods.refit.survey import survey, surveying
+from scionet.network.calling import Batch
 from scionet.selection.greedy import Selection
 from scionet.selection.objective import FloatArray
-from scionet.settings import ForwardSettings
+
+_FORWARD, _LIMITS, _RESOURCES = Forward(), Limits(), Resources()
 
 
 class GreedyImportance:
@@ -47,29 +47,32 @@ class GreedyImportance:
         calibration_data: Iterable[Any],
         example_inputs: Batch,
         *,
-        ignored_layers: Ignored = (),
+        forward: Forward = _FORWARD,
+        limits: Limits = _LIMITS,
+        resources: Resources = _RESOURCES,
         seed: int = 0,
-        **settings: Any,
     ) -> None:
         """Remember what to look at.
 
         Args:
             model: The network that the pruner prunes.
-            calibration_data: Batches like `example_inputs`; what they hold beyond that is ignored. As many examples are
-                taken, and kept, as the setting `survey_examples` says.
+            calibration_data: Batches like `example_inputs`; what they hold beyond that is ignored. `survey_examples` of
+                them are kept.
             example_inputs: What the model is called on.
-            ignored_layers: Layers whose channels stay: names, globs, types or modules.
+            forward: The greedy selection, such as ``Forward(objective="average")``.
+            limits: Layers whose channels stay.
+            resources: How many examples and positions are sampled.
             seed: Root of all randomness.
-            **settings: Of `ForwardSettings`, such as ``objective="average"``.
 
         Raises:
-            InvalidSetting: If a setting is out of range.
+            PruneError: If nothing can be pruned, or the data do not fit.
         """
-        self.model, self.example_inputs, self.ignored_layers, self.seed = model, example_inputs, ignored_layers, seed
-        self.settings = ForwardSettings(**settings)
-        data = list(calibration_data) if isinstance(calibration_data, Iterator) else calibration_data
-        (taken,) = subsets(model, data, (self.settings.survey_examples,), seeded(seed))
-        self._batches = [inputs_like(example_inputs, batch)[0] for batch in taken]
+        self.model, self.example_inputs, self.seed = model, example_inputs, seed
+        self.settings = Settings(repair=(Refit(),), limits=limits, resources=resources)
+        self.ranker = ForwardRanker(forward, self.settings)
+        self._data: list[Any] = surveying(
+            model, calibration_data, example_inputs, self.ranker, self.settings, seed
+        ).surveyed.inputs
         self._seen: dict[str, torch.Size] = {}
         self._scores: dict[tuple[str, int], FloatArray] = {}
 
@@ -93,21 +96,22 @@ class GreedyImportance:
         """By weight and dimension the importance of each channel; NaN where scionet does not prune."""
         shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
         if shapes != self._seen:
-            sites = discover(self.model, self.example_inputs, self.ignored_layers)
-            self._scores, self._seen = self._measured(sites), shapes
+            self._scores, self._seen = self._measured(), shapes
         return self._scores
 
-    def _measured(self, sites: Sites) -> dict[tuple[str, int], FloatArray]:
+    def _measured(self) -> dict[tuple[str, int], FloatArray]:
         """One pass over the data, one greedy path per site."""
-        draw, ranker = seeded(self.seed), ForwardRanker(self.settings)
+        run = surveying(self.model, self._data, self.example_inputs, self.ranker, self.settings, self.seed)
         scores: dict[tuple[str, int], FloatArray] = {}
-        names = [name for name, site in sites.items() if site.unit != "head"]
-        for view, _ in survey(Fitting(self.model, sites, self.settings), self._batches, names, draw, silent):
+        names = [name for name, site in run.sites.items() if site.unit != "head"]
+        for view, _ in survey(run, run.calibration, names):
             site = view.site
-            path = ranker.rank(view, site.width, draw("rank", site.name))
+            path = self.ranker.rank(view, site.width, run.generators("rank", site.name))
             score = _by_rank(path, site.width, float(len(site.consumers)))
             for slot in site.slots:
-                at = scores.setdefault((slot.tensor, slot.dim), np.full(sites.shapes[slot.tensor][slot.dim], np.nan))
+                at = scores.setdefault(
+                    (slot.tensor, slot.dim), np.full(run.sites.shapes[slot.tensor][slot.dim], np.nan)
+                )
                 at[slot.index] = score[:, None]
         return scores
 

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel, unknown
+from scionet.methods.calibration.calibration import Calibration
+from scionet.methods.contract import Ranker
 from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
-from scionet.methods.pipeline import Pipeline
-from scionet.network.calling import as_arguments, call, tensors_of, undisturbed
+from scionet.network.calling import as_arguments, call, tensors_of
 from scionet.network.example_loss import cross_entropies, labelled
-from scionet.network.sites import Site, Sites
-from scionet.settings import ScoreSettings
+from scionet.network.network import Network
+from scionet.network.sites import Site
 
 
 @dataclass(frozen=True)
@@ -63,53 +64,59 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
 """Every criterion by the name that our tables give it."""
 
 
-def criterion(importance: str = "magnitude", **settings: Any) -> Pipeline:
+def criterion(importance: str = "magnitude") -> Ranker:
     """A method that ranks units as Torch-Pruning does; widths and repairs are ours.
 
     Args:
         importance: One of `CRITERIA`.
-        **settings: Of `ScoreSettings`, such as ``refit=True``.
 
     Raises:
-        InvalidSetting: If there is no such criterion, a setting is out of range, or Torch-Pruning is not installed.
+        InvalidSetting: If there is no such criterion, or Torch-Pruning is not installed.
     """
     if importance not in CRITERIA:
         raise unknown("importance", importance, CRITERIA)
     _torch_pruning()
-    return Pipeline(f"torch-pruning {importance}", ScoreSettings(**settings), CriterionRanker(CRITERIA[importance]))
+    return CriterionRanker(importance, CRITERIA[importance])
 
 
 @dataclass(frozen=True)
 class CriterionRanker(MeasuredRanker):
     """Takes units by descending importance in the dense network, which is asked for once for all sites."""
 
+    importance: str
     criterion: Criterion
+
+    @property
+    def name(self) -> str:
+        """Name in plans and records."""
+        return f"torch-pruning {self.importance}"
 
     @property
     def uses_labels(self) -> bool:
         """Whether the criterion reads gradients of the task loss."""
         return bool(self.criterion.gradients)
 
-    def measured(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+    def measured(self, network: Network, calibration: Calibration) -> dict[str, FloatArray]:
         """The importance of all units.
 
         Raises:
             CalibrationError: If there are no batches, or labels are needed and missing.
             UnsupportedModel: If Torch-Pruning does not see a site as a group, or gives it no importance.
         """
-        return importances(self.criterion, model, sites, batches)
+        batches = calibration.pairs if self.uses_labels else calibration.inputs
+        return importances(self.criterion, network, batches)
 
 
-def importances(chosen: Criterion, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+def importances(chosen: Criterion, network: Network, batches: Iterable[Any]) -> dict[str, FloatArray]:
     """The importance of each unit, the mean over its channels; per site of shape ``(width,)``.
 
     Raises:
         CalibrationError: If there are no batches, or labels are needed and missing.
         UnsupportedModel: If Torch-Pruning does not see a site as a group, or gives it no importance.
     """
-    own, importance = copy.deepcopy(model).eval(), chosen.make()
+    own, importance = copy.deepcopy(network.model).eval(), chosen.make()
     own.requires_grad_()
-    with undisturbed(model), torch.enable_grad():
+    with network.evaluating(), torch.enable_grad():
         first = next(iter(batches), None)
         if first is None:
             raise CalibrationError("there are no calibration batches; give at least one")
@@ -117,7 +124,7 @@ def importances(chosen: Criterion, model: nn.Module, sites: Sites, batches: Iter
         if chosen.gradients:
             differentiate(own, importance, batches, chosen.gradients == "single")
         graph = _torch_pruning().DependencyGraph().build_dependency(own, example_inputs=_given(example))
-    return {name: _of_site(graph, importance, own, site) for name, site in sites.items()}
+    return {name: _of_site(graph, importance, own, site) for name, site in network.sites.items()}
 
 
 def differentiate(model: nn.Module, importance: Any, pairs: Iterable[Any], single: bool) -> None:

@@ -6,8 +6,8 @@ from typing import Generic, Literal, TypeVar
 
 import tyro
 
+from scionet.choices.resources import BackendName, SweepSettings
 from scionet.errors import InvalidSetting
-from scionet.settings import BackendName, SweepSettings
 from scionet.training.execution import Execution
 from scionet.training.recipes import Recipe
 

@@ -4,8 +4,8 @@ import re
 from dataclasses import dataclass
 from typing import Literal
 
+from scionet.choices.checking import refuse
 from scionet.masks.schedule import Schedule
-from scionet.settings import refuse
 
 Scope = Literal["global", "isomorphic", "local"]
 OnCollapse = Literal["warn", "raise", "allow"]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from scionet.settings import refuse
+from scionet.choices.checking import refuse
 
 Shape = Literal["exponential", "polynomial", "telescoping"]
 

@@ -1,16 +1,18 @@
-"""What a method is, and what a ranker is."""
+"""What a method is, and what a ranker is: the interface that other packages extend."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 
 from scionet.budget.budget import Budget
-from scionet.budget.costs import CostModel
 from scionet.errors import InvalidSetting
+from scionet.methods.calibration.calibration import Calibration
+from scionet.methods.problem import Problem
+from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Site, Sites
 from scionet.progress import Progress, silent
@@ -18,106 +20,109 @@ from scionet.selection.greedy import Selection
 from scionet.selection.objective import FloatArray
 from scionet.selection.terms import Term
 
-Repair = Callable[[Selection, Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""From a choice of one site's units, and the gates and tensors decided before, to the tensors of the network that has
-them, with the site's consumers refitted if they are to be."""
+Repaired = Callable[[Selection, Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
+"""From a selection of one site's units, and the gates and tensors decided before, to the tensors of the network that
+has them, its consumers refitted if they are to be."""
 
 
 class Method(ABC):
     """A way to choose what stays of a network.
 
     Attributes:
-        name: Registry name.
-        uses_labels: Whether batches must be pairs of inputs and labels.
+        name: Name in plans and records.
+        uses_labels: Whether the calibration examples must have labels.
+        uses_data: Whether it needs calibration examples at all.
     """
 
     name: str
     uses_labels: bool = False
+    uses_data: bool = True
 
     @abstractmethod
-    def select(
-        self,
-        model: nn.Module,
-        batches: Iterable[Any],
-        sites: Sites,
-        budget: Budget | None,
-        seed: int,
-        progress: Progress = silent,
-        costs: CostModel | None = None,
-    ) -> Plan:
-        """Choose. Pure: `model` comes back bit for bit as it was.
+    def select(self, problem: Problem, budget: Budget | None, seed: int, progress: Progress = silent) -> Plan:
+        """Choose the units. The network comes back bit for bit as it was.
 
         Args:
-            model: The dense network.
-            batches: Calibration data, iterated anew for each pass. Each batch is what `model` is called on; with an
-                objective that needs labels, a pair of that and the labels.
-            sites: The network's sites.
+            problem: The network, the calibration examples and the costs.
             budget: What may remain; None where the method has a stop rule of its own.
             seed: Root of all randomness.
-            progress: Is told what goes on.
-            costs: What widths cost; without it MACs and parameters are known, and latency is not.
+            progress: Called with the stage, the steps done and the steps in total.
         """
 
     def select_each(
-        self,
-        model: nn.Module,
-        batches: Iterable[Any],
-        sites: Sites,
-        budgets: Sequence[Budget | None],
-        seed: int,
-        progress: Progress = silent,
-        costs: CostModel | None = None,
+        self, problem: Problem, budgets: Sequence[Budget | None], seed: int, progress: Progress = silent
     ) -> list[Plan]:
-        """One plan for each budget, the same as `select` gives; a method may share work between them."""
-        return [self.select(model, batches, sites, budget, seed, progress, costs) for budget in budgets]
+        """One plan for each budget, the same as from `select`. A method may share work between them."""
+        return [self.select(problem, budget, seed, progress) for budget in budgets]
 
 
 @dataclass(frozen=True, eq=False)
 class SiteView:
-    """One site and what is known when its units are ranked.
+    """One site, and what is known when its units are ranked.
 
     Attributes:
         site: The site.
-        sites: All sites.
-        model: The dense network.
-        terms: One for each consumer; empty for rankers that use no moments and where nothing is fitted.
+        network: The dense network.
+        calibration: The calibration examples.
+        terms: One regression problem for each consumer; empty for rankers that do not use moments.
         gates: Gates of the sites decided before, shape ``(width,)`` each.
         tensors: Tensors refitted before, in dense shapes.
-        batches: Calibration data.
-        repair: What a choice of the site's units makes of the network; None for rankers that use no moments.
+        repaired_by: What a selection of the site's units makes of the network; None where no moments are known.
     """
 
     site: Site
-    sites: Sites
-    model: nn.Module
-    terms: Sequence[Term]
-    gates: Mapping[str, Tensor]
-    tensors: Mapping[str, Tensor]
-    batches: Iterable[Any]
-    repair: Repair | None = None
+    network: Network
+    calibration: Calibration
+    terms: Sequence[Term] = ()
+    gates: Mapping[str, Tensor] = field(default_factory=dict)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    repaired_by: Repaired | None = None
+
+    @property
+    def sites(self) -> Sites:
+        """All sites of the network."""
+        return self.network.sites
 
     def repaired(self, selection: Selection) -> Mapping[str, Tensor]:
-        """Tensors of the network as it would be with this choice."""
-        assert self.repair is not None, "asked for by rankers that use moments alone"
-        return self.repair(selection, self.gates, self.tensors)
+        """Tensors of the network with this selection."""
+        assert self.repaired_by is not None, "only rankers that use moments ask"
+        return self.repaired_by(selection, self.gates, self.tensors)
 
 
 class Ranker(ABC):
-    """The order in which a site's units are taken: what tells methods apart."""
+    """The order in which a site's units are taken: the part in which methods differ.
+
+    A ranker is all that a new method has to write. Budget, widths, refit, repair and records are shared.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Name in plans and records."""
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Its settings as JSON, for plans and records."""
+        return {"name": self.name}
 
     @property
     def uses_moments(self) -> bool:
-        """Whether `SiteView.terms` must be there."""
+        """Whether `SiteView.terms` must be known."""
         return False
 
     @property
     def uses_labels(self) -> bool:
-        """Whether batches are pairs of inputs and labels."""
+        """Whether the calibration examples must have labels."""
         return False
 
     @property
+    def uses_data(self) -> bool:
+        """Whether it needs calibration examples."""
+        return self.uses_moments or self.uses_labels
+
+    @property
     def evaluates(self) -> bool:
-        """Whether every candidate is run through the network, so that full paths are dear."""
+        """Whether every candidate is evaluated in the whole network, so that full paths are expensive."""
         return False
 
     @property
@@ -125,25 +130,33 @@ class Ranker(ABC):
         """Whether each selection is the beginning of every larger one, so that one path serves all widths."""
         return False
 
-    def ready(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> "Ranker":
-        """The ranker that walks: this one, or one that knows what is measured once for all sites of the dense network.
+    @property
+    def passes(self) -> int:
+        """Walks through the network."""
+        return 1
+
+    @property
+    def tolerance(self) -> float | None:
+        """The stop rule that replaces a budget, if there is one."""
+        return None
+
+    def ready(self, problem: Problem) -> "Ranker":
+        """The ranker for the walk: this one, or one that has measured something once for all sites.
 
         Args:
-            model: The dense network.
-            sites: Its sites.
-            batches: Calibration data, with labels if the ranker uses them; what is given back needs none.
+            problem: The network and the calibration examples.
         """
         return self
 
-    def worth(self, view: SiteView, rng: np.random.Generator) -> FloatArray:
-        """What each unit is worth beside those of other sites, ``(width,)``; the same order as `rank` with that `rng`.
+    def scores(self, view: SiteView, rng: np.random.Generator) -> FloatArray:
+        """A score of each unit that can be compared between sites, ``(width,)``; in the order of `rank` for that `rng`.
 
         Raises:
             InvalidSetting: If units have no such score.
         """
         raise InvalidSetting(
-            "allocation 'isomorphic' compares units of several sites by a score of each, which this method does not "
-            "give; take a score, such as 'l1' or 'taylor', or another allocation"
+            f"widths 'isomorphic' compare units of different sites by a score, which method {self.name!r} does not "
+            "have; choose a score, such as 'l1' or 'taylor', or other widths"
         )
 
     @abstractmethod

@@ -1,133 +1,153 @@
-"""What all methods share: the budget is shared out, walks decide, rank and refit. What differs is the `Ranker`."""
+"""What all methods share: divide the budget, walk, repair. The ranker is the part in which they differ."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from torch import nn
 
 from scionet.budget.allocation.ladder import TOLERANCE, describe
 from scionet.budget.budget import Budget
-from scionet.budget.costs import CostModel
-from scionet.errors import InvalidSetting, UnreachableBudget
-from scionet.methods.calibration.holdout import kept_apart
+from scionet.choices.repair import Recalibrate, Reconstruct
+from scionet.choices.settings import Settings
+from scionet.choices.widths import ErrorCurves, Sensitivity
+from scionet.errors import CalibrationError, InvalidSetting, UnreachableBudget
+from scionet.methods.calibration.calibration import ALL, HELD_OUT
 from scionet.methods.contract import Method, Ranker
+from scionet.methods.problem import Problem
 from scionet.methods.refit.refit import Fitting
+from scionet.methods.repair.recalibration import recalibrated
 from scionet.methods.repair.reconstruction import ReconstructionData, reconstructed, refuse_processes
-from scionet.methods.walk import Task, Walk
-from scionet.methods.width_search import best_tried
-from scionet.methods.widths.allocator import Allocator, SharedWidths
-from scionet.network.calling import undisturbed
+from scionet.methods.run import MethodRun
+from scionet.methods.walk import AllocatedWidths, Walk
+from scionet.methods.width_search import searched
+from scionet.methods.widths.allocator import Allocator
 from scionet.network.plan import Plan
-from scionet.network.sites import Sites
 from scionet.progress import Progress, silent
 from scionet.seeds import seeded
-from scionet.settings import SweepSettings
 
 
 class Pipeline(Method):
     """A method made of a ranker and the shared walk."""
 
-    def __init__(self, name: str, settings: SweepSettings, ranker: Ranker) -> None:
-        self.name, self.settings, self.ranker = name, settings, ranker
+    def __init__(self, ranker: Ranker, settings: Settings) -> None:
+        self.ranker, self.settings, self.name = ranker, settings, ranker.name
         self.uses_labels = ranker.uses_labels
+        measures = isinstance(settings.widths, Sensitivity | ErrorCurves)
+        self.uses_data = ranker.uses_data or bool(settings.repair) or measures
 
-    def select(
-        self,
-        model: nn.Module,
-        batches: Iterable[Any],
-        sites: Sites,
-        budget: Budget | None,
-        seed: int,
-        progress: Progress = silent,
-        costs: CostModel | None = None,
-    ) -> Plan:
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """All settings as JSON."""
+        return {"method": dict(self.ranker.described), **self.settings.described()}
+
+    def select(self, problem: Problem, budget: Budget | None, seed: int, progress: Progress = silent) -> Plan:
         """Choose; see `Method.select`."""
-        return self.select_each(model, batches, sites, [budget], seed, progress, costs)[0]
+        return self.select_each(problem, [budget], seed, progress)[0]
 
     def select_each(
-        self,
-        model: nn.Module,
-        batches: Iterable[Any],
-        sites: Sites,
-        budgets: Sequence[Budget | None],
-        seed: int,
-        progress: Progress = silent,
-        costs: CostModel | None = None,
+        self, problem: Problem, budgets: Sequence[Budget | None], seed: int, progress: Progress = silent
     ) -> list[Plan]:
         """Choose for each budget; what widths are decided by is measured once.
 
         Raises:
-            InvalidSetting: If there is neither a budget nor a stop rule, or both;
-                or if the seed is no whole number from 0 on.
-            UnreachableBudget: If no widths meet a budget, or a line search without refit has no use for enough units
-                to come within 1 % of it.
+            InvalidSetting: If there is neither a budget nor a stop rule, or both; if the seed is no whole number of 0
+                or more; or if further passes would change nothing.
+            UnreachableBudget: If even the narrowest network exceeds a budget.
             CalibrationError: If the calibration data are empty or make the network produce NaN or infinite values.
         """
-        stop_rule = getattr(self.settings, "tolerance", None) is not None
-        if any((budget is None) != stop_rule for budget in budgets):
-            raise InvalidSetting("give either a budget (such as 'macs<=50%') or a tolerance with objective 'loss'")
-        if not isinstance(seed, int | np.integer) or seed < 0:
-            raise InvalidSetting(f"the seed must be a whole number from 0 on; given {seed!r}")
-        if self.settings.sweeps > 1 and not self.ranker.uses_moments:
-            raise InvalidSetting(
-                f"sweeps={self.settings.sweeps} would repeat itself: method {self.name!r} does not choose by what "
-                "consumers give in the pruned network; set sweeps=1"
-            )
-        judged: list[Any] = []
-        if self.settings.reconstruct_steps:
+        self._refuse_wrong(budgets, seed)
+        generators = seeded(seed)
+        held_out = None
+        if any(isinstance(step, Reconstruct) for step in self.settings.repair):
             refuse_processes()
-            with undisturbed(model):  # a data loader takes its seed from torch's generator
-                batches, judged = kept_apart(batches)
-        fitting, generators = Fitting(model, sites, self.settings), seeded(seed)
-        inputs = _Inputs(batches) if self.uses_labels else batches
-        ranker = self.ranker.ready(model, sites, batches)
-        allocator = Allocator(ranker, fitting, inputs, costs or CostModel(sites), generators, progress)
-        if self.settings.width_trials and allocator.allocation != "measured":
+            problem, held_out = _held_out(problem, seed)
+        run = MethodRun(
+            problem,
+            self.ranker.ready(problem),
+            Fitting(problem.network, self.settings.refit, self.settings.resources.positions),
+            self.settings,
+            generators,
+            progress,
+        )
+        allocator = Allocator(run)
+        return [self._repaired(run, self._walked(allocator, budget, seed), held_out) for budget in budgets]
+
+    def _walked(self, allocator: Allocator, budget: Budget | None, seed: int) -> Plan:
+        """A plan that uses the budget up, after all passes; where sites cannot use their share, others get it.
+
+        Raises:
+            UnreachableBudget: If all sites together cannot use it.
+        """
+        run, caps = allocator.run, dict[str, int]()
+        while True:
+            walk = Walk(run, self._widths(allocator, budget, caps)).walk()
+            if budget is None or _fills(walk, budget):
+                break
+            known, caps = caps, caps | _saturated(walk)
+            if caps == known:
+                raise UnreachableBudget(_too_few_useful(walk, budget))
+        for _ in range(self.ranker.passes - 1):
+            walk = walk.again()
+        return walk.plan(self.name, self.described, seed)
+
+    def _widths(self, allocator: Allocator, budget: Budget | None, caps: Mapping[str, int]) -> AllocatedWidths:
+        """How many units each site may keep; without a budget all of them."""
+        if budget is None:
+            return AllocatedWidths({name: site.width for name, site in allocator.run.sites.items()})
+        rule = self.settings.widths
+        if isinstance(rule, Sensitivity) and rule.search:
+            return searched(allocator, budget, caps, rule.search)
+        return allocator.widths(budget, caps)
+
+    def _repaired(self, run: MethodRun, plan: Plan, held_out: ReconstructionData | None) -> Plan:
+        """The plan after all further steps of the repair, in their order."""
+        for step in self.settings.further_repair:
+            if isinstance(step, Recalibrate):
+                plan = recalibrated(run.problem, plan)
+            elif isinstance(step, Reconstruct) and held_out is not None:
+                plan = reconstructed(run.network, plan, held_out, step, self.settings.outputs, run.progress)
+        return plan
+
+    def _refuse_wrong(self, budgets: Sequence[Budget | None], seed: int) -> None:
+        """Refuse what types cannot rule out.
+
+        Raises:
+            InvalidSetting: If something is wrong.
+        """
+        stops = self.ranker.tolerance is not None
+        if any((budget is None) != stops for budget in budgets):
+            raise InvalidSetting("give either a budget, such as 'macs<=50%', or TaskLoss(tolerance=...)")
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+            raise InvalidSetting(f"the seed must be a whole number of 0 or more; given {seed!r}")
+        if self.ranker.passes > 1 and (self.settings.refit is None or not self.ranker.uses_moments):
             raise InvalidSetting(
-                f"width_trials={self.settings.width_trials} goes with allocation 'measured', this method's is "
-                f"{allocator.allocation!r}; set allocation='measured' or width_trials=0"
+                f"passes={self.ranker.passes} would repeat the first: a further pass needs a refit, and a method that "
+                f"chooses by what consumers see in the pruned network, which {self.name!r} does not; set passes=1"
             )
-        task = Task(self.name, seed, batches, inputs, allocator, progress)
-        plans = [_grown(task, budget) for budget in budgets]
-        if not self.settings.reconstruct_steps:
-            return plans
-        material = ReconstructionData([*inputs], [*(_Inputs(judged) if self.uses_labels else judged)], seed)
-        return [reconstructed(model, sites, plan, material, self.settings, progress) for plan in plans]
 
 
-def _grown(task: Task, budget: Budget | None) -> Plan:
-    """A plan that uses the budget up, after all sweeps; where sites cannot use their share, others get it.
+def _held_out(problem: Problem, seed: int) -> tuple[Problem, ReconstructionData]:
+    """The problem without one example in eight, and these.
 
     Raises:
-        UnreachableBudget: If all sites together cannot use it.
+        CalibrationError: If there are too few.
     """
-    settings, most = task.allocator.fitting.settings, dict[str, int]()
-    while True:
-        walk = Walk(task, _shares(task, budget, most)).grow()
-        if budget is None or _fills(walk, budget):
-            break
-        known, most = most, most | _saturated(walk)
-        if most == known:
-            raise UnreachableBudget(_too_few_useful(walk, budget))
-    for _ in range(settings.sweeps - 1):
-        walk = walk.again()
-    return walk.plan()
-
-
-def _shares(task: Task, budget: Budget | None, most: Mapping[str, int]) -> SharedWidths:
-    """How many units each site may keep; those in `most` at most so many, since they could not use more."""
-    allocator = task.allocator
-    if budget is None:
-        return SharedWidths({name: site.width for name, site in allocator.fitting.sites.items()})
-    if not allocator.fitting.settings.width_trials:
-        return allocator.shares(budget, most)
-    return best_tried(task, budget, most)
+    calibration, device = problem.calibration, problem.network.device
+    count = calibration.total(device) // HELD_OUT
+    judged, fitted = calibration.parts((count, ALL), lambda *axes: seeded(seed)("held out", *axes), device)
+    if not judged.count or not fitted.count:
+        raise CalibrationError(
+            f"reconstruction holds out one calibration example in {HELD_OUT}; given {calibration.count} examples in "
+            f"{len(calibration.batches)} batches, too few for that: give {HELD_OUT} examples or more, or leave "
+            "Reconstruct out of the repair"
+        )
+    return replace(problem, calibration=fitted), ReconstructionData(fitted.inputs, judged.inputs, seed)
 
 
 def _fills(walk: Walk, budget: Budget) -> bool:
     """Whether what is kept uses the budget up to within the tolerance, or everything is kept."""
-    costs, kept = walk.allocator.costs, walk.kept
+    costs, kept = walk.run.problem.costs, walk.kept
     spare = budget.slack(costs.cost(kept), costs.dense)
     return spare <= TOLERANCE or all(kept[name] == site.width for name, site in walk.sites.items())
 
@@ -135,24 +155,14 @@ def _fills(walk: Walk, budget: Budget) -> bool:
 def _saturated(walk: Walk) -> dict[str, int]:
     """Sites that kept fewer units than they might, with how many they kept."""
     kept = walk.kept
-    return {name: kept[name] for name, width in walk.shares.widths.items() if kept[name] < width}
+    return {name: kept[name] for name, width in walk.widths.kept.items() if kept[name] < width}
 
 
 def _too_few_useful(walk: Walk, budget: Budget) -> str:
     """Why the budget cannot be used up."""
-    costs = walk.allocator.costs
+    costs = walk.run.problem.costs
     return (
         f"the budget {budget} cannot be used up: line search gives weight to so few units that the network it makes "
-        f"has {describe(costs.cost(walk.kept), costs.dense)}; set the budget to that, or have consumers refitted "
-        "(refit=True), which makes use of every unit"
+        f"has {describe(costs.cost(walk.kept), costs.dense)}; set the budget to that, or refit the consumers "
+        "(repair=['refit']), which makes use of every unit"
     )
-
-
-class _Inputs:
-    """Batches of pairs without their labels, iterable again and again."""
-
-    def __init__(self, pairs: Iterable[Any]) -> None:
-        self.pairs = pairs
-
-    def __iter__(self) -> Any:
-        return (pair[0] for pair in self.pairs)

@@ -1,68 +1,60 @@
 """One walk through a network: its sites are decided, and its consumers refitted.
 
 Sites are decided from input to output. A site with one consumer is decided when the walk reaches that consumer, on
-inputs of the network pruned so far; a site with several (a residual stream) before the walk, on inputs of the dense
-network, or of the one that the sweep before made. Then each consumer's weights are refitted when it is reached.
+inputs of the network pruned so far. A site with several (a residual stream) is decided before the walk, on inputs of
+the dense network, or of the network that the pass before made. Each consumer is refitted when it is reached.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from torch import Tensor
 
+from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import SiteView
 from scionet.methods.refit.survey import Pruned, survey
-from scionet.methods.repair.recalibration import recalibrated
-from scionet.methods.widths.allocator import Allocator, SharedWidths
-from scionet.network.multiprocess import overall_index
+from scionet.methods.run import MethodRun, Sampler
+from scionet.methods.widths.output_distance import OutputDistance
 from scionet.network.passes.moments import Moments
 from scionet.network.passes.suspended import Stop, suspended_passes
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Site
-from scionet.network.surgery.gates import gated_tensors
-from scionet.progress import Progress
 from scionet.selection.greedy import Selection, shortened
 
 
 @dataclass(frozen=True, eq=False)
-class Task:
-    """What all walks of one method through one network share.
+class AllocatedWidths:
+    """How many units each site keeps, and what was found on the way.
 
     Attributes:
-        name: Of the method.
-        seed: Root of all randomness.
-        batches: Calibration data, with labels if the ranker uses them.
-        inputs: The same without labels, or a part of them.
-        allocator: SharedWidths the budget out; knows the ranker and the fitting.
-        progress: Is told what goes on.
+        kept: Number of units by site, at most.
+        paths: Full paths of sites that are decided before the walk, where a selection is the beginning of a path.
+        predicted: The distance of the output that the sensitivities predict, and what measures it.
+        notes: Sentences for the plan's status.
     """
 
-    name: str
-    seed: int
-    batches: Iterable[Any]
-    inputs: Iterable[Any]
-    allocator: Allocator
-    progress: Progress
+    kept: Mapping[str, int]
+    paths: Mapping[str, Selection] = field(default_factory=dict)
+    predicted: tuple[float, OutputDistance] | None = None
+    notes: tuple[str, ...] = ()
 
 
 class Walk:
-    """One walk: what has been decided so far."""
+    """One walk, and what has been decided so far."""
 
-    def __init__(self, task: Task, shares: SharedWidths, before: "Walk | None" = None) -> None:
+    def __init__(self, run: MethodRun, widths: AllocatedWidths, before: "Walk | None" = None) -> None:
         """Begin.
 
         Args:
-            task: What is to be done.
-            shares: How many units each site keeps, at most.
-            before: The sweep before this one.
+            run: The method at work: its ranker, its fitting, its settings.
+            widths: How many units each site keeps.
+            before: The pass before this one.
         """
-        self.task, self.shares, self.before = task, shares, before
-        self.allocator, self.ranker, self.fitting = task.allocator, task.allocator.ranker, task.allocator.fitting
-        self.model, self.sites, self.settings = self.fitting.model, self.fitting.sites, self.fitting.settings
-        self.inputs, self.rng, self.progress = task.inputs, self.allocator.generators, task.progress
+        self.run, self.widths, self.before = run, widths, before
+        self.ranker, self.fitting, self.network, self.sites = run.ranker, run.fitting, run.network, run.sites
+        self.calibration: Calibration = run.calibration
         self.choices: dict[str, Choice] = {}
         self.gates: dict[str, Tensor] = {}
         self.tensors: dict[str, Tensor] = {}
@@ -71,18 +63,18 @@ class Walk:
         self.certified: dict[str, float] = {}
         self.pending: Moments | None = None
 
-    def grow(self) -> "Walk":
+    def walk(self) -> "Walk":
         """Decide all sites."""
         self.decide_streams()
-        if self.settings.refit or self.ranker.uses_moments:
-            self.walk()
+        if self.fitting.refit is not None or self.ranker.uses_moments:
+            self.walk_consumers()
         else:
             self.decide_rest()
         return self
 
     def again(self) -> "Walk":
-        """Another sweep at the same widths: each site is chosen knowing what this one kept elsewhere."""
-        return Walk(self.task, replace(self.shares, paths={}), before=self).grow()
+        """Another pass at the same widths: each site is chosen knowing what this one kept elsewhere."""
+        return Walk(self.run, replace(self.widths, paths={}), before=self).walk()
 
     @property
     def kept(self) -> dict[str, int]:
@@ -92,13 +84,14 @@ class Walk:
     @property
     def masked(self) -> dict[str, Tensor]:
         """Tensors of the masked network."""
-        return gated_tensors(self.model, self.sites, self.gates, self.tensors)
+        return self.network.masked(self.gates, self.tensors)
 
     # -- decisions --------------------------------------------------------------------------------------------------
 
     def decide(self, view: SiteView) -> None:
         """Choose the units of one site."""
-        self.settle_on(view.site, self.allocator.rank(view, self.shares.widths[view.site.name]))
+        name = view.site.name
+        self.settle_on(view.site, self.ranker.rank(view, self.widths.kept[name], self.run.generators("rank", name)))
 
     def settle_on(self, site: Site, selection: Selection) -> None:
         """Take a selection as the site's choice."""
@@ -113,16 +106,16 @@ class Walk:
 
     @property
     def known(self) -> dict[str, Tensor]:
-        """The gates of this sweep, and those of the one before where nothing is decided yet."""
+        """The gates of this pass, and those of the one before where nothing is decided yet."""
         return {**({} if self.before is None else self.before.gates), **self.gates}
 
     def view(self, site: Site, weight: str | None = None) -> SiteView:
         """What is known of a site now; with the moments of its consumer `weight`, if the walk is there."""
-        bare = SiteView(site, self.sites, self.model, (), self.gates, self.tensors, self.task.batches)
+        bare = SiteView(site, self.network, self.calibration, (), self.gates, self.tensors)
         if weight is None or self.pending is None:
             return bare
         terms = (self.fitting.term(site, weight, self.pending, self.known),)
-        return replace(bare, terms=terms, repair=self.fitting.repair(site, {weight: self.pending}))
+        return replace(bare, terms=terms, repaired_by=self.fitting.repaired_by(site, {weight: self.pending}))
 
     def decide_streams(self) -> None:
         """Decide the sites that cannot wait for the walk."""
@@ -133,75 +126,71 @@ class Walk:
             for name in early:
                 self.decide(self.view(self.sites[name]))
             return
-        for name, path in self.shares.paths.items():
-            self.settle_on(self.sites[name], shortened(path, self.shares.widths[name]))
-        rest = [name for name in early if name not in self.choices]
-        if rest:
+        for name, path in self.widths.paths.items():
+            self.settle_on(self.sites[name], shortened(path, self.widths.kept[name]))
+        if rest := [name for name in early if name not in self.choices]:
             pruned = None if self.before is None else Pruned(self.before.gates, self.before.answer)
-            for view, _ in survey(self.fitting, self.allocator.surveyed, rest, self.rng, self.progress, pruned):
-                self.decide(replace(view, gates=self.gates, batches=self.inputs))
+            for view, _ in survey(self.run, self.run.surveyed, rest, pruned):
+                self.decide(replace(view, gates=self.gates, calibration=self.calibration))
 
     def decide_rest(self) -> None:
         """Decide all other sites without a walk."""
         for number, (name, site) in enumerate(self.sites.items()):
             if name not in self.choices:
-                self.progress("select", number, len(self.sites))
+                self.run.progress("select", number, len(self.sites))
                 self.decide(self.view(site))
 
     # -- the walk ---------------------------------------------------------------------------------------------------
 
-    def walk(self) -> None:
-        """Take the dense and the growing network from consumer to consumer."""
-        consumers = self.sites.consumers
-        taken: Counter[str] = Counter()
-        done = 0
+    def walk_consumers(self) -> None:
+        """Take the dense and the pruned network from consumer to consumer."""
+        calls = sum(consumer.calls for consumer in self.sites.consumers.values())
+        sampler, seen, done = Sampler(self.run, self.calibration, "positions"), Counter[str](), 0
 
         def observe(present: tuple[Stop, ...]) -> None:
             weight = present[0].weight
             if self.wants_moments(weight):
-                rng = self.rng("positions", weight, overall_index(taken[weight]))
-                moments = self.fitting.moments(present[0], present[1], rng)
-                taken[weight] += 1
+                moments = self.fitting.moments(present[0], present[1], sampler.sample(weight, 0, seen[weight]))
+                seen[weight] += 1
                 self.pending = moments if self.pending is None else self.pending + moments
 
-        with suspended_passes(
-            self.model, self.inputs, self.fitting.stops, 2, self.settings.memory_gib * 2**30
-        ) as passes:
-            while (weight := passes.step(self.answer, observe)) is not None:
+        passes = (self.network.model, self.calibration.inputs, self.fitting.stops, 2, self.run.memory_bytes)
+        with suspended_passes(*passes) as suspended:
+            while (weight := suspended.step(self.answer, observe)) is not None:
                 self.pending = None if self.pending is None else self.pending.over_processes()
                 self.settle(weight)
                 self.pending = None
                 done += 1
-                self.progress("select", done, sum(consumer.calls for consumer in consumers.values()))
+                self.run.progress("select", done, calls)
 
     def wants_moments(self, weight: str) -> bool:
-        """Whether something is fitted at a consumer, or chosen by what it sees."""
+        """Whether a consumer is refitted, or a site chosen by what it sees."""
         chooses = self.ranker.uses_moments and any(s.name not in self.choices for s in self.fed_by(weight))
-        return self.fitting.called_once(weight) and (self.settings.refit or chooses)
+        return self.fitting.called_once(weight) and (self.fitting.refit is not None or chooses)
 
     def fed_by(self, weight: str) -> list[Site]:
         """The sites that a consumer contracts over."""
         return [site for site in self.sites.values() if weight in site.consumers]
 
     def settle(self, weight: str) -> None:
-        """All batches are at a consumer: decide its sites, refit it, and know what it computes from here on."""
+        """All batches are at a consumer: decide its sites, refit it, and know its weights from here on."""
         feeding = self.fed_by(weight)
         for site in feeding:
             if site.name not in self.choices:
                 self.decide(self.view(site, weight))
         gates = {site.name: self.gates[site.name] for site in feeding}
-        if self.settings.refit and self.pending is not None and self.touched():
-            fitted = self.fitting.refit(weight, self.pending, gates)
+        if self.fitting.refit is not None and self.pending is not None and self.touched():
+            fitted = self.fitting.fitted(weight, self.pending, gates)
             self.tensors.update(fitted.tensors)
             self.shifts[weight] = fitted.shift
-        self.effective[weight] = gated_tensors(self.model, self.sites, gates, self.tensors)[weight]
+        self.effective[weight] = self.network.masked(gates, self.tensors)[weight]
 
     def touched(self) -> bool:
         """Whether anything was removed or re-weighted so far: where nothing was, dense weights are the best ones."""
         return any(bool((gate != 1).any()) for gate in self.gates.values())
 
     def answer(self, present: tuple[Stop, ...]) -> list[Tensor]:
-        """Outputs of the consumer at which all batches are: dense, and pruned."""
+        """Outputs of the consumer that all batches have reached: dense, and pruned."""
         dense, pruned = present
         out = pruned.run(self.effective[pruned.weight])
         shift = self.shifts.get(pruned.weight)
@@ -209,33 +198,32 @@ class Walk:
             out.add_(shift.view([-1 if d == 1 else 1 for d in range(out.ndim)]))
         return [dense.output, out]
 
-    def plan(self) -> Plan:
-        """The result."""
-        masked = self.masked
-        if self.settings.recalibrate:
-            statistics = recalibrated(self.model, masked, self.inputs)
-            self.tensors.update(statistics)
-            masked |= statistics
-        status = _summary(self.choices, self.certified)
-        status += f"; {self.shares.tried}" if self.shares.tried else ""
-        if self.shares.prediction is not None:
-            status += f"; {self.shares.prediction.against(masked)}"
+    def plan(self, name: str, settings: Mapping[str, object], seed: int) -> Plan:
+        """The result.
+
+        Args:
+            name: Name of the method.
+            settings: Its settings as JSON.
+            seed: Root of all randomness.
+        """
+        notes = [_summary(self.choices, self.certified), *self.widths.notes]
+        if self.widths.predicted is not None:
+            predicted, distance = self.widths.predicted
+            notes.append(f"change of the output: {distance.compared(predicted, distance.of(self.masked))}")
         return Plan(
             choices=tuple(self.choices[name] for name in self.sites if name in self.choices),
             tensors=self.tensors,
-            method=self.task.name,
-            settings=asdict(self.settings),
-            seed=self.task.seed,
+            method=name,
+            settings=settings,
+            seed=seed,
             dense_hash=self.sites.dense_hash,
-            status=status,
+            status="; ".join(notes),
         )
 
 
 def _summary(choices: Mapping[str, Choice], certified: Mapping[str, float]) -> str:
     """How many sites ended in which way, and what is certified of them."""
-    counts: dict[str, int] = {}
-    for choice in choices.values():
-        counts[choice.status] = counts.get(choice.status, 0) + 1
+    counts: Counter[str] = Counter(choice.status for choice in choices.values())
     summary = "; ".join(f"{count} sites: {text}" for text, count in counts.items())
     if not certified:
         return summary

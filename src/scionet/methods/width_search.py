@@ -1,59 +1,61 @@
-"""Other ways to share a budget out, tried by whole walks: that effects of sites add up is an approximation."""
+"""Other ways to divide a budget, tried by whole walks: that sensitivities of sites add up is an approximation."""
 
 from collections.abc import Mapping
 from dataclasses import replace
-from itertools import chain
 
 import numpy as np
 
 from scionet.budget.budget import Budget
-from scionet.methods.walk import Task, Walk
-from scionet.methods.widths.allocator import SharedWidths
-from scionet.methods.widths.sensitivity import OutputDistance
+from scionet.methods.walk import AllocatedWidths, Walk
+from scionet.methods.widths.allocator import Allocator
+from scionet.methods.widths.output_distance import OutputDistance
 from scionet.progress import silent
 
 _STEP = 0.4
 _LONGER, _SHORTER = 1.5, 1.5**-0.25
 
 
-def best_tried(task: Task, budget: Budget, most: Mapping[str, int]) -> SharedWidths:
-    """The shares of least effect on the network's output, measured on all examples that the walks do not see.
+def searched(allocator: Allocator, budget: Budget, caps: Mapping[str, int], n_tries: int) -> AllocatedWidths:
+    """The widths whose output is nearest to the dense network's, on all examples that the walks do not see.
 
     An evolution strategy with one parent and one child: the logarithms of factors on the sites' damage curves are
-    changed by normal steps, at first of 0.4; what moves the output less is kept. Steps grow by 1.5 when that happens or
-    no width changes, and shrink by its fourth root otherwise, so that they stay where one in five succeeds (Rechenberg,
+    changed by normal steps, of 0.4 at first; whatever moves the output less is kept. Steps grow by 1.5 when that
+    happens or no width changes, and shrink by its fourth root otherwise, so that one in five succeeds (Rechenberg,
     1973).
 
     Args:
-        task: What is to be done.
-        budget: The limit.
-        most: See `Allocator.shares`.
+        allocator: Divides the budget.
+        budget: What may remain.
+        caps: See `Allocator.widths`.
+        n_tries: How often other widths are tried.
     """
-    allocator, fitting = task.allocator, task.allocator.fitting
-    names, n_trials = list(fitting.sites), fitting.settings.width_trials
-    apart, others, rest = allocator.parts
-    distance = OutputDistance.of(fitting.model, chain(apart, rest), fitting.settings.metric)
-    trial, generators = replace(task, inputs=others, progress=silent), allocator.generators("width trials", str(budget))
+    run = allocator.run
+    measured, others, rest = allocator.parts
+    inputs = [*measured.inputs, *rest.inputs]
+    distance = OutputDistance.on(run.network, inputs, run.settings.outputs.metric)
+    trying = replace(run, problem=replace(run.problem, calibration=others), progress=silent)
+    generator = run.generators("width search", str(budget))
 
-    def effect_of(shares: SharedWidths) -> float:
-        return distance.effect(Walk(trial, shares).grow().masked)
+    def distance_of(widths: AllocatedWidths) -> float:
+        return distance.of(Walk(trying, widths).walk().masked)
 
+    names = list(run.sites)
     place, step = np.zeros(len(names)), _STEP
-    best = allocator.shares(budget, most)
-    least = first = effect_of(best)
-    seen = {tuple(best.widths.items())}
-    for number in range(n_trials):
-        task.progress("try widths", number, n_trials)
-        there = place + step * generators.standard_normal(len(names))
-        shares = allocator.shares(budget, most, dict(zip(names, np.exp(there), strict=True)))
-        if (key := tuple(shares.widths.items())) in seen:
+    best = allocator.widths(budget, caps)
+    least = first = distance_of(best)
+    seen = {tuple(best.kept.items())}
+    for number in range(n_tries):
+        run.progress("search widths", number, n_tries)
+        there = place + step * generator.standard_normal(len(names))
+        widths = allocator.widths(budget, caps, dict(zip(names, np.exp(there), strict=True)))
+        if (key := tuple(widths.kept.items())) in seen:
             step *= _LONGER
             continue
         seen.add(key)
-        effect = effect_of(shares)
-        step *= _LONGER if effect < least else _SHORTER
-        if effect < least:
-            place, best, least = there, shares, effect
-    task.progress("try widths", n_trials, n_trials)
-    tried = f"best of {len(seen)} widths tried by whole walks, effect on examples apart {first:.3g} -> {least:.3g}"
-    return replace(best, tried=tried)
+        found = distance_of(widths)
+        step *= _LONGER if found < least else _SHORTER
+        if found < least:
+            place, best, least = there, widths, found
+    run.progress("search widths", n_tries, n_tries)
+    note = f"best of {len(seen)} widths tried, distance of the output on held-out examples {first:.3g} -> {least:.3g}"
+    return replace(best, notes=(*best.notes, note))

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from scionet.backends import configured
+from scionet.choices.resources import BackendName
 from scionet.errors import InvalidSetting
 from scionet.selection.greedy import Selection, greedy
 from scionet.selection.objective import Fact, IntArray, Objective
 from scionet.selection.policies import EXACT, Policy
-from scionet.settings import BackendName
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from scionet.choices.checking import refuse
 from scionet.errors import InvalidSetting
-from scionet.settings import refuse
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

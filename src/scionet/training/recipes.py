@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from scionet.settings import refuse
+from scionet.choices.checking import refuse
 
 Optimiser = Literal["sgd", "adamw"]
 Schedule = Literal["cosine", "step", "constant"]

@@ -3,8 +3,8 @@
 import re
 from dataclasses import dataclass
 
+from scionet.choices.checking import refuse
 from scionet.errors import InvalidSetting
-from scionet.settings import refuse
 
 _BUDGET = re.compile(r"\s*weights\s*<=\s*(\d+\.?\d*|\.\d+)\s*%\s*")
 

@@ -17,8 +17,8 @@ from scionet.bench.records.record import RunRecord, RunSpec, load, save
 from scionet.bench.records.record_files import RecordError, make_folder, write_text
 from scionet.bench.runs.trial import run_trial
 from scionet.bench.runs.workspace import Workspace
+from scionet.choices.resources import BackendName
 from scionet.progress import Progress, silent
-from scionet.settings import BackendName
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
 """ThiNet and the LASSO as methods: units by what their consumers' output loses."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,29 @@ class EliminationRanker(Ranker):
     """Chooses units, and a multiplier of each, from the inner products of their contributions.
 
     Attributes:
+        label: Name of the method.
         choose: Takes them and the number of units to keep.
+        n_passes: Walks through the network.
     """
 
+    label: str
     choose: Callable[[Contributions, int], Selection]
+    n_passes: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name in plans and records."""
+        return self.label
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Name and passes."""
+        return {"name": self.name, "passes": self.n_passes}
+
+    @property
+    def passes(self) -> int:
+        """Walks through the network."""
+        return self.n_passes
 
     @property
     def uses_moments(self) -> bool:

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scionet.errors import CalibrationError, UnsupportedModel
+from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
-from scionet.network.calling import place_of, tensors_of, undisturbed
 from scionet.network.example_loss import cross_entropies, labelled
 from scionet.network.multiprocess import summed
+from scionet.network.network import Network
 from scionet.network.sites import Sites
-from scionet.network.surgery.gates import call_with, gated_tensors
 
 
 @dataclass(frozen=True)
@@ -42,24 +42,31 @@ class SaliencyRanker(MeasuredRanker):
     """Takes units by descending saliency in the dense network, which is measured once for all sites.
 
     Attributes:
+        label: Name of the method.
         saliency: What a batch says of the units.
     """
 
+    label: str
     saliency: Saliency
+
+    @property
+    def name(self) -> str:
+        """Name in plans and records."""
+        return self.label
 
     @property
     def uses_labels(self) -> bool:
         """Always: the loss is that of the labels."""
         return True
 
-    def measured(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+    def measured(self, network: Network, calibration: Calibration) -> dict[str, FloatArray]:
         """The saliencies of all units.
 
         Raises:
             CalibrationError: See `saliencies`.
             UnsupportedModel: If the network runs without gradients.
         """
-        return saliencies(self.saliency, model, sites, batches)
+        return saliencies(self.saliency, network, calibration.pairs)
 
 
 def taylor(slopes: Slopes) -> tuple[Tensor, float]:
@@ -81,7 +88,7 @@ def snip(slopes: Slopes) -> tuple[Tensor, float]:
     return slopes.examples * slopes.gates, float(slopes.examples)
 
 
-def saliencies(saliency: Saliency, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+def saliencies(saliency: Saliency, network: Network, pairs: Iterable[Any]) -> dict[str, FloatArray]:
     """The absolute mean over batches of all processes, in eval mode; per site of shape ``(width,)``.
 
     Raises:
@@ -89,10 +96,11 @@ def saliencies(saliency: Saliency, model: nn.Module, sites: Sites, batches: Iter
             gradient is zero throughout, NaN or infinite.
         UnsupportedModel: If the network runs without gradients.
     """
-    total = torch.zeros(sum(site.width for site in sites.values()) + 1, dtype=torch.float64, device=place_of(model)[0])
-    with undisturbed(model):
-        for batch in batches:
-            value, weight = saliency(slopes_of(model, sites, batch))
+    n_units = sum(site.width for site in network.sites.values())
+    total = torch.zeros(n_units + 1, dtype=torch.float64, device=network.device)
+    with network.evaluating():
+        for pair in pairs:
+            value, weight = saliency(slopes_of(network, pair))
             total[:-1] += value
             total[-1] += weight
     total = summed(total)
@@ -100,22 +108,21 @@ def saliencies(saliency: Saliency, model: nn.Module, sites: Sites, batches: Iter
         raise CalibrationError("there are no calibration batches; give at least one pair (inputs, labels)")
     score = (total[:-1] / total[-1]).abs()
     _refuse_useless(score)
-    return {name: part.cpu().numpy() for name, part in _by_site(score, sites).items()}
+    return {name: part.cpu().numpy() for name, part in _by_site(score, network.sites).items()}
 
 
-def slopes_of(model: nn.Module, sites: Sites, batch: Any) -> Slopes:
+def slopes_of(network: Network, pair: Any) -> Slopes:
     """Slopes of one batch in the network as it is set; frozen parameters do not matter.
 
     Raises:
         CalibrationError: If the batch is no pair of inputs and class indices that fit, or its loss is NaN or infinite.
         UnsupportedModel: If the network runs without gradients.
     """
-    inputs, labels = labelled(batch, model)
-    units = sum(site.width for site in sites.values())
+    inputs, labels = labelled(pair, network.model)
+    units = sum(site.width for site in network.sites.values())
     with torch.enable_grad():
         gates = torch.ones(units, dtype=torch.float64, device=labels.device, requires_grad=True)
-        tensors = gated_tensors(model, sites, _by_site(gates, sites))
-        logits = next(tensors_of(call_with(model, tensors, inputs)))
+        logits = network.output(inputs, network.masked(_by_site(gates, network.sites)))
         return Slopes(_derivative(cross_entropies(logits, labels).mean(), gates), len(labels))
 
 

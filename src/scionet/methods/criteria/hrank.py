@@ -1,6 +1,6 @@
 """HRank: units by the ranks of their feature maps."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -9,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
+from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker, ScoreRanker, l1
-from scionet.network.calling import call, example_count, place_of, to_model, undisturbed
+from scionet.network.calling import Batch, call, example_count
 from scionet.network.multiprocess import summed
+from scionet.network.network import Network
 from scionet.network.sites import Sites
 
 
@@ -24,42 +26,45 @@ class RankRanker(MeasuredRanker):
     max(h, w) · ε · the largest. Units without maps, such as those in front of a linear map, are ranked by `l1`.
     """
 
-    def measured(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+    @property
+    def name(self) -> str:
+        """Name in plans and records."""
+        return "hrank"
+
+    def measured(self, network: Network, calibration: Calibration) -> dict[str, FloatArray]:
         """The ranks of all units that have maps.
 
         Raises:
             CalibrationError: If there are no batches, or maps are NaN or infinite.
         """
-        return mean_ranks(model, sites, batches)
+        return mean_ranks(network, calibration.inputs)
 
-    def ready(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> ScoreRanker:
-        """A ranker that knows the ranks of all sites with maps.
-
-        Raises:
-            CalibrationError: See `measured`.
-        """
-        found = self.measured(model, sites, batches)
-        return ScoreRanker(lambda view, rng: found[view.site.name] if view.site.name in found else l1(view, rng))
+    def _with_scores(self, found: Mapping[str, FloatArray]) -> ScoreRanker:
+        """A ranker that knows the ranks of all sites with maps."""
+        return ScoreRanker(
+            lambda view, rng: found[view.site.name] if view.site.name in found else l1(view, rng), self.name
+        )
 
 
-def mean_ranks(model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+def mean_ranks(network: Network, batches: Iterable[Batch]) -> dict[str, FloatArray]:
     """Mean rank of each unit's maps over examples and consumers, ``(width,)``, for the sites that have maps.
 
     Raises:
         CalibrationError: If there are no batches, or maps are NaN or infinite.
     """
+    model, sites = network.model, network.sites
     sums = {
-        consumer.weight: torch.zeros(sites.shapes[consumer.weight][1], dtype=torch.float64, device=place_of(model)[0])
+        consumer.weight: torch.zeros(sites.shapes[consumer.weight][1], dtype=torch.float64, device=network.device)
         for consumer in sites.consumers.values()
         if _has_maps(model.get_submodule(consumer.module))
     }
     examples = 0
-    with undisturbed(model), _watched(model, sites, sums):
+    with network.evaluating(), _watched(model, sites, sums):
         for batch in batches:
-            inputs = to_model(batch, model)
+            inputs = network.placed(batch)
             call(model, inputs)
             examples += example_count(inputs)
-    seen_examples = float(summed(torch.tensor(float(examples), device=place_of(model)[0])))
+    seen_examples = float(summed(torch.tensor(float(examples), device=network.device)))
     if not seen_examples:
         raise CalibrationError("there are no calibration batches; give at least one, or choose method 'l1'")
     means = {weight: summed(ranks) / seen_examples for weight, ranks in sums.items()}

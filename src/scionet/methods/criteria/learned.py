@@ -7,24 +7,22 @@ from typing import Any
 import numpy as np
 from torch import nn
 
+from scionet.choices.limits import Limits
+from scionet.choices.methods import Forward
+from scionet.choices.repair import Refit
+from scionet.choices.resources import Resources
+from scionet.choices.settings import Settings
 from scionet.differentiable.channel_selector import ChannelSelector
 from scionet.errors import InvalidSetting
-from scionet.methods.calibration.subsets import subsets
-from scionet.methods.contract import Method, Ranker, SiteView
+from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.criteria.unit_scores import bn_scale, l1
 from scionet.methods.greedy.forward import ForwardRanker
-from scionet.methods.pipeline import Pipeline
-from scionet.methods.refit.refit import Fitting
-from scionet.methods.refit.survey import survey
-from scionet.network.calling import Batch, inputs_like
-from scionet.network.discovery.discover import Ignored, discover
-from scionet.progress import silent
-from scionet.seeds import seeded
+from scionet.methods.refit.survey import survey, surveying
+from scionet.network.calling import Batch
 from scionet.selection.greedy import Selection, replay
 from scionet.selection.objective import FloatArray
 from scionet.selection.quadratic import LeastSquares
 from scionet.selection.terms import Contributions
-from scionet.settings import ForwardSettings, SweepSettings
 
 STATISTICS = ("l1", "bn_scale", "energy", "alone", "agreement", "mean correlation", "largest correlation")
 """What a selector is told of each unit; see `statistics`."""
@@ -50,9 +48,10 @@ def lessons(
     calibration_data: Iterable[Any],
     example_inputs: Batch,
     *,
-    ignored_layers: Ignored = (),
+    teacher: Forward = Forward(),  # noqa: B008  frozen
+    limits: Limits = Limits(),  # noqa: B008  frozen
+    resources: Resources = Resources(),  # noqa: B008  frozen
     seed: int = 0,
-    **settings: Any,
 ) -> Iterator[Lesson]:
     """Greedy selection at every site of the dense network, to teach a selector with.
 
@@ -60,22 +59,21 @@ def lessons(
         model: The trained network.
         calibration_data: Batches like `example_inputs`; what they hold beyond that is ignored.
         example_inputs: What the model is called on.
-        ignored_layers: Layers whose channels stay: names, globs, types or modules.
+        teacher: The greedy selection, which must not need labels.
+        limits: Layers whose channels stay.
+        resources: How many examples and positions are sampled.
         seed: Root of all randomness.
-        **settings: Of `ForwardSettings`: the teacher, which must not need labels.
 
     Raises:
-        InvalidSetting: If a setting is out of range, or the teacher needs labels.
+        InvalidSetting: If the teacher needs labels.
     """
-    teacher = ForwardRanker(ForwardSettings(**settings))
-    if teacher.uses_labels:
-        raise InvalidSetting("a teacher without labels is needed; choose an objective other than 'loss'")
-    sites = discover(model, example_inputs, ignored_layers)
-    inputs = [inputs_like(example_inputs, batch)[0] for batch in calibration_data]
-    generators = seeded(seed)
-    (seen,) = subsets(model, inputs, (teacher.settings.survey_examples,), generators)
-    for view, _ in survey(Fitting(model, sites, teacher.settings), seen, sites, generators, silent):
-        path = teacher.rank(view, view.site.width, generators("rank", view.site.name))
+    settings = Settings(repair=(Refit(),), limits=limits, resources=resources)
+    ranker = ForwardRanker(teacher, settings)
+    if ranker.uses_labels:
+        raise InvalidSetting("the teacher must not need labels; choose an objective other than 'task_loss'")
+    run = surveying(model, calibration_data, example_inputs, ranker, settings, seed)
+    for view, _ in survey(run, run.surveyed, run.sites):
+        path = ranker.rank(view, view.site.width, run.generators("rank", view.site.name))
         yield Lesson(view.site.name, statistics(view), tuple(dict.fromkeys(path.order)))
 
 
@@ -127,6 +125,11 @@ class LearnedRanker(Ranker):
             )
 
     @property
+    def name(self) -> str:
+        """Name in plans and records."""
+        return "learned"
+
+    @property
     def uses_moments(self) -> bool:
         """Always: statistics are taken from them."""
         return True
@@ -141,14 +144,13 @@ class LearnedRanker(Ranker):
         return replay(LeastSquares(view.terms), self.selector.rank(statistics(view))[:n_units])
 
 
-def learned(selector: ChannelSelector, **settings: Any) -> Method:
+def learned(selector: ChannelSelector) -> Ranker:
     """A method for `prune` that takes units in the order of a taught selector.
 
     Args:
         selector: Taught on `lessons`.
-        **settings: Of `SweepSettings`.
 
     Raises:
-        InvalidSetting: If a setting is out of range, or the selector knows other statistics.
+        InvalidSetting: If the selector knows other statistics.
     """
-    return Pipeline("learned", SweepSettings(**settings), LearnedRanker(selector))
+    return LearnedRanker(selector)

@@ -4,7 +4,7 @@ A score is a short decorated function from a `SiteView` to one number per unit.
 """
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from scionet.errors import InvalidSetting
+from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import Ranker, SiteView
-from scionet.network.calling import state_of
-from scionet.network.sites import Sites
+from scionet.methods.problem import Problem
+from scionet.network.network import Network
 from scionet.selection.greedy import Selection, Status, replay
 from scionet.selection.quadratic import LeastSquares
 from scionet.selection.terms import Contributions
@@ -29,30 +31,74 @@ class ScoreRanker(Ranker):
     """Takes units by descending score; ties go to the lowest index.
 
     Attributes:
-        score: Says how much each unit is worth.
-        from_moments: Whether it looks at `SiteView.terms`.
+        score: The score of each unit.
+        label: Name in plans and records.
+        moments: Whether the score reads `SiteView.terms`.
+        labels: Whether the score reads the labels of `SiteView.calibration`.
+        data: Whether the score reads the inputs of `SiteView.calibration`.
+        n_passes: Walks through the network.
     """
 
     score: Score
-    from_moments: bool = False
+    label: str
+    moments: bool = False
+    labels: bool = False
+    data: bool = False
+    n_passes: int = 1
+
+    @property
+    def name(self) -> str:
+        """Name in plans and records."""
+        return self.label
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """Name and passes."""
+        return {"name": self.name, "passes": self.n_passes}
+
+    @property
+    def passes(self) -> int:
+        """Walks through the network."""
+        return self.n_passes
 
     @property
     def uses_moments(self) -> bool:
         """Whether the score does."""
-        return self.from_moments
+        return self.moments
+
+    @property
+    def uses_labels(self) -> bool:
+        """Whether the score does."""
+        return self.labels
+
+    @property
+    def uses_data(self) -> bool:
+        """Whether the score does."""
+        return self.data or self.moments or self.labels
 
     @property
     def nested(self) -> bool:
         """Always: the scores do not depend on the width."""
         return True
 
-    def worth(self, view: SiteView, rng: np.random.Generator) -> FloatArray:
-        """The score."""
-        return self.score(view, rng)
+    def scores(self, view: SiteView, rng: np.random.Generator) -> FloatArray:
+        """The score, checked.
+
+        Raises:
+            InvalidSetting: If it is not one finite number for each unit.
+        """
+        found = np.asarray(self.score(view, rng), dtype=np.float64)
+        if found.shape != (view.site.width,) or not np.isfinite(found).all():
+            raise InvalidSetting(
+                f"score {self.name!r} must return one finite number for each of the {view.site.width} units of site "
+                f"{view.site.name!r}; it returned an array of shape {found.shape} with "
+                f"{np.count_nonzero(~np.isfinite(found))} NaN or infinite values"
+            )
+        return found
 
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """The `n_units` of highest score, with the curve of the refit's error where moments are known."""
-        order = np.argsort(-self.score(view, rng), kind="stable")[:n_units].tolist()
+        order = np.argsort(-self.scores(view, rng), kind="stable")[:n_units].tolist()
         if view.terms:
             return replay(LeastSquares(view.terms), order)
         return Selection(tuple(sorted(order)), tuple(order), (), (1.0,) * len(order), Status.REPLAYED)
@@ -66,28 +112,64 @@ class MeasuredRanker(Ranker):
         """Always: the scores do not depend on the width."""
         return True
 
+    @property
+    def uses_data(self) -> bool:
+        """Always, unless a subclass needs none."""
+        return True
+
     @abstractmethod
-    def measured(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> Mapping[str, FloatArray]:
+    def measured(self, network: Network, calibration: Calibration) -> Mapping[str, FloatArray]:
         """Scores ``(width,)`` by site.
 
         Args:
-            model: The dense network.
-            sites: Its sites.
-            batches: Calibration data, with labels if the ranker uses them.
+            network: The dense network.
+            calibration: The calibration examples, with labels if the ranker uses them.
         """
 
-    def ready(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> ScoreRanker:
+    def ready(self, problem: Problem) -> ScoreRanker:
         """A ranker that knows the scores of all sites.
 
         Raises:
             PruneError: See `measured`.
         """
-        found = self.measured(model, sites, batches)
-        return ScoreRanker(lambda view, rng: found[view.site.name])
+        return self._with_scores(self.measured(problem.network, problem.calibration))
+
+    def _with_scores(self, found: Mapping[str, FloatArray]) -> ScoreRanker:
+        return ScoreRanker(lambda view, rng: found[view.site.name], self.name)
 
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
-        """The `n_units` of highest score, measured anew."""
-        return self.ready(view.model, view.sites, view.batches).rank(view, n_units, rng)
+        """The `n_units` of highest score, measured for this site."""
+        return self._with_scores(self.measured(view.network, view.calibration)).rank(view, n_units, rng)
+
+
+def score(
+    function: Score | None = None,
+    *,
+    name: str | None = None,
+    moments: bool = False,
+    labels: bool = False,
+    data: bool = False,
+) -> Any:
+    """Make a method of a function from a `SiteView` and a random generator to one number for each unit.
+
+    ``prune(..., method=function)`` does the same for a function that needs no moments and no data.
+
+    Args:
+        function: The score.
+        name: Name in plans and records; the function's name by default.
+        moments: The score reads `SiteView.terms`, the regression problems of the site's consumers.
+        labels: The score reads the labels of `SiteView.calibration`.
+        data: The score reads the inputs of `SiteView.calibration`.
+
+    Returns:
+        A ranker for ``prune(..., method=...)``; without a function, a decorator that makes one.
+    """
+
+    def made(function: Score) -> ScoreRanker:
+        label = name or getattr(function, "__name__", type(function).__name__)
+        return ScoreRanker(function, label, moments, labels, data)
+
+    return made if function is None else made(function)
 
 
 def random(view: SiteView, rng: np.random.Generator) -> FloatArray:
@@ -124,7 +206,7 @@ def fpgm(view: SiteView, rng: np.random.Generator) -> FloatArray:
 
 def _over_producers(view: SiteView, score: Callable[[Tensor], Tensor]) -> FloatArray:
     """The mean over producers of a score of their filters ``(N, weights)``, each relative to its own mean."""
-    state = state_of(view.model)
+    state = view.network.state
     scores = []
     for producer in view.site.producers:
         index = torch.from_numpy(view.site.slot(producer, 0).index)
@@ -140,11 +222,11 @@ def bn_scale(view: SiteView, rng: np.random.Generator) -> FloatArray:
     Source: Liu et al., *Learning Efficient Convolutional Networks through Network Slimming*, ICCV 2017 (without its
     sparse training). A site without BatchNorm falls back to `l1`.
     """
-    state = state_of(view.model)
+    state = view.network.state
     scales = []
     for slot in view.site.slots:
         module, _, key = slot.tensor.rpartition(".")
-        owner = view.model.get_submodule(module)
+        owner = view.network.model.get_submodule(module)
         if key == "weight" and slot.dim == 0 and isinstance(owner, nn.modules.batchnorm._BatchNorm):
             index = torch.from_numpy(slot.index)
             scales.append(state[slot.tensor].detach().abs().to("cpu", torch.float64)[index].mean(1))

@@ -1,22 +1,23 @@
 """Scores of single weights as scores of units: reduced over the weights that produce each unit."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scionet.errors import CalibrationError
 from scionet.masks.mask_rule import MaskRule
 from scionet.masks.rounds import ScoringTask
 from scionet.masks.scores import WeightScore
 from scionet.masks.weights import maskable, wide
+from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
-from scionet.network.calling import state_of, undisturbed
 from scionet.network.checkpoints.manifest import blank_inputs
 from scionet.network.example_loss import labelled
-from scionet.network.sites import Site, Sites
+from scionet.network.network import Network
+from scionet.network.sites import Site
 
 Reduction = Callable[[Tensor], Tensor]
 """From the scores of the weights that produce each unit, ``(N, weights)``, to those of the units, ``(N,)``."""
@@ -37,37 +38,50 @@ class WeightRanker(MeasuredRanker):
     """Takes units by the scores of the weights that produce them, in the dense network, measured once for all sites.
 
     Attributes:
-        name: Name of the score.
+        label: Name of the method.
+        weight_score: Name of the score of single weights.
         score: The score of single weights.
         reduction: What it is for a unit.
     """
 
-    name: str
+    label: str
+    weight_score: str
     score: WeightScore
     reduction: Reduction = total
+
+    @property
+    def name(self) -> str:
+        """Name in plans and records."""
+        return self.label
 
     @property
     def uses_labels(self) -> bool:
         """Whether the score does."""
         return self.score.uses_labels
 
-    def measured(self, model: nn.Module, sites: Sites, batches: Iterable[Any]) -> dict[str, FloatArray]:
+    @property
+    def uses_data(self) -> bool:
+        """Whether the score does."""
+        return self.score.uses_labels
+
+    def measured(self, network: Network, calibration: Calibration) -> dict[str, FloatArray]:
         """The scores of all units.
 
         Raises:
             CalibrationError: If labels are missing or do not fit, or the score is NaN or 0 throughout.
             UnsupportedModel: If the network does not run as the score needs it.
         """
+        model, sites = network.model, network.sites
         producers = {name for site in sites.values() for name in site.producers}
-        state = state_of(model)
+        state = network.state
         weights = wide({**maskable(model), **{name: state[name] for name in sorted(producers)}})
         masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
         example = None if sites.inputs is None else blank_inputs(sites.inputs)
-        with undisturbed(model):
-            pairs = [labelled(batch, model) for batch in batches] if self.uses_labels else []
+        with network.evaluating():
+            pairs = [labelled(pair, model) for pair in calibration.pairs] if self.uses_labels else []
             if self.uses_labels and not pairs:
                 raise CalibrationError("there are no calibration batches; give at least one pair (inputs, labels)")
-            task = ScoringTask(model, weights, self.name, self.score, MaskRule(density=1.0), pairs, example)
+            task = ScoringTask(model, weights, self.weight_score, self.score, MaskRule(density=1.0), pairs, example)
             found = task.scores(masks, 1)
         return {name: self._of(site, found) for name, site in sites.items()}
 

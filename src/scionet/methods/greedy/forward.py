@@ -4,132 +4,197 @@ Sources: Ye et al., *Good Subnetworks Provably Exist: Pruning via Greedy Forward
 loss); Ye et al., *Greedy Optimization Provably Wins the Lottery*, NeurIPS 2020 (line search, local imitation).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from scionet.choices.checking import chosen, described
+from scionet.choices.methods import (
+    CANDIDATES,
+    OBJECTIVES,
+    Forward,
+    LeastSquares,
+    LineSearch,
+    Objective,
+    OutputImitation,
+    Stochastic,
+    TargetName,
+    TaskLoss,
+)
+from scionet.choices.settings import Settings
 from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.greedy.network_objective import Scoring
-from scionet.methods.greedy.output_imitation import OutputImitation, output_term
+from scionet.methods.greedy.output_imitation import OutputObjective, output_term
 from scionet.methods.greedy.task_loss import TaskLossObjective
-from scionet.methods.widths.sensitivity import OutputDistance
+from scionet.methods.widths.output_distance import OutputDistance
+from scionet.selection import quadratic
 from scionet.selection.distributed import distributed
 from scionet.selection.greedy import Selection, Status, greedy
 from scionet.selection.guarantees import certified_share
-from scionet.selection.objective import Objective
-from scionet.selection.policies import EXACT, Policy, Stochastic
-from scionet.selection.quadratic import Average, LeastSquares, LineSearch
+from scionet.selection.objective import Objective as SetObjective
+from scionet.selection.policies import EXACT, Policy
+from scionet.selection.policies import Stochastic as StochasticPolicy
 from scionet.selection.terms import Term
-from scionet.settings import ForwardSettings, MetricName
-
-_IMITATIONS = {"least_squares": LeastSquares, "line_search": LineSearch, "average": Average}
 
 
 @dataclass(frozen=True)
 class ForwardRanker(Ranker):
-    """Greedy forward selection at one site."""
+    """Greedy forward selection at one site.
 
-    settings: ForwardSettings
+    Attributes:
+        forward: What is chosen, and how.
+        settings: Whether consumers are refitted, how outputs are compared, and what may be used of the machine.
+    """
+
+    forward: Forward
+    settings: Settings
+
+    @property
+    def name(self) -> str:
+        """Name in plans and records."""
+        return "forward"
+
+    @property
+    def described(self) -> Mapping[str, Any]:
+        """All settings, with the names resolved."""
+        return described(replace(self.forward, objective=self.objective, candidates=self._candidates))
+
+    @cached_property
+    def objective(self) -> Objective:
+        """What a unit must help with."""
+        return chosen(self.forward.objective, OBJECTIVES, "objective")
+
+    @cached_property
+    def _candidates(self) -> Any:
+        return chosen(self.forward.candidates, CANDIDATES, "candidates")
+
+    @property
+    def _target(self) -> TargetName:
+        """What is imitated."""
+        if isinstance(self.objective, OutputImitation):
+            return "better" if self.objective.keep_better else "output"
+        return "consumer" if isinstance(self.objective, TaskLoss) else self.objective.target
 
     @property
     def uses_moments(self) -> bool:
         """Whether consumers are imitated."""
-        return self.settings.objective != "loss" and self.settings.imitation != "global"
+        return not self.uses_labels and self._target != "output"
 
     @property
     def uses_labels(self) -> bool:
         """Whether the objective is the task loss."""
-        return self.settings.objective == "loss"
+        return isinstance(self.objective, TaskLoss)
+
+    @property
+    def uses_data(self) -> bool:
+        """Always."""
+        return True
 
     @property
     def evaluates(self) -> bool:
         """Whether candidates are scored by the whole network, one by one or by a gradient at each pick."""
-        return self.settings.looks in ("exact", "taylor")
+        return isinstance(self.objective, TaskLoss | OutputImitation)
 
     @property
     def nested(self) -> bool:
-        """Whether one set function decides, and all candidates are looked at, in one round, uncertified."""
+        """Whether one set function decides, and all candidates are evaluated, in one round, uncertified."""
+        objective = self.objective
         return (
-            self.settings.objective == "least_squares"
-            and self.settings.imitation != "better"
-            and self.settings.candidates == "exact"
-            and self.settings.partitions == 1
-            and not self.settings.certify
+            isinstance(objective, LeastSquares)
+            and objective.target != "better"
+            and objective.partitions == 1
+            and not objective.certify
+            and not isinstance(self._candidates, Stochastic)
         )
+
+    @property
+    def passes(self) -> int:
+        """Walks through the network."""
+        return self.forward.passes
+
+    @property
+    def tolerance(self) -> float | None:
+        """The stop rule of the task loss."""
+        return self.objective.tolerance if isinstance(self.objective, TaskLoss) else None
 
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """Pick until `n_units` different units are kept, or the stop rule holds."""
-        if self.settings.imitation != "better":
-            return self._pick(self._objective(view), n_units, rng)
+        if self._target != "better":
+            return self._pick(self._set_objective(view), n_units, rng)
         local = self._pick(self._imitation(view.terms), n_units, rng)
-        return _better(view, self.settings.metric, local, self._pick(self._objective(view), n_units, rng))
+        return _better(view, self.settings, local, self._pick(self._set_objective(view), n_units, rng))
 
-    def _pick(self, objective: Objective[Any], n_units: int, rng: np.random.Generator) -> Selection:
-        if self.settings.partitions > 1:
-            selection = self._in_two_rounds(objective, n_units, rng)
+    def _pick(self, objective: SetObjective[Any], n_units: int, rng: np.random.Generator) -> Selection:
+        chosen_objective = self.objective
+        if isinstance(chosen_objective, LeastSquares) and chosen_objective.partitions > 1:
+            selection = self._in_two_rounds(objective, chosen_objective.partitions, n_units, rng)
         else:
-            selection = self._in_one_round(objective, n_units, rng)
-        if self.settings.certify and isinstance(objective, LeastSquares):
+            enough = None if self.tolerance is None else _within(objective, self.tolerance)
+            repetition = isinstance(chosen_objective, LineSearch) or getattr(chosen_objective, "repetition", False)
+            selection = greedy(objective, n_units, policy=self._policy(), repetition=repetition, rng=rng, enough=enough)
+        if isinstance(objective, quadratic.LeastSquares) and getattr(chosen_objective, "certify", False):
             share = certified_share(objective, selection, objective.spectral_ratio())
             selection = replace(selection, certified=share)
-        return _filled(selection, n_units) if self.settings.refit else selection
+        return selection if self.settings.refit is None else _filled(selection, n_units)
 
-    def _in_one_round(self, objective: Objective[Any], n_units: int, rng: np.random.Generator) -> Selection:
-        return greedy(
-            objective,
-            n_units,
-            policy=self._policy(),
-            repetition=self.settings.repetition or self.settings.objective == "line_search",
-            rng=rng,
-            enough=None if self.settings.tolerance is None else _within(objective, self.settings.tolerance),
-        )
-
-    def _in_two_rounds(self, objective: Objective[Any], n_units: int, rng: np.random.Generator) -> Selection:
+    def _in_two_rounds(
+        self, objective: SetObjective[Any], partitions: int, n_units: int, rng: np.random.Generator
+    ) -> Selection:
+        resources = self.settings.resources
         return distributed(
             objective,
             n_units,
-            n_partitions=self.settings.partitions,
+            n_partitions=partitions,
             seed=int(rng.integers(2**31)),
             policy=self._policy(),
-            n_jobs=self.settings.workers,
-            backend=self.settings.backend,
+            n_jobs=resources.workers,
+            backend=resources.backend,
         ).selection
 
     def _policy(self) -> Policy:
-        if self.settings.candidates == "exact":
-            return EXACT
-        return Stochastic(self.settings.epsilon, self.settings.sample_size)
+        candidates = self._candidates
+        if isinstance(candidates, Stochastic):
+            return StochasticPolicy(candidates.epsilon, candidates.sample_size)
+        return EXACT
 
-    def _objective(self, view: SiteView) -> Objective[Any]:
-        settings, memory_bytes = self.settings, self.settings.memory_gib * 2**30
-        scoring = Scoring(settings.looks == "taylor", settings.fresh_batches, memory_bytes)
-        if settings.objective == "loss":
-            return TaskLossObjective(view, scoring)
-        if self.evaluates:
-            return OutputImitation(view, settings.metric, scoring)
-        return self._imitation([output_term(view, settings.metric, memory_bytes)] if settings.looks else view.terms)
+    def _set_objective(self, view: SiteView) -> SetObjective[Any]:
+        objective, metric = self.objective, self.settings.outputs.metric
+        memory_bytes = self.settings.resources.memory_gib * 2**30
+        if isinstance(objective, TaskLoss):
+            return TaskLossObjective(
+                view, Scoring(objective.scoring == "taylor", objective.fresh_batches, memory_bytes)
+            )
+        if isinstance(objective, OutputImitation):
+            scoring = Scoring(objective.scoring == "taylor", objective.fresh_batches, memory_bytes)
+            return OutputObjective(view, metric, scoring)
+        if objective.target == "consumer":
+            return self._imitation(view.terms)
+        return self._imitation([output_term(view, metric, memory_bytes)])
 
-    def _imitation(self, terms: Sequence[Term]) -> Objective[Any]:
-        return _IMITATIONS[self.settings.objective](terms)
+    def _imitation(self, terms: Sequence[Term]) -> SetObjective[Any]:
+        if isinstance(self.objective, LeastSquares):
+            return quadratic.LeastSquares(terms)
+        return quadratic.LineSearch(terms) if isinstance(self.objective, LineSearch) else quadratic.Average(terms)
 
 
-def _better(view: SiteView, metric: MetricName | None, local: Selection, through: Selection) -> Selection:
-    """The choice that moves the network's output less, its consumers repaired; the local one if both do the same.
+def _better(view: SiteView, settings: Settings, local: Selection, through: Selection) -> Selection:
+    """The choice that moves the network's output less, its consumers refitted; the local one if both do the same.
 
     Source: Ye et al., NeurIPS 2020: of local and global imitation the better one is kept at each layer.
     """
     if (local.kept, local.weights) == (through.kept, through.weights):
         return local
-    distance = OutputDistance.of(view.model, view.batches, metric)
-    by_local, by_network = distance.effects([view.repaired(local), view.repaired(through)])
+    distance = OutputDistance.on(view.network, view.calibration.inputs, settings.outputs.metric)
+    by_local, by_network = distance.of_each([view.repaired(local), view.repaired(through)])
     return local if by_local <= by_network else through
 
 
-def _within(objective: Objective[Any], tolerance: float) -> Callable[[float], bool]:
+def _within(objective: SetObjective[Any], tolerance: float) -> Callable[[float], bool]:
     """Stop rule of the paper: the loss exceeds that of the dense network by at most `tolerance`."""
-    assert isinstance(objective, TaskLossObjective), "settings admit a tolerance for the task loss alone"
+    assert isinstance(objective, TaskLossObjective), "only the task loss has a tolerance"
     return lambda value: -value <= objective.dense_loss + tolerance
 
 

@@ -10,9 +10,9 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.contract import SiteView
-from scionet.network.calling import Batch, attention_unfused, example_count, place_of, state_of, tensors_of, undisturbed
+from scionet.network.calling import Batch, attention_unfused, example_count
 from scionet.network.passes.program import Program
-from scionet.network.surgery.gates import call_with, column_factors, gated_tensors
+from scionet.network.surgery.gates import column_factors
 
 
 class GatedSite:
@@ -20,15 +20,15 @@ class GatedSite:
 
     def __init__(self, view: SiteView) -> None:
         """Scoring the tensors up once."""
-        self.view, (self.device, self.dtype) = view, place_of(view.model)
-        state = state_of(view.model)
-        self._base = gated_tensors(view.model, view.sites, view.gates, view.tensors)
-        self._weights = {name: self._base.get(name, state[name]) for name in view.site.consumers}
+        self.view, self.network = view, view.network
+        self.device, self.dtype = view.network.device, view.network.dtype
+        self._base = view.network.masked(view.gates, view.tensors)
+        self._weights = {name: self._base.get(name, self.network.state[name]) for name in view.site.consumers}
 
     def whole(self, inputs: Batch) -> Tensor:
         """The first tensor that the network gives with all units of the site."""
-        with undisturbed(self.view.model):
-            return next(tensors_of(call_with(self.view.model, self._base, inputs)))
+        with self.network.evaluating():
+            return self.network.output(inputs, self._base)
 
     def program(self, inputs: Batch) -> Program:
         """The first tensor that the network gives, as a graph of gates ``(N,)`` and of the tensors of one example.
@@ -43,10 +43,10 @@ class GatedSite:
         def run(gate: Tensor, *tensors: Tensor) -> Tensor:
             given = iter(tensors)
             batch = tree_map(lambda leaf: next(given) if isinstance(leaf, Tensor) else leaf, inputs)
-            return next(tensors_of(call_with(self.view.model, {**self._base, **self._gated(gate)}, batch)))
+            return self.network.output(batch, {**self._base, **self._gated(gate)})
 
         gate = torch.ones(self.view.site.width, dtype=self.dtype, device=self.device)
-        with undisturbed(self.view.model), attention_unfused(), supported():
+        with self.network.evaluating(), attention_unfused(), supported():
             return Program(run, gate, [leaf for leaf in tree_leaves(inputs) if isinstance(leaf, Tensor)])
 
     def _gated(self, gate: Tensor) -> dict[str, Tensor]:

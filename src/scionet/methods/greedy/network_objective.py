@@ -12,7 +12,7 @@ from scionet.methods.contract import SiteView
 from scionet.methods.greedy.example_losses import ExampleLosses, Points, Score
 from scionet.methods.greedy.gated_network import GatedSite
 from scionet.methods.greedy.racing import racing
-from scionet.network.calling import Batch, place_of
+from scionet.network.calling import Batch
 from scionet.network.multiprocess import everywhere, largest, summed
 from scionet.selection.objective import FloatArray, IntArray, Objective
 
@@ -80,7 +80,7 @@ class ThroughNetwork(Objective[_Picks]):
             UnsupportedModel: If the network cannot be evaluated for several candidates at once.
         """
         self.size, self.facts = view.site.width, frozenset()
-        self._device, self._scoring, self._n_batches = place_of(view.model)[0], scoring, len(given)
+        self._device, self._scoring, self._n_batches = view.network.device, scoring, len(given)
         if not everywhere(bool(given), self._device):
             raise CalibrationError(
                 "the calibration data are empty; give at least one batch (of inputs and labels, if the objective is "

@@ -3,19 +3,19 @@
 import torch
 from torch import Tensor
 
+from scionet.choices.outputs import MetricName
 from scionet.errors import CalibrationError
 from scionet.methods.contract import SiteView
 from scionet.methods.greedy.gated_network import GatedSite, grouped_by_form
 from scionet.methods.greedy.network_objective import EXACTLY, Scoring, ThroughNetwork
 from scionet.methods.greedy.precomputed import Precomputed
-from scionet.methods.widths.sensitivity import OutputDistance, distances, metric_for, refuse_without_classes
-from scionet.network.calling import example_count, to_model, undisturbed
+from scionet.methods.widths.output_distance import OutputDistance, distances, metric_for, refuse_without_classes
+from scionet.network.calling import example_count
 from scionet.network.multiprocess import everywhere, summed
 from scionet.selection.terms import Term
-from scionet.settings import MetricName
 
 
-class OutputImitation(ThroughNetwork):
+class OutputObjective(ThroughNetwork):
     """Minus how far the network's output is from that of the dense network; see `ThroughNetwork`.
 
     Source: Ye et al., NeurIPS 2020 (greedy global imitation). Differs in that a pick is a step of fixed length to the
@@ -35,7 +35,7 @@ class OutputImitation(ThroughNetwork):
             UnsupportedModel: If the network cannot be evaluated for several candidates at once, or its output has no
                 classes for ``"kl"``.
         """
-        distance = OutputDistance.of(view.model, view.batches, metric)
+        distance = OutputDistance.on(view.network, view.calibration.inputs, metric)
         unit = distance.unit  # here, since all processes must ask for it together
 
         def lost(outputs: Tensor, dense: Tensor) -> Tensor:
@@ -66,8 +66,7 @@ def output_term(view: SiteView, metric: MetricName | None, memory_bytes: float =
     """
     site, size = GatedSite(view), view.site.width
     gram, count = torch.zeros(size, size, dtype=torch.float64, device=site.device), 0
-    with undisturbed(view.model):  # a data loader takes its seed from torch's generator
-        batches = [to_model(batch, view.model) for batch in view.batches]
+    batches = [view.network.placed(batch) for batch in view.calibration.inputs]
     for inputs, _ in grouped_by_form(batches):
         precomputed = Precomputed(site, inputs, memory_bytes)
         for outputs, derivatives in precomputed.effects():

@@ -2,7 +2,6 @@
 
 from scionet.methods.contract import SiteView
 from scionet.methods.greedy.network_objective import EXACTLY, Scoring, ThroughNetwork
-from scionet.network.calling import undisturbed
 from scionet.network.example_loss import cross_entropies, dense_loss, pair_of
 
 
@@ -28,8 +27,9 @@ class TaskLossObjective(ThroughNetwork):
                 its loss is NaN or infinite.
             UnsupportedModel: If the network cannot be evaluated for several candidates at once.
         """
-        with undisturbed(view.model):  # a data loader takes its seed from torch's generator
-            pairs = [pair_of(batch, view.model) for batch in view.batches]
-            lost = sum(dense_loss(view.model, inputs, labels) * len(labels) for inputs, labels in pairs)
+        model = view.network.model
+        with view.network.evaluating():
+            pairs = [pair_of(pair, model) for pair in view.calibration.pairs]
+            lost = sum(dense_loss(model, inputs, labels) * len(labels) for inputs, labels in pairs)
         super().__init__(view, pairs, cross_entropies, scoring)
         self.dense_loss = self.mean(lost)

@@ -1,4 +1,4 @@
-"""What is measured at a network's consumers, and what is fitted there."""
+"""What is measured at a network's consumers, and what is fitted there: the refit, and the problems of selection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,11 +6,14 @@ from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
-from scionet.methods.contract import Repair
+from scionet.choices.repair import Refit
+from scionet.methods.contract import Repaired
 from scionet.methods.refit.regression_problems import (
     FloatArray,
+    IntArray,
     channel_gates,
     flat_columns,
     make_term,
@@ -19,15 +22,13 @@ from scionet.methods.refit.regression_problems import (
     per_column,
     shift_target,
 )
-from scionet.methods.refit.shrinkage import fitted_weight, held_out, judged_shrinkage
-from scionet.network.calling import state_of
+from scionet.methods.refit.shrinkage import fitted_weight, judged_shrinkage
+from scionet.network.network import Network
 from scionet.network.passes.moments import Moments, input_rows, output_rows, sample_positions, unflatten_weight
 from scionet.network.passes.suspended import Stop
 from scionet.network.sites import Address, Site, Sites
-from scionet.network.surgery.gates import gated_tensors
 from scionet.selection.greedy import Selection
 from scionet.selection.terms import Term
-from scionet.settings import SweepSettings
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,52 +45,83 @@ class Fitted:
 
 
 @dataclass(frozen=True, eq=False)
+class Sample:
+    """The examples of a batch, and how their positions are sampled.
+
+    Attributes:
+        numbers: The number of each example among all, shape ``(examples,)``.
+        key: Root of the randomness at the consumer.
+        held: Which examples are held out, shape ``(examples,)``; None where a fit is not judged.
+    """
+
+    numbers: IntArray
+    key: int
+    held: NDArray[np.bool_] | None
+
+    def held_rows(self, n_rows: int) -> Tensor | None:
+        """Which rows are of held-out examples, shape ``(n_rows,)``; the rows of an example stand together."""
+        if self.held is None:
+            return None
+        return torch.from_numpy(np.repeat(self.held, -(-n_rows // max(1, len(self.held))))[:n_rows])
+
+
+@dataclass(frozen=True, eq=False)
 class Fitting:
     """Measures and fits the consumers of one network.
 
     Attributes:
-        model: The dense network.
-        sites: Its sites.
-        settings: How to measure and fit.
+        network: The dense network.
+        refit: How consumers are refitted; None where they keep their weights.
+        positions: Output pixels of each example that a convolution is fitted on.
     """
 
-    model: nn.Module
-    sites: Sites
-    settings: SweepSettings
+    network: Network
+    refit: Refit | None
+    positions: int
 
-    @cached_property
-    def state(self) -> dict[str, Tensor]:
-        """The dense network's tensors; looked up once, since a walk asks at every batch of every consumer."""
-        return state_of(self.model)
+    @property
+    def sites(self) -> Sites:
+        """The network's sites."""
+        return self.network.sites
 
     @cached_property
     def scales(self) -> dict[str, FloatArray | None]:
         """For each consumer the factor of the BatchNorm behind it."""
-        return {name: norm_scale(self.model, self.state, consumer) for name, consumer in self.sites.consumers.items()}
+        return {name: norm_scale(self.network, consumer) for name, consumer in self.sites.consumers.items()}
+
+    @property
+    def asymmetric(self) -> bool:
+        """Whether inputs are those of the pruned network; without a refit, selection still sees them."""
+        return self.refit is None or self.refit.asymmetric
 
     @cached_property
     def stops(self) -> dict[str, Address | None]:
-        """Every consumer, with the shortcut for whose damage it makes up."""
-        consumers = self.sites.consumers.items()
-        return {name: consumer.shortcut if self.settings.shortcuts else None for name, consumer in consumers}
+        """Every consumer, with the shortcut whose damage it repairs."""
+        shortcuts = self.refit is None or self.refit.shortcuts
+        return {name: consumer.shortcut if shortcuts else None for name, consumer in self.sites.consumers.items()}
 
-    def dense_moments(self, stop: Stop, rng: np.random.Generator) -> Moments:
-        """Moments of one batch at one consumer: its inputs, and what it makes of them without its bias."""
-        positions = sample_positions(stop, stop.output.shape, self.settings.positions, rng)
+    @property
+    def holds_out(self) -> bool:
+        """Whether some examples are held out to judge the refit."""
+        return self.refit is not None and self.refit.shrinkage == "held_out"
+
+    def dense_moments(self, stop: Stop, sample: Sample) -> Moments:
+        """Moments of one batch at one consumer: its inputs, and its outputs without its bias."""
+        positions = sample_positions(stop, self.positions, sample.numbers, sample.key)
         target = output_rows(stop.output_without_bias, positions)
-        return Moments.of(input_rows(stop, positions), target, self._held(len(stop.output), len(target), rng))
+        return Moments.of(input_rows(stop, positions), target, sample.held_rows(len(target)))
 
-    def moments(self, dense: Stop, pruned: Stop, rng: np.random.Generator) -> Moments:
+    def moments(self, dense: Stop, pruned: Stop, sample: Sample) -> Moments:
         """Inputs of the pruned network and targets of the dense one at one consumer, for one batch."""
-        if not self.settings.asymmetric:
-            return self.dense_moments(dense, rng)
-        positions = sample_positions(dense, dense.output.shape, self.settings.positions, rng)
+        if not self.asymmetric:
+            return self.dense_moments(dense, sample)
+        positions = sample_positions(dense, self.positions, sample.numbers, sample.key)
         target = output_rows(dense.output_without_bias, positions)
         if dense.shortcut is not None and pruned.shortcut is not None:
             # linear maps see all leading dimensions as one, the residual sum does not
             gap = (dense.shortcut - pruned.shortcut).reshape(dense.output.shape)
             target = target + output_rows(gap, positions) * self._unscale(dense.weight, target)
-        return Moments.of(input_rows(pruned, positions), target, self._held(len(dense.output), len(target), rng))
+        return Moments.of(input_rows(pruned, positions), target, sample.held_rows(len(target)))
 
     def term(self, site: Site, weight: str, moments: Moments, gates: Mapping[str, Tensor]) -> Term:
         """The problem of one site at one of its consumers, when the sites in `gates` are decided.
@@ -99,23 +131,23 @@ class Fitting:
         return make_term(
             site,
             weight,
-            self.state[weight],
+            self.network.state[weight],
             moments,
             channel_gates(self.sites, weight, gates, without=site.name),
             output_gates(self.sites, weight, gates) * self._metric(weight),
-            centred=self.settings.refit and self._shift_target(weight) is not None,
-            shrinkage=self._given_shrinkage if self.settings.refit else 0.0,
+            centred=self.refit is not None and self._shift_target(weight) is not None,
+            shrinkage=self._given_shrinkage if self.refit else 0.0,
         )
 
-    def refit(self, weight: str, moments: Moments, gates: Mapping[str, Tensor]) -> Fitted:
-        """Fit a consumer's weights on the channels that are present, and its intercept where there is a place.
+    def fitted(self, weight: str, moments: Moments, gates: Mapping[str, Tensor]) -> Fitted:
+        """Refit a consumer's weights on the channels that remain, and its intercept where there is a place for one.
 
-        The weights are such that they are right behind the gates.
+        The weights are those behind the gates.
         """
-        state, place = self.state, self._shift_target(weight)
+        state, place = self.network.state, self._shift_target(weight)
         dense, factors = state[weight], channel_gates(self.sites, weight, gates)
         columns, shrinkage = flat_columns(np.flatnonzero(factors), dense), self._given_shrinkage
-        if self.settings.shrinkage == "held_out":
+        if self.holds_out:
             shrinkage = judged_shrinkage(moments, place is not None, dense, columns, self._metric(weight))
         flat = fitted_weight(moments, place is not None, dense, columns, shrinkage)
         ungated = torch.from_numpy(flat / per_column(factors, dense))
@@ -126,17 +158,17 @@ class Fitting:
         shift = torch.from_numpy(moments.shift(flat)).to(state[name])
         return Fitted({**fitted, name: (state[name] + sign * shift).detach()}, shift)
 
-    def repair(self, site: Site, moments: Mapping[str, Moments]) -> Repair:
-        """What choices of one site's units make of the network, given the moments of the site's consumers."""
+    def repaired_by(self, site: Site, moments: Mapping[str, Moments]) -> Repaired:
+        """What selections of one site's units make of the network, given the moments of the site's consumers."""
 
         def repaired(
             selection: Selection, gates: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
         ) -> dict[str, Tensor]:
             gates, tensors = {**gates, site.name: self.gate(site, selection)}, dict(tensors)
-            for consumer in site.consumers if self.settings.refit else ():
+            for consumer in site.consumers if self.refit else ():
                 if self.called_once(consumer):
-                    tensors.update(self.refit(consumer, moments[consumer], gates).tensors)
-            return gated_tensors(self.model, self.sites, gates, tensors)
+                    tensors.update(self.fitted(consumer, moments[consumer], gates).tensors)
+            return self.network.masked(gates, tensors)
 
         return repaired
 
@@ -150,22 +182,16 @@ class Fitting:
 
     def gate(self, site: Site, selection: Selection) -> Tensor:
         """The gates of a selection, shape ``(width,)``; 1 for kept units where refits take their weights over."""
-        absorbed = self.settings.refit and all(self.called_once(consumer) for consumer in site.consumers)
+        absorbed = self.refit is not None and all(self.called_once(consumer) for consumer in site.consumers)
         gate = torch.zeros(site.width, dtype=torch.float64)
         gate[list(selection.kept)] = torch.tensor(1.0 if absorbed else selection.weights, dtype=torch.float64)
         return gate
 
     @property
     def _given_shrinkage(self) -> float | None:
-        """A number, or what the rows seen decide; units are chosen by the latter before anything is judged."""
-        return None if self.settings.shrinkage == "held_out" else self.settings.shrinkage
-
-    def _held(self, n_examples: int, n_rows: int, rng: np.random.Generator) -> slice | None:
-        """The rows of a batch by which shrinkages are judged, if they are: all of some examples."""
-        if self.settings.shrinkage != "held_out":
-            return None
-        each, examples = n_rows // n_examples, held_out(n_examples, rng)
-        return slice(examples.start * each, examples.stop * each)
+        """A number, or None where the number of rows decides, as it does for the selection of units before a refit."""
+        given = None if self.refit is None else self.refit.shrinkage
+        return None if given == "held_out" else given
 
     def _metric(self, weight: str) -> FloatArray:
         """The factor of each output in which errors are measured, shape ``(O,)``."""

@@ -5,8 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
+from scionet.network.network import Network
 from scionet.network.passes.moments import Moments, flatten_weight
 from scionet.network.sites import Consumer, Site, Sites
 from scionet.selection.terms import Term
@@ -15,12 +16,13 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
-def norm_scale(model: nn.Module, state: Mapping[str, Tensor], consumer: Consumer) -> FloatArray | None:
+def norm_scale(network: Network, consumer: Consumer) -> FloatArray | None:
     """The factor gamma / sigma of the BatchNorm behind a consumer, shape ``(O,)``; None if there is none."""
+    state = network.state
     variance = state.get(f"{consumer.norm}.running_var") if consumer.norm is not None else None
     if variance is None:
         return None
-    module = model.get_submodule(consumer.norm or "")
+    module = network.model.get_submodule(consumer.norm or "")
     eps = float(getattr(module, "eps", 0.0))
     gamma = state.get(f"{consumer.norm}.weight")
     sigma = np.sqrt(_array(variance) + eps)

@@ -4,7 +4,7 @@ import numpy as np
 from torch import Tensor
 
 from scionet.errors import CalibrationError
-from scionet.methods.calibration.holdout import SHARE
+from scionet.methods.calibration.calibration import HELD_OUT
 from scionet.methods.refit.regression_problems import FloatArray, IntArray, shrunk
 from scionet.network.passes.moments import Moments
 from scionet.selection.regression import refit
@@ -19,16 +19,6 @@ def fitted_weight(
     """The refitted weight ``(O, D)`` on the inputs `columns`; see `shrunk` for the rest."""
     xx, xy, _ = shrunk(moments, centred, weight, shrinkage)
     return refit(xx, xy, columns)
-
-
-def held_out(size: int, rng: np.random.Generator) -> slice:
-    """Which of a batch's examples are held out: one in eight, over all batches in the mean.
-
-    They are neighbours, so that of tokens, which stand one behind the other, whole examples are taken.
-    """
-    count = int(size / SHARE + rng.random())
-    start = int(rng.integers(size - count + 1))
-    return slice(start, start + count)
 
 
 def judged_shrinkage(moments: Moments, centred: bool, weight: Tensor, columns: IntArray, scale: FloatArray) -> float:
@@ -47,8 +37,8 @@ def judged_shrinkage(moments: Moments, centred: bool, weight: Tensor, columns: I
     held, fitted = moments.held, moments.fitted
     if held is None or not held.count or not fitted.count:
         raise CalibrationError(
-            f"shrinkage 'held_out' judges by one calibration example in {SHARE}, drawn from each batch; there are too "
-            "few: give more examples (32 and above), or a number, or None"
+            f"shrinkage 'held_out' judges by one calibration example in {HELD_OUT}; there are too few: give 32 "
+            "examples or more, or a number, or None"
         )
 
     def error(shrinkage: float) -> float:

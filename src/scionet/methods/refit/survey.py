@@ -1,28 +1,35 @@
-"""One pass that gives each site's problem, dense or pruned, as soon as all its consumers were seen."""
+"""One pass that gives the problem of every site, as soon as all its consumers were reached."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
-from scionet.methods.contract import SiteView
+from scionet.budget.costs import CostModel
+from scionet.choices.settings import Settings
+from scionet.methods.calibration.calibration import Calibration, read
+from scionet.methods.contract import Ranker, SiteView
+from scionet.methods.problem import Problem
 from scionet.methods.refit.refit import Fitting
-from scionet.network.multiprocess import overall_index
+from scionet.methods.run import MethodRun, Sampler
+from scionet.network.calling import Batch
+from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.network.passes.moments import Moments
 from scionet.network.passes.suspended import Stop, suspended_passes
-from scionet.progress import Progress
-from scionet.seeds import Generators
+from scionet.progress import silent
+from scionet.seeds import seeded
 
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """A pruned network beside the dense one.
+    """A pruned network that runs beside the dense one.
 
     Attributes:
         gates: Its gates, shape ``(width,)`` for each site.
-        answer: What the dense and the pruned network give at a consumer at which both are.
+        answer: The outputs of the dense and of the pruned network at a consumer that both have reached.
     """
 
     gates: Mapping[str, Tensor]
@@ -30,60 +37,90 @@ class Pruned:
 
 
 def survey(
-    fitting: Fitting,
-    batches: Iterable[Any],
-    names: Iterable[str],
-    generators: Generators,
-    progress: Progress,
-    pruned: Pruned | None = None,
+    run: MethodRun, calibration: Calibration, names: Iterable[str], pruned: Pruned | None = None
 ) -> Iterator[tuple[SiteView, dict[str, Moments]]]:
     """The named sites, each with one term per consumer, and their moments.
 
-    They are taken as they stand in the dense network; with `pruned` each as it stands there, all others pruned: inputs
-    are those of the pruned network, targets the dense one's, and outputs that were cut do not count.
+    Sites are seen in the dense network. With `pruned`, each is seen in the network in which all others are pruned: its
+    inputs are those of the pruned network, its targets those of the dense one, and outputs that were cut do not count.
 
-    Moments are dropped as soon as every site that needs them was given, so memory is bounded by the widest site (by
-    all consumers of a residual stream, where there is one).
+    Moments are dropped as soon as no further site needs them, so that memory is bounded by the widest site.
+
+    Args:
+        run: The method at work.
+        calibration: The examples to see.
+        names: The sites.
+        pruned: The pruned network, if there is one.
     """
-    sites, memory_bytes = fitting.sites, fitting.settings.memory_gib * 2**30
+    sites, fitting = run.sites, run.fitting
     waiting = [sites[name] for name in names]
     wanted = {consumer for site in waiting for consumer in site.consumers}
     stops = dict.fromkeys(wanted) if pruned is None else fitting.stops
+    sampler = Sampler(run, calibration, "survey")
     found: dict[str, Moments] = {}
     visits: Counter[str] = Counter()
-    taken: Counter[tuple[str, int]] = Counter()
+    seen: Counter[tuple[str, int]] = Counter()
 
     def observe(present: tuple[Stop, ...]) -> None:
         weight = present[0].weight
         if weight not in wanted:
             return
         visit = weight, visits[weight]
-        rng = generators("survey", *visit, overall_index(taken[visit]))
+        sample = sampler.sample(*visit, seen[visit])
         moments = (
-            fitting.dense_moments(present[0], rng) if pruned is None else fitting.moments(present[0], present[1], rng)
+            fitting.dense_moments(present[0], sample)
+            if pruned is None
+            else fitting.moments(present[0], present[1], sample)
         )
-        taken[visit] += 1
+        seen[visit] += 1
         found[weight] = found[weight] + moments if weight in found else moments
 
     answer = _dense if pruned is None else pruned.answer
     gates = {} if pruned is None else pruned.gates
-    with suspended_passes(fitting.model, batches, stops, 1 if pruned is None else 2, memory_bytes) as passes:
+    count = 1 if pruned is None else 2
+    with suspended_passes(run.network.model, calibration.inputs, stops, count, run.memory_bytes) as passes:
         while (weight := passes.step(answer, observe)) is not None:
             visits[weight] += 1
-            progress("survey", len(visits), len(stops))
+            run.progress("survey", len(visits), len(stops))
             if weight in wanted and visits[weight] == sites.consumers[weight].calls:
                 found[weight] = found[weight].over_processes()
             complete = {c for c in found if visits[c] == sites.consumers[c].calls}
             for site in [site for site in waiting if complete.issuperset(site.consumers)]:
                 terms = tuple(fitting.term(site, consumer, found[consumer], gates) for consumer in site.consumers)
                 moments = {consumer: found[consumer] for consumer in site.consumers}
-                repair = fitting.repair(site, moments)
-                yield SiteView(site, sites, fitting.model, terms, {}, {}, batches, repair), moments
+                repaired_by = fitting.repaired_by(site, moments)
+                yield SiteView(site, run.network, calibration, terms, repaired_by=repaired_by), moments
                 waiting.remove(site)
             needed = {consumer for site in waiting for consumer in site.consumers}
             found = {consumer: moments for consumer, moments in found.items() if consumer in needed}
 
 
+def surveying(
+    model: nn.Module, data: Iterable[Any], example_inputs: Batch, ranker: Ranker, settings: Settings, seed: int
+) -> MethodRun:
+    """What a survey alone needs: the sites of a network and its calibration examples, without a budget.
+
+    Args:
+        model: The dense network.
+        data: Batches like `example_inputs`; what they hold beyond that is ignored.
+        example_inputs: What the model is called on.
+        ranker: Orders the units of a site.
+        settings: Refit, limits and resources.
+        seed: Root of all randomness.
+
+    Raises:
+        PruneError: If nothing can be pruned, or the data do not fit.
+    """
+    sites = discover(model, example_inputs, settings.limits.ignored_layers)
+    network, resources = Network(model, sites), settings.resources
+    memory_bytes = resources.memory_gib * 2**30
+    options = {"labels": ranker.uses_labels, "batch_size": resources.batch_size, "memory_bytes": memory_bytes}
+    problem = Problem(network, read(network, data, example_inputs, **options), CostModel(sites))
+    return MethodRun(
+        problem, ranker, Fitting(network, settings.refit, resources.positions), settings, seeded(seed), silent
+    )
+
+
 def _dense(present: tuple[Stop, ...]) -> Sequence[Tensor]:
-    """What the dense network gives."""
+    """The outputs of the dense network."""
     return [present[0].output]

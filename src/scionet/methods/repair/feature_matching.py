@@ -9,7 +9,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 from torch.utils._pytree import tree_map
 
-from scionet.methods.widths.sensitivity import OutputDistance, distances
+from scionet.methods.widths.output_distance import OutputDistance, distances
 from scionet.network.calling import Batch, call, place_of, tensors_of, to_model
 from scionet.network.plan import Plan
 from scionet.network.sites import Consumer, Sites
@@ -17,7 +17,7 @@ from scionet.network.surgery.cut import kept_entries
 
 
 @dataclass(frozen=True, eq=False)
-class Likeness:
+class FeatureMatching:
     """How like the dense network a cut one is: at the output, and behind the consumers.
 
     Attributes:
@@ -32,12 +32,7 @@ class Likeness:
     kept: Mapping[str, tuple[int, Tensor | None]]
     seen: tuple[dict[str, Tensor], dict[str, Tensor]]
 
-    @property
-    def unit(self) -> str:
-        """What distances of the outputs are, for a person to read."""
-        return "divergence" if self.distance.metric == "kl" else "relative squared error"
-
-    def apart(self) -> float:
+    def held_out_distance(self) -> float:
         """How far the outputs are apart on the examples that nothing is fitted on, in the mean over them."""
         total, metric = 0.0, self.distance.metric
         for batch, dense in zip(self.distance.inputs, self.distance.outputs, strict=True):
@@ -48,7 +43,7 @@ class Likeness:
     def loss(self, batch: Batch) -> Tensor:
         """What the steps make smaller: the mean of the relative squared errors of the output and behind consumers."""
         with torch.no_grad():
-            target = _output(self.distance.model, batch)
+            target = _output(self.distance.network.model, batch)
         output = _relative(_output(self.student, batch), target)
         dense, student = self.seen
         gaps = [self._gap(name, dense[name], student[name]) for name in self.kept if name in dense and name in student]
@@ -61,7 +56,7 @@ class Likeness:
         return _relative(student, target)
 
 
-def likeness(distance: OutputDistance, student: nn.Module, sites: Sites, plan: Plan) -> Likeness:
+def feature_matching(distance: OutputDistance, student: nn.Module, sites: Sites, plan: Plan) -> FeatureMatching:
     """A cut network beside the dense one, watched behind all consumers that are called once.
 
     Args:
@@ -77,12 +72,12 @@ def likeness(distance: OutputDistance, student: nn.Module, sites: Sites, plan: P
             channels = keep.get(consumer.weight, {}).get(0)
             kept[place[0]] = place[1], None if channels is None else channels.to(device)
     seen: tuple[dict[str, Tensor], dict[str, Tensor]] = {}, {}
-    for network, outputs in zip((distance.model, student), seen, strict=True):
+    for network, outputs in zip((distance.network.model, student), seen, strict=True):
         for module in network.modules():
             module.training = False
         for name in kept:
             _watch(network.get_submodule(name), name, outputs)
-    return Likeness(distance, student, kept, seen)
+    return FeatureMatching(distance, student, kept, seen)
 
 
 def _place(network: nn.Module, consumer: Consumer) -> tuple[str, int] | None:

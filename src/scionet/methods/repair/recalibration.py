@@ -1,18 +1,38 @@
-"""BatchNorm statistics measured anew."""
+"""BatchNorm statistics, re-measured in the pruned network."""
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from scionet.errors import CalibrationError
+from scionet.methods.problem import Problem
 from scionet.network.calling import Batch, call, place_of, state_of, to_model
 from scionet.network.multiprocess import everywhere, summed
+from scionet.network.plan import Plan
 from scionet.network.surgery.cut import copied
+from scionet.network.surgery.gates import masked_tensors
 
 
-def recalibrated(model: nn.Module, tensors: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
+def recalibrated(problem: Problem, plan: Plan) -> Plan:
+    """The plan with re-measured running means and variances of every BatchNorm.
+
+    Args:
+        problem: The dense network and the calibration examples.
+        plan: What stays of the network.
+
+    Raises:
+        CalibrationError: If there are no examples, or batches too small for a variance.
+    """
+    network = problem.network
+    masked = masked_tensors(network.model, network.sites, plan)
+    statistics = norm_statistics(network.model, masked, problem.calibration.inputs)
+    return replace(plan, tensors={**plan.tensors, **statistics})
+
+
+def norm_statistics(model: nn.Module, tensors: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
     """Running means and variances of every BatchNorm, as averages over the batches.
 
     Each BatchNorm sees inputs that those before it normalised by the statistics of the batch, as in training.

@@ -8,18 +8,19 @@ from itertools import chain, count, islice
 import torch
 from torch import Tensor, nn
 
+from scionet.choices.outputs import Outputs
+from scionet.choices.repair import Reconstruct
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.methods.calibration.holdout import pieces, shuffled
-from scionet.methods.repair.feature_matching import Likeness, likeness
-from scionet.methods.widths.sensitivity import OutputDistance
-from scionet.network.calling import Batch, place_of, state_of
+from scionet.methods.calibration.regrouping import pieces, shuffled
+from scionet.methods.repair.feature_matching import FeatureMatching, feature_matching
+from scionet.methods.widths.output_distance import OutputDistance
+from scionet.network.calling import Batch
 from scionet.network.multiprocess import world
+from scionet.network.network import Network
 from scionet.network.plan import Plan
-from scionet.network.sites import Sites
 from scionet.network.surgery.cut import copied, cut, kept_entries, spread, verify
 from scionet.progress import Progress
 from scionet.seeds import seeded
-from scionet.settings import SweepSettings
 
 STEP_EXAMPLES = 64
 """A step sees at most so many examples."""
@@ -35,7 +36,7 @@ def refuse_processes() -> None:
     """
     if world()[1] > 1:
         raise InvalidSetting(
-            f"reconstruct_steps runs in one process; here are {world()[1]}. Set reconstruct_steps=0, or prune in one"
+            f"Reconstruct runs in one process; here are {world()[1]}. Leave it out of the repair, or prune in one"
         )
 
 
@@ -55,12 +56,7 @@ class ReconstructionData:
 
 
 def reconstructed(
-    model: nn.Module,
-    sites: Sites,
-    plan: Plan,
-    material: ReconstructionData,
-    settings: SweepSettings,
-    progress: Progress,
+    network: Network, plan: Plan, data: ReconstructionData, step: Reconstruct, outputs: Outputs, progress: Progress
 ) -> Plan:
     """The plan with the weights of the cut network after gradient steps towards the dense network.
 
@@ -70,35 +66,38 @@ def reconstructed(
     nearest on the examples kept apart.
 
     Args:
-        model: The dense network.
-        sites: Its sites.
+        network: The dense network.
         plan: What stays of it.
-        material: What to learn from.
-        settings: Number of steps, rate and metric.
-        progress: Is told what goes on.
+        data: What to learn from.
+        step: Number of steps, and learning rate.
+        outputs: How the distance of outputs is measured.
+        progress: Called with the stage, the steps done and the steps in total.
 
     Raises:
         VerificationError: If the cut network does not compute what the masked one does, before any step.
         CalibrationError: If its outputs are NaN or infinite at the start.
         UnsupportedModel: If the metric asks for classes and there are none.
     """
-    student = cut(model, plan, sites)
-    difference = verify(model, plan, sites, student, material.judged[0])
-    with torch.random.fork_rng(devices=[d for d in [place_of(model)[0]] if d.type == "cuda"]), torch.enable_grad():
-        wide = torch.promote_types(place_of(model)[1], torch.float32)  # steps are too small for half precision
-        distance = OutputDistance.of(copied(model).to(wide), pieces(material.judged, STEP_EXAMPLES), settings.metric)
-        pair = likeness(distance, student.to(wide), sites, plan)
-        before, after = _descend(pair, material, settings, progress)
+    sites = network.sites
+    student = cut(network.model, plan, sites)
+    difference = verify(network.model, plan, sites, student, data.judged[0])
+    devices = [device for device in [network.device] if device.type == "cuda"]
+    with torch.random.fork_rng(devices=devices), torch.enable_grad():
+        wide = torch.promote_types(network.dtype, torch.float32)  # steps are too small for half precision
+        teacher = Network(copied(network.model).to(wide), sites)
+        distance = OutputDistance.on(teacher, pieces(data.judged, STEP_EXAMPLES), outputs.metric)
+        pair = feature_matching(distance, student.to(wide), sites, plan)
+        before, after = _descend(pair, data, step, progress)
     text = (
-        f"reconstructed in {settings.reconstruct_steps} steps after cut and masked network agreed to {difference:.1e}: "
-        f"{pair.unit} on {distance.n_examples:,.0f} examples kept apart {before:.3g} -> {after:.3g}"
+        f"reconstructed in {step.steps} steps after cut and masked network agreed to {difference:.1e}: "
+        f"{distance.unit_name} on {distance.n_examples:,.0f} held-out examples {before:.3g} -> {after:.3g}"
     )
-    return _with_weights(plan, model, sites, student, text)
+    return _with_weights(plan, network, student, text)
 
 
-def _with_weights(plan: Plan, model: nn.Module, sites: Sites, student: nn.Module, text: str) -> Plan:
+def _with_weights(plan: Plan, network: Network, student: nn.Module, text: str) -> Plan:
     """The plan of the same units, with weights that make multipliers superfluous."""
-    state, keep = state_of(model), kept_entries(sites, plan)
+    state, keep = network.state, kept_entries(network.sites, plan)
     weights = {
         name: spread(parameter.detach().to(state[name]), state[name].detach(), keep.get(name, {}))
         for name, parameter in student.named_parameters()
@@ -113,7 +112,7 @@ def _with_weights(plan: Plan, model: nn.Module, sites: Sites, student: nn.Module
 
 
 def _descend(
-    pair: Likeness, material: ReconstructionData, settings: SweepSettings, progress: Progress
+    pair: FeatureMatching, data: ReconstructionData, step: Reconstruct, progress: Progress
 ) -> tuple[float, float]:
     """Take the steps and leave the student in its best state.
 
@@ -123,22 +122,22 @@ def _descend(
     Raises:
         CalibrationError: If that is NaN or infinite before.
     """
-    steps = settings.reconstruct_steps
+    steps = step.steps
     learned = [p.requires_grad_() for p in pair.student.parameters() if p.is_floating_point()]
-    optimiser = torch.optim.Adam(learned, settings.reconstruct_rate)
+    optimiser = torch.optim.Adam(learned, step.learning_rate)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    before = pair.apart()
+    before = pair.held_out_distance()
     best, kept = before, _values(learned)
     if not math.isfinite(before):
         raise CalibrationError("the pruned network gives NaN or infinite outputs; check the calibration data")
-    evaluations = {round(steps * (look + 1) / EVALUATIONS) for look in range(EVALUATIONS)}
-    for step, batch in enumerate(_in_turns(material, steps), 1):
-        progress("reconstruct", step - 1, steps)
+    evaluations = {round(steps * (each + 1) / EVALUATIONS) for each in range(EVALUATIONS)}
+    for number, batch in enumerate(_in_turns(data, steps), 1):
+        progress("reconstruct", number - 1, steps)
         optimiser.zero_grad()
         pair.loss(batch).backward()
         optimiser.step()
         schedule.step()
-        if step in evaluations and (now := pair.apart()) < best:
+        if number in evaluations and (now := pair.held_out_distance()) < best:
             best, kept = now, _values(learned)
     with torch.no_grad():
         for parameter, value in zip(learned, kept, strict=True):
@@ -147,9 +146,9 @@ def _descend(
     return before, best
 
 
-def _in_turns(material: ReconstructionData, steps: int) -> Iterator[Batch]:
+def _in_turns(data: ReconstructionData, steps: int) -> Iterator[Batch]:
     """A batch for each step; every example is taken once before one is taken again."""
-    parts, generators = pieces(material.fitted, STEP_EXAMPLES), seeded(material.seed)
+    parts, generators = pieces(data.fitted, STEP_EXAMPLES), seeded(data.seed)
     turns = (shuffled(parts, generators("reconstruct", turn)) for turn in count())
     return islice(chain.from_iterable(turns), steps)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from scionet.errors import CalibrationError
 from scionet.network.multiprocess import summed
 from scionet.network.passes.suspended import Stop
+from scionet.seeds import coprime_step, hashed
 
 FloatArray = NDArray[np.float64]
 
@@ -42,13 +43,13 @@ class Moments:
     held: "Moments | None" = None
 
     @classmethod
-    def of(cls, x: Tensor, y: Tensor, held: slice | None = None) -> "Moments":
+    def of(cls, x: Tensor, y: Tensor, held: Tensor | None = None) -> "Moments":
         """Moments of rows: inputs ``(rows, D)`` and targets ``(rows, O)``; products in their type, sums in float64.
 
         Args:
             x: Inputs.
             y: Targets.
-            held: The rows to judge by.
+            held: Which rows are held out, boolean, shape ``(rows,)``.
         """
         wide = torch.float64
         return cls(
@@ -113,12 +114,34 @@ class Moments:
         return (self.y.cpu().numpy() - weight @ self.x.cpu().numpy()) / self.count
 
 
-def sample_positions(stop: Stop, out_shape: torch.Size, limit: int, rng: np.random.Generator) -> Tensor | None:
-    """Output pixels of a convolution to take rows from, ascending; None for all of them."""
-    pixels = int(np.prod(out_shape[2:])) if stop.operation == "convolution" else 1
+def sample_positions(stop: Stop, limit: int, numbers: NDArray[np.int64], key: int) -> Tensor | None:
+    """Output pixels of a convolution to take rows from, ``(examples, limit)``, ascending; None for all of them.
+
+    Each example has pixels of its own, spread evenly from a random one on. They depend on the key and on the number of
+    the example alone, so that examples may come in any batches.
+
+    Args:
+        stop: The consumer.
+        limit: Pixels of each example.
+        numbers: The number of each example among all, ``(examples,)``.
+        key: Root of the randomness at this consumer.
+    """
+    shape = stop.output.shape
+    pixels = int(np.prod(shape[2:])) if stop.operation == "convolution" else 1
     if pixels <= limit:
         return None
-    return torch.from_numpy(np.sort(rng.choice(pixels, limit, replace=False)))
+    own = spread_numbers(numbers, shape[0])
+    first = (hashed(key, own) % np.uint64(pixels)).astype(np.int64)
+    places = (first[:, None] + coprime_step(pixels) * np.arange(limit)) % pixels
+    return torch.from_numpy(np.sort(places, axis=1))
+
+
+def spread_numbers(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """Numbers of `count` rows that examples are made of, the rows of each example one behind the other."""
+    if len(numbers) == count:
+        return numbers
+    each = -(-count // max(1, len(numbers)))
+    return (numbers[:, None] * each + np.arange(each)).ravel()[:count]
 
 
 def input_rows(stop: Stop, positions: Tensor | None) -> Tensor:
@@ -143,7 +166,7 @@ def output_rows(tensor: Tensor, positions: Tensor | None) -> Tensor:
     """An output of the consumer, or a tensor of its shape, as rows ``(rows, O)``."""
     if tensor.ndim > 2:
         pixels = tensor.movedim(1, -1).flatten(1, -2)
-        tensor = pixels if positions is None else pixels[:, positions.to(tensor.device)]
+        tensor = pixels if positions is None else _rows_at(pixels, positions.to(tensor.device))
     return _wide_enough(tensor.flatten(0, -2))
 
 
@@ -172,15 +195,24 @@ def _patches(x: Tensor, stop: Stop, positions: Tensor | None) -> Tensor:
         (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, p, d, k, s in zip(sizes, padding, dilation, taps, stride, strict=True)
     ]
-    chosen = torch.arange(int(np.prod(out))) if positions is None else positions
+    chosen = torch.arange(int(np.prod(out)))[None] if positions is None else positions
     offsets = torch.meshgrid(*map(torch.arange, taps), indexing="ij")
-    pixel = torch.zeros(len(chosen), int(np.prod(taps)), dtype=torch.long)
+    pixel = torch.zeros(*chosen.shape, int(np.prod(taps)), dtype=torch.long)
     outside = torch.zeros_like(pixel, dtype=torch.bool)
     for axis, (corner, offset) in enumerate(zip(torch.unravel_index(chosen, out), offsets, strict=True)):
-        place = corner[:, None] * stride[axis] + offset.reshape(1, -1) * dilation[axis] - padding[axis]
+        place = corner[..., None] * stride[axis] + offset.reshape(1, 1, -1) * dilation[axis] - padding[axis]
         outside |= (place < 0) | (place >= sizes[axis])
         pixel = pixel * sizes[axis] + place.clamp(0, sizes[axis] - 1)
-    gathered = x.movedim(1, -1).flatten(1, -2)[:, pixel.flatten().to(x.device)]
+    pixels = x.movedim(1, -1).flatten(1, -2)
+    gathered = _rows_at(pixels, pixel.flatten(1).to(x.device))
     if bool(outside.any()):  # zero padding, without a padded copy of the whole input
-        gathered[:, outside.flatten().to(x.device)] = 0
-    return gathered.reshape(x.shape[0] * len(chosen), -1)
+        gathered[outside.flatten(1).to(x.device).expand(gathered.shape[:2])] = 0
+    return gathered.reshape(x.shape[0] * chosen.shape[1], -1)
+
+
+def _rows_at(pixels: Tensor, places: Tensor) -> Tensor:
+    """Entries of ``(examples, pixels, channels)`` at places ``(1 or examples, n)``: ``(examples, n, channels)``."""
+    if len(places) == 1:
+        return pixels[:, places[0]]
+    start = torch.arange(len(pixels), device=pixels.device)[:, None] * pixels.shape[1]
+    return pixels.flatten(0, 1)[(start + places).flatten()].view(*places.shape, -1)

@@ -1,4 +1,4 @@
-"""Examples kept apart from everything that is fitted, so that a repair can be judged on them."""
+"""Batches of examples in other batches."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,42 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
 
-from scionet.errors import CalibrationError
 from scionet.network.calling import divides, example_count, some_of
-
-SHARE = 8
-"""One example in so many is kept apart."""
-
-
-def kept_apart(batches: Iterable[Any]) -> tuple[list[Any], list[Any]]:
-    """Every batch without its last examples, and these: one in eight over all batches.
-
-    A batch that cannot be divided, since not all its tensors have examples in front, is kept apart as a whole when its
-    turn comes.
-
-    Returns:
-        What to fit on, and what to judge on. All batches are held in memory.
-
-    Raises:
-        CalibrationError: If there is nothing for one of the two.
-    """
-    fitted, judged, owed = list[Any](), list[Any](), 0
-    for batch in batches:
-        size = example_count(batch)
-        owed += size
-        count = owed // SHARE if divides(batch) else size * (owed >= SHARE * size)
-        owed -= SHARE * count
-        if count < size:
-            fitted.append(_part(batch, size, 0, size - count))
-        if count:
-            judged.append(_part(batch, size, size - count, size))
-    if not fitted or not judged:
-        raise CalibrationError(
-            f"reconstruction keeps one calibration example in {SHARE} apart to be judged on; given "
-            f"{len(fitted)} batches, too few for that: give {SHARE} examples or more, in tensors shaped "
-            f"(batch, ...) or in {SHARE} batches or more, or set reconstruct_steps=0"
-        )
-    return fitted, judged
 
 
 def pieces(batches: Iterable[Any], most: int) -> list[Any]:

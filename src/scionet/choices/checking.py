@@ -1,0 +1,251 @@
+"""Frozen dataclasses whose values are checked against their annotations, with one message for all of them."""
+
+import math
+import operator
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from difflib import get_close_matches
+from functools import cache
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from scionet.errors import InvalidSetting, unknown
+
+Kind = TypeVar("Kind")
+
+
+@dataclass(frozen=True)
+class Range:
+    """The numbers that a parameter may take.
+
+    Attributes:
+        low: The smallest.
+        high: The largest.
+        inside: Whether the ends themselves are excluded.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    inside: bool = False
+
+    def __contains__(self, number: float) -> bool:
+        """Whether a number is one of them."""
+        return self.low < number < self.high if self.inside else self.low <= number <= self.high
+
+    def __str__(self) -> str:
+        """The range as a phrase that follows "a float" or "an int"."""
+        if self.high == math.inf:
+            return f"above {self.low:g}" if self.inside else f"of {self.low:g} or more"
+        return f"in ({self.low:g}, {self.high:g})" if self.inside else f"in [{self.low:g}, {self.high:g}]"
+
+
+Count = Annotated[int, Range(1)]
+"""A whole number of 1 or more."""
+CountOrZero = Annotated[int, Range(0)]
+"""A whole number of 0 or more."""
+
+
+class Checked:
+    """Base of frozen dataclasses that a user makes. Values are checked; `repr` shows what differs from the defaults.
+
+    A subclass is decorated with ``@dataclass(frozen=True, repr=False)``. Annotations say what is allowed: ``bool``,
+    ``int``, ``float``, ``str``, ``Literal``, ``None``, other dataclasses, tuples of these, unions of them, and
+    ``Annotated[number, Range(...)]``.
+    """
+
+    def __post_init__(self) -> None:
+        """Check every value, and turn numbers and sequences into the annotated type.
+
+        Raises:
+            InvalidSetting: If a value is not allowed; all problems are listed.
+        """
+        hints = _hints(type(self))
+        problems = []
+        for field in _fields(self):
+            value = getattr(self, field.name)
+            found = _converted(hints[field.name], value)
+            if found is MISSING:
+                problems.append(_problem(type(self), field.name, hints[field.name], value))
+            elif found is not value:
+                object.__setattr__(self, field.name, found)
+        if problems:
+            raise InvalidSetting(" ".join(problems))
+
+    def __repr__(self) -> str:
+        """The call that makes it, with what differs from the defaults."""
+        changed = [f"{f.name}={getattr(self, f.name)!r}" for f in _fields(self) if getattr(self, f.name) != _default(f)]
+        return f"{type(self).__name__}({', '.join(changed)})"
+
+
+def name_of(kind: type | object) -> str:
+    """The name of a choice, from its class: ``ErrorCurves`` is called ``"error_curves"``."""
+    cls = kind if isinstance(kind, type) else type(kind)
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+def by_name(*kinds: type[Kind]) -> dict[str, type[Kind]]:
+    """Classes of choices by their names."""
+    return {name_of(kind): kind for kind in kinds}
+
+
+def chosen(value: object, kinds: Mapping[str, type[Kind]], parameter: str) -> Kind:
+    """A choice from its name, or as it was given.
+
+    Args:
+        value: A name, or an instance of one of `kinds`.
+        kinds: The classes that are allowed, by name.
+        parameter: What the choice is for, for the error text.
+
+    Raises:
+        InvalidSetting: If it is neither.
+    """
+    if isinstance(value, str):
+        if value not in kinds:
+            raise unknown(parameter, value, kinds)
+        return kinds[value]()
+    for kind in kinds.values():
+        if isinstance(value, kind):
+            return value
+    classes = ", ".join(f"{kind.__name__}()" for kind in kinds.values())
+    raise InvalidSetting(f"{parameter} must be one of {', '.join(kinds)}, or {classes}; given {value!r:.80}")
+
+
+def described(value: Any) -> Any:
+    """A choice as JSON: its name and all its parameters."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"name": name_of(value), **{f.name: described(getattr(value, f.name)) for f in fields(value)}}
+    if isinstance(value, list | tuple):
+        return [described(item) for item in value]
+    return value if isinstance(value, str | int | float | NoneType) else str(value)
+
+
+def from_description(value: Any, kinds: Mapping[str, type[Kind]], parameter: str) -> Kind:
+    """The inverse of `described`; a name alone, or a name with some parameters, is enough.
+
+    Raises:
+        InvalidSetting: If the name or a parameter is unknown, or a value is not allowed.
+    """
+    if not isinstance(value, Mapping):
+        return chosen(value, kinds, parameter)
+    given = dict(value)
+    name = given.pop("name", None)
+    if name not in kinds:
+        raise unknown(parameter, str(name), kinds)
+    kind = kinds[name]
+    hints = _hints(kind)
+    for key in given:
+        if key not in hints:
+            raise unknown(f"parameter of {kind.__name__}", str(key), hints)
+    return kind(**{key: _from_json(hints[key], item, key) for key, item in given.items()})
+
+
+def refuse(settings: object, checks: Mapping[str, bool]) -> None:
+    """Raise one error that lists every check that failed.
+
+    Raises:
+        InvalidSetting: If one did.
+    """
+    if failed := [text for text, passed in checks.items() if not passed]:
+        raise InvalidSetting(f"{'; '.join(failed)}. Given: {settings}")
+
+
+def _from_json(annotation: Any, value: Any, parameter: str) -> Any:
+    """A value of a parameter from its JSON form."""
+    if isinstance(value, Mapping) and "name" in value:
+        return from_description(value, by_name(*(m for m in _members(annotation) if isinstance(m, type))), parameter)
+    return tuple(value) if isinstance(value, list) else value
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls, include_extras=True)
+
+
+def _fields(choice: Any) -> tuple[Field[Any], ...]:
+    return fields(choice)
+
+
+def _default(field: Field[Any]) -> Any:
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def _members(annotation: Any) -> Iterable[Any]:
+    """The members of a union, or the annotation itself."""
+    if get_origin(annotation) in (UnionType, Union):
+        return [member for part in get_args(annotation) for member in _members(part)]
+    return [annotation]
+
+
+def _converted(annotation: Any, value: Any) -> Any:
+    """The value as the annotation wants it; `MISSING` where it does not allow it."""
+    found = (_as_member(member, value) for member in _members(annotation))
+    return next((each for each in found if each is not MISSING), MISSING)
+
+
+def _as_member(member: Any, value: Any) -> Any:
+    """The value as one member of a union."""
+    origin, args = get_origin(member), get_args(member)
+    if member is Any:
+        return value
+    if origin is Annotated:
+        found = _as_member(args[0], value)
+        return found if found is not MISSING and found in args[1] else MISSING
+    if origin is Literal:
+        return value if any(value is arg or (type(value) is type(arg) and value == arg) for arg in args) else MISSING
+    if origin in (tuple, Sequence):
+        return _as_tuple(args[0], value)
+    if member in (int, float):
+        return _as_number(member, value)
+    return value if isinstance(value, member) else MISSING
+
+
+def _as_tuple(kind: Any, value: Any) -> Any:
+    if not isinstance(value, list | tuple):
+        return MISSING
+    items = tuple(_converted(kind, item) for item in value)
+    return MISSING if any(item is MISSING for item in items) else items
+
+
+def _as_number(kind: type, value: Any) -> Any:
+    """A number; NumPy's become Python's, truth values are none, nor are NaN and infinite ones."""
+    if isinstance(value, bool | str) or value is None:
+        return MISSING
+    try:
+        found = operator.index(value) if kind is int else float(value)
+    except (TypeError, ValueError):
+        return MISSING
+    return found if math.isfinite(found) else MISSING
+
+
+def _problem(cls: type, parameter: str, annotation: Any, value: Any) -> str:
+    """The one message: the parameter, whose it is, what is allowed, what was given, the nearest name."""
+    names = [str(arg) for member in _members(annotation) for arg in _literals(member)]
+    near = get_close_matches(value, names, n=1, cutoff=0.4) if isinstance(value, str) else []
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    return f"The parameter {parameter!r} of {cls.__name__} must be {_allowed(annotation)}; given {value!r:.80}.{hint}"
+
+
+def _literals(member: Any) -> tuple[Any, ...]:
+    return tuple(arg for arg in get_args(member) if isinstance(arg, str)) if get_origin(member) is Literal else ()
+
+
+def _allowed(annotation: Any) -> str:
+    """What an annotation allows, as a phrase."""
+    parts = [phrase for member in _members(annotation) for phrase in _phrases(member)]
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} or {parts[-1]}"
+
+
+def _phrases(member: Any) -> list[str]:
+    origin, args = get_origin(member), get_args(member)
+    if origin is Annotated:
+        return [f"{_phrases(args[0])[0]} {args[1]}"]
+    if origin is Literal:
+        return [repr(arg) for arg in args]
+    if origin in (tuple, Sequence):
+        return [f"a list of {_allowed(args[0])}"]
+    if isinstance(member, type) and is_dataclass(member):
+        return [f"{member.__name__}(...)"]
+    return {NoneType: ["None"], bool: ["True", "False"], int: ["an int"], float: ["a float"], str: ["a text"]}.get(
+        member, [getattr(member, "__name__", str(member))]
+    )

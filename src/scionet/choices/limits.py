@@ -1,0 +1,18 @@
+"""What pruning must respect beside the budget, as data."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from scionet.choices.checking import Checked, Count
+
+
+@dataclass(frozen=True, repr=False)
+class Limits(Checked):
+    """Bounds on the widths, and layers that stay whole."""
+
+    round_to: Count = 1
+    """Kept widths are multiples of this; 8 suits most hardware. Numbers of heads are not rounded."""
+    min_units: Count = 1
+    """The fewest units that a site keeps."""
+    ignored_layers: tuple[Any, ...] = ()
+    """Layers whose channels all stay: module names, shell globs of names, module types, or modules."""

@@ -1,0 +1,97 @@
+"""Everything that a user chooses beside the method, with the names resolved."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from scionet.choices.checking import chosen, described, from_description
+from scionet.choices.limits import Limits
+from scionet.choices.outputs import MetricName, Outputs
+from scionet.choices.repair import REPAIR, Refit, RepairName, RepairStep
+from scionet.choices.resources import Resources
+from scionet.choices.widths import WIDTHS, WidthRule, WidthsName
+from scionet.errors import InvalidSetting
+
+GivenRepair = Iterable[RepairName | RepairStep]
+GivenOutputs = MetricName | Outputs
+GivenWidths = WidthsName | WidthRule
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How the budget is divided, how weights are repaired, and what must be respected.
+
+    Attributes:
+        widths: How the budget is divided among the sites; None where the data decide.
+        repair: Steps of the repair, in order; a refit comes first.
+        outputs: How a change of the output is measured.
+        limits: Bounds on the widths.
+        resources: Memory, workers and samples.
+    """
+
+    widths: WidthRule | None = None
+    repair: tuple[RepairStep, ...] = ()
+    outputs: Outputs = field(default_factory=Outputs)
+    limits: Limits = field(default_factory=Limits)
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        """Check the order of the repair.
+
+        Raises:
+            InvalidSetting: If a step stands twice, or a refit is not the first.
+        """
+        kinds = [type(step) for step in self.repair]
+        if len(set(kinds)) < len(kinds) or Refit in kinds[1:]:
+            raise InvalidSetting(
+                f"repair takes each step once, and Refit first, since it is part of the walk; given {[*self.repair]}"
+            )
+
+    @property
+    def refit(self) -> Refit | None:
+        """The refit, if there is one."""
+        first = self.repair[0] if self.repair else None
+        return first if isinstance(first, Refit) else None
+
+    @property
+    def further_repair(self) -> tuple[RepairStep, ...]:
+        """The steps after the walk."""
+        return tuple(step for step in self.repair if not isinstance(step, Refit))
+
+    def described(self) -> dict[str, Any]:
+        """The settings as JSON; what does not change the result is left out."""
+        found = {name: described(value) for name, value in vars(self).items()}
+        for name in ("memory_gib", "workers", "backend"):
+            found["resources"].pop(name)
+        return found
+
+
+def widths_from(value: object) -> WidthRule:
+    """WidthRule from a name, a table of a TOML file, or as they are.
+
+    Raises:
+        InvalidSetting: If the value is none of these.
+    """
+    return from_description(value, WIDTHS, "widths")
+
+
+def repair_from(value: object) -> tuple[RepairStep, ...]:
+    """Steps of a repair from their names, tables of a TOML file, or as they are.
+
+    Raises:
+        InvalidSetting: If the value is no list of these.
+    """
+    if isinstance(value, str | RepairStep) or not isinstance(value, Iterable):
+        raise InvalidSetting(f"repair must be a list of steps, such as ['refit', 'recalibrate']; given {value!r:.80}")
+    return tuple(from_description(step, REPAIR, "repair step") for step in value)
+
+
+def outputs_from(value: object) -> Outputs:
+    """The measure of the output's change from a name, or as it is; None takes the default.
+
+    Raises:
+        InvalidSetting: If the value is neither.
+    """
+    if value is None:
+        return Outputs()
+    return Outputs(metric=value) if isinstance(value, str) else chosen(value, {"outputs": Outputs}, "outputs")  # type: ignore[arg-type]

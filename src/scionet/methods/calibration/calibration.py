@@ -1,0 +1,305 @@
+"""Calibration: the caller's data, read once."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_map
+
+from scionet.errors import CalibrationError
+from scionet.methods.calibration.storage import Storage
+from scionet.network.calling import Batch, as_arguments, call, divides, example_count, inputs_like, some_of, tensors_of
+from scionet.network.multiprocess import summed, world
+from scionet.network.network import Network
+from scionet.seeds import Generators, coprime_step
+
+IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
+
+ALL = 2**40
+"""More examples than there are."""
+HELD_OUT = 8
+"""One example in this many is held out where a fit is judged."""
+_BLOCK = 64
+"""Consecutive examples that are shuffled among themselves where parts are sampled."""
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationBatch:
+    """Examples that go through the network together.
+
+    Attributes:
+        inputs: What the network is called on.
+        labels: Their labels, if there are any.
+        numbers: The number of each example among those of all processes, shape ``(examples,)``.
+    """
+
+    inputs: Batch
+    labels: Any
+    numbers: IntArray
+
+    @property
+    def divisible(self) -> bool:
+        """Whether its examples can be separated: all tensors have them as the first dimension."""
+        labels = self.labels is None or (isinstance(self.labels, Tensor) and len(self.labels) == len(self.numbers))
+        return labels and divides(self.inputs)
+
+    def some(self, which: IntArray) -> "CalibrationBatch":
+        """Some of its examples."""
+        if len(which) == len(self.numbers):
+            return self
+        run = len(which) and which[-1] - which[0] == len(which) - 1
+        index = slice(int(which[0]), int(which[-1]) + 1) if run else torch.from_numpy(which)
+        found: Any = some_of((self.inputs, self.labels), index)
+        return CalibrationBatch(found[0], found[1], self.numbers[which])
+
+
+@dataclass(frozen=True, eq=False)
+class Calibration:
+    """Calibration examples in batches of one size, whatever the batches that they came in.
+
+    What is sampled is sampled for each example, by its number, so that the same examples in other batches, or shared by
+    several processes, give the same plan.
+
+    Attributes:
+        batches: The examples of this process.
+        batch_size: Examples of a batch; the last batch of each form may be smaller.
+        storage: Holds the files that examples are mapped from, if there are any.
+    """
+
+    batches: tuple[CalibrationBatch, ...]
+    batch_size: int
+    storage: Storage | None = field(default=None, repr=False)
+
+    @property
+    def inputs(self) -> list[Batch]:
+        """The inputs of all batches."""
+        return [batch.inputs for batch in self.batches]
+
+    @property
+    def pairs(self) -> list[tuple[Batch, Any]]:
+        """Inputs and labels of all batches."""
+        return [(batch.inputs, batch.labels) for batch in self.batches]
+
+    @cached_property
+    def count(self) -> int:
+        """Number of examples of this process."""
+        return _count(self.batches)
+
+    def total(self, device: torch.device) -> int:
+        """Number of examples of all processes. All of them must ask together."""
+        return int(summed(torch.tensor(self.count, device=device)))
+
+    def parts(self, counts: Sequence[int], generators: Generators, device: torch.device) -> tuple["Calibration", ...]:
+        """Disjoint parts of the examples, spread evenly over them.
+
+        A batch that cannot be divided is taken as a whole when its turn comes. In each process the first part has at
+        least one example.
+
+        Args:
+            counts: Examples of each part, over all processes. Later parts get less where there are not enough.
+            generators: Source of randomness.
+            device: Where sums over processes are computed.
+        """
+        total = max(1, self.total(device))
+        chosen = [self._part_of(batch, total, np.cumsum(counts), generators) for batch in self.batches]
+        if chosen and not any((part == 0).any() for part in chosen):
+            chosen[0][slice(1) if self.batches[0].divisible else slice(None)] = 0
+        return tuple(
+            self._regrouped(
+                batch.some(np.flatnonzero(part == number))
+                for batch, part in zip(self.batches, chosen, strict=True)
+                if (part == number).any()
+            )
+            for number in range(len(counts))
+        )
+
+    def held_out(self, generators: Generators, device: torch.device) -> list[BoolArray]:
+        """For each batch which of its examples are held out: one in eight of all."""
+        total = self.total(device)
+        ends = np.array([round(total / HELD_OUT)])
+        return [self._part_of(batch, max(1, total), ends, generators) == 0 for batch in self.batches]
+
+    def _part_of(self, batch: CalibrationBatch, total: int, ends: IntArray, generators: Generators) -> IntArray:
+        """The part that each example of a batch belongs to; ``len(ends)`` for none."""
+        if batch.divisible:
+            return _parts(_shuffled(batch.numbers, total, generators), total, ends)
+        size = len(batch.numbers)
+        place = np.full(size, batch.numbers[0] // size)
+        return _parts(place, max(1, total // size), ends // size)
+
+    def _regrouped(self, batches: Iterable[CalibrationBatch]) -> "Calibration":
+        return Calibration(tuple(regrouped(batches, self.batch_size)), self.batch_size, self.storage)
+
+
+def read(
+    network: Network, data: Iterable[Any], example_inputs: Batch, *, labels: bool, batch_size: int, memory_bytes: float
+) -> Calibration:
+    """Read the caller's data, once.
+
+    Args:
+        network: The network that they are for.
+        data: Batches of inputs, and perhaps more.
+        example_inputs: What the model is called on; batches have the same form.
+        labels: Keep what follows the inputs as the labels.
+        batch_size: Examples of a batch.
+        memory_bytes: What exceeds this is spilled to disk.
+
+    Raises:
+        CalibrationError: If the data are no iterable of batches, or a batch does not fit. Batches of other sizes than
+            the example inputs are tried on the network.
+    """
+    refuse_no_batches(data)
+    storage = Storage(memory_bytes)
+    known = {_form(example_inputs)}
+
+    def batches() -> Iterator[CalibrationBatch]:
+        before, (process_index, n_processes) = 0, world()
+        for batch in data:
+            inputs, given = inputs_like(example_inputs, batch)
+            _refuse_misfit(network, inputs, example_inputs, known)
+            size = example_count(inputs)
+            start = before * n_processes + process_index * size
+            before += size
+            yield CalibrationBatch(inputs, _as_labels(given) if labels else None, start + np.arange(size))
+
+    with network.evaluating():  # a data loader takes its seed from torch's generator
+        kept = tuple(
+            _kept(batch, storage, isinstance(data, list | tuple)) for batch in regrouped(batches(), batch_size)
+        )
+    return Calibration(kept, batch_size, storage)
+
+
+def regrouped(batches: Iterable[CalibrationBatch], size: int) -> Iterator[CalibrationBatch]:
+    """The same examples, in their order, in batches of one size; examples of different form stay apart.
+
+    A batch that cannot be divided stays as it is.
+    """
+    waiting: dict[Any, list[CalibrationBatch]] = {}
+    for batch in batches:
+        if not batch.divisible:
+            yield batch
+            continue
+        held = waiting.setdefault(_kind(batch), [])
+        start = 0
+        while start < len(batch.numbers):
+            stop = min(start + size - _count(held), len(batch.numbers))
+            held.append(batch.some(np.arange(start, stop)))
+            start = stop
+            if _count(held) == size:
+                yield _joined(held)
+                held.clear()
+    yield from (_joined(held) for held in waiting.values() if held)
+
+
+def refuse_no_batches(data: Any) -> None:
+    """Refuse what is no iterable of batches.
+
+    Raises:
+        CalibrationError: If it is none.
+    """
+    if isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable):
+        raise CalibrationError(
+            f"calibration_data must be an iterable of batches, such as a list or a data loader; given a "
+            f"{type(data).__name__}; wrap a single batch in a list"
+        )
+
+
+def _shuffled(numbers: IntArray, total: int, generators: Generators) -> IntArray:
+    """Numbers shuffled within blocks of consecutive ones: data are often sorted by class, or alternate."""
+    blocks = numbers // _BLOCK
+    places = numbers.copy()
+    for block in np.unique(blocks):
+        start = block * _BLOCK
+        order = generators("examples", int(block)).permutation(min(_BLOCK, max(1, total - start)))
+        inside = blocks == block
+        places[inside] = start + order[(numbers[inside] - start) % len(order)]
+    return places
+
+
+def _parts(places: IntArray, total: int, ends: IntArray) -> IntArray:
+    """The part that each of `total` places belongs to, in numbers that `ends` sums up; ``len(ends)`` for none.
+
+    Each part has exactly its number, spread evenly: steps of the golden ratio round a circle come near no place twice.
+    """
+    return np.searchsorted(ends, places * coprime_step(total) % total, side="right")
+
+
+def _kind(batch: CalibrationBatch) -> Any:
+    """What examples share that can go through the network together."""
+    leaves, structure = tree_flatten((batch.inputs, batch.labels))
+    return str(structure), tuple((x.shape[1:], x.dtype, x.device) if isinstance(x, Tensor) else repr(x) for x in leaves)
+
+
+def _count(parts: Iterable[CalibrationBatch]) -> int:
+    return sum(len(part.numbers) for part in parts)
+
+
+def _joined(parts: Sequence[CalibrationBatch]) -> CalibrationBatch:
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(*leaves: Any) -> Any:
+        return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
+
+    inputs, labels = tree_map(join, *((part.inputs, part.labels) for part in parts))
+    return CalibrationBatch(inputs, labels, np.concatenate([part.numbers for part in parts]))
+
+
+def _kept(batch: CalibrationBatch, storage: Storage, held_by_caller: bool) -> CalibrationBatch:
+    """The batch in the storage. A generator may reuse its tensors, so that they are copied."""
+
+    def keep(leaf: Any) -> Any:
+        return storage.keep(leaf if held_by_caller else leaf.clone()) if isinstance(leaf, Tensor) else leaf
+
+    inputs, labels = tree_map(keep, (batch.inputs, batch.labels))
+    return CalibrationBatch(inputs, labels, batch.numbers)
+
+
+def _as_labels(given: Any) -> Any:
+    """Labels as a tensor where they can be one."""
+    if given is None or isinstance(given, Tensor):
+        return given
+    try:
+        return torch.as_tensor(given)
+    except (TypeError, ValueError, RuntimeError):
+        return given
+
+
+def _refuse_misfit(network: Network, inputs: Batch, example: Batch, known: set[str]) -> None:
+    """Refuse a batch that the network does not run on.
+
+    Raises:
+        CalibrationError: If it has no examples, or other numbers of dimensions, or the network fails on it.
+    """
+    form = _form(inputs)
+    if example_count(inputs) and form in known:
+        return
+    text = f"a calibration batch of {form} does not fit the network, which runs on {_form(example)}"
+    if not example_count(inputs):
+        raise CalibrationError(f"{text}: it has no examples; leave empty batches out")
+    if _dimensions(inputs) != _dimensions(example):
+        raise CalibrationError(f"{text}; give batches with as many tensors and dimensions, the first for examples")
+    try:
+        call(network.model, network.placed(inputs))
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError) as error:
+        raise CalibrationError(f"{text}: {error}") from error
+    known.add(form)
+
+
+def _form(batch: Batch) -> str:
+    """Shapes for any number of examples, and types: one for all floating-point types, which are cast."""
+    parts = []
+    for tensor in tensors_of(as_arguments(batch)):
+        kind = "floats" if tensor.is_floating_point() else str(tensor.dtype)
+        parts.append(f"{kind} ({', '.join(['batch', *map(str, tensor.shape[1:])])})")
+    return ", ".join(parts)
+
+
+def _dimensions(batch: Batch) -> list[int]:
+    return [tensor.ndim for tensor in tensors_of(as_arguments(batch))]

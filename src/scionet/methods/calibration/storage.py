@@ -1,0 +1,34 @@
+"""Tensors that are kept: in memory up to a limit, in memory-mapped temporary files beyond it."""
+
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+class Storage:
+    """Keeps tensors. What exceeds the limit is mapped from files, so that the system can take the memory back."""
+
+    def __init__(self, memory_bytes: float) -> None:
+        """Start empty.
+
+        Args:
+            memory_bytes: What may be held in memory.
+        """
+        self._left = memory_bytes
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._count = 0
+
+    def keep(self, tensor: Tensor) -> Tensor:
+        """The tensor, or one of equal values that is mapped from a file."""
+        if tensor.nbytes <= self._left:
+            self._left -= tensor.nbytes
+            return tensor
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="scionet-", ignore_cleanup_errors=True)
+        self._count += 1
+        path = Path(self._folder.name) / str(self._count)
+        mapped = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype)
+        mapped = mapped.view(tensor.shape)
+        return mapped.copy_(tensor)

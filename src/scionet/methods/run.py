@@ -1,0 +1,93 @@
+"""What all walks of one method through one network share."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from scionet.choices.settings import Settings
+from scionet.methods.calibration.calibration import BoolArray, Calibration
+from scionet.methods.contract import Ranker
+from scionet.methods.problem import Problem
+from scionet.methods.refit.refit import Fitting, Sample
+from scionet.network.network import Network
+from scionet.network.sites import Sites
+from scionet.progress import Progress
+from scionet.seeds import Generators
+
+
+@dataclass(frozen=True, eq=False)
+class MethodRun:
+    """One method at work on one network.
+
+    Attributes:
+        problem: The network, the calibration examples and the costs.
+        ranker: Orders the units of a site.
+        fitting: Measures and fits consumers.
+        settings: Widths, repair, limits and resources.
+        generators: Source of randomness.
+        progress: Called with the stage, the steps done and the steps in total.
+    """
+
+    problem: Problem
+    ranker: Ranker
+    fitting: Fitting
+    settings: Settings
+    generators: Generators
+    progress: Progress
+
+    @property
+    def network(self) -> Network:
+        """The dense network."""
+        return self.problem.network
+
+    @property
+    def sites(self) -> Sites:
+        """The network's sites."""
+        return self.problem.sites
+
+    @property
+    def calibration(self) -> Calibration:
+        """The calibration examples."""
+        return self.problem.calibration
+
+    @property
+    def memory_bytes(self) -> float:
+        """Memory for cached activations."""
+        return self.settings.resources.memory_gib * 2**30
+
+    @cached_property
+    def surveyed(self) -> Calibration:
+        """Examples that error curves and residual streams are decided on."""
+        count = self.settings.resources.survey_examples
+        return self.calibration.parts((count,), self.generators, self.network.device)[0]
+
+
+class Sampler:
+    """Samples of the batches of some calibration examples, as a pass reaches one consumer after the other."""
+
+    def __init__(self, run: MethodRun, calibration: Calibration, purpose: str) -> None:
+        """Find the examples that are held out, if any are to be.
+
+        Args:
+            run: The method at work.
+            calibration: The examples of the pass.
+            purpose: What positions are sampled for.
+        """
+        self._run, self._batches, self._purpose = run, calibration.batches, purpose
+        self._held: list[BoolArray] | None = None
+        if run.fitting.holds_out:
+            self._held = calibration.held_out(run.generators, run.network.device)
+        self._keys: dict[tuple[str, int], int] = {}
+
+    def sample(self, weight: str, visit: int, batch: int) -> Sample:
+        """The examples of one batch at one consumer.
+
+        Args:
+            weight: The consumer.
+            visit: How often the pass has reached it before.
+            batch: Number of the batch.
+        """
+        if (weight, visit) not in self._keys:
+            generator = self._run.generators(self._purpose, weight, visit)
+            self._keys[weight, visit] = int(generator.integers(2**63))
+        held = None if self._held is None else self._held[batch]
+        return Sample(self._batches[batch].numbers, self._keys[weight, visit], held)
