@@ -5,12 +5,31 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scionet.budget.budget import Budget
+    from scionet.choices.limits import Limits
+    from scionet.choices.methods import (
+        Average,
+        Exact,
+        Forward,
+        LeastSquares,
+        LineSearch,
+        OutputImitation,
+        Score,
+        Stochastic,
+        TaskLoss,
+    )
+    from scionet.choices.outputs import Outputs
+    from scionet.choices.repair import Recalibrate, Reconstruct, Refit
+    from scionet.choices.resources import Resources
+    from scionet.choices.widths import ErrorCurves, Isomorphic, Sensitivity, Uniform
     from scionet.coreset import select_examples
     from scionet.errors import CollapseWarning, PruneError
     from scionet.features import GreedySelector
     from scionet.masks.masking import MaskResult, mask_weights
     from scionet.masks.schedule import Schedule
     from scionet.masks.weight_masks import WeightMasks, detach_masks_
+    from scionet.methods.contract import Method, Ranker, SiteView
+    from scionet.methods.criteria.unit_scores import score
+    from scionet.methods.registry import list_methods
     from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned, save_tuned
     from scionet.network.checkpoints.graph_export import export_onnx, export_program
     from scionet.network.discovery.discover import discover
@@ -25,19 +44,41 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "Average": "scionet.choices.methods",
     "Budget": "scionet.budget.budget",
     "Choice": "scionet.network.plan",
     "CollapseWarning": "scionet.errors",
+    "ErrorCurves": "scionet.choices.widths",
+    "Exact": "scionet.choices.methods",
     "FitResult": "scionet.training.fit",
+    "Forward": "scionet.choices.methods",
     "GreedySelector": "scionet.features",
+    "Isomorphic": "scionet.choices.widths",
+    "LeastSquares": "scionet.choices.methods",
+    "Limits": "scionet.choices.limits",
+    "LineSearch": "scionet.choices.methods",
     "MaskResult": "scionet.masks.masking",
+    "Method": "scionet.methods.contract",
+    "OutputImitation": "scionet.choices.methods",
+    "Outputs": "scionet.choices.outputs",
     "Plan": "scionet.network.plan",
     "PruneError": "scionet.errors",
     "PruneResult": "scionet.pruning",
+    "Ranker": "scionet.methods.contract",
+    "Recalibrate": "scionet.choices.repair",
     "Recipe": "scionet.training.recipes",
+    "Reconstruct": "scionet.choices.repair",
+    "Refit": "scionet.choices.repair",
+    "Resources": "scionet.choices.resources",
     "Schedule": "scionet.masks.schedule",
+    "Score": "scionet.choices.methods",
+    "Sensitivity": "scionet.choices.widths",
     "Site": "scionet.network.sites",
+    "SiteView": "scionet.methods.contract",
     "Sites": "scionet.network.sites",
+    "Stochastic": "scionet.choices.methods",
+    "TaskLoss": "scionet.choices.methods",
+    "Uniform": "scionet.choices.widths",
     "WeightMasks": "scionet.masks.weight_masks",
     "cut": "scionet.network.surgery.cut",
     "cut_optimizer_": "scionet.sparse_training.optimizer_surgery",
@@ -47,30 +88,54 @@ _HOMES = {
     "export_onnx": "scionet.network.checkpoints.graph_export",
     "export_program": "scionet.network.checkpoints.graph_export",
     "fit": "scionet.training.fit",
+    "list_methods": "scionet.methods.registry",
     "load_pruned": "scionet.network.checkpoints.checkpoint",
     "mask_weights": "scionet.masks.masking",
     "prune": "scionet.pruning",
     "prune_each": "scionet.pruning",
     "save_pruned": "scionet.network.checkpoints.checkpoint",
     "save_tuned": "scionet.network.checkpoints.checkpoint",
+    "score": "scionet.methods.criteria.unit_scores",
     "select_examples": "scionet.coreset",
     "verify": "scionet.network.surgery.cut",
 }
 
 __all__ = [
+    "Average",
     "Budget",
     "Choice",
     "CollapseWarning",
+    "ErrorCurves",
+    "Exact",
     "FitResult",
+    "Forward",
     "GreedySelector",
+    "Isomorphic",
+    "LeastSquares",
+    "Limits",
+    "LineSearch",
     "MaskResult",
+    "Method",
+    "OutputImitation",
+    "Outputs",
     "Plan",
     "PruneError",
     "PruneResult",
+    "Ranker",
+    "Recalibrate",
     "Recipe",
+    "Reconstruct",
+    "Refit",
+    "Resources",
     "Schedule",
+    "Score",
+    "Sensitivity",
     "Site",
+    "SiteView",
     "Sites",
+    "Stochastic",
+    "TaskLoss",
+    "Uniform",
     "WeightMasks",
     "__version__",
     "cut",
@@ -81,12 +146,14 @@ __all__ = [
     "export_onnx",
     "export_program",
     "fit",
+    "list_methods",
     "load_pruned",
     "mask_weights",
     "prune",
     "prune_each",
     "save_pruned",
     "save_tuned",
+    "score",
     "select_examples",
     "verify",
 ]

@@ -7,7 +7,6 @@ import threading
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +14,8 @@ import tyro
 
 from scionet.commands import config
 from scionet.commands.options import (
-    Analyze,
+    AnalyzeCollapse,
+    AnalyzeGradientFlow,
     BenchReport,
     BenchRun,
     BenchStatus,
@@ -28,7 +28,6 @@ from scionet.commands.options import (
 )
 from scionet.commands.show import complain
 from scionet.errors import PruneError, unknown
-from scionet.settings import ForwardSettings, SweepSettings
 from scionet.training.recipes import RECIPES
 
 KINDS: dict[str, type[Common]] = {
@@ -37,7 +36,8 @@ KINDS: dict[str, type[Common]] = {
     "finetune": Finetune,
     "evaluate": Evaluate,
     "export": Export,
-    "analyze": Analyze,
+    "analyze collapse": AnalyzeCollapse,
+    "analyze gradient-flow": AnalyzeGradientFlow,
     "bench run": BenchRun,
     "bench status": BenchStatus,
     "bench report": BenchReport,
@@ -102,8 +102,7 @@ def parse(args: Sequence[str]) -> Common:
     """A command from its arguments and, where they name one, a TOML file; the arguments come last and win.
 
     Raises:
-        PruneError: If the file cannot be read or has an unknown key, the method or the recipe is unknown, or the method
-            lacks a setting.
+        PruneError: If the file cannot be read or has an unknown key, or the recipe is unknown.
         SystemExit: After a usage error or ``--help``.
     """
     said = _glance(args)
@@ -111,22 +110,24 @@ def parse(args: Sequence[str]) -> Common:
     recipe = str(said.recipe or table.get("recipe", "finetune"))
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
-    settings = _settings_of(str(said.method or table.get("method", "forward")), args)
-    words = 2 if args[:1] == ["bench"] else 1
+    words = 2 if args[:1] in (["bench"], ["analyze"]) else 1
     if (name := " ".join(args[:words])) in KINDS:
-        chosen = RECIPES[recipe] if name == "finetune" else settings
-        args = [*args[:words], *config.arguments(table, KINDS[name], chosen, str(said.config)), *args[words:]]
-    pruning = Annotated[Prune[settings], tyro.conf.subcommand("prune")]
+        args = [*args[:words], *config.arguments(table, KINDS[name], RECIPES[recipe], str(said.config)), *args[words:]]
     tuning = Annotated[Finetune[RECIPES[recipe]], tyro.conf.subcommand("finetune")]
+    analyze = Annotated[
+        Annotated[AnalyzeCollapse, tyro.conf.subcommand("collapse")]
+        | Annotated[AnalyzeGradientFlow, tyro.conf.subcommand("gradient-flow")],
+        tyro.conf.subcommand("analyze", description="Measure what theory says of scores."),
+    ]
     bench = Annotated[
         Annotated[BenchRun, tyro.conf.subcommand("run")]
         | Annotated[BenchStatus, tyro.conf.subcommand("status")]
         | Annotated[BenchReport, tyro.conf.subcommand("report")],
         tyro.conf.subcommand("bench", description="Run an experiment, see how far it is, write its report."),
     ]
-    choices: Any = Demo | pruning | tuning | Evaluate | Export | Analyze | bench
+    choices: Any = Demo | Prune | tuning | Evaluate | Export | analyze | bench
     description = "Structured pruning of PyTorch networks by greedy forward selection."
-    return tyro.cli(choices, prog="scionet", description=description, args=args, config=(tyro.conf.OmitArgPrefixes,))
+    return tyro.cli(choices, prog="scionet", description=description, args=args)
 
 
 def execute(command: Common) -> None:
@@ -160,10 +161,14 @@ def execute(command: Common) -> None:
             from scionet.commands import export
 
             export.run(command)
-        case Analyze():
+        case AnalyzeCollapse():
             from scionet.commands import analyze
 
-            analyze.run(command)
+            analyze.collapse(command)
+        case AnalyzeGradientFlow():
+            from scionet.commands import analyze
+
+            analyze.gradient_flow(command)
         case BenchRun():
             from scionet.commands import bench
 
@@ -179,30 +184,8 @@ def execute(command: Common) -> None:
 
 
 def _glance(args: Sequence[str]) -> argparse.Namespace:
-    """What decides how the rest is read: the TOML file, the method and the recipe."""
+    """What decides how the rest is read: the TOML file and the recipe."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?", type=Path)
-    parser.add_argument("--method", nargs="?")
     parser.add_argument("--recipe", nargs="?")
     return parser.parse_known_args(args)[0]
-
-
-def _settings_of(method: str, args: Sequence[str]) -> type[SweepSettings]:
-    """The settings of a method.
-
-    Raises:
-        InvalidSetting: If there is no such method, or the arguments have a setting that only other methods have.
-    """
-    if method == "forward":
-        return ForwardSettings
-    from scionet.methods.registry import METHODS  # imports torch, which the help must not wait for
-
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
-    known = {field.name for field in fields(METHODS[method])}
-    others = {field.name for kind in METHODS.values() for field in fields(kind)} - known
-    for arg in args:
-        name = arg.partition("=")[0].removeprefix("--").replace("-", "_")
-        if arg.startswith("--") and name in others:
-            raise unknown(f"setting of method {method!r}", name, known)
-    return METHODS[method]

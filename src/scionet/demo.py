@@ -18,6 +18,7 @@ from scionet.bench.report.summary import summarise
 from scionet.bench.report.tables import to_matrix
 from scionet.budget.costs import measure
 from scionet.budget.latency.timing import latency
+from scionet.choices.methods import Forward
 from scionet.data.digits import digits
 from scionet.errors import VerificationError
 from scionet.models.resnets import digits_cnn
@@ -31,12 +32,12 @@ SHOWN = (
     "forward least squares",
     "forward average",
     "forward line search",
-    *(f"{score}{refit}" for score in ("random", "l1", "bn_scale") for refit in ("", " + least squares")),
-    "l1 + least squares + measured",
+    *(f"{score}{refit}" for score in ("random", "l1", "bn_scale") for refit in ("", " + refit")),
+    "l1 + refit + sensitivity",
 )
 """What the demo compares, besides the default and the task loss."""
 BUDGETS = ("macs<=70%", "macs<=50%", "macs<=30%")
-QUICK_LOSS = replace(LOSS, settings={**LOSS.settings, "candidates": "stochastic"})
+QUICK_LOSS = replace(LOSS, method=Forward("task_loss", "stochastic"))
 RECIPE = Recipe(epochs=15, batch_size=64, learning_rate=0.1, weight_decay=5e-4, warmup_epochs=4.5)
 CALIBRATION_EXAMPLES = 1024
 LABELLED_EXAMPLES = 64

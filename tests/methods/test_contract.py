@@ -3,14 +3,15 @@
 import random
 import threading
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support import selecting
 from support.method_table import ROWS, Row
 from support.subjects import SUBJECTS
 from torch import Tensor, nn
@@ -18,28 +19,25 @@ from torch import Tensor, nn
 from scionet import load_pruned, save_pruned
 from scionet.budget.budget import Budget
 from scionet.budget.costs import Cost, CostModel, measure
-from scionet.methods.registry import METHODS, SCORES, build
+from scionet.choices.checking import name_of
+from scionet.choices.limits import Limits
+from scionet.choices.methods import CANDIDATES, OBJECTIVES, Forward, Score
+from scionet.choices.repair import REPAIR
+from scionet.choices.resources import Resources
+from scionet.choices.widths import WIDTHS
+from scionet.methods.registry import METHODS, SCORES, list_methods
 from scionet.network.calling import call, hash_tensors, state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut, verify
-from scionet.settings import (
-    Allocation,
-    CandidateName,
-    ForwardSettings,
-    ImitationName,
-    ObjectiveName,
-    ScoreSettings,
-    ScoringName,
-)
 
 CARDS = "\n".join(card.read_text() for card in Path(__file__).parents[2].joinpath("docs", "methods").glob("*.md"))
 PRINCIPAL = [
     row
     for row in ROWS
-    if str(row) in {"forward", "forward objective=line_search refit=False", "random refit=False", "l1 refit=True"}
-    or str(row).startswith("forward objective=loss candidates")
+    if str(row) in {"forward", "Forward(objective='line_search') repair=()", "l1", "random widths=uniform repair=()"}
+    or "TaskLoss(), candidates=Stochastic(sample_size=2)" in str(row)
 ]
 CASES = [(row, name) for name in SUBJECTS for row in (ROWS if name == "branched" else PRINCIPAL)]
 
@@ -68,7 +66,7 @@ def select(row: Row, name: str, seed: int = 0) -> Plan:
     subject = SUBJECTS[name]
     batches = subject.pairs(2, 8) if row.uses_labels else subject.batches()
     budget = None if row.budget is None else Budget(row.budget)
-    return build(row.method, **row.settings).select(model, batches, sites, budget, seed)
+    return selecting.select(row.method, model, batches, sites, budget, seed, **row.choices)
 
 
 @cache
@@ -85,33 +83,31 @@ def test_rows_have_different_names():
 
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_rows_and_a_card(name):
-    refits = {build(name, **row.settings).settings.refit for row in ROWS if row.method == name}  # type: ignore[attr-defined]
-    assert refits == {True, False}
+    repairs = {bool(row.choices.get("repair", ("refit",))) for row in ROWS if row.name == name}
+    assert repairs == {True, False}
     assert f"`{name}`" in CARDS
 
 
-def test_every_score_is_a_method():
-    assert SCORES.keys() <= METHODS.keys()
+def test_every_score_is_a_method_with_a_description():
+    assert set(METHODS) == {"forward", *SCORES} == set(list_methods())
+    described = list_methods(with_description=True)
+    assert described.keys() == set(METHODS)
+    assert all(10 < len(text) < 150 and text.endswith(".") for text in described.values())
 
 
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        *(("objective", value) for value in get_args(ObjectiveName)),
-        *(("candidates", value) for value in get_args(CandidateName)),
-        *(("allocation", value) for value in get_args(Allocation)),
-        *(("imitation", value) for value in get_args(ImitationName)),
-        *(("scoring", value) for value in get_args(ScoringName)),
-    ],
-)
-def test_every_named_choice_has_a_row_and_stands_in_a_card(setting, value):
-    assert any(asdict(METHODS[row.method](**row.settings)).get(setting) == value for row in ROWS)
-    assert f"`{value}`" in CARDS or f'"{value}"' in CARDS
+CHOICES = {**OBJECTIVES, **CANDIDATES, **WIDTHS, **REPAIR}
 
 
-@pytest.mark.parametrize("settings", [ForwardSettings, ScoreSettings])
-def test_every_setting_stands_in_a_card(settings):
-    assert [field.name for field in fields(settings) if f"`{field.name}`" not in CARDS] == []
+@pytest.mark.parametrize("name", CHOICES)
+def test_every_choice_has_a_row_and_stands_in_a_card(name):
+    rows = [selecting.method_with(row.method, **row.choices).described for row in ROWS]
+    assert f"'name': '{name}'" in str(rows)
+    assert f"`{CHOICES[name].__name__}`" in CARDS
+
+
+@pytest.mark.parametrize("kind", [*CHOICES.values(), Forward, Score, Limits, Resources])
+def test_every_parameter_stands_in_a_card(kind):
+    assert [field.name for field in fields(kind) if f"`{field.name}`" not in CARDS] == [], name_of(kind)
 
 
 @each
@@ -144,7 +140,7 @@ def test_plan_survives_json(row, name):
     plan = outcome(str(row), name).plan
     back = Plan.from_json(plan.to_json(), plan.tensors)
     assert back.identity == plan.identity
-    assert (back.choices, back.method, dict(back.settings)) == (plan.choices, row.method, dict(plan.settings))
+    assert (back.choices, back.method, dict(back.settings)) == (plan.choices, row.name, dict(plan.settings))
     assert Plan.from_json(plan.to_json()).choices == plan.choices
 
 
@@ -193,7 +189,7 @@ def test_input_is_left_untouched(row):
     copies = [tuple(t.clone() for t in b) if isinstance(b, tuple) else b.clone() for b in batches]
     budget = None if row.budget is None else Budget(row.budget)
     before = traces(model)
-    plan = build(row.method, **row.settings).select(model, batches, sites, budget, 0)
+    plan = selecting.select(row.method, model, batches, sites, budget, **row.choices)
     cut(model, plan, sites)
     assert traces(model) == before
     for batch, copy in zip(batches, copies, strict=True):
@@ -208,5 +204,5 @@ def test_failure_leaves_no_thread_and_no_trace(stage):
     batches[0 if stage == "first batch" else 2][0, 0, 0, 0] = torch.nan
     before = traces(model)
     with pytest.raises(ValueError, match="NaN or infinite"):
-        build("forward").select(model, batches, sites, Budget("macs<=50%"), 0)
+        selecting.select("forward", model, batches, sites, Budget("macs<=50%"))
     assert traces(model) == before

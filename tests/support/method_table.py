@@ -1,90 +1,108 @@
-"""One row for each method and notable setting: what every contract test runs over. A new method is a new row."""
+"""One row for each method and notable choice: what every contract test runs over. A new method is a new row."""
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from scionet.methods.registry import SCORES
-from scionet.settings import ForwardSettings
+from scionet.choices.limits import Limits
+from scionet.choices.methods import (
+    Average,
+    Forward,
+    LeastSquares,
+    LineSearch,
+    OutputImitation,
+    Score,
+    Stochastic,
+    TaskLoss,
+)
+from scionet.choices.repair import Reconstruct, Refit
+from scionet.choices.resources import Resources
+from scionet.choices.widths import Sensitivity
+from scionet.methods.registry import SCORES, GivenMethod
 
 LABELLED = ("taylor", "snip", "obd", "loss_preservation", "biased_loss", "grasp", "gradient_preservation")
 
 
 @dataclass(frozen=True)
 class Row:
-    """A method with settings.
+    """A method with its choices.
 
     Attributes:
-        method: Registry name.
-        settings: What differs from the defaults.
+        method: As `prune` takes it.
+        choices: What differs from the defaults with calibration data.
         budget: What may remain; None where the method stops by itself.
     """
 
-    method: str
-    settings: dict[str, Any] = field(default_factory=dict)
+    method: GivenMethod
+    choices: dict[str, Any] = field(default_factory=dict)
     budget: str | None = "macs<=60%"
 
     def __str__(self) -> str:
-        return " ".join([self.method, *(f"{key}={value}" for key, value in self.settings.items())])
+        return " ".join([str(self.method), *(f"{key}={value}" for key, value in self.choices.items())])
 
     @property
-    def objective(self) -> str | None:
-        return self.settings.get("objective", ForwardSettings.objective) if self.method == "forward" else None
+    def name(self) -> str:
+        """Registry name."""
+        if isinstance(self.method, Forward):
+            return "forward"
+        return self.method.name if isinstance(self.method, Score) else str(self.method)
 
     @property
     def uses_labels(self) -> bool:
-        return self.objective == "loss" or self.method in LABELLED
+        return isinstance(getattr(self.method, "objective", None), TaskLoss) or self.name in LABELLED
 
     @property
     def is_random(self) -> bool:
         """Whether another seed may choose other units."""
-        return self.method == "random" or self.settings.get("candidates") == "stochastic"
+        return self.name == "random" or isinstance(getattr(self.method, "candidates", None), Stochastic)
 
 
-def _forward(objective: str, **settings: Any) -> Row:
-    return Row("forward", {"objective": objective, **settings})
-
+PLAIN = {"repair": ()}
 
 ROWS = (
     Row("forward"),
-    _forward("least_squares", refit=False),
-    _forward("least_squares", allocation="uniform"),
-    _forward("least_squares", allocation="curves", asymmetric=False),
-    _forward("least_squares", candidates="stochastic", epsilon=0.3),
-    _forward("least_squares", allocation="measured", measured_examples=8),
-    _forward("least_squares", partitions=2, backend="threading", allocation="uniform"),
-    _forward("least_squares", certify=True),
-    _forward("least_squares", sweeps=2),
-    _forward("least_squares", shrinkage="held_out"),
-    Row("energy", {"refit": True, "sweeps": 3}),
-    _forward("least_squares", width_trials=3, measured_examples=8, measured_widths=2),
-    _forward("line_search"),
-    _forward("line_search", refit=False),
-    _forward("least_squares", imitation="global"),
-    _forward("line_search", imitation="global", metric="squared", scoring="gauss_newton", refit=False),
-    _forward("least_squares", imitation="better", allocation="uniform"),
-    _forward("average", imitation="better", scoring="exact", refit=False),
-    _forward("average", imitation="global", scoring="exact"),
-    _forward("average", imitation="global", scoring="taylor", metric="squared", refit=False),
-    _forward("average"),
-    _forward("average", refit=False, allocation="curves"),
-    _forward("average", refit=False, repetition=True),
-    _forward("loss", candidates="stochastic", sample_size=2),
-    _forward("loss", refit=False),
-    _forward("loss", refit=False, scoring="taylor"),
-    _forward("loss", refit=False, fresh_batches=True),
-    _forward("loss", refit=False, repetition=True, candidates="stochastic", epsilon=0.5),
-    Row("forward", {"objective": "loss", "refit": False, "tolerance": 0.05}, budget=None),
-    *(Row(name, {"refit": refit}) for name in SCORES for refit in (False, True)),
-    *(Row(name, {"refit": True, "allocation": "uniform"}) for name in ("energy", "taylor")),
-    Row("taylor", {"allocation": "measured"}),
-    Row("l1", {"recalibrate": True}),
-    Row("l1", {"refit": True, "reconstruct_steps": 3}),
-    _forward("average", refit=False, reconstruct_steps=3),
-    Row("taylor", {"reconstruct_steps": 3, "reconstruct_rate": 1e-4}),
-    Row("l1", {"allocation": "curves"}),
-    *(Row(name, {"allocation": "isomorphic"}) for name in ("l2", "taylor", "random")),
-    Row("energy", {"refit": True, "allocation": "isomorphic"}),
-    Row("l1", {"allocation": "measured", "metric": "squared"}),
-    Row("l1", {"refit": True, "allocation": "uniform", "shortcuts": False}),
-    Row("random", {"round_to": 2, "min_units": 3}, budget="macs<=75%"),
+    Row("forward", {"widths": "uniform", **PLAIN}),
+    Row("forward", {"widths": "uniform"}),
+    Row("forward", {"widths": "error_curves", "repair": (Refit(asymmetric=False),)}),
+    Row(Forward(candidates=Stochastic(epsilon=0.3))),
+    Row("forward", {"widths": Sensitivity(examples=8)}),
+    Row(
+        Forward(LeastSquares(partitions=2)),
+        {"widths": "uniform", "resources": Resources(workers=2, backend="threading")},
+    ),
+    Row(Forward(LeastSquares(certify=True))),
+    Row(Forward(passes=2)),
+    Row("forward", {"repair": (Refit(shrinkage="held_out"),)}),
+    Row(Score("energy", passes=3)),
+    Row("forward", {"widths": Sensitivity(examples=8, widths_per_site=2, search=3)}),
+    Row(Forward("line_search")),
+    Row(Forward("line_search"), PLAIN),
+    Row(Forward(LeastSquares(target="output"))),
+    Row(Forward(LineSearch(target="output")), {"outputs": "squared", **PLAIN}),
+    Row(Forward(LeastSquares(target="better")), {"widths": "uniform"}),
+    Row(Forward(OutputImitation(keep_better=True)), PLAIN),
+    Row(Forward("output_imitation")),
+    Row(Forward(OutputImitation(scoring="taylor")), {"outputs": "squared", **PLAIN}),
+    Row(Forward("average")),
+    Row(Forward("average"), {"widths": "error_curves", **PLAIN}),
+    Row(Forward(Average(repetition=True)), PLAIN),
+    Row(Forward(TaskLoss(), Stochastic(sample_size=2))),
+    Row(Forward(TaskLoss()), PLAIN),
+    Row(Forward(TaskLoss(scoring="taylor")), PLAIN),
+    Row(Forward(TaskLoss(fresh_batches=True)), PLAIN),
+    Row(Forward(TaskLoss(repetition=True), Stochastic(epsilon=0.5)), PLAIN),
+    Row(Forward(TaskLoss(tolerance=0.05)), PLAIN, budget=None),
+    *(Row(name, {"widths": "uniform", **PLAIN}) for name in SCORES),
+    *(Row(name) for name in SCORES),
+    *(Row(name, {"widths": "uniform"}) for name in ("energy", "taylor")),
+    Row("taylor", {"widths": "sensitivity", **PLAIN}),
+    Row("l1", {"widths": "uniform", "repair": ("recalibrate",)}),
+    Row("l1", {"repair": ("refit", Reconstruct(steps=3))}),
+    Row(Forward("average"), {"repair": (Reconstruct(steps=3),)}),
+    Row("taylor", {"widths": "uniform", "repair": (Reconstruct(steps=3, learning_rate=1e-4), "recalibrate")}),
+    Row("l1", {"widths": "error_curves", **PLAIN}),
+    *(Row(name, {"widths": "isomorphic", **PLAIN}) for name in ("l2", "taylor", "random")),
+    Row("energy", {"widths": "isomorphic"}),
+    Row("l1", {"outputs": "squared", **PLAIN}),
+    Row("l1", {"widths": "uniform", "repair": (Refit(shortcuts=False),)}),
+    Row("random", {"widths": "uniform", **PLAIN, "limits": Limits(round_to=2, min_units=3)}, budget="macs<=75%"),
 )

@@ -13,5 +13,5 @@ class Outputs(Checked):
     """The distance between the outputs of the pruned and the dense network."""
 
     metric: MetricName | None = None
-    """``"kl"``: divergence of the softmax over dimension 1, in nats. ``"squared"``: squared error relative to the mean
+    """"kl": divergence of the softmax over dimension 1, in nats. "squared": squared error relative to the mean
     square. None takes the divergence where dimension 1 has two or more classes."""

@@ -14,7 +14,7 @@ class Refit(Checked):
 
     shrinkage: Annotated[float, Range(0, 1)] | Literal["held_out"] | None = None
     """How far the refit is pulled towards the dense weights. None decides by the numbers of inputs and rows,
-    ``"held_out"`` for each consumer by the error on one held-out example in eight."""
+    "held_out" for each consumer by the error on one held-out example in eight."""
     asymmetric: bool = True
     """Take inputs from the network pruned so far and targets from the dense one, so that later layers repair earlier
     damage. Otherwise both come from the dense network."""

@@ -1,6 +1,6 @@
 """Everything that a user chooses beside the method, with the names resolved."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +10,7 @@ from scionet.choices.outputs import MetricName, Outputs
 from scionet.choices.repair import REPAIR, Refit, RepairName, RepairStep
 from scionet.choices.resources import Resources
 from scionet.choices.widths import WIDTHS, WidthRule, WidthsName
-from scionet.errors import InvalidSetting
+from scionet.errors import InvalidSetting, unknown
 
 GivenRepair = Iterable[RepairName | RepairStep]
 GivenOutputs = MetricName | Outputs
@@ -95,3 +95,24 @@ def outputs_from(value: object) -> Outputs:
     if value is None:
         return Outputs()
     return Outputs(metric=value) if isinstance(value, str) else chosen(value, {"outputs": Outputs}, "outputs")  # type: ignore[arg-type]
+
+
+def keywords_from(table: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments of `scionet.prune` from a table of a TOML file.
+
+    Raises:
+        InvalidSetting: If a key or a value is not allowed.
+    """
+    readers: dict[str, Callable[[Any], Any]] = {
+        "widths": widths_from,
+        "repair": repair_from,
+        "outputs": outputs_from,
+        "limits": lambda value: from_description({"name": "limits", **value}, {"limits": Limits}, "limits"),
+        "resources": lambda value: from_description(
+            {"name": "resources", **value}, {"resources": Resources}, "resources"
+        ),
+    }
+    for key in table:
+        if key not in readers:
+            raise unknown("setting", str(key), readers)
+    return {key: readers[key](value) for key, value in table.items()}

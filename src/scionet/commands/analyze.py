@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from scionet.analysis.collapse import Point, collapse_curve, critical_compression
 from scionet.analysis.gradient_flow import flow_rates, rank_correlation, removal_effects
+from scionet.budget.costs import CostModel
 from scionet.commands import networks, pictures
-from scionet.commands.options import Analyze
+from scionet.commands.options import AnalyzeCollapse, AnalyzeGradientFlow, AnalyzeOptions
 from scionet.commands.output_files import check_writable
 from scionet.commands.scoring import count, first
 from scionet.commands.show import line, table
@@ -22,11 +23,14 @@ from scionet.data.folders import ImageFolder
 from scionet.data.sampling import sampled
 from scionet.errors import InvalidSetting, unknown
 from scionet.files.atomic import whole_file
+from scionet.methods.calibration.calibration import read
 from scionet.methods.contract import SiteView
 from scionet.methods.criteria.unit_scores import ScoreRanker
+from scionet.methods.problem import Problem
 from scionet.methods.registry import SCORES
 from scionet.models.factory import build, load_weights
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.network.sites import Sites
 
 RATES = {"norm": "d‖θ‖²/dt", "norm_acceleration": "d²‖θ‖²/dt²", "loss": "dL/dt", "gradient_norm": "d‖g‖²/dt"}
@@ -44,26 +48,40 @@ class _Subject:
         return first(self.data, 1)
 
 
-def run(command: Analyze) -> None:
+def collapse(command: AnalyzeCollapse) -> None:
+    """Mask, show, and write where that was asked for.
+
+    Raises:
+        PruneError: If something is wrong with what was given.
+    """
+    _check_files(command, (command.json, ".json"), (command.plot, ".svg"))
+    _write(command, _collapse(command, _subject(command)))
+
+
+def gradient_flow(command: AnalyzeGradientFlow) -> None:
     """Measure, show, and write where that was asked for.
 
     Raises:
         PruneError: If something is wrong with what was given.
     """
-    for path, suffix in ((command.json, ".json"), (command.plot, ".svg")):
+    _check_files(command, (command.json, ".json"))
+    _write(command, _gradient_flow(command, _subject(command)))
+
+
+def _check_files(command: AnalyzeOptions, *files: tuple[Path | None, str]) -> None:
+    for path, suffix in files:
         if path is not None:
             check_writable(path, command.overwrite, (suffix,))
-    if command.plot is not None and command.what != "collapse":
-        raise InvalidSetting("--plot goes with collapse; leave it out for gradient-flow")
-    subject = _subject(command)
-    record = _collapse(command, subject) if command.what == "collapse" else _gradient_flow(command, subject)
+
+
+def _write(command: AnalyzeOptions, record: Mapping[str, Any]) -> None:
     if command.json is not None:
         with whole_file(command.json, ".json", overwrite=command.overwrite, error=InvalidSetting) as temporary:
             temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
         line(f"written to {command.json}")
 
 
-def _subject(command: Analyze) -> _Subject:
+def _subject(command: AnalyzeCollapse | AnalyzeGradientFlow) -> _Subject:
     model = build(command.model, **networks.keywords(command.model_args))
     if command.weights is not None:
         load_weights(model, command.weights)
@@ -76,7 +94,7 @@ def _subject(command: Analyze) -> _Subject:
     return _Subject(model.eval(), batches(folder, prepared, options.batch_size, indices, labels=True))
 
 
-def _collapse(command: Analyze, subject: _Subject) -> dict[str, Any]:
+def _collapse(command: AnalyzeCollapse, subject: _Subject) -> dict[str, Any]:
     curves = {
         score: collapse_curve(
             subject.model,
@@ -124,7 +142,7 @@ def _plot(curves: Mapping[str, Sequence[Point]], path: Path, overwrite: bool) ->
             figure.savefig(temporary, format="svg", metadata={"Date": None})
 
 
-def _gradient_flow(command: Analyze, subject: _Subject) -> dict[str, Any]:
+def _gradient_flow(command: AnalyzeGradientFlow, subject: _Subject) -> dict[str, Any]:
     rates = flow_rates(subject.model, subject.data, batch_norms=command.batch_norms)
     found = {field.name: getattr(rates, field.name) for field in fields(rates)}
     rows = [(RATES[n], f"{r.predicted:.6g}", f"{r.measured:.6g}", f"{r.error:.1e}") for n, r in found.items()]
@@ -139,7 +157,7 @@ def _gradient_flow(command: Analyze, subject: _Subject) -> dict[str, Any]:
     return {"network": command.model, "seed": command.seed, "rates": asdict(rates), "correlations": correlations}
 
 
-def _correlations(command: Analyze, subject: _Subject) -> dict[str, dict[str, float]]:
+def _correlations(command: AnalyzeGradientFlow, subject: _Subject) -> dict[str, dict[str, float]]:
     for method in command.methods:
         if method not in SCORES:
             raise unknown("score of units", method, SCORES)
@@ -148,17 +166,19 @@ def _correlations(command: Analyze, subject: _Subject) -> dict[str, dict[str, fl
     return {method: rank_correlation(_scores(command, subject, sites, method), effects) for method in command.methods}
 
 
-def _scores(command: Analyze, subject: _Subject, sites: Sites, method: str) -> dict[str, Any]:
+def _scores(command: AnalyzeGradientFlow, subject: _Subject, sites: Sites, method: str) -> dict[str, Any]:
     """Scores of all units.
 
     Raises:
         InvalidSetting: If the method needs the consumers' inputs.
     """
     ranker = SCORES[method]
-    given: Any = subject.data if ranker.uses_labels else [batch[0] for batch in subject.data]
-    ready = ranker.ready(subject.model, sites, given)
+    network = Network(subject.model, sites)
+    batch_size, unlimited = subject.data.batch_size, float("inf")
+    options = {"labels": ranker.uses_labels, "batch_size": batch_size, "memory_bytes": unlimited}
+    calibration = read(network, subject.data, subject.example, **options)
+    ready = ranker.ready(Problem(network, calibration, CostModel(sites)))
     if ranker.uses_moments or not isinstance(ready, ScoreRanker):
         raise InvalidSetting(f"method {method!r} is measured along a walk, and not once; leave it out of --methods")
     rng = np.random.default_rng(command.seed)
-    views = {name: SiteView(site, sites, subject.model, (), {}, {}, given) for name, site in sites.items()}
-    return {name: ready.score(view, rng) for name, view in views.items()}
+    return {name: ready.scores(SiteView(site, network, calibration), rng) for name, site in sites.items()}

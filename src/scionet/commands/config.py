@@ -4,7 +4,9 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
+
+import tyro
 
 from scionet.errors import InvalidSetting, unknown
 
@@ -23,33 +25,37 @@ def read(path: Path) -> dict[str, Any]:
         raise InvalidSetting(f"{path} is no TOML file: {error}") from error
 
 
-def arguments(table: Mapping[str, Any], kind: type, settings: type, where: str) -> Iterator[str]:
+def arguments(table: Mapping[str, Any], kind: type, recipe: type, where: str, prefix: str = "") -> Iterator[str]:
     """Command-line arguments that say the same as a table.
 
     Args:
         table: What the file says: keys are names of fields; a field that is a dataclass is a table of its own.
         kind: The command's dataclass.
-        settings: The dataclass that stands for its type variable, if it has one.
+        recipe: The dataclass that stands for its type variable, if it has one.
         where: The file, and the table in it, for error texts.
+        prefix: What the flags of this table begin with.
 
     Raises:
         InvalidSetting: If a key is unknown, or a value is no text, number, truth value or list of these.
     """
-    hints = get_type_hints(kind)
+    hints = get_type_hints(kind, include_extras=True)
     known = {field.name for field in fields(kind)} - {"config", "debug"}  # they tell how to read, and are known first
     for key, value in table.items():
         if key not in known:
             raise unknown(f"key in {where}", key, known)
-        inner = settings if isinstance(hints[key], TypeVar) else hints[key]
+        bare = tyro.conf.OmitArgPrefixes in getattr(hints[key], "__metadata__", ())
+        inner = get_args(hints[key])[0] if get_origin(hints[key]) is Annotated else hints[key]
+        inner = recipe if isinstance(inner, TypeVar) else inner
         if not is_dataclass(inner):
-            yield from _argument(key, value, where)
+            yield from _argument(key, value, where, prefix)
         elif isinstance(value, Mapping) and isinstance(inner, type):
-            yield from arguments(value, inner, settings, f"{where} [{key}]")
+            below = prefix if bare else f"{prefix}{key.replace('_', '-')}."
+            yield from arguments(value, inner, recipe, f"{where} [{key}]", below)
         else:
             raise InvalidSetting(f"{key} in {where} must be a table: write [{key}] and its keys below; given {value!r}")
 
 
-def _argument(key: str, value: Any, where: str) -> Iterator[str]:
+def _argument(key: str, value: Any, where: str, prefix: str) -> Iterator[str]:
     """The arguments of one key.
 
     Raises:
@@ -60,8 +66,8 @@ def _argument(key: str, value: Any, where: str) -> Iterator[str]:
     if not all(isinstance(item, str | int | float) for item in items):
         raise InvalidSetting(f"{key} in {where} must be a text, a number, true or false, or a list; given {value!r}")
     if isinstance(value, list):
-        yield from (f"--{flag}", *map(str, value))
+        yield from (f"--{prefix}{flag}", *map(str, value))
     elif isinstance(value, bool):
-        yield f"--{flag}" if value else f"--no-{flag}"
+        yield f"--{prefix}{flag}" if value else f"--{prefix}no-{flag}"
     else:
-        yield f"--{flag}={value}"
+        yield f"--{prefix}{flag}={value}"

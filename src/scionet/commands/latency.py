@@ -1,7 +1,5 @@
 """What `scionet prune` needs besides for a budget on latency: the table's file, and a batch of the right size."""
 
-from typing import Any
-
 from torch import Tensor
 
 from scionet.budget.budget import Budget
@@ -19,7 +17,7 @@ def limits(budget: Budget | None) -> bool:
     return budget is not None and "latency" in budget.quantities
 
 
-def read(command: Prune[Any], budget: Budget | None) -> LatencyTable | None:
+def read(command: Prune, budget: Budget | None) -> LatencyTable | None:
     """The table that was measured before, if its file is there.
 
     Raises:
@@ -36,14 +34,14 @@ def read(command: Prune[Any], budget: Budget | None) -> LatencyTable | None:
     return None
 
 
-def write(command: Prune[Any], table: LatencyTable | None) -> None:
+def write(command: Prune, table: LatencyTable | None) -> None:
     """Write the table that was measured, unless it was read."""
     if command.latency_table is not None and table is not None and not command.latency_table.exists():
         table.save(command.latency_table)
         line(f"latency table written to {command.latency_table}")
 
 
-def example(command: Prune[Any], budget: Budget | None, calibration: ImageBatches) -> Tensor:
+def example(command: Prune, budget: Budget | None, calibration: ImageBatches) -> Tensor:
     """Pictures to try the network on; with a limit on latency as many as that is about.
 
     Raises:

@@ -6,13 +6,26 @@ from typing import Generic, Literal, TypeVar
 
 import tyro
 
-from scionet.choices.resources import BackendName, SweepSettings
+from scionet.choices.checking import Count
+from scionet.choices.methods import (
+    Average,
+    CandidatesName,
+    LeastSquares,
+    LineSearch,
+    ObjectiveName,
+    OutputImitation,
+    Stochastic,
+    TaskLoss,
+)
+from scionet.choices.outputs import MetricName
+from scionet.choices.repair import Reconstruct, Refit, RepairName
+from scionet.choices.resources import BackendName, Resources
+from scionet.choices.widths import Sensitivity, WidthsName
 from scionet.errors import InvalidSetting
 from scionet.training.execution import Execution
 from scionet.training.recipes import Recipe
 
 PresetName = Literal["imagenet", "efficientnet_lite", "cifar"]
-SettingsKind = TypeVar("SettingsKind", bound=SweepSettings)
 RecipeKind = TypeVar("RecipeKind", bound=Recipe)
 
 
@@ -82,53 +95,75 @@ class Demo(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Prune(Common, Generic[SettingsKind]):
-    """Make a smaller network out of a trained one, without training.
-
-    The settings at the end are those of the chosen method; for another one see `scionet prune --method NAME --help`.
-    """
+class PruneOptions:
+    """What `scionet prune` needs to know, the most common options first."""
 
     model: str
     """The trained network: timm:NAME, torchvision:NAME, scionet:NAME, or package.module:function."""
     weights: Path | None = None
     """Its weights: a .safetensors file, or a state dict written by torch.save."""
+    budget: str | None = None
+    """What may remain: "macs<=50%", "params<=1.2M", "latency<=60%", or several joined by a comma."""
+    out: Path
+    """Where the pruned network goes: a .safetensors file."""
+    pictures: tyro.conf.OmitArgPrefixes[Source]
+    calibration_images: int = 2048
+    """Pictures sampled from the data to calibrate on. Labels are used only by methods that need them."""
+    method: str = "forward"
+    """How units are chosen: forward (greedy forward selection), or a score: l1, bn_scale, energy, taylor, ..."""
+    widths: WidthsName | None = None
+    """How the budget is divided among the layers; by sensitivity unless the objective evaluates the whole network."""
+    repair: tuple[RepairName, ...] = ("refit",)
+    """Steps that repair the weights, in this order; --repair without a name for none."""
+    round_to: Count = 1
+    """Kept widths are multiples of this; 8 suits most hardware."""
+    min_units: Count = 1
+    """The fewest units that a layer keeps."""
+    ignored_layers: tuple[str, ...] = ()
+    """Layers whose channels all stay: names, or globs such as "layer4.*"."""
+    evaluate_split: str | None = None
+    """Evaluate the dense and the pruned network on this split afterwards."""
+    evaluate_rest: bool = False
+    """Evaluate both on the pictures that were not used for calibration."""
+    evaluate_images: int | None = None
+    """Evaluate on this many pictures, sampled at random; all by default."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
     model_args: tuple[str, ...] = ()
     """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
-    budget: str | None = None
-    """What may remain: "macs<=50%", "params<=1.2M", "latency<=60%", or several joined by a comma; none with a
-    tolerance."""
     latency_table: Path | None = None
     """Measured times of the network's operations, for a budget on latency: a .json file, which is read if it exists and
     otherwise measured and written."""
     latency_batch: int = 1
     """A budget on latency is about one forward pass of this many pictures."""
-    method: str = "forward"
-    """forward (greedy forward selection), or a baseline: l1, bn_scale, energy, synflow, taylor, random, ..."""
-    calibration_images: int = 2048
-    """Pictures drawn from the data to see what the network computes. Labels are used by --objective loss,
-    and by methods with gradients of the loss, such as taylor, snip and grasp."""
-    ignored_layers: tuple[str, ...] = ()
-    """Layers whose channels all stay: names, or globs such as "layer4.*"."""
-    out: Path
-    """Where the pruned network goes: a .safetensors file."""
-    overwrite: bool = False
-    """Replace the file if it exists."""
-    evaluate_split: str | None = None
-    """Evaluate the dense and the pruned network on this split afterwards."""
-    evaluate_rest: bool = False
-    """Evaluate both on the pictures that were not drawn for calibration."""
-    evaluate_images: int | None = None
-    """Evaluate on this many pictures, drawn at random; all by default."""
-    pictures: Pictures
-    settings: SettingsKind
+    outputs: MetricName | None = None
+    """How a change of the output is measured; by default kl for class scores, squared otherwise."""
+    objective: ObjectiveName = "least_squares"
+    """Method forward: what a unit must help with."""
+    candidates: CandidatesName = "exact"
+    """Method forward: evaluate every remaining unit at each step, or a random sample."""
+    passes: Count = 1
+    """Walks through the network. From the second on, every layer is selected again knowing what all others keep."""
+    least_squares: LeastSquares = field(default_factory=LeastSquares)
+    line_search: LineSearch = field(default_factory=LineSearch)
+    average: Average = field(default_factory=Average)
+    task_loss: TaskLoss = field(default_factory=TaskLoss)
+    output_imitation: OutputImitation = field(default_factory=OutputImitation)
+    stochastic: Stochastic = field(default_factory=Stochastic)
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
+    refit: Refit = field(default_factory=Refit)
+    reconstruct: Reconstruct = field(default_factory=Reconstruct)
+    resources: tyro.conf.OmitArgPrefixes[Resources] = field(default_factory=Resources)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Finetune(Common, Generic[RecipeKind]):
-    """Train a pruned network, and go on after an interruption when the same command is given again.
+class Prune(Common, PruneOptions):
+    """Make a smaller network out of a trained one, without training."""
 
-    The settings at the end are those of the chosen recipe; for another one see `scionet finetune --recipe NAME --help`.
-    """
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(Generic[RecipeKind]):
+    """What `scionet finetune` needs to know."""
 
     pruned: Path
     """A pruned network, written by `scionet prune` or this command."""
@@ -159,14 +194,22 @@ class Finetune(Common, Generic[RecipeKind]):
     """Evaluate it on the pictures that were drawn neither to learn from, nor to validate, nor for calibration."""
     evaluate_images: int | None = None
     """Evaluate on this many pictures, drawn at random; all by default."""
-    pictures: Source
-    settings: RecipeKind
-    execution: Execution = field(default_factory=Execution)
+    pictures: tyro.conf.OmitArgPrefixes[Source]
+    settings: tyro.conf.OmitArgPrefixes[RecipeKind]
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Evaluate(Common):
-    """Measure the accuracy and the cost of a network, pruned or dense."""
+class Finetune(Common, FinetuneOptions[RecipeKind]):
+    """Train a pruned network, and go on after an interruption when the same command is given again.
+
+    The settings at the end are those of the chosen recipe; for another one see `scionet finetune --recipe NAME --help`.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateOptions:
+    """What `scionet evaluate` needs to know."""
 
     pruned: Path | None = None
     """A pruned network, written by `scionet prune`."""
@@ -191,12 +234,17 @@ class Evaluate(Common):
     """Write the results to this file, for programs to read."""
     overwrite: bool = False
     """Replace the file if it exists."""
-    pictures: Pictures
+    pictures: tyro.conf.OmitArgPrefixes[Pictures]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Export(Common):
-    """Write a pruned network for other runtimes, and check that it computes the same there."""
+class Evaluate(Common, EvaluateOptions):
+    """Measure the accuracy and the cost of a network, pruned or dense."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """What `scionet export` needs to know."""
 
     pruned: Path
     """A pruned network, written by `scionet prune`."""
@@ -215,36 +263,60 @@ class Export(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Analyze(Common):
-    """Measure what theory says of scores: where they empty layers, or the identities of gradient flow."""
+class Export(Common, ExportOptions):
+    """Write a pruned network for other runtimes, and check that it computes the same there."""
 
-    what: tyro.conf.Positional[Literal["collapse", "gradient-flow"]]
-    """collapse: single weights are masked to each compression by each score; gradient-flow: rates of change of norm,
-    loss and gradient under gradient flow, predicted and measured, and how well scores of units foretell removals."""
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeOptions:
+    """A network and labelled pictures to analyze."""
+
     model: str
     """The network, trained or fresh: timm:NAME, torchvision:NAME, scionet:NAME, or package.module:function."""
     weights: Path | None = None
     """Its weights: a .safetensors file, or a state dict written by torch.save; those of the factory by default."""
-    model_args: tuple[str, ...] = ()
-    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    pictures: tyro.conf.OmitArgPrefixes[Pictures]
     images: int = 64
-    """Labelled pictures, drawn at random, on which the loss is measured."""
-    scores: tuple[str, ...] = ("magnitude", "random", "snip", "synflow")
-    """collapse: scores of single weights."""
-    compressions: tuple[float, ...] = (10.0, 31.6, 100.0, 316.0, 1000.0)
-    """collapse: weights of the network per weight kept."""
-    methods: tuple[str, ...] = ()
-    """gradient-flow: scores of units, such as l1, loss_preservation and grasp, to correlate with the change of the
-    loss when a unit is taken away; that takes a pass over the pictures per unit."""
-    batch_norms: bool = False
-    """gradient-flow: BatchNorms take the statistics of each batch, as in training."""
+    """Labelled pictures, sampled at random, on which the loss is measured."""
     json: Path | None = None
     """Write the results to this file, for programs to read."""
-    plot: Path | None = None
-    """collapse: draw the curves to this .svg file."""
     overwrite: bool = False
     """Replace the files if they exist."""
-    pictures: Pictures
+    model_args: tuple[str, ...] = ()
+    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollapseOptions(AnalyzeOptions):
+    """Which scores, and how far."""
+
+    scores: tuple[str, ...] = ("magnitude", "random", "snip", "synflow")
+    """Scores of single weights."""
+    compressions: tuple[float, ...] = (10.0, 31.6, 100.0, 316.0, 1000.0)
+    """Weights of the network per weight kept."""
+    plot: Path | None = None
+    """Draw the curves to this .svg file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeCollapse(Common, CollapseOptions):
+    """Mask single weights to each compression by each score, and show which layers become empty."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientFlowOptions(AnalyzeOptions):
+    """Which scores to correlate, and how BatchNorm runs."""
+
+    methods: tuple[str, ...] = ()
+    """Scores of units, such as l1, loss_preservation and grasp, to correlate with the change of the loss when a unit is
+    removed; that takes a pass over the pictures per unit."""
+    batch_norms: bool = False
+    """BatchNorms use the statistics of each batch, as in training."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeGradientFlow(Common, GradientFlowOptions):
+    """Compare predicted with measured rates of change of norm, loss and gradient under gradient flow."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,7 +335,7 @@ class BenchRun(Common):
     """Where the runs are done: loky (processes of this machine), ray or dask (a cluster), threading, sequential."""
     retry: bool = False
     """Try failed runs once more."""
-    execution: Execution = field(default_factory=Execution)
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
 
 
 @dataclass(frozen=True, kw_only=True)

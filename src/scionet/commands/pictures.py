@@ -143,7 +143,7 @@ def preprocessing(options: Source, recorded: Preprocessing | None = None) -> Pre
 
 
 def to_evaluate(
-    command: Prune[Any] | Finetune[Any], folder: ImageFolder, seen: Indices
+    command: Prune | Finetune[Any], folder: ImageFolder, seen: Indices
 ) -> tuple[ImageFolder, Indices] | None:
     """What to evaluate on, if that was asked for; never a picture that was seen.
 

@@ -2,13 +2,14 @@
 
 import shlex
 import time
-from dataclasses import dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 from torch import nn
 
 from scionet.budget.budget import Budget
+from scionet.choices.limits import Limits
 from scionet.commands import latency, networks, pictures
+from scionet.commands.chosen import chosen_method, chosen_repair, chosen_widths
 from scionet.commands.options import Prune
 from scionet.commands.output_files import check_writable
 from scionet.commands.pictures import ImageSample, PictureRecord
@@ -16,7 +17,6 @@ from scionet.commands.scoring import count, percent, score
 from scionet.commands.show import advise, line, table
 from scionet.data.batches import ImageBatches, batches
 from scionet.data.folders import ImageFolder
-from scionet.methods.registry import build
 from scionet.network.checkpoints.checkpoint import save_pruned
 from scionet.pruning import PruneResult, prune
 from scionet.training.accuracy import Accuracy
@@ -37,7 +37,7 @@ class PruneImages:
     evaluation: ImageBatches | None
 
 
-def run(command: Prune[Any]) -> None:
+def run(command: Prune) -> None:
     """Prune, save, and evaluate where that was asked for.
 
     Raises:
@@ -46,7 +46,7 @@ def run(command: Prune[Any]) -> None:
     check_writable(command.out, command.overwrite, (".safetensors",))
     budget = None if command.budget is None else Budget(command.budget)
     table = latency.read(command, budget)
-    method = build(command.method, **{f.name: getattr(command.settings, f.name) for f in fields(command.settings)})
+    method = chosen_method(command)
     material = _material(command)
     kwargs = networks.keywords(command.model_args)
     model = networks.dense(command.model, kwargs, command.weights)
@@ -58,7 +58,11 @@ def run(command: Prune[Any]) -> None:
         budget,
         example_inputs=example,
         method=method,
-        ignored_layers=command.ignored_layers,
+        widths=chosen_widths(command),
+        repair=chosen_repair(command),
+        outputs=command.outputs,
+        limits=Limits(command.round_to, command.min_units, command.ignored_layers),
+        resources=command.resources,
         latency_table=table,
         seed=command.seed,
         progress=not command.quiet,
@@ -79,7 +83,7 @@ def run(command: Prune[Any]) -> None:
     _report(command, result, seconds, _evaluated(command, model, result.model, material.evaluation))
 
 
-def _material(command: Prune[Any]) -> PruneImages:
+def _material(command: Prune) -> PruneImages:
     """ImageSample the pictures.
 
     Raises:
@@ -89,24 +93,22 @@ def _material(command: Prune[Any]) -> PruneImages:
     prepared = pictures.preprocessing(options)
     folder = ImageFolder(options.data, options.split)
     image_sample, drawn = ImageSample.of(folder, command.calibration_images, command.seed)
-    calibration = batches(folder, prepared, options.batch_size, drawn, labels=True)
+    calibration = batches(folder, prepared, command.resources.batch_size, drawn, labels=True)
     evaluation = None
     if (test := pictures.to_evaluate(command, folder, drawn)) is not None:
-        evaluation = batches(test[0], prepared, options.batch_size, test[1], labels=True)
+        evaluation = batches(test[0], prepared, command.resources.batch_size, test[1], labels=True)
     return PruneImages(PictureRecord(prepared, (image_sample,)), calibration, evaluation)
 
 
 def _evaluated(
-    command: Prune[Any], dense: nn.Module, pruned: nn.Module, test: ImageBatches | None
+    command: Prune, dense: nn.Module, pruned: nn.Module, test: ImageBatches | None
 ) -> tuple[Accuracy, Accuracy] | None:
     if test is None:
         return None
     return score(dense, test, "dense", command.quiet), score(pruned, test, "pruned", command.quiet)
 
 
-def _report(
-    command: Prune[Any], result: PruneResult, seconds: float, accuracies: tuple[Accuracy, Accuracy] | None
-) -> None:
+def _report(command: Prune, result: PruneResult, seconds: float, accuracies: tuple[Accuracy, Accuracy] | None) -> None:
     """The result table, and how to go on."""
     before, after = result.report.dense, result.report.pruned
     rows = [
@@ -134,7 +136,7 @@ def _report(
     advise(command, "go on with:", *(f"  {shlex.join(words)}" for words in _next_commands(command)))
 
 
-def _next_commands(command: Prune[Any]) -> list[list[str]]:
+def _next_commands(command: Prune) -> list[list[str]]:
     split = command.evaluate_split or ("test" if command.pictures.split else None)
     data = ["--data", str(command.pictures.data), *(["--split", split] if split else [])]
     exclude = [] if split else ["--exclude-calibration-of", str(command.out)]

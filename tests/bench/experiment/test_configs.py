@@ -7,7 +7,7 @@ import torch
 from support.bench_trials import make_workspace
 
 from scionet.bench.experiment.experiment import Experiment
-from scionet.bench.experiment.parts import Network
+from scionet.bench.experiment.parts import NetworkSource
 from scionet.bench.records.record_files import RecordError
 from scionet.bench.runs.workspace import made, refuse_other_cost
 from scionet.budget.costs import measure
@@ -46,6 +46,6 @@ def test_the_records_that_are_kept_are_those_of_the_experiment(name: str) -> Non
 
 def test_a_network_that_costs_something_else_is_refused(tmp_path: Path) -> None:
     workspace = make_workspace(tmp_path)
-    network = Network(workspace.experiment.network.factory, macs=7)
+    network = NetworkSource(workspace.experiment.network.factory, macs=7)
     with pytest.raises(RecordError, match="MACs for an example like these; the experiment says 7"):
         refuse_other_cost(network, measure(made(network, 0), torch.zeros(1, 1, 8, 8)).macs)

@@ -1,9 +1,8 @@
 """One run of a comparison: prune a network with a method, measure what came out, record it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -12,7 +11,12 @@ from torch import Tensor, nn
 from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record import Outcome, RunRecord, RunSpec, SiteRecord, packed, thin
 from scionet.budget.costs import Cost
-from scionet.methods.contract import Method
+from scionet.choices.checking import described
+from scionet.choices.methods import Forward
+from scionet.choices.repair import Reconstruct, RepairName, RepairStep
+from scionet.choices.settings import GivenWidths, repair_from, widths_from
+from scionet.choices.widths import Sensitivity
+from scionet.methods.registry import GivenMethod, describe
 from scionet.network.calling import Batch
 from scionet.network.plan import Choice
 from scionet.pruning import PruneResult, prune_each
@@ -23,41 +27,55 @@ Labelled = Iterable[tuple[Batch, Tensor]]
 
 @dataclass(frozen=True)
 class Competitor:
-    """A method with its settings, under the name that tables give it.
+    """A method with its widths and its repair, under the name that tables give it.
 
     Attributes:
-        label: Name in tables; a refit is set off by " + ".
-        method: Registry name, or the method itself, which carries its own settings.
-        settings: The method's settings.
+        label: Name in tables; what is done beyond the selection is set off by " + ".
+        method: How units are chosen, as `scionet.prune` takes it.
+        widths: How the budget is divided; None for the default.
+        repair: How weights are repaired; None for the default.
         summary: What it does, in one line.
     """
 
     label: str
-    method: str | Method
-    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    method: GivenMethod
+    widths: GivenWidths | None = None
+    repair: tuple[RepairName | RepairStep, ...] | None = None
     summary: str = ""
 
+    @property
+    def choices(self) -> dict[str, Any]:
+        """Keyword arguments of `scionet.prune`."""
+        return {"method": self.method, "widths": self.widths, "repair": self.repair}
 
-_RECALIBRATED = " Then BatchNorm statistics are measured anew."
+    @property
+    def described(self) -> dict[str, Any]:
+        """The choices as JSON."""
+        repair = None if self.repair is None else [described(step) for step in repair_from(self.repair)]
+        widths = None if self.widths is None else described(widths_from(self.widths))
+        return {"method": describe(self.method), "widths": widths, "repair": repair}
+
+
+_RECALIBRATED = " Then BatchNorm statistics are re-measured."
 _FITTED = " Then every consumer's weights are refitted by least squares."
-_SHARED_OUT = " Widths by the sites' error curves instead of one density for all."
-_MEASURED = " Widths by the measured effect of each site on the network's output."
-_TRIED = " The best of 40 ways to share the budget out, each tried by a whole walk and judged on other images."
-_RECONSTRUCTED = " Then all weights learn from the dense network's outputs and features, 300 steps without labels."
-_RANKINGS = {
+_CURVES = " Widths by the error curves of the sites instead of one density for all."
+_SENSITIVITY = " Widths by the measured sensitivity of the network's output to each site."
+_SEARCHED = " The best of 40 ways to divide the budget, each tried by a whole walk and judged on other images."
+_RECONSTRUCTED = (
+    " Then all weights are trained to match the dense network's outputs and features, 300 steps, no labels."
+)
+_RANKINGS: dict[str, tuple[GivenMethod, str]] = {
     "forward average": (
-        "forward",
-        {"objective": "average"},
+        Forward("average"),
         "Greedy: the unit that, added to the plain average of those picked, best imitates the consumer's output.",
     ),
     "forward line search": (
-        "forward",
-        {"objective": "line_search"},
+        Forward("line_search"),
         "Greedy: the unit and the step towards it that best imitate the consumer's output.",
     ),
-    "random": ("random", {}, "Units at random."),
-    "l1": ("l1", {}, "Units whose producing weights have the largest L1 norm."),
-    "bn_scale": ("bn_scale", {}, "Units with the largest BatchNorm scale."),
+    "random": ("random", "Units at random."),
+    "l1": ("l1", "Units whose producing weights have the largest L1 norm."),
+    "bn_scale": ("bn_scale", "Units with the largest BatchNorm scale."),
 }
 _CRITERIA = {
     "l2": "Units whose producing weights have the largest L2 norm.",
@@ -76,20 +94,18 @@ _GREEDY = (
 
 
 def _competitors() -> Iterator[Competitor]:
-    """Every method: at one density, plain, re-calibrated and refitted; refitted at widths by curves and effects."""
-    uniform, curves, measured = ({"allocation": name} for name in ("uniform", "curves", "measured"))
-    yield Competitor("forward least squares", "forward", uniform, _GREEDY)
-    yield Competitor("forward least squares + curves", "forward", curves, _GREEDY + _SHARED_OUT)
-    yield (greedy := Competitor("forward least squares + measured", "forward", measured, _GREEDY + _MEASURED))
+    """Every method at one density, plain, recalibrated and refitted; and refitted at other widths."""
+    refit = ("refit",)
+    yield Competitor("forward least squares", "forward", "uniform", refit, _GREEDY)
+    yield Competitor("forward least squares + error curves", "forward", "error_curves", refit, _GREEDY + _CURVES)
+    greedy = Competitor("forward least squares + sensitivity", "forward", "sensitivity", refit, _GREEDY + _SENSITIVITY)
+    yield greedy
     yield from _further(greedy)
-    for label, (method, settings, text) in _RANKINGS.items():
-        plain, refit = {**settings, "refit": False}, {**settings, "refit": True}
-        yield Competitor(label, method, {**plain, **uniform}, text)
-        yield Competitor(f"{label} + least squares", method, {**refit, **uniform}, text + _FITTED)
-        if method != "forward":
-            yield Competitor(
-                f"{label} + least squares + curves", method, {**refit, **curves}, text + _FITTED + _SHARED_OUT
-            )
+    for label, (method, text) in _RANKINGS.items():
+        yield Competitor(label, method, "uniform", (), text)
+        yield Competitor(f"{label} + refit", method, "uniform", refit, text + _FITTED)
+        if isinstance(method, str):
+            yield Competitor(f"{label} + refit + error curves", method, "error_curves", refit, text + _FITTED + _CURVES)
             yield (repaired := _repaired(label, method, text))
             if method in ("random", "l1"):
                 yield from _further(repaired)
@@ -97,54 +113,55 @@ def _competitors() -> Iterator[Competitor]:
     for label, text in _CRITERIA.items():
         yield (repaired := _repaired(label, label, text))
         if label in _UNFITTED:
-            yield Competitor(label, label, {"refit": False, **uniform}, text)
-            yield from (_recalibrated(label, label, text), _tried(repaired))
+            yield Competitor(label, label, "uniform", (), text)
+            yield from (_recalibrated(label, label, text), _searched(repaired))
 
 
 def _recalibrated(label: str, method: str, text: str) -> Competitor:
     """A criterion at one density with the cheapest repair."""
-    settings = {"refit": False, "allocation": "uniform", "recalibrate": True}
-    return Competitor(f"{label} + re-calibration", method, settings, text + _RECALIBRATED)
+    return Competitor(f"{label} + recalibration", method, "uniform", ("recalibrate",), text + _RECALIBRATED)
 
 
 def _repaired(label: str, method: str, text: str) -> Competitor:
     """A criterion with the same widths and the same repair as greedy selection: the honest control."""
-    settings = {"refit": True, "allocation": "measured"}
-    return Competitor(f"{label} + least squares + measured", method, settings, text + _FITTED + _MEASURED)
+    return Competitor(
+        f"{label} + refit + sensitivity", method, "sensitivity", ("refit",), text + _FITTED + _SENSITIVITY
+    )
 
 
 def _further(competitor: Competitor) -> Iterator[Competitor]:
-    """What may be done beyond measured widths and refits, one by one and together."""
-    yield from (_reconstructed(competitor), _tried(competitor), _reconstructed(_tried(competitor)))
+    """What may be done beyond sensitivities and refits, one by one and together."""
+    yield from (_reconstructed(competitor), _searched(competitor), _reconstructed(_searched(competitor)))
 
 
-def _tried(competitor: Competitor) -> Competitor:
+def _searched(competitor: Competitor) -> Competitor:
     """A competitor that tries other widths, as many as all who do."""
-    return _with(competitor, "trials", {"width_trials": 40}, _TRIED)
+    return replace(
+        competitor,
+        label=f"{competitor.label} + search",
+        widths=Sensitivity(search=40),
+        summary=competitor.summary + _SEARCHED,
+    )
 
 
 def _reconstructed(competitor: Competitor) -> Competitor:
     """A competitor whose weights are also fitted by gradient: the same steps for all."""
-    return _with(competitor, "reconstruction", {"reconstruct_steps": 300}, _RECONSTRUCTED)
-
-
-def _with(competitor: Competitor, more: str, settings: Mapping[str, Any], text: str) -> Competitor:
-    """A competitor with further settings, and what they are called."""
     return replace(
         competitor,
-        label=f"{competitor.label} + {more}",
-        settings={**competitor.settings, **settings},
-        summary=competitor.summary + text,
+        label=f"{competitor.label} + reconstruction",
+        repair=(*(competitor.repair or ()), Reconstruct(steps=300)),
+        summary=competitor.summary + _RECONSTRUCTED,
     )
 
 
 COMPETITORS = tuple(_competitors())
-FORWARD = next(competitor for competitor in COMPETITORS if competitor.label == "forward least squares + measured")
+FORWARD = next(competitor for competitor in COMPETITORS if competitor.label == "forward least squares + sensitivity")
 """The one that figures bring out: what `prune` does by default."""
 LOSS = Competitor(
     "forward task loss",
-    "forward",
-    {"objective": "loss", "refit": False},
+    Forward("task_loss"),
+    "uniform",
+    (),
     "Greedy: the unit that lowers the labelled task loss most, weights re-averaged (ICML 2020).",
 )
 
@@ -191,17 +208,16 @@ class Comparison:
             calibration: Batches, with labels for a competitor that uses them.
             budgets: What may remain.
             seed: Seed of the method.
-            **shared: Settings that all competitors share.
+            **shared: Keyword arguments of `prune` that all competitors share, such as ``resources``.
         """
-        settings = {**shared, **competitor.settings}
         results = prune_each(
             self.model,
             calibration,
             budgets,
             example_inputs=self.example_inputs,
-            method=competitor.method,
             seed=seed,
-            **settings,
+            progress=False,
+            **{**shared, **competitor.choices},
         )
         for budget, result in zip(budgets, results, strict=True):
             asked = (self.experiment, self.network, self.dataset, competitor.label, budget, seed)

@@ -11,7 +11,7 @@ from typing import Any
 from scionet.bench.experiment.arms import ARMS, Arm
 from scionet.bench.experiment.competitors import COMPETITORS, LOSS, Competitor
 from scionet.bench.experiment.densities import Tickets, density_of, of_weights
-from scionet.bench.experiment.parts import CustomCompetitor, Data, Network, Trial
+from scionet.bench.experiment.parts import CustomCompetitor, Data, NetworkSource, Trial
 from scionet.bench.records.record import RunSpec
 from scionet.bench.records.record_files import RecordError, read_text
 from scionet.errors import InvalidSetting, unknown
@@ -37,7 +37,8 @@ class Experiment:
         budgets: What may remain, such as ``"macs<=50%"``; for arms of single weights ``"weights<=20%"``.
         competitors: Labels of competitors.
         custom_competitors: Further competitors.
-        settings: Settings that all competitors share, such as ``measured_examples``.
+        settings: Keyword arguments of `scionet.prune` that all competitors share: ``resources``, ``limits``,
+            ``outputs``.
         guided: The network that the arms ``guided scratch-e`` and ``guided scratch-b`` give the stages' densities to;
             the dense one by default.
         stock: Smaller networks for the arms ``stock scratch-e`` and ``stock scratch-b``.
@@ -52,7 +53,7 @@ class Experiment:
     """
 
     name: str
-    network: Network
+    network: NetworkSource
     data: Data
     arms: tuple[str, ...]
     seeds: tuple[int, ...]
@@ -60,8 +61,8 @@ class Experiment:
     competitors: tuple[str, ...] = ()
     custom_competitors: tuple[CustomCompetitor, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
-    guided: Network | None = None
-    stock: tuple[Network, ...] = ()
+    guided: NetworkSource | None = None
+    stock: tuple[NetworkSource, ...] = ()
     learning_rates: tuple[float, ...] = (1.0,)
     longest: float | None = None
     pretraining: Recipe | None = None
@@ -152,7 +153,7 @@ class Experiment:
     @property
     def competing(self) -> tuple[Competitor, ...]:
         """All competitors."""
-        own = (Competitor(e.label, e.method, e.settings, e.summary) for e in self.custom_competitors)
+        own = (custom.competitor for custom in self.custom_competitors)
         return (*(KNOWN[label] for label in self.competitors), *own)
 
     def trials(self) -> tuple[Trial, ...]:
@@ -164,7 +165,7 @@ class Experiment:
             for seed in self.seeds
         )
 
-    def _of_arm(self, arm: Arm) -> Iterator[tuple[Competitor | None, Network | None, str]]:
+    def _of_arm(self, arm: Arm) -> Iterator[tuple[Competitor | None, NetworkSource | None, str]]:
         """Competitor, stock network and budget of each run of an arm, the same for all seeds."""
         budgets = self.budgets_of(arm)
         if arm.subject == "stock":
@@ -200,9 +201,7 @@ class Experiment:
             "network": {"factory": self.network.factory, "arguments": self.network.arguments},
             "dense": dense,
             "data": plain(self.data),
-            "contestant": None
-            if trial.competitor is None
-            else {"method": trial.competitor.method, **self.settings, **trial.competitor.settings},
+            "competitor": None if trial.competitor is None else {**self.settings, **trial.competitor.described},
             "stock": plain(trial.stock),
             "recipe": None if recipe is None else {**recipe, "learning_rates": self.learning_rates},
             "longest": self.longest if trial.arm.scaled else None,

@@ -7,11 +7,13 @@ from typing import Any
 
 from scionet.bench.experiment.arms import Arm
 from scionet.bench.experiment.competitors import Competitor
+from scionet.choices.settings import repair_from, widths_from
 from scionet.data.images import Preprocessing
+from scionet.methods.registry import method_from
 
 
 @dataclass(frozen=True)
-class Network:
+class NetworkSource:
     """A network by its factory.
 
     Attributes:
@@ -57,19 +59,32 @@ class Data:
 
 @dataclass(frozen=True)
 class CustomCompetitor:
-    """A competitor that is none of ours: a method with its settings.
+    """A competitor of one's own: a method with its widths and its repair.
 
     Attributes:
         label: Name in tables.
-        method: Registry name.
-        settings: The method's settings.
+        method: A name, ``package.module:function``, or a table with a name and parameters.
+        widths: A name, or a table with a name and parameters; None for the default.
+        repair: Names, or tables with a name and parameters; None for the default.
         summary: What it does, in one line.
     """
 
     label: str
-    method: str
-    settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    method: Any
+    widths: Any = None
+    repair: Any = None
     summary: str = ""
+
+    @property
+    def competitor(self) -> Competitor:
+        """The competitor.
+
+        Raises:
+            InvalidSetting: If a name or a parameter is not allowed.
+        """
+        widths = None if self.widths is None else widths_from(self.widths)
+        repair = None if self.repair is None else repair_from(self.repair)
+        return Competitor(self.label, method_from(self.method), widths, repair, self.summary)
 
 
 @dataclass(frozen=True)
@@ -86,7 +101,7 @@ class Trial:
 
     arm: Arm
     competitor: Competitor | None
-    stock: Network | None
+    stock: NetworkSource | None
     budget: str
     seed: int
 

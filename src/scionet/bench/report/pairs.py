@@ -11,7 +11,7 @@ from scionet.bench.records.record import RunRecord, unpacked
 from scionet.bench.report.intervals import CONFIDENCE, differences, paired_interval
 
 Run = tuple[str, str, str]
-"""Network, budget and method."""
+"""NetworkSource, budget and method."""
 
 
 @dataclass(frozen=True)

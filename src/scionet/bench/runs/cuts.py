@@ -19,13 +19,14 @@ from scionet.budget.costs import CostModel
 from scionet.budget.latency.timing import stopwatch
 from scionet.budget.latency.workbench import cut_to
 from scionet.budget.patterns import Pattern
+from scionet.choices.settings import keywords_from
 from scionet.errors import UnreachableBudget
 from scionet.network.calling import call, example_count, place_of, to_model, undisturbed
 from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned
 from scionet.network.discovery.discover import discover
 from scionet.pruning import prune
 
-UNIFORM = Competitor("uniform width", "l1", {"refit": False, "allocation": "uniform"})
+UNIFORM = Competitor("uniform width", "l1", "uniform", ())
 """Widths that depend on no data: one density for all sites. Which units stay does not matter to new weights."""
 _TIMED_RUNS = 3
 
@@ -72,9 +73,7 @@ def uniform(trial: Trial, dense: Dense) -> nn.Module:
     Raises:
         UnreachableBudget: If the budget cannot be met so.
     """
-    found = prune(
-        dense.model, budget=trial.budget, example_inputs=dense.example, method=UNIFORM.method, **UNIFORM.settings
-    )
+    found = prune(dense.model, budget=trial.budget, example_inputs=dense.example, progress=False, **UNIFORM.choices)
     return found.model
 
 
@@ -116,7 +115,7 @@ def _make(workspace: Workspace, competitor: Competitor, trials: list[Trial], mat
         workspace.command,
     )
     budgets = [trial.budget for trial in trials]
-    runs = comparison.run_each(competitor, material.calibration, budgets, seed, **experiment.settings)
+    runs = comparison.run_each(competitor, material.calibration, budgets, seed, **keywords_from(experiment.settings))
     rate = _macs_per_second(dense, material.calibration[0][0])
     for trial, run in zip(trials, runs, strict=True):
         times = latencies(workspace, material, dense.model, run.result.model)

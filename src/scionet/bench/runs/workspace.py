@@ -14,7 +14,7 @@ from torch import nn
 
 from scionet.bench.experiment.competitors import outcome
 from scionet.bench.experiment.experiment import Experiment
-from scionet.bench.experiment.parts import Network, Trial
+from scionet.bench.experiment.parts import NetworkSource, Trial
 from scionet.bench.records.ledger import Payment
 from scionet.bench.records.record import Outcome, RunSpec
 from scionet.bench.records.record_files import RecordError, read_value, write_text
@@ -115,7 +115,7 @@ def alone(path: Path) -> Iterator[None]:
         yield
 
 
-def made(network: Network, seed: int) -> nn.Module:
+def made(network: NetworkSource, seed: int) -> nn.Module:
     """A network with new weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -146,7 +146,7 @@ def dense(workspace: Workspace, material: RunData, seed: int) -> Dense:
     return Dense(_loaded(experiment.network, seed, weights), example, known)
 
 
-def refuse_other_cost(network: Network, macs: float) -> None:
+def refuse_other_cost(network: NetworkSource, macs: float) -> None:
     """Refuse a network that does not cost what the experiment says.
 
     Raises:
@@ -159,7 +159,7 @@ def refuse_other_cost(network: Network, macs: float) -> None:
         )
 
 
-def _loaded(network: Network, seed: int, weights: Path) -> nn.Module:
+def _loaded(network: NetworkSource, seed: int, weights: Path) -> nn.Module:
     model = made(network, seed)
     load_weights(model, weights)
     return model.eval()

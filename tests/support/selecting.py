@@ -1,0 +1,110 @@
+"""Select with a method on a network, without cutting anything."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from scionet.budget.budget import Budget
+from scionet.budget.costs import CostModel
+from scionet.choices.limits import Limits
+from scionet.choices.resources import Resources
+from scionet.choices.settings import Settings, outputs_from, repair_from, widths_from
+from scionet.methods.calibration.calibration import Calibration, read
+from scionet.methods.contract import Method, SiteView
+from scionet.methods.problem import Problem
+from scionet.methods.registry import GivenMethod, method_for
+from scionet.network.calling import Batch
+from scionet.network.network import Network
+from scionet.network.plan import Plan
+from scionet.network.sites import Sites
+from scionet.progress import Progress, silent
+
+ALL_PIXELS = Resources(positions=10_000)
+"""Convolutions are fitted on every output pixel, as an oracle does."""
+
+
+def calibration_for(
+    network: Network,
+    batches: Iterable[Any],
+    *,
+    labels: bool = False,
+    batch_size: int = 64,
+    example: Batch | None = None,
+) -> Calibration:
+    """Calibration examples, in the form of the first batch unless an example is given."""
+    batches = list(batches)
+    first = batches[0] if batches else None
+    if example is None:
+        example = first[0] if isinstance(first, tuple | list) else first
+    options = {"labels": labels, "batch_size": batch_size, "memory_bytes": float("inf")}
+    return read(network, batches, example, **options)  # type: ignore[arg-type]
+
+
+def problem_for(model: nn.Module, batches: Iterable[Any], sites: Sites, **options: Any) -> Problem:
+    network = Network(model, sites)
+    return Problem(network, calibration_for(network, batches, **options), CostModel(sites))
+
+
+def method_with(
+    method: GivenMethod,
+    *,
+    widths: Any = None,
+    repair: Any = ("refit",),
+    outputs: Any = None,
+    limits: Limits = Limits(),  # noqa: B008  frozen
+    resources: Resources = Resources(),  # noqa: B008  frozen
+) -> Method:
+    """The method as `prune` would build it for a network with calibration data."""
+    chosen = None if widths is None else widths_from(widths)
+    return method_for(method, Settings(chosen, repair_from(repair), outputs_from(outputs), limits, resources))
+
+
+def select_each(
+    method: GivenMethod,
+    model: nn.Module,
+    batches: Iterable[Any],
+    sites: Sites,
+    budgets: Sequence[Budget | None],
+    seed: int = 0,
+    progress: Progress = silent,
+    **choices: Any,
+) -> list[Plan]:
+    """A plan for each budget."""
+    chosen = method_with(method, **choices)
+    batch_size = choices.get("resources", Resources()).batch_size
+    problem = problem_for(model, batches, sites, labels=chosen.uses_labels, batch_size=batch_size)
+    return chosen.select_each(problem, budgets, seed, progress)
+
+
+def select(
+    method: GivenMethod,
+    model: nn.Module,
+    batches: Iterable[Any],
+    sites: Sites,
+    budget: Budget | None,
+    seed: int = 0,
+    **choices: Any,
+) -> Plan:
+    """A plan; refits by default, as `prune` does with data."""
+    return select_each(method, model, batches, sites, [budget], seed, **choices)[0]
+
+
+def view_of(
+    model: nn.Module,
+    sites: Sites,
+    site: str,
+    batches: Iterable[Any] = (),
+    *,
+    labels: bool = False,
+    batch_size: int = 64,
+    example: Batch | None = None,
+    gates: dict[str, Tensor] | None = None,
+    tensors: dict[str, Tensor] | None = None,
+) -> SiteView:
+    """What a ranker is shown of a site, without moments."""
+    network = Network(model, sites)
+    empty = Calibration((), batch_size)
+    options = {"labels": labels, "batch_size": batch_size, "example": example}
+    calibration = calibration_for(network, batches, **options) if batches else empty  # type: ignore[arg-type]
+    return SiteView(sites[site], network, calibration, (), gates or {}, tensors or {})
