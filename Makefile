@@ -1,11 +1,11 @@
-# Two commands: `make demo` shows what scionet does, `make test` checks all of it.
+# `make demo` shows what scionet does, `make test` checks all of it, `make pages` writes the pages of the benchmarks.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Two test processes share two cores: one thread each is faster than four that wait for one another.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test format clean
+.PHONY: demo test format pages clean
 
 demo: $(VENV)/installed-export
 	$(BIN)/scionet demo
@@ -22,8 +22,12 @@ format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# The HTML pages of the committed benchmark records, in docs/pages.
+pages: $(VENV)/installed-dev
+	$(SINGLE) $(BIN)/python -m benchmarks.report.pages
+
 clean:
-	rm -rf $(VENV) dist .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) dist docs/pages .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # Editable, so that a change of the sources needs no new installation, and both targets can share one environment.
 $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python

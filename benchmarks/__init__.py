@@ -1,4 +1,4 @@
-"""Commands that make the records of the documentation (`run`), and its tables and figures from them (`report`)."""
+"""The benchmarks: `run` makes the committed records, `report` makes tables, figures and pages from them."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The table and the figure of collapse.py."""
+"""The table and the figure of the records of collapse.py."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.report.columns import table
 from benchmarks.report.figures import figure_of
 
-LOOK: Mapping[str, Mapping[str, Any]] = {
+LINE_STYLES: Mapping[str, Mapping[str, Any]] = {
     "random": {"color": "#cc79a7", "linestyle": ":"},
     "magnitude": {"color": "#e69f00", "linestyle": (0, (5, 2))},
     "snip": {"color": "#009e73", "linestyle": "-."},
@@ -25,19 +25,19 @@ Record = Mapping[str, Any]
 Entry = Mapping[str, Any]
 
 
-def load_all(folder: Path) -> list[Record]:
-    """All records, in the order of their names."""
+def load_records(folder: Path) -> list[Record]:
+    """Load all records, sorted by file name."""
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
 def to_markdown(records: Sequence[Record]) -> str:
-    """One row for each network and score; several values where seeds differ."""
+    """A row for each network and score; a range where the seeds differ."""
     lines = []
     for network in dict.fromkeys(record["network"] for record in records):
         mine = [record for record in records if record["network"] == network]
         most = np.log10(mine[0]["weights"] / mine[0]["layers"])
         label = f"{network}: {mine[0]['weights']:,} weights, {mine[0]['layers']} layers, at most {most:.2f}"
-        lines += [(label, score, *_cells(mine, score)) for score in LOOK]
+        lines += [(label, score, *_cells(mine, score)) for score in LINE_STYLES]
     return table(HEADS, lines, texts=2)
 
 
@@ -49,18 +49,18 @@ def _cells(records: Sequence[Record], score: str) -> Iterator[str]:
         yield _range([len(_at(curve, power)["empty"]) for curve in curves], 0)
 
 
-def _reach(curve: Sequence[Entry], fine: Callable[[Entry], bool]) -> float:
-    """log10 of the largest compression up to which all is fine; 0 where it is never."""
+def _reach(curve: Sequence[Entry], holds: Callable[[Entry], bool]) -> float:
+    """log10 of the largest compression up to which a condition holds; 0 if it never holds."""
     reached = 0.0
     for entry in curve:
-        if not fine(entry):
+        if not holds(entry):
             break
         reached = float(np.log10(entry["compression"]))
     return reached
 
 
 def _at(curve: Sequence[Entry], power: float | None) -> Entry:
-    """The entry at a power of ten, or the last."""
+    """The entry closest to a power of ten; the last entry for None."""
     if power is None:
         return curve[-1]
     return min(curve, key=lambda entry: abs(np.log10(entry["compression"]) - power))
@@ -71,8 +71,8 @@ def _range(values: Sequence[float], digits: int) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-def draw(records: Sequence[Record], path: Path) -> None:
-    """Share of layers without a weight over compression: a panel for each network, a line for each score and seed."""
+def plot(records: Sequence[Record], path: Path) -> None:
+    """Plot the share of empty layers against compression: a panel per network, a line per score and seed."""
     networks = [*dict.fromkeys(record["network"] for record in records)]
     with figure_of(path, (9.6, 3.2)) as figure:
         panels = figure.subplots(1, len(networks), sharey=True, squeeze=False)[0]
@@ -83,6 +83,6 @@ def draw(records: Sequence[Record], path: Path) -> None:
                 for score, curve in record["curves"].items():
                     shares = [len(entry["empty"]) / record["layers"] for entry in curve]
                     label = score if record is mine[0] else None
-                    axes.plot([entry["compression"] for entry in curve], shares, label=label, **LOOK[score])
+                    axes.plot([entry["compression"] for entry in curve], shares, label=label, **LINE_STYLES[score])
         panels[0].set_ylabel("share of layers without a weight")
         panels[0].legend(frameon=False)

@@ -1,27 +1,27 @@
-"""The tables of docs/early.md, from the records of early_pruning.py."""
+"""The tables of docs/early.md, made from the records of early_pruning.py."""
 
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
 from benchmarks.report.columns import table
-from benchmarks.run.early.early_record import DENSE, VALIDATED, Early
-from scionet.bench.records.record import unpacked
+from benchmarks.run.early.early_record import DENSE, VALIDATED, EarlyRecord
+from scionet.bench.records.record import decode_answers
 from scionet.bench.report.intervals import differences, paired_interval
 from scionet.bench.report.summary import Spread
 
 BASE = "magnitude"
-"""What the others are compared with."""
+"""The method that all others are compared with."""
 HEADS = (
     *("method", "test accuracy, %", f"ahead of {BASE}, points", "after the 1st epoch, %", "2nd, %", "3rd, %"),
     *("gradient norm, eval", "as in training", "MACs kept, %", "narrowest site, %"),
 )
 
-Runs = Sequence[Early]
+Runs = Sequence[EarlyRecord]
 
 
 def to_markdown(records: Runs) -> str:
-    """One table for each network and number of rounds."""
+    """A table for each network and number of rounds."""
     cases = dict.fromkeys((run.network, run.rounds) for run in records if run.rounds)
     return "\n\n".join("\n".join(_case(records, network, rounds)) for network, rounds in cases)
 
@@ -52,10 +52,10 @@ def _row(runs: Runs, base: Runs) -> Iterator[str]:
 
 
 def _ahead(runs: Runs, base: Runs) -> str:
-    """Mean difference of the test accuracies and its interval, over seeds and test images; bold without 0."""
+    """Mean difference of the test accuracies and its interval over seeds and test images; bold if it excludes 0."""
     theirs = {run.seed: run for run in base}
     both = [(run, theirs[run.seed]) for run in runs if run.seed in theirs]
-    right = [[unpacked(run.answers, run.seen) for run in side] for side in zip(*both, strict=True)]
+    right = [[decode_answers(run.answers, run.seen) for run in side] for side in zip(*both, strict=True)]
     ahead = differences(*right)
     text = f"{ahead.mean():+.2f}"
     if len(both) < 2:
@@ -64,20 +64,20 @@ def _ahead(runs: Runs, base: Runs) -> str:
     return f"{text if low <= 0 <= high else f'**{text}**'} ({low:+.2f} to {high:+.2f})"
 
 
-def _test(run: Early) -> float:
+def _test(run: EarlyRecord) -> float:
     return 100 * run.correct / run.seen
 
 
-def _after(run: Early, later: int) -> float:
-    """Validation accuracy in per cent, so many epochs after the first that follows the last round."""
+def _after(run: EarlyRecord, later: int) -> float:
+    """Validation accuracy in percent; `later` counts epochs from the first one after the last round."""
     return 100 * run.validation[run.rounds + later] / VALIDATED
 
 
 def _factor(runs: Runs, place: int) -> float:
-    """By what the norm of the gradient is multiplied in a round: geometric mean over rounds and seeds."""
+    """The factor by which a round changes the gradient norm: geometric mean over rounds and seeds."""
     factors = [step.norms[2 + place] / step.norms[place] for run in runs for step in run.steps]
     return float(np.exp(np.mean(np.log(factors))))
 
 
-def _mean(runs: Runs, of: Callable[[Early], float]) -> float:
+def _mean(runs: Runs, of: Callable[[EarlyRecord], float]) -> float:
     return float(np.mean([of(run) for run in runs]))

@@ -1,4 +1,4 @@
-"""The figures of the docs, as lean SVG: equal records give equal bytes."""
+"""The figures of the docs as compact SVG; equal records give equal bytes."""
 
 import io
 import re
@@ -17,7 +17,7 @@ from scionet.bench.records.record_files import write_text
 
 Curves = Mapping[str, Mapping[str, Any]]
 
-LOOK: Mapping[str, Mapping[str, Any]] = {
+LINE_STYLES: Mapping[str, Mapping[str, Any]] = {
     "guaranteed": {"color": "#e69f00", "linestyle": (0, (5, 2))},
     "random": {"color": "#cc79a7", "linestyle": ":"},
     "greedy": {"color": "#0072b2", "linewidth": 2.6},
@@ -28,8 +28,8 @@ LOOK: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def draw_theory(curves: Curves, path: Path) -> None:
-    """Above the errors, below how they compare with greedy selection's."""
+def plot_theory(curves: Curves, path: Path) -> None:
+    """Plot the errors (top), and their ratio to the errors of greedy selection (bottom)."""
     with figure_of(path, (9.6, 5.4)) as figure:
         panels = figure.subplots(2, len(curves), sharex="col", height_ratios=(3, 2), squeeze=False)
         for column, (site, rows) in enumerate(curves.items()):
@@ -39,37 +39,37 @@ def draw_theory(curves: Curves, path: Path) -> None:
             above.set(title=f"{site}, {share}", ylim=(-0.03, 1.03))
             below.set(xlabel="units kept", ylim=(0.9, 2.1), xlim=(0, size))
             below.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-            for name in (name for name in LOOK if name in rows):
-                above.plot(range(1, size + 1), rows[name], label=name, **LOOK[name])
+            for name in (name for name in LINE_STYLES if name in rows):
+                above.plot(range(1, size + 1), rows[name], label=name, **LINE_STYLES[name])
                 if name not in ("guaranteed", "least possible"):
                     ratio = np.divide(rows[name], rows["greedy"])
-                    # the last units add nothing that the others do not span: a quotient of two zeros
+                    # the last units add nothing to the span of the others, so the ratio is 0 / 0
                     shown = np.array(rows["greedy"]) > 1e-3
-                    below.plot(np.arange(1, size + 1)[shown], ratio[shown], **LOOK[name])
+                    below.plot(np.arange(1, size + 1)[shown], ratio[shown], **LINE_STYLES[name])
         panels[0, 0].set_ylabel("relative error")
         panels[1, 0].set_ylabel("error ÷ greedy's")
         panels[0, 0].legend(frameon=False, fontsize=8)
 
 
-def draw_growth(record: Mapping[str, Any], path: Path) -> None:
-    """Time against width, time against images, memory against images."""
+def plot_growth(record: Mapping[str, Any], path: Path) -> None:
+    """Plot time against width, time against images, and memory against images."""
     colours = {"least squares": "#0072b2", "average": "#009e73", "line search": "#d55e00"}
     images = [row["images"] for row in record["images"]]
     with figure_of(path, (9.6, 3.2)) as figure:
         by_width, by_images, memory = figure.subplots(1, 3)
         for name, points in record["widths"].items():
             by_width.plot(*zip(*points, strict=True), marker="o", markersize=4, label=name, color=colours[name])
-        _powers(by_width, "units N of a site", "seconds for its path")
+        _log_axes(by_width, "units N of a site", "seconds for its path")
         for name, key, colour in (("moments", "survey s", "#0072b2"), ("forward pass", "forward s", "#000000")):
             seconds = [row[key] for row in record["images"]]
             by_images.plot(images, seconds, marker="o", markersize=4, label=name, color=colour)
-        _powers(by_images, "images", "seconds")
+        _log_axes(by_images, "images", "seconds")
         memory.plot(images, [row["MB"] for row in record["images"]], marker="o", markersize=4, color="#0072b2")
         memory.set(xscale="log", xlabel="images", ylabel="MB beyond a forward pass", ylim=0)
         memory.xaxis.set_minor_locator(NullLocator())
 
 
-def _powers(axes: Axes, x: str, y: str) -> None:
+def _log_axes(axes: Axes, x: str, y: str) -> None:
     axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_minor_locator(NullLocator())
@@ -78,12 +78,12 @@ def _powers(axes: Axes, x: str, y: str) -> None:
 
 @contextmanager
 def figure_of(path: Path, size: tuple[float, float]) -> Iterator[Figure]:
-    """A figure in the look that all share, written as a lean SVG; equal input gives equal bytes."""
-    look: dict[Any, Any] = {
+    """Make a figure in the common style and write it as compact SVG; equal input gives equal bytes."""
+    style: dict[Any, Any] = {
         **{"svg.hashsalt": "scionet", "svg.fonttype": "none", "font.size": 9, "font.family": "DejaVu Sans"},
         **{"axes.spines.top": False, "axes.spines.right": False, "axes.titlesize": 9},
     }
-    with matplotlib.rc_context(look):
+    with matplotlib.rc_context(style):
         figure = Figure(figsize=size, layout="constrained", facecolor="white")
         yield figure
         stream = io.StringIO()

@@ -1,4 +1,4 @@
-"""The records of latency.py as Markdown."""
+"""The tables of the records of latency.py."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -6,10 +6,10 @@ from typing import Any
 from benchmarks.report.columns import table
 
 GOAL = 0.8
-"""Speed-up that is hoped for, as a part of how much the MACs shrink."""
+"""Target of the speed-up, as a fraction of the reduction of the MACs."""
 ROUNDED, FREE = "macs<=50%, round_to=8", "macs<=50%, round_to=1"
 SHOWN = 5
-"""Operations of a breakdown."""
+"""Number of operations in a breakdown."""
 
 Record = Mapping[str, Any]
 
@@ -59,7 +59,7 @@ def _predictions(records: Sequence[Record]) -> str:
 
 
 def _breakdown(record: Record) -> str:
-    """The operations that keep more of their time than the goal allows, and all others together."""
+    """The operations that exceed the time that the goal allows, and the sum of all others."""
     allowed = record["variants"][ROUNDED]["macs"] / GOAL
     rows = sorted(record["layers"], key=lambda row: allowed * row["dense_ms"] - row["pruned_ms"])
     heads = ("operation", "calls", "dense ms", "pruned ms", "MACs kept", "ms beyond the goal")
@@ -82,7 +82,7 @@ def _row(record: Record, engine: str, label: str) -> Record:
 
 
 def _reached(record: Record, engine: str) -> float:
-    """The speed-up as a part of how much the MACs shrank."""
+    """The speed-up as a fraction of the reduction of the MACs."""
     return _row(record, engine, ROUNDED)["speedup"]["median"] * record["variants"][ROUNDED]["macs"]
 
 

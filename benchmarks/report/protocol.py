@@ -1,16 +1,16 @@
-"""The part of docs/bench.md that says what was found, from the records of the experiments under results/.
+"""The results in docs/bench.md, made from the records of the experiments in benchmarks/configs.
 
-`scionet bench run benchmarks/configs/smoke.toml --out benchmarks/results/smoke` makes them (the others
-likewise); of such a folder only records/ is kept. Called by `python -m benchmarks.report.tables`.
+`scionet bench run benchmarks/configs/smoke.toml --out benchmarks/results/smoke` makes the records of one experiment,
+and `scionet bench pack benchmarks/results/smoke/records` packs them into the committed file records.jsonl.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from benchmarks.records import recorded_runs
 from benchmarks.report.columns import table
 from scionet.bench.records.ledger import total
-from scionet.bench.records.record import RunRecord, load_all
-from scionet.bench.report.page import write_html
+from scionet.bench.records.record import RunRecord
 from scionet.bench.report.pairs import pairs
 from scionet.bench.report.summary import Row, summarise
 
@@ -19,23 +19,23 @@ EXPERIMENTS = {
     "tickets": "lottery ticket",
     "small": "forward least squares + measured + fine-tuned",
 }
-"""Name and headline of each experiment."""
+"""Name and headline method of each experiment."""
 
 
-def write_pages(results: Path, docs: Path) -> str:
-    """One page for each experiment that has records; the Markdown about all of them."""
-    parts = []
-    for name, headline in EXPERIMENTS.items():
-        folder = results / name / "records"
-        if folder.exists():
-            records = load_all(folder)
-            write_html(records, docs / f"bench-{name}.html", f"scionet bench: {name}", headline)
-            parts.append("\n".join(_part(name, headline, records)))
+def protocol_section(results: Path) -> str:
+    """The tables of all experiments, as Markdown."""
+    parts = ("\n".join(_part(name, experiment_records(results, name))) for name in EXPERIMENTS)
     return "\n\n".join(parts)
 
 
-def _part(name: str, headline: str, records: tuple[RunRecord, ...]) -> Iterator[str]:
-    yield f"**{name}** ([page](bench-{name}.html), {len(records)} runs, `benchmarks/{name}.toml`)"
+def experiment_records(results: Path, name: str) -> tuple[RunRecord, ...]:
+    """The records of one experiment."""
+    return recorded_runs(results / name / "records")
+
+
+def _part(name: str, records: tuple[RunRecord, ...]) -> Iterator[str]:
+    headline = EXPERIMENTS[name]
+    yield f"**{name}** ({len(records)} runs, `benchmarks/configs/{name}.toml`)"
     yield ""
     behind = {(pair.budget, pair.other): pair for pair in pairs(records, headline)}
     lines = []
@@ -55,7 +55,7 @@ def _part(name: str, headline: str, records: tuple[RunRecord, ...]) -> Iterator[
 
 
 def _passes(row: Row) -> str:
-    """All MACs of a run's ledger, in thousands of forward passes of the dense network."""
+    """The MACs in the ledgers of a row, in thousands of forward passes of the dense network; mean over runs."""
     if not row.budget:
         return ""
     paid = [total(record.ledger)[1] / record.dense.macs / 1e3 for record in row.records]

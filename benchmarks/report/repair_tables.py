@@ -1,4 +1,4 @@
-"""The table of docs/repair.md, from the records of repair.py."""
+"""The table of docs/repair.md, made from the records of repair.py."""
 
 from collections.abc import Iterator, Sequence
 
@@ -12,7 +12,7 @@ HEADS = ("network", "switch", "accuracy %", "points gained", "95 % interval", "s
 
 
 def to_markdown(records: Sequence[RunRecord]) -> str:
-    """Accuracy with one switch at a time, and what is gained over the defaults on the same images."""
+    """Accuracy with one changed setting at a time, and the gain over the defaults on the same images."""
     return table(HEADS, [*_lines(records)], texts=2)
 
 
@@ -28,7 +28,7 @@ def _lines(records: Sequence[RunRecord]) -> Iterator[Sequence[str]]:
 
 
 def _against_defaults(records: Sequence[RunRecord]) -> dict[tuple[str, str], Pair]:
-    """The defaults beside every switch, on as many images, by network and switch."""
+    """The defaults compared with every setting on the same images, by network and setting."""
     found = {}
     for base, names in ((DEFAULTS, SWITCHES), (few_images(DEFAULTS), [*map(few_images, FEWER)])):
         found |= {(pair.network, pair.other): pair for pair in pairs(records, base) if pair.other in names}
@@ -36,7 +36,7 @@ def _against_defaults(records: Sequence[RunRecord]) -> dict[tuple[str, str], Pai
 
 
 def _gain(pair: Pair | None) -> tuple[str, str]:
-    """What the other one of a pair gains, and the interval of that."""
+    """The gain of the second method of a pair, and its interval."""
     if pair is None:
         return "", ""
     gain = f"{0 - pair.ahead:+.2f}"  # not -0.0

@@ -1,4 +1,4 @@
-"""Tables and figures of what benchmarks/report/tables.py does not make from run records alone."""
+"""Tables and figures of the benchmarks that have a page of their own in docs."""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -7,25 +7,25 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.records import recorded, recorded_runs
 from benchmarks.report import collapse_tables, early_tables, repair_tables
 from benchmarks.report.columns import table
-from benchmarks.report.figures import LOOK, Curves, draw_growth, draw_theory
-from benchmarks.run.early.early_record import load_all as early_records
+from benchmarks.report.figures import LINE_STYLES, Curves, plot_growth, plot_theory
+from benchmarks.run.early.early_record import EarlyRecord
 from benchmarks.run.examples import CHOICES, SIZES, label
-from scionet.bench.records.record import load_all
 from scionet.bench.report.summary import Row, Spread, summarise
 from scionet.bench.report.tables import replace_between
 
 
 def write_sections(results: Path, docs: Path) -> None:
-    """Write all of them into the pages."""
+    """Write all tables and figures into the pages."""
     theory = json.loads((results / "theory" / "resnet20.json").read_text())["curves"]
     replace_between(docs / "methods" / "theory.md", "theory", theory_table(theory))
-    draw_theory(theory, docs / "theory.svg")
+    plot_theory(theory, docs / "theory.svg")
     if (results / "growth" / "growth.json").exists():
         growth = json.loads((results / "growth" / "growth.json").read_text())
         replace_between(docs / "benchmarks.md", "growth", growth_table(growth))
-        draw_growth(growth, docs / "growth.svg")
+        plot_growth(growth, docs / "growth.svg")
     toy = json.loads((results / "toy" / "toy.json").read_text())
     page = docs / "methods" / "differentiable.md"
     replace_between(page, "toy", toy_table(toy))
@@ -37,16 +37,16 @@ def write_sections(results: Path, docs: Path) -> None:
     replace_between(docs / "methods" / "coreset.md", "examples", examples_table(results / "examples"))
     moved = json.loads((results / "compensation" / "digits.json").read_text())["rows"]
     replace_between(docs / "methods" / "masks.md", "compensation", compensation_table(moved))
-    replace_between(docs / "repair.md", "repair", repair_tables.to_markdown(load_all(results / "repair")))
-    collapses = collapse_tables.load_all(results / "collapse")
+    replace_between(docs / "repair.md", "repair", repair_tables.to_markdown(recorded_runs(results / "repair")))
+    collapses = collapse_tables.load_records(results / "collapse")
     replace_between(docs / "analysis.md", "collapse", collapse_tables.to_markdown(collapses))
-    collapse_tables.draw(collapses, docs / "collapse.svg")
-    replace_between(docs / "early.md", "early", early_tables.to_markdown(early_records(results / "early")))
+    collapse_tables.plot(collapses, docs / "collapse.svg")
+    replace_between(docs / "early.md", "early", early_tables.to_markdown(recorded(EarlyRecord, results / "early")))
 
 
 def theory_table(curves: Curves) -> str:
-    """Errors at an eighth, a quarter, half and three quarters of each site."""
-    names = [name for name in LOOK if any(name in rows for rows in curves.values())]
+    """Errors with an eighth, a quarter, half and three quarters of the units of each site."""
+    names = [name for name in LINE_STYLES if any(name in rows for rows in curves.values())]
     lines = []
     for site, rows in curves.items():
         size = len(rows["greedy"])
@@ -57,7 +57,7 @@ def theory_table(curves: Curves) -> str:
 
 
 def growth_table(record: Mapping[str, Any]) -> str:
-    """Seconds by width, and seconds and memory by images."""
+    """Seconds by width; seconds and memory by number of images."""
     names = list(record["widths"])
     sizes = sorted({size for points in record["widths"].values() for size, _ in points})
     found = {name: dict(points) for name, points in record["widths"].items()}
@@ -76,7 +76,7 @@ def growth_table(record: Mapping[str, Any]) -> str:
 
 
 def toy_table(record: Mapping[str, Any]) -> str:
-    """Precision with the seed of the reference, the reference, and the spread over seeds."""
+    """Precision with one seed, of the independent implementation with the same seed, and over all seeds."""
     lines = []
     for name, shares in record["precision"].items():
         spread = f"{np.mean(shares):.3f} ± {np.std(shares, ddof=1):.3f}"
@@ -87,7 +87,7 @@ def toy_table(record: Mapping[str, Any]) -> str:
 
 
 def masks_table(record: Mapping[str, Any]) -> str:
-    """How often softened selection ends with the greedy set, by temperature."""
+    """The number of instances on which softened selection finds the greedy set, by temperature."""
     lines = []
     for name, counts in record["agreeing"].items():
         rows = {
@@ -100,8 +100,8 @@ def masks_table(record: Mapping[str, Any]) -> str:
 
 
 def selector_table(overlaps: Sequence[Mapping[str, Any]], runs: Path) -> str:
-    """Overlap with greedy selection and accuracy; below, the seconds of the choice."""
-    found = {row.method: row for row in summarise(load_all(runs))}
+    """Overlap with greedy selection and accuracy; below the table, the seconds of the choice."""
+    found = {row.method: row for row in summarise(recorded_runs(runs))}
     lines = []
     for name in overlaps[0]["shares"]:
         shares = _by_seed(overlaps, lambda row, name=name: row["shares"][name])
@@ -115,7 +115,7 @@ def selector_table(overlaps: Sequence[Mapping[str, Any]], runs: Path) -> str:
 
 
 def compensation_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Accuracy by density and score: masked, and with the other weights moved, by damping."""
+    """Accuracy by density and score: masked only, and with the remaining weights adjusted, by damping."""
     cases = dict.fromkeys((row["density"], row["score"]) for row in rows)
     lines = []
     for density, score in cases:
@@ -127,14 +127,14 @@ def compensation_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _by_seed(rows: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], float]) -> list[float]:
-    """The mean over sites of a number, for each seed."""
+    """The mean of a number over sites, for each seed."""
     seeds = dict.fromkeys(row["seed"] for row in rows)
     return [float(np.mean([of(row) for row in rows if row["seed"] == seed])) for seed in seeds]
 
 
 def examples_table(runs: Path) -> str:
-    """Accuracy by way of choosing and number of images, and what is gained over random images of the same pool."""
-    rows = {row.method: row for row in summarise(load_all(runs))}
+    """Accuracy by choice and number of images, and the gain over random images of the same pool."""
+    rows = {row.method: row for row in summarise(recorded_runs(runs))}
 
     def cell(way: str, size: int) -> str:
         row, random = rows.get(label(way, size)), rows.get(label("random", size))
@@ -147,7 +147,7 @@ def examples_table(runs: Path) -> str:
 
 
 def _paired(one: Row, other: Row) -> Spread:
-    """The difference of accuracies in points, seed by seed."""
+    """The differences of accuracy in points, paired by seed."""
     first, second = ({r.spec.seed: r.pruned.accuracy for r in row.records} for row in (one, other))
     return Spread.of([100 * (first[seed] - second[seed]) for seed in first.keys() & second.keys()])
 

@@ -1,4 +1,4 @@
-"""Write every generated figure of README.md and docs from the records under benchmarks/results.
+"""Write all generated tables and figures of README.md and docs from the records in benchmarks/results.
 
 python -m benchmarks.report.tables
 """
@@ -8,20 +8,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from benchmarks import DOCS, RESULTS, ROOT
+from benchmarks.records import recorded_runs
 from benchmarks.report import latency_tables
 from benchmarks.report.columns import table
-from benchmarks.report.protocol import write_pages
+from benchmarks.report.protocol import protocol_section
 from benchmarks.report.sections import write_sections
-from scionet.bench.records.record import RunRecord, load_all
-from scionet.bench.report.page import write_html
+from scionet.bench.records.record import RunRecord
 from scionet.bench.report.pairs import pairs
 from scionet.bench.report.summary import summarise
-from scionet.bench.report.tables import replace_between, to_csv, to_markdown, to_matrix
+from scionet.bench.report.tables import replace_between, to_markdown, to_matrix
 
 RIVAL = "best of torch-pruning + re-calibration"
 FORWARD = "forward least squares + measured"
 FURTHER = ("", " + reconstruction", " + trials", " + trials + reconstruction")
-"""What greedy selection and its controls may do beyond."""
+"""Optional additions to greedy selection and its controls."""
 HEADLINE = (
     *(FORWARD + more for more in FURTHER),
     "l1 + least squares + measured",
@@ -33,14 +33,13 @@ HEADLINE = (
     "l1",
     "random",
 )
-"""What README and docs/benchmarks.html show."""
+"""The methods in README.md and on the page benchmarks.html."""
 
 
 def main() -> None:
-    """Write all tables."""
-    records = load_all(RESULTS / "untrained")
-    chosen = [record for record in (*records, *_best_rivals(records)) if record.spec.method in HEADLINE]
-    replace_between(ROOT / "README.md", "untrained", to_matrix(summarise(chosen)))
+    """Write all tables and figures."""
+    records = recorded_runs(RESULTS / "untrained")
+    replace_between(ROOT / "README.md", "untrained", to_matrix(summarise(headline_records(records))))
     page = DOCS / "benchmarks.md"
     replace_between(page, "untrained", _per_network(records))
     replace_between(page, "pairs", _pairs(records))
@@ -49,9 +48,12 @@ def main() -> None:
     latencies = [json.loads(path.read_text()) for path in sorted((RESULTS / "latency").glob("*.json"))]
     replace_between(page, "latency", latency_tables.to_markdown(latencies))
     write_sections(RESULTS, DOCS)
-    replace_between(DOCS / "bench.md", "protocol", write_pages(RESULTS, DOCS))
-    (RESULTS / "untrained.csv").write_text(to_csv(summarise(records)))
-    write_html(chosen, DOCS / "benchmarks.html", "scionet: accuracy right after the cut", FORWARD)
+    replace_between(DOCS / "bench.md", "protocol", protocol_section(RESULTS))
+
+
+def headline_records(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The runs of the methods in `HEADLINE`, out of all runs of the untrained benchmark."""
+    return [record for record in (*records, *_best_rivals(records)) if record.spec.method in HEADLINE]
 
 
 def _per_network(records: tuple[RunRecord, ...]) -> str:
@@ -73,7 +75,7 @@ def _pairs(records: tuple[RunRecord, ...]) -> str:
 
 
 def _rated(more: str) -> tuple[str, ...]:
-    """How the names end of those that do as much."""
+    """Endings of the names of methods with the same additions."""
     return (f"+ measured{more}",) if more else ("+ measured", "+ re-calibration")
 
 
@@ -82,7 +84,7 @@ Place = tuple[str, str]
 
 
 def _drops(records: Sequence[RunRecord]) -> dict[Place, dict[str, float]]:
-    """Points lost on average, by network and budget, and method."""
+    """Mean points lost, by network and budget, then by method."""
     found: dict[Place, dict[str, float]] = {}
     for row in summarise(records):
         if row.drop is not None:
@@ -91,20 +93,20 @@ def _drops(records: Sequence[RunRecord]) -> dict[Place, dict[str, float]]:
 
 
 def _best_rival(drops: Mapping[str, float]) -> str | None:
-    """The pruner of Torch-Pruning that loses least, re-calibrated."""
+    """The re-calibrated pruner of Torch-Pruning that loses the fewest points."""
     theirs = [name for name in drops if name.startswith("torch-pruning") and name.endswith("+ re-calibration")]
     return min(theirs, key=drops.__getitem__, default=None)
 
 
 def _best_rivals(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """Its runs for each network and budget, under one name."""
+    """The runs of the best rival for each network and budget, under the name `RIVAL`."""
     best = {place: _best_rival(drops) for place, drops in _drops(records).items()}
     found = [record for record in records if best[record.spec.network, record.spec.budget] == record.spec.method]
     return [replace(record, spec=replace(record.spec, method=RIVAL)) for record in found]
 
 
 def _rivals(records: Sequence[RunRecord]) -> str:
-    """How many points the best pruner of Torch-Pruning loses for one that is lost here."""
+    """Points lost by the best pruner of Torch-Pruning, compared with forward selection."""
     lines = []
     for (network, budget), drops in sorted(_drops(records).items()):
         best = _best_rival(drops)
@@ -116,7 +118,7 @@ def _rivals(records: Sequence[RunRecord]) -> str:
 
 
 def _beside(lost: float | None, by_rival: float) -> str:
-    """Points lost, and as which part of what the rival loses, where any are lost."""
+    """Points lost and, if there are any, their fraction of the points that the rival loses."""
     if lost is None:
         return ""
     return f"{lost:.2f} (1/{by_rival / lost:.1f})" if lost > 0 else f"{lost:.2f}"

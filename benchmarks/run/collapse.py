@@ -1,12 +1,12 @@
-"""At which compression does a score empty a layer of a network at its initialisation?
+"""The compression at which a score removes all weights of a layer of an untrained network.
 
     python -m benchmarks.run.collapse
 
-VGG-16 for 32 x 32 pixels and ResNet-56, with new weights, are masked to compressions (weights per weight kept) of
-powers of 10^0.25; by SynFlow, which takes 100 rounds, to powers of 10^0.5, VGG-16 to powers of 10 for the first seed
-alone. SNIP sees 100 random inputs and labels. No data are needed. Each network and seed is one record under
-benchmarks/results/collapse, and is not measured again; `python -m benchmarks.report.tables` writes the
-table and the figure.
+VGG-16 for 32 x 32 pixels and ResNet-56 get new weights and are masked to compressions (weights per weight kept) that
+are powers of 10^0.25. SynFlow takes 100 rounds, so it is measured at powers of 10^0.5, and on VGG-16 at powers of 10
+for the first seed only. SNIP uses 100 random inputs and labels; no data are needed. Each network and seed has one
+record in benchmarks/results/collapse and is not measured again. `python -m benchmarks.report.tables` writes the table
+and the figure.
 
 Source: Tanaka et al., *Pruning neural networks without any data by iteratively conserving synaptic flow*, NeurIPS 2020.
 """
@@ -33,7 +33,7 @@ from scionet.training.initialise import initialise
 RESULTS = benchmarks.RESULTS / "collapse"
 NETWORKS = {"VGG-16": vgg16_cifar, "ResNet-56": resnet56}
 LARGEST = {"VGG-16": 6, "ResNet-56": 4}
-"""The last power of ten that leaves a weight for each layer."""
+"""The largest power of ten that leaves one weight per layer."""
 QUICK = {"random": 4, "magnitude": 4, "snip": 4}
 STEPS = {"VGG-16": {**QUICK, "synflow": 1}, "ResNet-56": {**QUICK, "synflow": 2}}
 """Compressions per power of ten."""
@@ -41,11 +41,11 @@ EXAMPLE = torch.zeros(1, 3, 32, 32)
 
 
 def main(networks: tuple[str, ...] = (*NETWORKS,), seeds: tuple[int, ...] = (0, 1, 2)) -> None:
-    """Measure what has no record yet.
+    """Measure the networks and seeds that have no record yet.
 
     Args:
-        networks: Which networks.
-        seeds: Of weights, of the inputs and labels of SNIP, and of random scores.
+        networks: Networks to measure.
+        seeds: Seeds of weights, of the inputs and labels of SNIP, and of random scores.
     """
     torch.set_num_threads(1)
     make_folder(RESULTS)
@@ -86,7 +86,7 @@ def _curve(model: nn.Module, network: str, score: str, seed: int) -> Iterator[Po
 
 
 def _entry(point: Point) -> Mapping[str, Any]:
-    """A point without the names of layers that keep something."""
+    """Convert a point to JSON, with the names of empty layers only."""
     kept = [*point.kept.values()]
     return {
         "compression": round(point.compression, 4),

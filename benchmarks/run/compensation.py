@@ -1,10 +1,11 @@
-"""What it is worth that the weights that stay make up for those that went, by damping: the digits network, masked.
+"""The accuracy that compensation recovers after single weights are masked, by damping, on the digits network.
 
     python -m benchmarks.run.compensation
 
-The network of the demo learns scikit-learn's digits for eight epochs; single weights are masked by scores measured on
-512 training images, and `compensated` moves the others, without training. Accuracy on the test part. The record is
-benchmarks/results/compensation/digits.json; `python -m benchmarks.report.tables` writes the table.
+The network of the demo is trained on scikit-learn's digits for eight epochs. Single weights are masked by scores
+measured on 512 training images, and `compensated` adjusts the remaining weights without training. Accuracy is measured
+on the test part. The record is benchmarks/results/compensation/digits.json; `python -m benchmarks.report.tables` writes
+the table.
 """
 
 import json
@@ -36,10 +37,10 @@ IMAGES = 512
 
 
 def main(seeds: tuple[int, ...] = (0, 1, 2)) -> None:
-    """Measure and record.
+    """Measure and write the record.
 
     Args:
-        seeds: Of weights, of the order of examples, and of the split of the digits.
+        seeds: Seeds of weights, of the order of examples, and of the split of the digits.
     """
     torch.set_num_threads(1)
     make_folder(RECORD.parent)

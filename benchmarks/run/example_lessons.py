@@ -1,8 +1,8 @@
-"""A function that chooses calibration images, learned from sets that served well; for examples.py.
+"""Learn to choose calibration images from greedily chosen sets, for examples.py.
 
-40 times, 12 of 48 images are chosen greedily: consumers that keep half of their units, refitted on the chosen images
-alone, are to have the least error on the rest of the pool. A `SoftGreedy` of what goes into the network's last layer
-learns to choose as well, and then chooses from the whole pool.
+A lesson is a random set of 48 images of the pool, of which 12 are chosen greedily. The criterion is the error, on the
+rest of the pool, of consumers that keep half of their units and are refitted on the chosen images alone. A `SoftGreedy`
+on the inputs of the network's last layer learns from 40 lessons and then chooses from the whole pool.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ POSITIONS = 16
 
 @dataclass(frozen=True, eq=False)
 class Teacher:
-    """One consumer that keeps half of its units, and what it sees of each image.
+    """One consumer that keeps half of its units, with its inputs and outputs for each image.
 
     Attributes:
         x: Inputs of the kept units at some positions, shape ``(images, POSITIONS, D)``.
@@ -44,7 +44,7 @@ class Teacher:
 
     @classmethod
     def at(cls, model: nn.Module, name: str, pool: Tensor) -> "Teacher":
-        """The consumer of that name; the units kept are those of greedy least squares on all images."""
+        """Build it for the consumer of that name; greedy least squares on all images chooses the units to keep."""
         conv = model.get_submodule(name)
         assert isinstance(conv, nn.Conv2d)
         x, y = _rows(model, conv, pool)
@@ -57,7 +57,7 @@ class Teacher:
         return cls(x[:, :, kept], y, weight.T[kept])
 
     def set_of(self, candidates: Sequence[int], others: NDArray[np.int64]) -> FloatArray:
-        """The moments ``xx`` and ``xy`` of each candidate side by side, and of all others as the last one."""
+        """Stack the moments ``xx`` and ``xy`` of each candidate; the last entry is the sum over all other images."""
         sums = [self._moments([image]) for image in candidates]
         return np.stack([*sums, self._moments(others)])
 
@@ -65,25 +65,25 @@ class Teacher:
         x, y = self.x[images].reshape(-1, self.x.shape[2]), self.y[images].reshape(-1, self.y.shape[2])
         return np.concatenate([x.T @ x, x.T @ y], axis=1)
 
-    def error(self, given: FloatArray, n_images: int, judge: FloatArray) -> float:
-        """Error on `judge` of a refit on moments of some images, shrunk as `prune` does; nothing at all gives 0."""
+    def error(self, given: FloatArray, n_images: int, held_out: FloatArray) -> float:
+        """Error on held-out moments of a refit on given moments, shrunk as in `prune`; zero weights have error 0."""
         size = len(given)
         share = size / (size + n_images * POSITIONS)
         squares = np.diag(given)
         xx = (1 - share) * given[:, :size] + np.diag(share * squares + 1e-6 * squares.mean())
         xy = (1 - share) * given[:, size:] + share * squares[:, None] * self.dense
         weight = np.linalg.solve(xx, xy)
-        return float(np.sum(weight * (judge[:, :size] @ weight - 2 * judge[:, size:])))
+        return float(np.sum(weight * (held_out[:, :size] @ weight - 2 * held_out[:, size:])))
 
 
-def taught_order(model: nn.Module, pool: Tensor, count: int, seed: int) -> NDArray[np.int64]:
-    """The first `count` images that the learned function chooses of the pool."""
+def learned_order(model: nn.Module, pool: Tensor, count: int, seed: int) -> NDArray[np.int64]:
+    """The first `count` images that a learned function chooses from the pool."""
     items = _last_inputs(model, pool)
     items = (items - items.mean(0)) / items.std(0)
     rng = np.random.default_rng(seed)
     teachers = [Teacher.at(model, name, pool) for name in CONSUMERS]
     lots = [rng.choice(len(pool), CANDIDATES, replace=False) for _ in range(LESSONS)]
-    gold = [lesson(teachers, lot, len(pool)) for lot in lots]
+    gold = [greedy_choice(teachers, lot, len(pool)) for lot in lots]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         layer = SoftGreedy(32, nn.Sequential(nn.Linear(items.shape[1], 32), nn.Softplus()))
@@ -93,8 +93,8 @@ def taught_order(model: nn.Module, pool: Tensor, count: int, seed: int) -> NDArr
         return layer(items[None], count, mode="hard").order[0].numpy()
 
 
-def lesson(teachers: Sequence[Teacher], lot: NDArray[np.int64], n_pool: int) -> list[int]:
-    """The positions in the lot of images that are chosen greedily."""
+def greedy_choice(teachers: Sequence[Teacher], lot: NDArray[np.int64], n_pool: int) -> list[int]:
+    """Positions in the lot of the images that are chosen greedily."""
     others = np.setdiff1d(np.arange(n_pool), lot)
     moments = [teacher.set_of(lot.tolist(), others) for teacher in teachers]
     scales = [float(np.square(teacher.y[others]).sum()) for teacher in teachers]
@@ -102,8 +102,8 @@ def lesson(teachers: Sequence[Teacher], lot: NDArray[np.int64], n_pool: int) -> 
     sums = [np.zeros_like(found[0]) for found in moments]
 
     def error(image: int) -> float:
-        trials = zip(teachers, moments, sums, scales, strict=True)
-        return sum(t.error(total + m[image], len(picked) + 1, m[-1]) / scale for t, m, total, scale in trials)
+        consumers = zip(teachers, moments, sums, scales, strict=True)
+        return sum(t.error(total + m[image], len(picked) + 1, m[-1]) / scale for t, m, total, scale in consumers)
 
     while len(picked) < CHOSEN:
         best = min((image for image in range(len(lot)) if image not in picked), key=error)
@@ -118,15 +118,15 @@ def _last_inputs(model: nn.Module, pool: Tensor) -> Tensor:
 
 
 def _rows(model: nn.Module, conv: nn.Conv2d, pool: Tensor) -> tuple[FloatArray, FloatArray]:
-    """Patches and outputs of a convolution at some positions, the same for every image."""
+    """Patches and outputs of a convolution at `POSITIONS` positions, the same for every image."""
     found: list[tuple[Tensor, Tensor]] = []
 
-    def note(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
+    def collect(layer: nn.Module, args: tuple[Tensor], output: Tensor) -> None:
         patches = functional.unfold(args[0], conv.kernel_size, padding=1, stride=conv.stride)
         at = torch.linspace(0, patches.shape[2] - 1, POSITIONS).long()
         found.append((patches[:, :, at].movedim(1, 2).double(), output.flatten(2)[:, :, at].movedim(1, 2).double()))
 
-    hook = conv.register_forward_hook(note)
+    hook = conv.register_forward_hook(collect)
     with undisturbed(model):
         for batch in pool.split(128):
             model(batch)

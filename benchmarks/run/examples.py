@@ -1,13 +1,12 @@
-"""Which images to calibrate on: ResNet-20 pruned to half of its MACs with few images, chosen in several ways.
+"""The choice of calibration images: ResNet-20 is pruned to half its MACs with few images, chosen in several ways.
 
     python -m benchmarks.run.examples --data FOLDER
 
-For each seed 4,096 unlabelled training images are drawn; 64, 128 or 256 of them are chosen at random, by facility
-location or by moments (`scionet.select_examples`), or by a function learned from sets that served well
-(example_lessons.py), and the network is pruned with `prune`'s defaults on the chosen ones alone. FOLDER is that of
-untrained.py. A run whose record is under benchmarks/results/examples is not run again;
-`python -m benchmarks.report.tables` writes the table.
-
+For each seed, 4,096 unlabelled training images are sampled. Of these, 64, 128 or 256 are chosen: at random, by facility
+location or by moments (`scionet.select_examples`), or by a learned function (example_lessons.py). The network is pruned
+with the defaults of `prune` on the chosen images alone. FOLDER is that of untrained.py. Records go to
+benchmarks/results/examples.jsonl; a recorded run is not run again. `python -m benchmarks.report.tables` writes the
+table.
 """
 
 from collections.abc import Sequence
@@ -21,10 +20,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 import benchmarks
-from benchmarks.run.example_lessons import taught_order
+from benchmarks.records import pack_folder, recorded_runs
+from benchmarks.run.example_lessons import learned_order
 from benchmarks.run.untrained import TASKS, dense, split
 from scionet.bench.experiment.competitors import Comparison, Competitor, outcome
-from scionet.bench.records.record import load_all, save
+from scionet.bench.records.record import RunRecord, save
 from scionet.budget.costs import measure
 from scionet.coreset import select_examples
 
@@ -36,19 +36,20 @@ EXAMPLE = torch.zeros(2, 3, 32, 32)
 
 
 def main(data: Path, seeds: tuple[int, ...] = (0, 1, 2, 3, 4), only: tuple[str, ...] = CHOICES) -> None:
-    """CompetitorRun what has no record yet.
+    """Do all runs that have no record yet.
 
     Args:
         data: Folder of the archives and weights.
-        seeds: Of the pool, and of random choices.
-        only: Which ways to choose.
+        seeds: Seeds of the pool and of random choices.
+        only: Ways to choose images.
     """
-    done = {(r.spec.method, r.spec.seed) for r in load_all(RESULTS)} if RESULTS.exists() else set()
+    done = {(r.spec.method, r.spec.seed) for r in recorded_runs(RESULTS)}
     model = dense(TASK, data)
     for seed in seeds:
         wanted = [(way, size) for way in only for size in SIZES if (label(way, size), seed) not in done]
         if wanted:
             _run(model, data, seed, wanted)
+    pack_folder(RunRecord, RESULTS)
 
 
 def label(way: str, size: int) -> str:
@@ -57,12 +58,14 @@ def label(way: str, size: int) -> str:
 
 
 def _run(model: nn.Module, data: Path, seed: int, wanted: Sequence[tuple[str, int]]) -> None:
-    """All runs of one pool."""
+    """Do all runs on the pool of one seed."""
     given, test = split(replace(TASK, images=POOL), data / TASK.archive, seed)
     pool = torch.cat([images for images, _ in given])
-    worth = outcome(model, measure(model, EXAMPLE), test, bf16=True)[0]
+    dense_outcome = outcome(model, measure(model, EXAMPLE), test, bf16=True)[0]
     command = "python -m benchmarks.run.examples"
-    comparison = Comparison("examples", TASK.network, TASK.dataset, model, EXAMPLE, test, worth, command, bf16=True)
+    comparison = Comparison(
+        "examples", TASK.network, TASK.dataset, model, EXAMPLE, test, dense_outcome, command, bf16=True
+    )
     orders: dict[str, NDArray[np.int64]] = {}
     for way, size in wanted:
         if way not in orders:
@@ -74,11 +77,11 @@ def _run(model: nn.Module, data: Path, seed: int, wanted: Sequence[tuple[str, in
 
 
 def chosen(model: nn.Module, pool: Tensor, way: str, seed: int) -> NDArray[np.int64]:
-    """The largest number of images, in the order in which they are chosen."""
+    """The images of the largest set, in the order in which they are chosen."""
     if way == "random":
         return np.random.default_rng(seed).permutation(len(pool))[: max(SIZES)]
     if way == "learned":
-        return taught_order(model, pool, max(SIZES), seed)
+        return learned_order(model, pool, max(SIZES), seed)
     criterion = "moments" if way == "moments" else "facility_location"
     return select_examples(model, pool.split(128), max(SIZES), example_inputs=EXAMPLE, criterion=criterion)
 

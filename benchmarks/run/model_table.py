@@ -1,8 +1,8 @@
-"""Write docs/models.md: for well-known networks, the number of sites, what is refused, and the time of `discover`.
+"""Write docs/models.md: the sites, the refusals and the time of `discover` for well-known networks.
 
     python -m benchmarks.run.model_table
 
-Networks have random weights; nothing is downloaded. Names on the command line write only their rows, to the terminal.
+The networks have random weights; nothing is downloaded. With names on the command line, only their rows are printed.
 """
 
 import re
@@ -48,7 +48,7 @@ HEADS = ("network", "parameters", "sites", "smallest", "left whole", "time")
 
 @dataclass(frozen=True)
 class Row:
-    """What is known of one network."""
+    """The result for one network."""
 
     name: str
     parameters: int
@@ -59,7 +59,7 @@ class Row:
 
     @property
     def cells(self) -> tuple[str, ...]:
-        """The row of the table."""
+        """The row as table cells."""
         counts = Counter(self.refused).most_common()
         whole = ", ".join(f"`{name}`" + (f" × {count}" if count > 1 else "") for name, count in counts)
         size = f"{self.parameters / 1e6:.2f} M"
@@ -69,7 +69,7 @@ class Row:
 def main(names: list[str]) -> None:
     """Write the page, or print the rows of the named networks."""
     torch.set_num_threads(1)
-    row("scionet:resnet20")  # what is loaded and set up on first use is not to be measured
+    row("scionet:resnet20")  # loads and initialises what the first call would include
     asked = names or [f"{source}:{name}" for source, list_ in MODELS.items() for name in list_.split()]
     text = table(HEADS, (row(name).cells for name in asked), texts=(0, 4))
     if names:
@@ -79,7 +79,7 @@ def main(names: list[str]) -> None:
 
 
 def row(name: str) -> Row:
-    """Build one network and discover its sites."""
+    """Build one network and measure `discover` on it."""
     torch.manual_seed(0)
     model = build(name).eval()
     source, _, short = name.partition(":")

@@ -1,11 +1,11 @@
-"""What each switch of repair and of widths gains or costs, without training, at half the MACs.
+"""The effect of each setting of repair and widths on accuracy, at half the MACs, without training.
 
     python -m benchmarks.run.repair resnet20 vgg --data FOLDER --weights vgg.safetensors
 
-FOLDER holds the archives and weights that untrained.py takes. `vgg` is a chain of six convolutions for CIFAR-10, which
-is trained here for ten epochs if its file of weights is not there yet. Greedy forward selection with its defaults, but
-for one switch at a time; the same images for all. Each run is one record under benchmarks/results/repair; a run whose
-record is there is not run again. `python -m benchmarks.report.tables` writes the table in docs/repair.md.
+FOLDER is that of untrained.py. `vgg` is a chain of six convolutions for CIFAR-10; it is trained for ten epochs if its
+weights file does not exist. Greedy forward selection runs with its defaults and one changed setting at a time, on the
+same images. Records go to benchmarks/results/repair.jsonl; a recorded run is not run again.
+`python -m benchmarks.report.tables` writes the table in docs/repair.md.
 """
 
 from collections.abc import Mapping
@@ -18,9 +18,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import benchmarks
+from benchmarks.records import pack_folder, recorded_runs
 from benchmarks.run.untrained import TASKS, Task, dense, refuse_unknown, split
 from scionet.bench.experiment.competitors import Comparison, Competitor, outcome
-from scionet.bench.records.record import load_all, save
+from scionet.bench.records.record import RunRecord, save
 from scionet.budget.costs import measure
 from scionet.data.augmentation import Augmentation
 from scionet.data.images import Preprocessing
@@ -48,9 +49,9 @@ SWITCHES: Mapping[str, dict[str, Any]] = {
     "reconstruct_steps=300": {"reconstruct_steps": 300},
 }
 FEW = 128
-"""Some of every batch: the images come sorted by class."""
+"""Size of the small calibration set. It has images of every batch, because images are sorted by class."""
 FEWER = (DEFAULTS, "shrinkage=0.0", "shrinkage='held_out'")
-"""What is also run on `FEW` images."""
+"""Settings that are also run on `FEW` images."""
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1, augmentation="shift", warmup_epochs=1)
 
 
@@ -61,27 +62,28 @@ def main(
     seeds: tuple[int, ...] = (0, 1, 2),
     only: tuple[str, ...] = (),
 ) -> None:
-    """CompetitorRun what has no record yet.
+    """Do all runs that have no record yet.
 
     Args:
-        networks: Which networks.
+        networks: Networks to run.
         data: Folder of the archives and weights.
-        weights: Where the weights of `vgg` are, or are to be.
+        weights: File of the weights of `vgg`; written if it does not exist.
         seeds: Calibration seeds.
-        only: Switches to run; all if empty.
+        only: Settings to run; all if empty.
     """
     refuse_unknown(only, [*SWITCHES])
-    done = {(r.spec.network, r.spec.method, r.spec.seed) for r in load_all(RESULTS)} if RESULTS.exists() else set()
+    done = {(r.spec.network, r.spec.method, r.spec.seed) for r in recorded_runs(RESULTS)}
     task = TASKS["resnet20"]
     for network in networks:
         model = dense(task, data) if network == "resnet20" else vgg(data / task.archive, weights)
         for seed in seeds:
             missing = [(c, few) for c, few in competitors(only) if (network, c.label, seed) not in done]
             _run(network, model, task, data, seed, missing)
+    pack_folder(RunRecord, RESULTS)
 
 
 def competitors(only: tuple[str, ...]) -> list[tuple[Competitor, bool]]:
-    """Greedy selection with one switch at a time, and whether it gets few images."""
+    """Greedy selection with one changed setting each, and whether it runs on `FEW` images."""
     found = [(label, label, False) for label in SWITCHES] + [(label, few_images(label), True) for label in FEWER]
     return [
         (Competitor(name, "forward", SWITCHES[label], f"Greedy least squares; {label}."), few)
@@ -91,7 +93,7 @@ def competitors(only: tuple[str, ...]) -> list[tuple[Competitor, bool]]:
 
 
 def few_images(label: str) -> str:
-    """The label of a switch that is run on few images."""
+    """The name of a setting that is run on `FEW` images."""
     return f"{label}, {FEW} images"
 
 
@@ -102,9 +104,9 @@ def _run(
         return
     images, test = split(task, data / task.archive, seed)
     example = torch.zeros(2, 3, task.side, task.side)
-    worth = outcome(model, measure(model, example), test)[0]
+    dense_outcome = outcome(model, measure(model, example), test)[0]
     command = f"python -m benchmarks.run.repair {network}"
-    comparison = Comparison("repair", network, task.dataset, model, example, test, worth, command)
+    comparison = Comparison("repair", network, task.dataset, model, example, test, dense_outcome, command)
     for competitor, few in missing:
         given = [(x[: FEW // len(images)], y[: FEW // len(images)]) for x, y in images] if few else images
         record = comparison.run(competitor, given, BUDGET, seed).record
@@ -113,7 +115,7 @@ def _run(
 
 
 def vgg(archive: Path, weights: Path) -> nn.Module:
-    """A chain of six convolutions with BatchNorm, no residual stream in it; trained if there are no weights yet."""
+    """A chain of six convolutions with BatchNorm and no residual stream; trained if the weights file does not exist."""
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
     with torch.random.fork_rng():
         torch.manual_seed(0)

@@ -1,11 +1,11 @@
-"""Accuracy right after the cut for the pruners of Torch-Pruning, at the budgets, data and seeds of untrained.py.
+"""Accuracy of the pruners of Torch-Pruning without training, at the budgets, data and seeds of untrained.py.
 
     python -m benchmarks.run.rivals resnet20 resnet56 efficientnet_lite0 --data FOLDER
 
-Only the channels inside blocks are offered to the pruners: what a padded shortcut couples they cannot cut, and on
-EfficientNet-Lite0 they do better so. The pruning ratio is bisected until the MACs are as close below the budget as the
-pruner comes. Every result is recorded twice: as cut, and after BatchNorm re-calibration on the calibration images.
-Records go beside those of untrained.py.
+The pruners may cut only channels inside blocks: they cannot cut channels that a padded shortcut couples, and they do
+better with this restriction on EfficientNet-Lite0. The pruning ratio is bisected to bring the MACs as close below the
+budget as possible. Each result has two records: right after the cut, and after BatchNorm re-calibration on the
+calibration images. Records go to the same file as those of untrained.py.
 """
 
 import copy
@@ -21,7 +21,8 @@ import torch_pruning as tp
 import tyro
 from torch import Tensor, nn
 
-from benchmarks.run.untrained import RESULTS, TASKS, Task, dense, load_all, split
+from benchmarks.records import pack_folder, recorded_runs
+from benchmarks.run.untrained import RESULTS, TASKS, Task, dense, split
 from scionet.adapters.torch_pruning_criteria import CRITERIA, differentiate
 from scionet.bench.experiment.competitors import outcome
 from scionet.bench.records.provenance import Provenance
@@ -36,16 +37,16 @@ LABELLED_BATCHES = 2
 
 
 @dataclass(frozen=True, eq=False)
-class Rivalry:
-    """One network, one seed.
+class PrunerRuns:
+    """The runs of all pruners on one network with one seed.
 
     Attributes:
         task: The network and its budgets.
         model: The dense network.
         calibration: Labelled batches.
         test: Labelled batches.
-        dense: What the dense network is worth.
-        seed: Of the calibration images.
+        dense: Cost and accuracy of the dense network.
+        seed: Seed of the calibration images.
     """
 
     task: Task
@@ -57,19 +58,19 @@ class Rivalry:
 
     @property
     def example(self) -> Tensor:
-        """What the network is called on."""
+        """Example input of the network."""
         return torch.zeros(2, 3, self.task.side, self.task.side)
 
     def scored(self, criterion: str) -> tuple[nn.Module, Any]:
-        """A copy of the network with the gradients that a criterion needs, and its importance."""
+        """Copy the network with the gradients that a criterion needs; return the copy and the importance."""
         model, importance = copy.deepcopy(self.model), CRITERIA[criterion].make()
         if kind := CRITERIA[criterion].gradients:
             differentiate(model, importance, self.calibration[:LABELLED_BATCHES], kind == "single")
         return model, importance
 
     def cut(self, scored: tuple[nn.Module, Any], ratio: float, across: bool) -> nn.Module:
-        """The network pruned at one ratio, by ranking within each layer or across all."""
-        model, importance = copy.deepcopy(scored)  # together: what is accumulated goes by parameters
+        """Prune at one ratio, with units ranked within each layer or across all layers."""
+        model, importance = copy.deepcopy(scored)  # together: accumulated gradients refer to the parameters
         ignored = [m for name, m in model.named_modules() if _weighted(m) and not _inside(name)]
         pruner = tp.pruner.BasePruner(
             model,
@@ -86,7 +87,7 @@ class Rivalry:
         return model
 
     def nearest(self, criterion: str, budget: str, across: bool) -> nn.Module:
-        """The largest network below the budget that some pruning ratio gives."""
+        """Find the largest network within the budget by bisection of the pruning ratio."""
         limit, dense = Budget.of(budget), measure(self.model, self.example)
         low, high, best, scored = 0.0, 1.0, None, self.scored(criterion)
         for _ in range(BISECTIONS):
@@ -100,7 +101,7 @@ class Rivalry:
         return best
 
     def records(self, criterion: str, budget: str, across: bool) -> tuple[RunRecord, RunRecord]:
-        """As cut, and re-calibrated."""
+        """The records right after the cut and after re-calibration."""
         start = perf_counter()
         pruned = self.nearest(criterion, budget, across)
         seconds = perf_counter() - start
@@ -113,7 +114,7 @@ class Rivalry:
         return plain, self.record(pruned, label(criterion, across, True), criterion, budget, seconds)
 
     def record(self, pruned: nn.Module, name: str, criterion: str, budget: str, seconds: float) -> RunRecord:
-        """What came out of one run."""
+        """The record of one run."""
         spec = RunSpec("untrained", self.task.network, self.task.dataset, name, budget, self.seed)
         command = f"python -m benchmarks.run.rivals {self.task.network}"
         return RunRecord(
@@ -131,7 +132,7 @@ class Rivalry:
 
 
 def label(criterion: str, across: bool, recalibrated: bool) -> str:
-    """The name in tables."""
+    """The name of a pruner in tables."""
     return f"torch-pruning {criterion}{' (global)' if across else ''}{' + re-calibration' if recalibrated else ''}"
 
 
@@ -141,10 +142,10 @@ def main(
     seeds: tuple[int, ...] = (0, 1, 2),
     only: tuple[str, ...] = tuple(CRITERIA),
 ) -> None:
-    """CompetitorRun what has no record yet.
+    """Do all runs that have no record yet.
 
     Args:
-        networks: Which of resnet20, resnet56, efficientnet_lite0.
+        networks: Networks out of resnet20, resnet56, efficientnet_lite0.
         data: Folder of the archives and weights.
         seeds: Calibration seeds.
         only: Criteria to run.
@@ -152,21 +153,24 @@ def main(
     for seed in seeds:
         for name in networks:
             _run(TASKS[name], data, seed, only)
+    pack_folder(RunRecord, RESULTS)
 
 
 def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
-    done = {(r.spec.network, r.spec.method, r.spec.budget, r.spec.seed) for r in load_all(RESULTS)}
+    done = {(r.spec.network, r.spec.method, r.spec.budget, r.spec.seed) for r in recorded_runs(RESULTS)}
     model = dense(task, data)
     images, test = split(task, data / task.archive, seed)
-    worth = outcome(model, measure(model, torch.zeros(2, 3, task.side, task.side)), test, bf16=True)[0]
-    rivalry = Rivalry(task, model, images, test, worth, seed)
+    dense_outcome = outcome(model, measure(model, torch.zeros(2, 3, task.side, task.side)), test, bf16=True)[0]
+    runs = PrunerRuns(task, model, images, test, dense_outcome, seed)
     for criterion in only:
         for across in (False, True):
             for budget in task.budgets:
                 if (task.network, label(criterion, across, True), budget, seed) not in done:
-                    for record in rivalry.records(criterion, budget, across):
+                    for record in runs.records(criterion, budget, across):
+                        if (task.network, record.spec.method, budget, seed) in done:
+                            continue  # a former process ended between the two
                         save(record, RESULTS)
-                        accuracy = f"{record.pruned.accuracy:.4f}, MACs {record.pruned.macs / worth.macs:.4f}"
+                        accuracy = f"{record.pruned.accuracy:.4f}, MACs {record.pruned.macs / dense_outcome.macs:.4f}"
                         print(f"{task.network} {record.spec.method} {budget} seed {seed}: {accuracy}", flush=True)
 
 
@@ -175,7 +179,7 @@ def _weighted(module: nn.Module) -> bool:
 
 
 def _inside(name: str) -> bool:
-    """Whether a layer makes, or passes on, channels that stay within a block of a CIFAR ResNet or an EfficientNet."""
+    """Whether the channels of a layer stay within a block of a CIFAR ResNet or an EfficientNet."""
     return (name.startswith("layer") and name.endswith("conv1")) or name.endswith(("_expand_conv", "_depthwise_conv"))
 
 

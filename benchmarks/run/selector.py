@@ -1,12 +1,16 @@
-"""A selector of channels taught by greedy selection on ResNet-56, used on ResNet-20.
+"""A channel selector that learns from greedy selection on ResNet-56 and is used on ResNet-20.
 
     python -m benchmarks.run.selector --data FOLDER
 
-For each seed (of the calibration images, the selector's first weights and random units): greedy least squares at every
-site of ResNet-56 teaches a selector; at every site of ResNet-20 half of the units are chosen by it and by its rivals,
-and compared with those of greedy least squares; then ResNet-20 is pruned to half of its MACs at one density, with the
-same refit for all. FOLDER is that of untrained.py. Records go to benchmarks/results/selector/runs, overlaps and the
-seconds of each choice to overlaps.json beside them; `python -m benchmarks.report.tables` writes the tables.
+The seed sets the calibration images, the initial weights of the selector, and random units. For each seed:
+
+1. The selector learns from greedy least squares at every site of ResNet-56.
+2. At every site of ResNet-20, the selector and its rivals choose half of the units. Their choices are compared with
+   that of greedy least squares.
+3. ResNet-20 is pruned to half its MACs at one density, with the same refit for all.
+
+FOLDER is that of untrained.py. Run records go to benchmarks/results/selector/runs.jsonl, overlaps and times to
+overlaps.json beside it. `python -m benchmarks.report.tables` writes the tables.
 """
 
 import json
@@ -23,10 +27,11 @@ import tyro
 from torch import Tensor, nn
 
 import benchmarks
+from benchmarks.records import pack_folder, recorded_runs
 from benchmarks.run.untrained import TASKS, calibration, dense, split
 from scionet.bench.experiment.competitors import Comparison, Competitor, outcome
 from scionet.bench.records.provenance import Provenance
-from scionet.bench.records.record import save
+from scionet.bench.records.record import RunRecord, save
 from scionet.bench.records.record_files import write_text
 from scionet.budget.costs import measure
 from scionet.differentiable.channel_selector import ChannelSelector
@@ -45,7 +50,7 @@ from scionet.selection.quadratic import LeastSquares
 from scionet.settings import ForwardSettings, SweepSettings
 
 RESULTS = benchmarks.RESULTS / "selector"
-OVERLAPS = RESULTS / "overlaps.json"
+RUNS, OVERLAPS = RESULTS / "runs", RESULTS / "overlaps.json"
 COMMAND = "python -m benchmarks.run.selector"
 TEACHER, PUPIL, BUDGET = "resnet56", "resnet20", "macs<=50%"
 ENERGY = STATISTICS.index("energy")
@@ -54,26 +59,26 @@ EXAMPLE = torch.zeros(2, 3, 32, 32)
 
 @dataclass(frozen=True)
 class EnergyRanker(Ranker):
-    """Takes units by the mean square of what they give to their consumers: the strongest single statistic."""
+    """Ranks units by the mean square of their contribution to consumers: the strongest single statistic."""
 
     @property
     def uses_moments(self) -> bool:
-        """Always."""
+        """True."""
         return True
 
     @property
     def nested(self) -> bool:
-        """Always."""
+        """True."""
         return True
 
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
-        """The `n_units` of largest energy."""
+        """Select the `n_units` units with the largest energy."""
         order = np.argsort(-statistics(view)[:, ENERGY], kind="stable")[:n_units]
         return replay(LeastSquares(view.terms), order.tolist())
 
 
 def main(data: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
-    """Teach, choose, prune and record.
+    """Train the selectors, compare their choices, prune, and write the records.
 
     Args:
         data: Folder of the archives and weights.
@@ -81,17 +86,18 @@ def main(data: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
     """
     rows = []
     for seed in seeds:
-        selector, seconds = taught(data, seed)
+        selector, seconds = trained(data, seed)
         images, test = split(TASKS[PUPIL], data / TASKS[PUPIL].archive, seed)
         model = dense(TASKS[PUPIL], data)
         given = rankers(selector)
         rows += [{"seed": seed, "teaching s": seconds, **row} for row in overlaps(model, images, given, seed)]
         _write(rows)
         _prune(model, images, test, given, seed)
+    pack_folder(RunRecord, RUNS)
 
 
-def taught(data: Path, seed: int) -> tuple[ChannelSelector, float]:
-    """A selector, and the seconds that learning took."""
+def trained(data: Path, seed: int) -> tuple[ChannelSelector, float]:
+    """Train a selector; return it and the seconds of the training."""
     images = [x for x, _ in calibration(TASKS[TEACHER], data / TASKS[TEACHER].archive, seed)]
     given = [*lessons(dense(TASKS[TEACHER], data), images, EXAMPLE, seed=seed)]
     selector, start = ChannelSelector(STATISTICS, seed=seed), process_time()
@@ -101,7 +107,7 @@ def taught(data: Path, seed: int) -> tuple[ChannelSelector, float]:
 
 
 def rankers(selector: ChannelSelector) -> Mapping[str, Ranker]:
-    """Who competes; all are given the same refit."""
+    """The competing rankers; all use the same refit."""
     return {
         "greedy least squares": ForwardRanker(ForwardSettings()),
         "learned": LearnedRanker(selector),
@@ -115,13 +121,13 @@ def rankers(selector: ChannelSelector) -> Mapping[str, Ranker]:
 def overlaps(
     model: nn.Module, calibration: Sequence[Any], given: Mapping[str, Ranker], seed: int
 ) -> Iterator[dict[str, Any]]:
-    """Per site the share of greedy selection's half that each ranker's half has, and seconds to choose."""
-    sites, draw = discover(model, EXAMPLE), seeded(seed)
+    """Per site: the share of greedy selection's units that each ranker also chooses, and the seconds of the choice."""
+    sites, rngs = discover(model, EXAMPLE), seeded(seed)
     images = [x for x, _ in calibration]
-    for view, _ in survey(Fitting(model, sites, ForwardSettings()), images, sites, draw, silent):
+    for view, _ in survey(Fitting(model, sites, ForwardSettings()), images, sites, rngs, silent):
         half = view.site.width // 2
         start = process_time()
-        greedy = set(given["greedy least squares"].rank(view, half, draw("rank", view.site.name)).kept)
+        greedy = set(given["greedy least squares"].rank(view, half, rngs("rank", view.site.name)).kept)
         seconds = {"greedy least squares": process_time() - start}
         learned = given["learned"]
         assert isinstance(learned, LearnedRanker)
@@ -129,7 +135,7 @@ def overlaps(
         learned.selector.rank(statistics(view))
         seconds["learned"] = process_time() - start
         shares = {
-            name: len(greedy.intersection(ranker.rank(view, half, draw("rank", name, view.site.name)).kept)) / half
+            name: len(greedy.intersection(ranker.rank(view, half, rngs("rank", name, view.site.name)).kept)) / half
             for name, ranker in given.items()
         }
         yield {"site": view.site.name, "width": view.site.width, "shares": shares, "choice s": seconds}
@@ -142,14 +148,17 @@ def _prune(
     given: Mapping[str, Ranker],
     seed: int,
 ) -> None:
-    """Records of whole prunes."""
+    """Prune the network with each ranker that has no record with this seed, and save the record."""
     task, dense = TASKS[PUPIL], outcome(model, measure(model, EXAMPLE), test, bf16=True)[0]
     comparison = Comparison("selector", task.network, task.dataset, model, EXAMPLE, test, dense, COMMAND, bf16=True)
+    done = {record.spec.method for record in recorded_runs(RUNS) if record.spec.seed == seed}
     for name, ranker in given.items():
+        if name in done:
+            continue
         settings = (ForwardSettings if isinstance(ranker, ForwardRanker) else SweepSettings)(allocation="uniform")
         competitor = Competitor(name, Pipeline(name, settings, ranker), summary="Refitted, one density for all sites.")
         record = comparison.run(competitor, calibration, BUDGET, seed).record
-        save(record, RESULTS / "runs")
+        save(record, RUNS)
         print(f"{name}, seed {seed}: {record.pruned.accuracy:.4f}", flush=True)
 
 

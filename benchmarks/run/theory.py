@@ -1,13 +1,18 @@
-"""The curves of one site after another: greedy, stochastic and distributed selection beside random and the bound.
+"""Error curves of single sites: greedy, stochastic, distributed and random selection, and bounds on the error.
 
     python -m benchmarks.run.theory --data FOLDER
 
-Least squares at the sites of ResNet-20 on 1,024 CIFAR-10 images, without shrinkage. For each number of kept units: the
-relative error at the consumer with the units of exact greedy selection, of stochastic (epsilon 0.1) and distributed
-greedy selection (4 shares) and of random ones (mean of five seeds each), and the least error that *any* as large set is
-certified to have. At the site of 16 units also the best set, by trying all 65,536, and from it the error that greedy
-selection is guaranteed not to exceed. The record is benchmarks/results/theory/resnet20.json;
-`python -m benchmarks.report.tables` draws it.
+Least squares at three sites of ResNet-20 on 1,024 CIFAR-10 images, without shrinkage. For each number of kept units,
+the record has the relative error at the consumer for these choices of units:
+
+- exact greedy selection;
+- stochastic (epsilon 0.1) and distributed (4 partitions) greedy selection and random units, each the mean of five
+  seeds;
+- a lower bound on the error of any set of the same size;
+- at the site with 16 units: the best set, found by trying all 65,536, and the error that greedy selection is guaranteed
+  not to exceed.
+
+The record is benchmarks/results/theory/resnet20.json; `python -m benchmarks.report.tables` plots it.
 """
 
 import json
@@ -44,11 +49,11 @@ RESULT = RESULTS / "theory" / "resnet20.json"
 SITES = ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1")
 SEEDS = range(5)
 ENUMERATED = 16
-"""Sites of so many units: every set is tried."""
+"""Sites with at most this number of units are searched exhaustively."""
 
 
 def main(data: Path) -> None:
-    """Measure and record.
+    """Measure and write the record.
 
     Args:
         data: Folder of the archives and weights; see untrained.py.
@@ -68,7 +73,7 @@ def main(data: Path) -> None:
 
 
 def curves(view: SiteView) -> dict[str, Any]:
-    """Errors by number of kept units, 1 to N."""
+    """Errors for 1 to N kept units, by way of selection."""
     size = view.site.width
     objective = LeastSquares(view.terms)
     gamma = objective.spectral_ratio()
@@ -97,7 +102,7 @@ def curves(view: SiteView) -> dict[str, Any]:
 
 
 def least_errors(term: Term) -> FloatArray:
-    """The least error of any set of 1, ..., N units, by trying all of them."""
+    """The smallest error of any set of 1, ..., N units, by exhaustive search."""
 
     def error(units: tuple[int, ...]) -> float:
         columns = np.concatenate([term.columns[list(units)].ravel(), term.fixed])

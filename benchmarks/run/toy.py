@@ -1,12 +1,17 @@
-"""The toy of differentiable greedy selection: a hidden function is learned from its greedy sets, over several seeds.
+"""A toy problem for differentiable greedy selection: recover a hidden function from its greedy sets.
 
     python -m benchmarks.run.toy
 
-Sets of 5 of 30 items with 12 features, chosen by a function with hidden weights: 400 to learn from, 200 to test on.
-For each seed: the share of the hidden function's picks that is found after training in each mode, untrained, and by a
-logistic regression on single items; and on 64 other instances how often selection with a softened mask ends with the
-set of greedy selection, for two softened masks and falling temperatures. The record is benchmarks/results/toy/toy.json,
-with the figures of an independent implementation beside it; `python -m benchmarks.report.tables` writes the tables.
+A function with hidden weights chooses 5 of 30 items with 12 features: 400 sets are for training, 200 for testing. For
+each seed, the record has
+
+- the share of the hidden function's picks that is recovered: untrained, after training in each mode, and by a logistic
+  regression on single items;
+- on 64 other instances: how often selection with a softened mask finds the greedy set, for two masks and a range of
+  temperatures.
+
+The record is benchmarks/results/toy/toy.json and includes results of an independent implementation.
+`python -m benchmarks.report.tables` writes the tables.
 """
 
 import json
@@ -44,14 +49,14 @@ ELSEWHERE = {
         "-C a": [52, 55, 53, 11, 22, 49, 62, 64],
     },
 }
-"""What an independent implementation found with one seed."""
+"""Results of an independent implementation with one seed."""
 
 
 def main(seeds: int = 10) -> None:
-    """Measure and record.
+    """Measure and write the record.
 
     Args:
-        seeds: How many seeds, from 0 on.
+        seeds: Number of seeds, from 0 on.
     """
     precision: dict[str, list[float]] = {name: [] for name in ELSEWHERE["precision"]}
     agreeing: dict[str, list[list[int]]] = {name: [] for name in ELSEWHERE["agreeing"]}
@@ -70,7 +75,7 @@ def main(seeds: int = 10) -> None:
 
 
 def precisions(seed: int) -> Iterator[tuple[str, float]]:
-    """The share of the hidden function's picks that each way finds on the test instances."""
+    """The share of the hidden function's picks that each method recovers on the test instances."""
     items, order = hidden(seed)
     train, gold, test, wanted = list(items[:TRAIN]), order[:TRAIN], items[TRAIN:], order[TRAIN:]
     yield "untrained", found_by(SoftGreedy(12).double(), test, wanted)
@@ -82,7 +87,7 @@ def precisions(seed: int) -> Iterator[tuple[str, float]]:
 
 
 def hidden(seed: int) -> tuple[Tensor, Tensor]:
-    """Instances with sparse features ``(B, 30, 12)``, and the picks of a function with hidden weights ``(B, 5)``."""
+    """Sample sparse instances ``(B, 30, 12)``, and the picks ``(B, 5)`` of a function with hidden weights."""
     generator = torch.Generator().manual_seed(seed)
     items = _gamma(0.3, (600, 30, 12), generator)
     truth = with_weights(_gamma(0.5, (12,), generator))
@@ -95,7 +100,7 @@ def _gamma(shape: float, size: tuple[int, ...], generator: torch.Generator) -> T
 
 
 def with_weights(weights: Tensor) -> SoftGreedy:
-    """The layer with given weights."""
+    """Build the layer with given weights."""
     layer = SoftGreedy(len(weights)).double()
     with torch.no_grad():
         layer.theta.copy_(torch.log(torch.expm1(weights)))
@@ -113,7 +118,7 @@ def hits(found: Tensor, wanted: Tensor) -> float:
 
 
 def logistic(items: Tensor, order: Tensor) -> Tensor:
-    """Scores of a logistic regression of membership on single items, trained as the layers are."""
+    """Scores of a logistic regression of membership on single items, with the training set of the layers."""
     columns = torch.cat([items, torch.log1p(items)], 2)
     member = torch.zeros(items.shape[:2], dtype=torch.float64).scatter_(1, order, 1.0)[:TRAIN]
     slope, bias = (torch.zeros(n, dtype=torch.float64, requires_grad=True) for n in (24, 1))
@@ -127,7 +132,7 @@ def logistic(items: Tensor, order: Tensor) -> Tensor:
 
 
 def agreements(seed: int) -> Iterator[tuple[str, list[int]]]:
-    """For each softened mask and temperature: on how many of 64 instances the greedy set comes out."""
+    """For each softened mask: on how many of 64 instances it finds the greedy set, by temperature."""
     generator = torch.Generator().manual_seed(seed)
     items = torch.rand(64, 12, 6, generator=generator, dtype=torch.float64)
     layer = with_weights(torch.rand(6, generator=generator, dtype=torch.float64))
@@ -139,7 +144,7 @@ def agreements(seed: int) -> Iterator[tuple[str, list[int]]]:
 
 
 def softened(layer: SoftGreedy, items: Tensor, tau: float, mask: Callable[[Tensor, Tensor, float], Tensor]) -> Tensor:
-    """How much of each item four soft steps take, at any temperature; the layer refuses low ones."""
+    """The amount of each item that four soft steps take, at any temperature; the layer itself refuses low ones."""
     level, taken = items.new_zeros(len(items), items.shape[2]), items.new_zeros(items.shape[:2])
     for _ in range(4):
         share = mask(layer.gains(level, items), taken, tau).softmax(1)

@@ -1,4 +1,4 @@
-"""Accuracy right after the cut, without any training: every method, three calibration seeds, the same images for all.
+"""Accuracy of every method right after the cut, without training, on the same images and three calibration seeds.
 
     python -m benchmarks.run.untrained resnet20 resnet56 --data FOLDER
     python -m benchmarks.run.untrained efficientnet_lite0 --data FOLDER
@@ -6,8 +6,8 @@
 FOLDER holds cifar10-jpeg.zip (CIFAR-10 as JPEG, in the layout train/class/name.jpg and test/class/name.jpg) with
 resnet20-cifar10-jpeg.safetensors and resnet56-cifar10-jpeg.safetensors, and imagenet-1000.zip (wnid/name.jpg).
 
-Each run is one record under benchmarks/results/untrained; a run whose record is there is not run again. The tables of
-README.md and docs/ are made from the records by `python -m benchmarks.report.tables`.
+Records go to benchmarks/results/untrained.jsonl; a recorded run is not run again. `python -m benchmarks.report.tables`
+makes the tables of README.md and docs/ from them.
 """
 
 from collections.abc import Iterator, Sequence
@@ -21,8 +21,9 @@ import tyro
 from torch import Tensor, nn
 
 import benchmarks
+from benchmarks.records import pack_folder, recorded_runs
 from scionet.bench.experiment.competitors import COMPETITORS, LOSS, Comparison, Competitor, outcome
-from scionet.bench.records.record import load_all, save
+from scionet.bench.records.record import RunRecord, save
 from scionet.budget.costs import measure
 from scionet.data.batches import ImageBatches, batches
 from scionet.data.folders import ImageFolder
@@ -40,7 +41,7 @@ STOCHASTIC_LOSS = replace(
 
 @dataclass(frozen=True)
 class Task:
-    """A network, its data, and what is asked of it."""
+    """A network with its data, budgets and competitors."""
 
     network: str
     dataset: str
@@ -55,7 +56,7 @@ class Task:
 
 
 def cifar(network: str, competitors: tuple[Competitor, ...]) -> Task:
-    """A CIFAR ResNet: calibrated on the training part, evaluated on the whole test part."""
+    """The task of a CIFAR ResNet: calibration on the training part, evaluation on the whole test part."""
     budgets = ("macs<=70%", "macs<=50%", "macs<=30%")
     weights = f"{network}-cifar10-jpeg.safetensors"
     data = "CIFAR-10 (JPEG)"
@@ -77,7 +78,7 @@ TASKS = {
         224,
         ("macs<=80%", "macs<=60%", "macs<=40%"),
         500,
-        measured=100,  # the photographs are few, and large
+        measured=100,  # the photographs are few and large
     ),
 }
 
@@ -89,14 +90,14 @@ def main(
     only: tuple[str, ...] = (),
     budgets: tuple[str, ...] = (),
 ) -> None:
-    """CompetitorRun what has no record yet.
+    """Do all runs that have no record yet.
 
     Args:
-        networks: Which of resnet20, resnet56, efficientnet_lite0.
+        networks: Networks out of resnet20, resnet56, efficientnet_lite0.
         data: Folder of the archives and weights.
         seeds: Calibration seeds.
-        only: Labels of the methods to run; all if empty.
-        budgets: Which of the network's budgets; all if empty.
+        only: Names of the competitors to run; all if empty.
+        budgets: Budgets out of those of the network; all if empty.
     """
     tasks = [TASKS[name] for name in networks]
     refuse_unknown(only, [competitor.label for task in tasks for competitor in task.competitors])
@@ -104,24 +105,25 @@ def main(
     for seed in seeds:
         for task in tasks:
             _run(replace(task, budgets=tuple(b for b in task.budgets if not budgets or b in budgets)), data, seed, only)
+    pack_folder(RunRecord, RESULTS)
 
 
 def refuse_unknown(given: Sequence[str], allowed: Sequence[str]) -> None:
-    """End with a message if a name is not known.
+    """Exit with a message if a name is unknown.
 
     Raises:
-        SystemExit: If so.
+        SystemExit: If a name is unknown.
     """
     if unknown := [name for name in given if name not in allowed]:
         raise SystemExit(f"unknown {unknown}; allowed: {', '.join(dict.fromkeys(allowed))}")
 
 
 def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
-    done = {(r.spec.network, r.spec.method, r.spec.budget, r.spec.seed) for r in _records()}
+    done = {(r.spec.network, r.spec.method, r.spec.budget, r.spec.seed) for r in recorded_runs(RESULTS)}
     model = dense(task, data)
     images, test = split(task, data / task.archive, seed)
     example = torch.zeros(2, 3, task.side, task.side)
-    comparison = _arena(task, model, example, test)
+    comparison = _comparison(task, model, example, test)
     for competitor in task.competitors:
         budgets = [b for b in task.budgets if (task.network, competitor.label, b, seed) not in done]
         if not budgets or (only and competitor.label not in only):
@@ -134,14 +136,10 @@ def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
             print(f"{task.network} {competitor.label} {record.spec.budget} seed {seed}: {found}", flush=True)
 
 
-def _records() -> tuple[Any, ...]:
-    return load_all(RESULTS) if RESULTS.exists() else ()
-
-
-def _arena(task: Task, model: nn.Module, example: Tensor, test: Sequence[tuple[Tensor, Tensor]]) -> Comparison:
+def _comparison(task: Task, model: nn.Module, example: Tensor, test: Sequence[tuple[Tensor, Tensor]]) -> Comparison:
     command = f"python -m benchmarks.run.untrained {task.network}"
-    worth = outcome(model, measure(model, example), test)[0]
-    return Comparison("untrained", task.network, task.dataset, model, example, test, worth, command)
+    dense_outcome = outcome(model, measure(model, example), test)[0]
+    return Comparison("untrained", task.network, task.dataset, model, example, test, dense_outcome, command)
 
 
 def dense(task: Task, data: Path) -> nn.Module:
@@ -153,7 +151,7 @@ def dense(task: Task, data: Path) -> nn.Module:
 
 
 def split(task: Task, archive: Path, seed: int) -> tuple[list[Any], list[tuple[Tensor, Tensor]]]:
-    """Calibration batches and labelled test batches, in the faster memory format."""
+    """Calibration batches and labelled test batches, in channels-last format."""
     if task.weights is not None:
         return calibration(task, archive, seed), list(_load(task, ImageFolder(archive, "test"), None, 200))
     folder = ImageFolder(archive)
@@ -162,7 +160,7 @@ def split(task: Task, archive: Path, seed: int) -> tuple[list[Any], list[tuple[T
 
 
 def calibration(task: Task, archive: Path, seed: int) -> list[Any]:
-    """Labelled batches to calibrate on."""
+    """Labelled calibration batches."""
     folder, size = (ImageFolder(archive, "train"), 128) if task.weights is not None else (ImageFolder(archive), 50)
     return list(_load(task, folder, sample(folder, task.images, seed), size))
 

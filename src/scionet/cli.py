@@ -16,6 +16,7 @@ from scionet.commands import config
 from scionet.commands.options import (
     AnalyzeCollapse,
     AnalyzeGradientFlow,
+    BenchPack,
     BenchReport,
     BenchRun,
     BenchStatus,
@@ -41,6 +42,7 @@ KINDS: dict[str, type[Common]] = {
     "bench run": BenchRun,
     "bench status": BenchStatus,
     "bench report": BenchReport,
+    "bench pack": BenchPack,
 }
 FAILED = 1
 INTERRUPTED = 130
@@ -122,8 +124,11 @@ def parse(args: Sequence[str]) -> Common:
     bench = Annotated[
         Annotated[BenchRun, tyro.conf.subcommand("run")]
         | Annotated[BenchStatus, tyro.conf.subcommand("status")]
-        | Annotated[BenchReport, tyro.conf.subcommand("report")],
-        tyro.conf.subcommand("bench", description="Run an experiment, see how far it is, write its report."),
+        | Annotated[BenchReport, tyro.conf.subcommand("report")]
+        | Annotated[BenchPack, tyro.conf.subcommand("pack")],
+        tyro.conf.subcommand(
+            "bench", description="Run an experiment, show its progress, write its report, pack its records."
+        ),
     ]
     choices: Any = Demo | Prune | tuning | Evaluate | Export | analyze | bench
     description = "Structured pruning of PyTorch networks by greedy forward selection."
@@ -181,6 +186,10 @@ def execute(command: Common) -> None:
             from scionet.commands import bench
 
             bench.status(command)
+        case BenchPack():
+            from scionet.commands import bench
+
+            bench.pack(command)
 
 
 def _glance(args: Sequence[str]) -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Filters ranked in the whole network and taken away in exact numbers: the rounds of early_pruning.py."""
+"""The rounds of early_pruning.py: rank the filters of the whole network and remove an exact number of them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
 
 LEAST = 0.05
-"""Share of its first filters that a site keeps in any case, as in the authors' code."""
+"""Fraction of its original filters that a site always keeps, as in the authors' code."""
 
 METHODS: Mapping[str, Ranker] = {
     "magnitude": WeightRanker("magnitude", weight_scores.magnitude, lambda scores: scores.norm(dim=1)),
@@ -31,16 +31,16 @@ METHODS: Mapping[str, Ranker] = {
     "gradient preservation": registry.SCORES["gradient_preservation"],
     "random": registry.SCORES["random"],
 }
-"""What filters are ranked by; the highest stay. `l2` of the registry compares filters of one site only."""
+"""Scores of filters; the highest are kept. `l2` of the registry compares the filters of one site only."""
 
 
 def counts(density: float, rounds: int, total: int) -> list[int]:
-    """Filters left after each round: the telescoping schedule, each number from the first total."""
+    """Filters that remain after each round, by the telescoping schedule; fractions are of the original total."""
     return [count(share, total) for share in Schedule(rounds, "telescoping").densities(density)]
 
 
 def floors(widths: Mapping[str, int]) -> dict[str, int]:
-    """Filters that each site keeps in any case."""
+    """Filters that each site always keeps."""
     return {name: max(1, int(np.ceil(LEAST * width))) for name, width in widths.items()}
 
 
@@ -55,7 +55,7 @@ def unit_scores(
 
 
 def chosen(scores: Mapping[str, Tensor], n_kept: int, least: Mapping[str, int], dense_hash: str) -> Plan:
-    """The `n_kept` units of highest score in the whole network, at least `least` of each site."""
+    """Keep the `n_kept` units with the highest scores in the whole network, and at least `least` of each site."""
     raised = {name: _safe(score, least[name]) for name, score in scores.items()}
     everything = {name: torch.ones_like(score, dtype=torch.bool) for name, score in raised.items()}
     kept = {name: mask.nonzero()[:, 0].tolist() for name, mask in keep_global(raised, everything, n_kept).items()}
@@ -64,13 +64,13 @@ def chosen(scores: Mapping[str, Tensor], n_kept: int, least: Mapping[str, int], 
 
 
 def _safe(score: Tensor, n_safe: int) -> Tensor:
-    """Scores in which the `n_safe` highest are above all of other sites."""
+    """Raise the `n_safe` highest scores above those of all other sites."""
     best = score.argsort(descending=True, stable=True)[:n_safe]
     return score.index_fill(0, best, torch.inf)
 
 
 def gradient_norms(model: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
-    """‖g‖ of the mean loss over the weights of linear maps and convolutions: in eval mode, and as in training."""
+    """Gradient norm of the mean loss, over linear and convolution weights: in eval mode, and as in training."""
     weights = {name: weight.float() for name, weight in maskable(model).items()}
     losses = (LossFunctional(model, wide_state(model), pairs, batch_norms=batch) for batch in (False, True))
     evaluated, trained = (

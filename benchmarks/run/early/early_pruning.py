@@ -1,15 +1,14 @@
-"""Pruning during the first epochs of a training: which measure of filters is best before a network has learned much?
+"""Pruning in the first epochs of training: which score should rank filters before the network has learned much?
 
     python -m benchmarks.run.early.early_pruning --data FOLDER
 
-FOLDER holds Fashion-MNIST as MNIST's four files. Two small networks are trained from new weights for 20 epochs. After
-each of the first 1 or 5 epochs filters are ranked in the whole network and taken away (early_filters.py), and the
-training goes on with what remains, its optimiser cut with it. The record of each run is one file under
-benchmarks/results/early; a run whose record is there is not run again.
-`python -m benchmarks.report.tables` writes the tables.
+FOLDER holds Fashion-MNIST in MNIST's four files. Two small networks are trained from new weights for 20 epochs. After
+each of the first 1 or 5 epochs, the filters of the whole network are ranked and the lowest are removed
+(early_filters.py). Training continues with the remaining network, and the optimiser state is cut with it. Records go to
+benchmarks/results/early.jsonl; a recorded run is not run again. `python -m benchmarks.report.tables` writes the tables.
 
-Source: Lubana and Dick, *A Gradient Flow Framework For Analyzing Network Pruning*, ICLR 2021. Differs in data, networks
-and the number of epochs (theirs are 160), in that momentum is carried over, and in that training is at temperature 1.
+Source: Lubana and Dick, *A Gradient Flow Framework For Analyzing Network Pruning*, ICLR 2021. Data, networks and the
+number of epochs differ (the paper trains for 160 epochs). Momentum is kept, and training runs at temperature 1.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,10 +23,11 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 import benchmarks
+from benchmarks.records import pack_folder, recorded
 from benchmarks.run.early.early_filters import METHODS, chosen, counts, floors, gradient_norms, unit_scores
-from benchmarks.run.early.early_record import DENSE, VALIDATED, Early, Round, file_name
+from benchmarks.run.early.early_record import DENSE, VALIDATED, EarlyRecord, Round, file_name
 from scionet.bench.records.provenance import Provenance
-from scionet.bench.records.record import packed
+from scionet.bench.records.record import encode_answers
 from scionet.bench.records.record_files import make_folder, write_text
 from scionet.budget.costs import measure
 from scionet.data.images import Preprocessing
@@ -53,7 +53,7 @@ RESULTS = benchmarks.RESULTS / "early"
 EPOCHS, BATCH, SIDE = 20, 128, 16
 EXAMPLES = {"train": 10_000, "validation": VALIDATED}
 SCORED = 2560
-"""Training images that filters are ranked on, as in the authors' code."""
+"""Training images that filters are scored on, as in the authors' code."""
 ROUNDS = (1, 5)
 RECIPE = Recipe(epochs=EPOCHS, batch_size=BATCH, learning_rate=0.1, nesterov=False, schedule="step")
 EXECUTION = Execution(precision="bf16", channels_last=True)
@@ -62,13 +62,13 @@ EXAMPLE = torch.zeros(2, 3, SIDE, SIDE)
 
 
 def vgg() -> nn.Module:
-    """Six convolutions with BatchNorm: 72,000 parameters."""
+    """A VGG of six convolutions with BatchNorm: 72,000 parameters."""
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
     return Vgg((16, 16, None, 32, 32, None, 64, 64), True, head)
 
 
 def resnet() -> nn.Module:
-    """Three residual blocks with projections where the width changes, so that residual streams can be pruned, too."""
+    """Three residual blocks with projections where the width changes, so that residual streams can be pruned too."""
     stem = (nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
     blocks = (Residual(16, 16, 1, nn.Identity()), *(Residual(n, 2 * n, 2, _projection(n)) for n in (16, 32)))
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
@@ -79,39 +79,40 @@ def _projection(channels: int) -> nn.Module:
 
 
 NETWORKS = {"VGG": (vgg, 0.25), "ResNet": (resnet, 0.35)}
-"""Networks, and the fraction of filters that stays of each; units of a residual stream count once."""
+"""Networks, and the fraction of filters kept of each; units of a residual stream count once."""
 
 
 def main(
     data: Path, seeds: tuple[int, ...] = (0, 1, 2), networks: tuple[str, ...] = (*NETWORKS,), out: Path = RESULTS
 ) -> None:
-    """Run what has no record yet.
+    """Do all runs that have no record yet.
 
     Args:
         data: Folder of the four files.
-        seeds: One training each of every network, method and number of rounds.
-        networks: Which networks.
-        out: Folder of the records.
+        seeds: Each network, method and number of rounds is trained once per seed.
+        networks: Networks to run.
+        out: Working folder of the records.
     """
     torch.set_num_threads(1)
     make_folder(out)
     for seed in seeds:
-        material = Material.of(data, seed)
+        examples = Examples.of(data, seed)
         for network in networks:
-            for early in runs(network, seed, material, out):
-                write_text(out / early.file_name, to_json(early) + "\n")
-                print(f"{early.file_name}: {early.correct / early.seen:.4f}, {early.seconds:.0f} s", flush=True)
+            for run in runs(network, seed, examples, out):
+                write_text(out / run.file_name, to_json(run) + "\n")
+                print(f"{run.file_name}: {run.correct / run.seen:.4f}, {run.seconds:.0f} s", flush=True)
+    pack_folder(EarlyRecord, out)
 
 
 @dataclass(frozen=True, eq=False)
-class Material:
+class Examples:
     """The examples of one seed.
 
     Attributes:
-        train: To learn from.
-        validation: Measured on after every epoch.
-        test: Measured on in the end.
-        pairs: Images and labels that filters are ranked on, in batches.
+        train: The training part.
+        validation: The validation part, evaluated after every epoch.
+        test: The test part, evaluated at the end.
+        pairs: Batches of images and labels that filters are scored on.
     """
 
     train: TensorDataset
@@ -120,8 +121,8 @@ class Material:
     pairs: list[tuple[Tensor, Tensor]]
 
     @classmethod
-    def of(cls, folder: Path, seed: int) -> "Material":
-        """Read them."""
+    def of(cls, folder: Path, seed: int) -> "Examples":
+        """Read the examples of a seed."""
         source = read_source(f"idx:{folder}", PREPROCESSING, Path())
         assert source.test is not None
         parts = partition(source.train.count, EXAMPLES, seed, rest="unused")
@@ -142,15 +143,14 @@ def _tensors(part: Part, indices: "list[int] | range") -> TensorDataset:
     return TensorDataset(torch.stack([image for image, _ in read]), torch.tensor([label for _, label in read]))
 
 
-def runs(network: str, seed: int, material: Material, out: Path) -> Iterator[Early]:
-    """The runs of one network and seed that have no record; what comes before the first round is trained once."""
+def runs(network: str, seed: int, examples: Examples, out: Path) -> Iterator[EarlyRecord]:
+    """Do the runs of one network and seed that have no record. The epoch before the first round is trained once."""
     wanted = [(DENSE, 0), *((method, rounds) for rounds in ROUNDS for method in METHODS)]
-    missing = [
-        (method, rounds) for method, rounds in wanted if not (out / file_name(network, method, rounds, seed)).exists()
-    ]
+    done = {run.file_name for run in recorded(EarlyRecord, out)}
+    missing = [(method, rounds) for method, rounds in wanted if file_name(network, method, rounds, seed) not in done]
     if not missing:
         return
-    training = Training(network, seed, material)
+    training = Training(network, seed, examples)
     first = training.until(training.fresh(), None, 1).state
     for method, rounds in missing:
         yield training.run(method, rounds, first)
@@ -158,14 +158,14 @@ def runs(network: str, seed: int, material: Material, out: Path) -> Iterator[Ear
 
 @dataclass(frozen=True, eq=False)
 class Training:
-    """How one network learns from the examples of one seed."""
+    """The training of one network on the examples of one seed."""
 
     network: str
     seed: int
-    material: Material
+    examples: Examples
 
     def fresh(self) -> nn.Module:
-        """The network with new weights."""
+        """Build the network with new weights."""
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             return NETWORKS[self.network][0]()
@@ -174,17 +174,17 @@ class Training:
         """Train it to the end of an epoch."""
         return fit(
             model,
-            self.material.train,
+            self.examples.train,
             RECIPE,
-            validation=self.material.validation,
+            validation=self.examples.validation,
             seed=self.seed,
             start=start,
             until=epoch,
             execution=EXECUTION,
         )
 
-    def run(self, method: str, rounds: int, first: TrainingState) -> Early:
-        """One run, from the end of the first epoch."""
+    def run(self, method: str, rounds: int, first: TrainingState) -> EarlyRecord:
+        """Do one run, from the end of the first epoch."""
         start, model, state = process_time(), self.fresh(), first
         dense, widths = measure(model, EXAMPLE), _widths(model)
         left, density, steps = dict(widths), NETWORKS[self.network][1] if rounds else 1.0, []
@@ -195,9 +195,9 @@ class Training:
             steps.append(Round(epoch, sum(left.values()), self.norms(model) + self.norms(pruned)))
             model = pruned
         result = self.until(model, state, EPOCHS)
-        right = judged(model, self.material.test_batches).numpy()
+        right = judged(model, self.examples.test_batches).numpy()
         cost = measure(model, EXAMPLE)
-        return Early(
+        return EarlyRecord(
             network=self.network,
             method=method,
             rounds=rounds,
@@ -211,7 +211,7 @@ class Training:
             validation=tuple(epoch.validation.correct for epoch in result.history if epoch.validation),
             correct=int(right.sum()),
             seen=len(right),
-            answers=packed(right),
+            answers=encode_answers(right),
             seconds=round(process_time() - start, 1),
             provenance=Provenance.here(
                 datetime.now(UTC).date().isoformat(), "python -m benchmarks.run.early.early_pruning", 1
@@ -227,18 +227,18 @@ class Training:
         left: Mapping[str, int],
         least: Mapping[str, int],
     ) -> tuple[nn.Module, Plan, Sites]:
-        """The network without the filters that a round takes; sites of one filter are none any more, and keep it."""
+        """Cut the filters that a round removes. A site with one filter left is no site any more and keeps it."""
         overwrite(model, state.network)
         sites = discover(model, EXAMPLE)
         rng = seeded(self.seed)("early", method, len(state.history))
-        scores = unit_scores(METHODS[method], model, sites, self.material.pairs, rng)
+        scores = unit_scores(METHODS[method], model, sites, self.examples.pairs, rng)
         n_free = n_kept - sum(width for name, width in left.items() if name not in sites)
         plan = chosen(scores, n_free, least, sites.dense_hash)
         return cut(model, plan, sites), plan, sites
 
     def norms(self, model: nn.Module) -> tuple[float, float]:
         """See `gradient_norms`."""
-        return gradient_norms(model, self.material.pairs)
+        return gradient_norms(model, self.examples.pairs)
 
 
 def _widths(model: nn.Module) -> dict[str, int]:

@@ -1,15 +1,15 @@
-"""What early_pruning.py records of a run."""
+"""The record of one run of early_pruning.py."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from scionet.bench.records.provenance import Provenance
-from scionet.bench.records.record_files import read_value
+from scionet.bench.records.record_files import RecordError
+from scionet.files.json_dataclasses import build
 
 DENSE = "dense"
-"""What stands for the method where no filter is taken away."""
-
+"""Stands for the method where no filter is removed."""
 VALIDATED = 2_500
 """Images of the validation part."""
 
@@ -20,8 +20,8 @@ class Round:
 
     Attributes:
         epoch: Epochs trained before it.
-        kept: Filters left in the whole network.
-        norms: ‖g‖ before, in eval mode and as in training; after, the same.
+        kept: Filters that remain in the whole network.
+        norms: Gradient norm before the round, in eval mode and as in training; then both after the round.
     """
 
     epoch: int
@@ -30,26 +30,26 @@ class Round:
 
 
 @dataclass(frozen=True)
-class Early:
-    """The record of a run.
+class EarlyRecord:
+    """The record of one run.
 
     Attributes:
         network: Name of the network.
-        method: What filters were ranked by; ``"dense"`` where none was taken.
+        method: Score that filters were ranked by; ``"dense"`` where none was removed.
         rounds: Number of rounds.
-        seed: Of weights, examples, their order, and random scores.
-        density: Fraction of filters that stays.
-        steps: The rounds.
-        widths: Filters before and after by site.
+        seed: Seed of weights, examples, their order, and random scores.
+        density: Fraction of filters kept.
+        steps: The rounds of pruning.
+        widths: Filters before and after, by site.
         macs: MACs per example, before and after.
         params: Parameters, before and after.
         losses: Training loss of each epoch.
-        validation: Images of the validation part that were right after each epoch.
-        correct: Test images that were right in the end.
+        validation: Validation images classified correctly after each epoch.
+        correct: Test images classified correctly at the end.
         seen: Number of test images.
-        answers: Which test images were right; see `scionet.bench.records.record.packed`.
-        seconds: Processor time, without what the runs of a seed share.
-        provenance: Where it comes from.
+        answers: Which test images were classified correctly; see `scionet.bench.records.record.encode_answers`.
+        seconds: Processor time, without the epoch that all runs of a seed share.
+        provenance: Software, machine, date and command.
     """
 
     network: str
@@ -71,16 +71,23 @@ class Early:
 
     @property
     def file_name(self) -> str:
-        """Of its record."""
+        """Name of the run's own file."""
         return file_name(self.network, self.method, self.rounds, self.seed)
+
+    @classmethod
+    def from_json(cls, text: str, source: str = "text") -> "EarlyRecord":
+        """Read a record from its JSON text; `source` names the place in error texts.
+
+        Raises:
+            RecordError: If the text is damaged or no such record.
+        """
+        try:
+            return build(cls, json.loads(text))
+        except ValueError as error:
+            raise RecordError(f"{source} is damaged: {error}; remove it, and run the benchmark again") from error
 
 
 def file_name(network: str, method: str, rounds: int, seed: int) -> str:
-    """Of the record of a run."""
+    """Name of the file of a run."""
     words = "".join(c if c.isalnum() else " " for c in f"{network} {method}".lower()).split()
     return f"{'-'.join(words)}_{rounds}_seed{seed}.json"
-
-
-def load_all(folder: Path) -> list[Early]:
-    """All records, in the order of their names."""
-    return [read_value(Early, path) for path in sorted(folder.glob("*.json"))]

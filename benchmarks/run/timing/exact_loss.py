@@ -1,4 +1,4 @@
-"""The task loss of every candidate, exactly: how much quicker than a forward pass of the whole network for each."""
+"""The speed of the exact task loss of all candidates, compared with one forward pass of the network per candidate."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,14 +20,14 @@ from scionet.selection.greedy import greedy
 
 SITES = ("layer1.4.conv1", "layer2.4.conv1", "layer3.4.conv1")
 CHECKED = 4
-"""Picks of the slow way."""
+"""Number of picks of the slow reference."""
 
 
 def ratios(data: Path) -> Iterator[tuple[str, float, str]]:
     """Name, ratio of processor times per candidate, and meaning, for sites early and late in ResNet-56.
 
     Raises:
-        SystemExit: If the two ways pick other units.
+        SystemExit: If the two implementations pick different units.
     """
     task = TASKS["resnet56"]
     model, pairs = dense(task, data), calibration(task, data / task.archive, 0)[:2]
@@ -41,7 +41,7 @@ def ratios(data: Path) -> Iterator[tuple[str, float, str]]:
 
 
 def _ratio(model: nn.Module, sites: Sites, name: str, pairs: Sequence[tuple[Any, Any]]) -> float:
-    """How much quicker a candidate is evaluated at one site."""
+    """The speed-up of the evaluation of a candidate at one site."""
     quick, slow = list[int](), list[int]()
     view, width = SiteView(sites[name], sites, model, (), {}, {}, pairs), sites[name].width
     fast_seconds = processor_seconds(lambda: quick.extend(greedy(TaskLossObjective(view), width // 2).order))
@@ -52,12 +52,12 @@ def _ratio(model: nn.Module, sites: Sites, name: str, pairs: Sequence[tuple[Any,
 
 
 def _candidates(width: int, picks: int) -> int:
-    """How many candidates are looked at."""
+    """The number of candidates that are evaluated."""
     return sum(width - done for done in range(picks))
 
 
 def _one_by_one(model: nn.Module, sites: Sites, name: str, pairs: Sequence[tuple[Any, Any]]) -> list[int]:
-    """The first picks by the task loss, one forward pass of the whole network per candidate."""
+    """The first picks by the task loss, with one forward pass of the whole network per candidate."""
     width, picked = sites[name].width, list[int]()
     while len(picked) < CHECKED:
         losses = {}

@@ -1,14 +1,17 @@
-"""How time and memory grow with the width of a site and with the number of calibration images.
+"""Growth of time and memory with the width of a site and with the number of calibration images.
 
     python -m benchmarks.run.timing.growth
 
-Times are processor time of one thread: the machine is shared with other work.
+Times are processor time of one thread, because the machine is shared with other work.
 
-Widths: a site of N units with one 1x1 consumer of N outputs, synthetic moments; the path from nothing to all units by
-least squares, and to half of them by average and by line search. An objective stops where the next width is expected to
-take longer than `limit_seconds`. Images: one survey (the moments of every consumer, activations beyond half a GiB on
-disk) of ResNet-20 with random weights on random images of 32x32 pixels, each number of images in a process of its own.
-The record is benchmarks/results/growth/growth.json; `python -m benchmarks.report.tables` draws it.
+Widths: a site of N units has one 1x1 consumer of N outputs, with synthetic moments. Least squares takes the path from
+zero to all units; average and line search take it to half of them. An objective stops at the width that is expected to
+take longer than `limit_seconds`.
+
+Images: one survey collects the moments of every consumer of ResNet-20 with random weights, on random images of 32x32
+pixels. Activations beyond half a GiB are on disk. Each number of images has a process of its own.
+
+The record is benchmarks/results/growth/growth.json; `python -m benchmarks.report.tables` plots it.
 """
 
 import json
@@ -46,14 +49,14 @@ PATHS: Mapping[str, tuple[type[Objective[Any]], int]] = {
     "average": (Average, 2),
     "line search": (LineSearch, 2),
 }
-"""Objectives, and which share of the units the path goes through: all, or one in two."""
+"""Objectives, and the length of their path: all units (1) or half of them (2)."""
 
 
 def main(limit_seconds: float = 600.0) -> None:
-    """Measure and record.
+    """Measure and write the record.
 
     Args:
-        limit_seconds: The longest that a path may be expected to take.
+        limit_seconds: The longest expected time of a path.
     """
     torch.set_num_threads(1)
     record = {"widths": widths(limit_seconds), "images": [images(count) for count in IMAGES]}
@@ -65,14 +68,14 @@ def main(limit_seconds: float = 600.0) -> None:
 
 
 def widths(limit_seconds: float) -> dict[str, list[tuple[int, float]]]:
-    """Processor seconds from moments to the end of the path, by objective and width."""
+    """Processor seconds from the moments to the end of the path, by objective and width."""
     found: dict[str, list[tuple[int, float]]] = {name: [] for name in PATHS}
     for size in WIDTHS:
         term = problem(size)
         for name, (objective, share) in PATHS.items():
             before = found[name][-1][1] if found[name] else 0.0
             if len(found[name]) < WIDTHS.index(size) or 8 * before > limit_seconds:
-                continue  # twice the width takes eight times as long
+                continue  # doubling the width multiplies the time by eight
             seconds = path_seconds(objective, term, size // share)
             found[name].append((size, round(seconds, 4)))
             print(f"N = {size}, {name}: {seconds:.3g} s", flush=True)
@@ -85,7 +88,7 @@ def path_seconds(objective: type[Objective[Any]], term: Term, picks: int) -> flo
 
 
 def images(count: int) -> dict[str, float]:
-    """What a survey of so many images takes, in a process of its own."""
+    """Time and memory of a survey of `count` images, in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.run.timing.growth", "--survey-of", str(count)]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
     print(found, flush=True)
@@ -93,7 +96,7 @@ def images(count: int) -> dict[str, float]:
 
 
 def survey_of(count: int) -> None:
-    """Print as JSON the seconds of a forward pass and of a survey, and the survey's peak memory beyond the pass."""
+    """Print the seconds of a forward pass and of a survey, and the survey's additional peak memory, as JSON."""
     torch.set_num_threads(1)
     model, data = build("scionet:resnet20").eval(), RandomBatches(count)
 

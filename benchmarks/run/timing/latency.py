@@ -2,11 +2,11 @@
 
     python -m benchmarks.run.timing.latency
 
-Each network is pruned to half its MACs with widths that are multiples of 8, and with any widths; where a latency table
-does not take long to measure, also to 70 % of its latency. Weights are random and units chosen by their L1 norm, since
-neither matters to the time. In every round each network runs once in every engine; speed-ups are ratios within a round.
-One record for each network and batch size, with medians and 95 % confidence intervals, goes to
-benchmarks/results/latency.
+Each network is pruned to half its MACs, with widths that are multiples of 8 and with arbitrary widths. If a latency
+table is quick to measure, the network is also pruned to 70 % of its latency. Weights are random and units are chosen by
+their L1 norm, since neither affects the time. In every round, each network runs once in every engine; speed-ups are
+ratios within a round. Each network and batch size has one record in benchmarks/results/latency, with medians and 95 %
+confidence intervals.
 """
 
 import json
@@ -55,7 +55,7 @@ VARIANTS = {
 }
 DENSE, ROUNDED = "dense", "macs<=50%, round_to=8"
 TABLE_PIXELS = 224 * 224
-"""In all pictures of a batch, up to which a latency table is measured."""
+"""Largest number of pixels in a batch for which a latency table is measured."""
 NOTE = "The machine was shared with other programs; time is the processor time of the one thread."
 Forward = Callable[[Tensor], Any]
 
@@ -69,9 +69,9 @@ def main(
     """Measure and write the records.
 
     Args:
-        networks: Which networks.
-        batches: Which batch sizes.
-        engines: What runs them.
+        networks: Networks to measure.
+        batches: Batch sizes.
+        engines: Engines that run the networks.
         repeats: Timed rounds.
     """
     torch.set_num_threads(1)
@@ -123,7 +123,7 @@ def _record(name: str, batch: int, engines: Sequence[str], repeats: int) -> dict
 
 @dataclass(frozen=True)
 class Numbers:
-    """What is known of a pruned network: the fractions of MACs and, from a table, of latency that are left."""
+    """The fractions of MACs and, predicted from a table, of latency that a pruned network keeps."""
 
     macs: float
     latency: float | None
@@ -131,14 +131,14 @@ class Numbers:
 
 @dataclass(frozen=True, eq=False)
 class Variant:
-    """A pruned network."""
+    """A pruned network and its costs."""
 
     model: nn.Module
     numbers: Numbers
 
 
 def _variants(model: nn.Module, x: Tensor, table: LatencyTable | None) -> Iterator[tuple[str, Variant]]:
-    """Every pruned network that can be had."""
+    """Every pruned network whose budget can be reached."""
     for label, (budget, round_to) in VARIANTS.items():
         if table is None and "latency" in budget:
             continue
@@ -156,13 +156,13 @@ def _variants(model: nn.Module, x: Tensor, table: LatencyTable | None) -> Iterat
 def _times(
     models: Mapping[str, nn.Module], x: Tensor, engines: Sequence[str], repeats: int
 ) -> tuple[dict[tuple[str, str], list[float]], dict[str, str]]:
-    """Milliseconds of each round by engine and network; and why an engine was not run."""
+    """Milliseconds of each round by engine and network, and the reasons why engines were not run."""
     made: dict[tuple[str, str], Forward] = {}
     reasons: dict[str, str] = {}
     for engine in engines:
         try:
             made |= {(engine, label): ENGINES[engine](model, x) for label, model in models.items()}
-        except Exception as error:  # whatever a compiler raises
+        except Exception as error:  # compilers raise errors of many classes
             reasons[engine] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
     time_ms = stopwatch(x.device)
     timed = {key: partial(time_ms, partial(forward, x)) for key, forward in made.items()}
@@ -177,7 +177,7 @@ def _compiled(model: nn.Module, x: Tensor) -> Forward:
 
 
 def _session(model: nn.Module, x: Tensor) -> Forward:
-    """The network in ONNX Runtime, with one thread."""
+    """Load the network into ONNX Runtime, with one thread."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     with tempfile.TemporaryDirectory() as folder:
@@ -227,7 +227,7 @@ class _PerOperation(TorchDispatchMode):
 
 
 def _layers(dense: nn.Module, pruned: nn.Module, x: Tensor, repeats: int) -> list[dict[str, Any]]:
-    """Operations of equal dense shapes together: calls, milliseconds before and after, and the MACs that are left."""
+    """Calls, milliseconds and MACs before and after pruning, with operations of equal dense shapes added up."""
     runs: dict[str, list[list[tuple[str, float, float]]]] = {"dense": [], "pruned": []}
     for _ in range(repeats):
         for which, model in (("dense", dense), ("pruned", pruned)):

@@ -1,4 +1,4 @@
-"""What benchmarks of time and memory share: clocks, and what is measured on."""
+"""Clocks, inputs and problems that the benchmarks of time and memory share."""
 
 import re
 import time
@@ -13,14 +13,14 @@ from scionet.selection.terms import Term
 
 
 def seconds(action: Callable[[], object]) -> float:
-    """Time on the wall."""
+    """Wall-clock seconds of an action."""
     start = time.perf_counter()
     action()
     return time.perf_counter() - start
 
 
 def processor_seconds(action: Callable[[], object]) -> float:
-    """Processor time with one thread: several wait for each other, which counts."""
+    """Processor seconds of an action with one thread. With several threads, waiting would count."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     start = time.process_time()
@@ -31,16 +31,16 @@ def processor_seconds(action: Callable[[], object]) -> float:
 
 
 def peak_mb() -> float:
-    """Largest resident size of this process so far. Not ru_maxrss, into which Linux counts the parent before exec."""
+    """Peak resident memory of this process in MB. Not ru_maxrss, which on Linux includes the parent before exec."""
     status = Path("/proc/self/status").read_text()
     return int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
 
 
 class RandomBatches:
-    """Random pictures for the CIFAR networks, made anew at each iteration."""
+    """Batches of random images for the CIFAR networks, generated at each iteration."""
 
     def __init__(self, images: int) -> None:
-        """So many, rounded down to whole batches of 128."""
+        """Set the number of images, which is rounded down to whole batches of 128."""
         self._images = images
 
     def __iter__(self) -> Iterator[Tensor]:
@@ -50,7 +50,7 @@ class RandomBatches:
 
 
 def problem(units: int, places: int = 1) -> Term:
-    """A consumer of rectified, correlated units, each seen at so many places; as many outputs as units."""
+    """A consumer of rectified, correlated units with `places` columns each; it has as many outputs as units."""
     rng, size = np.random.default_rng(0), units * places
     inputs = np.maximum(rng.normal(size=(2 * size, size)) @ rng.normal(size=(size, size)) / size**0.5, 0)
     weight = rng.normal(size=(units, size))

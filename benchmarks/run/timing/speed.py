@@ -1,9 +1,8 @@
-"""Time and memory of `prune`, as ratios within one run, so that the machine's own speed drops out.
+"""Time and memory of `prune`, as ratios within one run, which do not depend on the speed of the machine.
 
     python -m benchmarks.run.timing.speed --data FOLDER
 
-FOLDER holds what benchmarks/run/untrained.py needs. Writes benchmarks/results/speed/speed.json, and profiles of whole
-prunes beside it.
+FOLDER is that of untrained.py. Writes benchmarks/results/speed/speed.json, and the profiles of whole prunes beside it.
 """
 
 import cProfile
@@ -47,7 +46,7 @@ def main(data: Path, threads: int = 2, repeats: int = 2, only: tuple[str, ...] =
     Args:
         data: Folder of archives and weights.
         threads: Threads to use.
-        repeats: How often a whole prune is timed.
+        repeats: Number of timed prunes.
         only: Which of resnet56, efficientnet_lite0, selection, path, loss, synflow, bf16, import, memory to measure
             again; all if empty.
     """
@@ -74,7 +73,7 @@ def main(data: Path, threads: int = 2, repeats: int = 2, only: tuple[str, ...] =
 
 
 def _write(rows: list[dict[str, Any]], threads: int) -> None:
-    """The record of what has been measured so far."""
+    """Write the record of all measurements so far."""
     provenance = Provenance.here(datetime.now(UTC).date().isoformat(), "python -m benchmarks.run.timing.speed", threads)
     OUT.mkdir(parents=True, exist_ok=True)
     RECORD.write_text(json.dumps({"provenance": vars(provenance), "rows": rows}, indent=1) + "\n")
@@ -85,7 +84,7 @@ def _row(name: str, value: float, unit: str, meaning: str) -> dict[str, Any]:
 
 
 def _whole_prune(network: str, budget: str, data: Path, repeats: int) -> Iterator[dict[str, Any]]:
-    """The ratio of a whole prune to a plain forward pass; runs take turns, the medians are compared."""
+    """The ratio of a whole prune to a plain forward pass, from medians of alternating runs."""
     task = TASKS[network]
     model = dense(task, data)
     fast = [batch for batch, _ in calibration(task, data / task.archive, 0)]
@@ -113,7 +112,7 @@ def _whole_prune(network: str, budget: str, data: Path, repeats: int) -> Iterato
 
 
 def _write_profile(action: Callable[[], object], path: Path) -> None:
-    """Where the time goes, as text."""
+    """Write a profile of an action as text."""
     profile = cProfile.Profile()
     profile.runcall(action)
     text = io.StringIO()
@@ -165,7 +164,7 @@ def _selection() -> Iterator[dict[str, Any]]:
 
 
 def _path() -> Iterator[dict[str, Any]]:
-    """The whole path of one wide site whose consumer looks at 3 x 3 positions."""
+    """The whole path of one wide site whose consumer has 3 x 3 positions."""
     units, places = 512, 9
     term = problem(units, places)
     taken = seconds(lambda: greedy(LeastSquares([term]), units))
@@ -174,7 +173,7 @@ def _path() -> Iterator[dict[str, Any]]:
 
 
 def _bf16(data: Path) -> Iterator[dict[str, Any]]:
-    """A prune under autocast to bfloat16 beside one in single precision: processor time, and which units stay."""
+    """Compare a prune under autocast to bfloat16 with one in single precision: processor time, and the units kept."""
     task = TASKS["resnet20"]
     model, images = dense(task, data), [batch for batch, _ in calibration(task, data / task.archive, 0)]
     plans: dict[bool, Plan] = {}
@@ -193,7 +192,7 @@ def _bf16(data: Path) -> Iterator[dict[str, Any]]:
 
 
 def _synflow() -> Iterator[dict[str, Any]]:
-    """One round of scoring against a forward and backward pass in single precision, both of one picture."""
+    """Compare one round of scoring with a forward and backward pass in single precision, both of one image."""
     model, example = build("torchvision:resnet50").eval(), torch.ones(1, 3, 224, 224)
     weights = wide(maskable(model))
     whole = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
@@ -222,7 +221,7 @@ def _brute_force(forward: Callable[[list[int]], np.ndarray], outputs: np.ndarray
 
 
 def _memory() -> Iterator[dict[str, Any]]:
-    """Peak memory beyond the dense forward pass, for one and for five times the images, in processes of their own."""
+    """Peak memory of a prune beyond the dense forward pass, for two numbers of images, each in its own process."""
     peaks = {}
     for images in (256, 1280):
         command = [sys.executable, "-m", "benchmarks.run.timing.speed", "--peak-of", str(images)]
@@ -234,7 +233,7 @@ def _memory() -> Iterator[dict[str, Any]]:
 
 
 def peak(images: int) -> None:
-    """Print the peak memory in MB of a prune beyond that of a forward pass; for a process of its own."""
+    """Print the peak memory in MB of a prune beyond that of a forward pass; needs a process of its own."""
     torch.set_num_threads(1)
     model = build("scionet:resnet56").eval()
     data = RandomBatches(images)

@@ -1,10 +1,9 @@
-"""What `fit` costs beyond a bare PyTorch loop: the ratio of processor time, some steps of each in turns.
+"""The overhead of `fit` over a bare PyTorch loop, as a ratio of processor times of alternating blocks of steps.
 
     python -m benchmarks.run.timing.training_overhead
 
-One network for both, since two of a kind differ by where in memory they lie; same data set, batch size, optimiser and
-schedule. Writes
-benchmarks/results/speed/training_overhead.json.
+Both train the same network object, since the memory layout of two equal networks differs. Data set, batch size,
+optimiser and schedule are equal. Writes benchmarks/results/speed/training_overhead.json.
 """
 
 import json
@@ -30,11 +29,11 @@ from scionet.training.recipes import Recipe
 
 RECORD = RESULTS / "speed" / "training_overhead.json"
 BLOCK = 8
-"""Steps in a row of either: of networks that take turns at every step, each finds its memory given to the other."""
+"""Consecutive steps of each loop. Alternating at every step would evict each other's memory from the caches."""
 SKIPPED = 1
-"""Blocks at the beginning that are not timed: memory is found, kernels are chosen."""
+"""Blocks at the beginning that are not timed: they allocate memory and choose kernels."""
 RESAMPLES = 10_000
-"""Of the bootstrap that gives the interval of the median, 95 %."""
+"""Bootstrap samples for the 95 % interval of the median."""
 
 
 def main(threads: int = 1, rounds: int = 10) -> None:
@@ -42,7 +41,7 @@ def main(threads: int = 1, rounds: int = 10) -> None:
 
     Args:
         threads: Threads to use.
-        rounds: Epochs that are timed.
+        rounds: Number of timed epochs.
     """
     torch.set_num_threads(threads)
     images, labels, _, _ = digits()
@@ -60,14 +59,14 @@ def main(threads: int = 1, rounds: int = 10) -> None:
 
 
 def _compared(name: str, factory: str, data: TensorDataset, batch_size: int, rounds: int) -> dict[str, Any]:
-    """The ratio, and how it varies."""
+    """The ratio and its interval."""
     recipe = Recipe(epochs=rounds, batch_size=batch_size)
     pairs = _Pairs(data, recipe)
     fit(build(factory), data, recipe, callbacks=[pairs])
     ours, theirs = np.array(pairs.seconds[SKIPPED:]).T
     ratios = ours / theirs
-    drawn = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
-    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975]).tolist()
+    resampled = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
+    low, high = np.quantile(np.median(resampled, axis=1), [0.025, 0.975]).tolist()
     ratio = float(np.median(ratios))
     print(f"{name}: {ratio:.4f} ({low:.4f} to {high:.4f})", flush=True)
     meaning = f"processor time of {BLOCK} steps of fit over that of a bare loop, {name}; median of {len(ratios)} pairs"
@@ -75,7 +74,7 @@ def _compared(name: str, factory: str, data: TensorDataset, batch_size: int, rou
 
 
 class _Pairs(Callback):
-    """Takes a block of steps of the bare loop after every block of `fit`, so that both meet the same machine."""
+    """Runs a block of the bare loop after every block of `fit`, so that both see the same machine load."""
 
     def __init__(self, data: TensorDataset, recipe: Recipe) -> None:
         self._data, self._recipe = data, recipe
@@ -84,7 +83,7 @@ class _Pairs(Callback):
         self.seconds: list[tuple[float, float]] = []
 
     def after_step(self, network: nn.Module, step: int) -> None:
-        """One pair of times, at the end of a block."""
+        """Measure one pair of times at the end of a block."""
         if step % BLOCK:
             return
         self._bare = self._bare or _bare(network, self._data, self._recipe)
@@ -97,7 +96,7 @@ class _Pairs(Callback):
 
 
 def _bare(network: nn.Module, data: TensorDataset, recipe: Recipe) -> Iterator[None]:
-    """The loop that everybody writes, as far as its next step."""
+    """The usual training loop; yields after every step."""
     loader = DataLoader(data, recipe.batch_size, shuffle=True, drop_last=True)
     optimizer = torch.optim.SGD(
         network.parameters(), lr=recipe.learning_rate, momentum=0.9, nesterov=True, weight_decay=recipe.weight_decay

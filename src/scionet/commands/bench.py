@@ -1,4 +1,4 @@
-"""scionet bench run | status | report: an experiment from its file to its page."""
+"""The commands scionet bench run | status | report | pack."""
 
 import shlex
 from collections import Counter
@@ -9,14 +9,17 @@ from rich.console import Console
 from rich.markdown import Markdown
 
 from scionet.bench.experiment.experiment import Experiment
+from scionet.bench.records.archive import SUFFIX
+from scionet.bench.records.record import RunRecord
 from scionet.bench.records.record_files import RecordError, write_text
+from scionet.bench.records.store import pack as pack_records
 from scionet.bench.report.page import write_html
 from scionet.bench.report.summary import summarise
 from scionet.bench.report.tables import to_csv, to_markdown, to_matrix
 from scionet.bench.runs.grid import Standing, standings
 from scionet.bench.runs.grid import run as run_all
 from scionet.bench.runs.workspace import Workspace
-from scionet.commands.options import BenchReport, BenchRun, BenchStatus
+from scionet.commands.options import BenchPack, BenchReport, BenchRun, BenchStatus
 from scionet.commands.show import advise, line, table, warn
 from scionet.errors import PruneError
 from scionet.progress import bars, silent
@@ -28,12 +31,12 @@ class IncompleteError(PruneError):
 
 
 def run(command: BenchRun) -> None:
-    """Do what is left to do.
+    """Do all runs that are left.
 
     Raises:
-        PruneError: If the experiment or its folder is not as it should be, or a run failed.
+        PruneError: If the experiment or its folder is damaged, or a run failed.
     """
-    workspace = _shop(command, command.execution)
+    workspace = _workspace(command, command.execution)
     with nullcontext(silent) if command.quiet else bars() as tell:
         found = run_all(
             workspace,
@@ -46,7 +49,7 @@ def run(command: BenchRun) -> None:
     _show(command, found)
     failed = [each for each in found if each.state == "failed"]
     if failed:
-        raise IncompleteError(f"{len(failed)} of {len(found)} runs failed; mend that and give --retry")
+        raise IncompleteError(f"{len(failed)} of {len(found)} runs failed; repair the cause and give --retry")
     words = [
         "scionet",
         "bench",
@@ -57,25 +60,25 @@ def run(command: BenchRun) -> None:
         "--data",
         str(command.data),
     ]
-    advise(command, "go on with:", f"  {shlex.join(words)}")
+    advise(command, "continue with:", f"  {shlex.join(words)}")
 
 
 def status(command: BenchStatus) -> None:
-    """Show where every run stands.
+    """Show the state of every run.
 
     Raises:
-        PruneError: If the experiment or a record is not as it should be.
+        PruneError: If the experiment or a record is damaged.
     """
-    _show(command, standings(_shop(command, Execution())))
+    _show(command, standings(_workspace(command, Execution())))
 
 
 def report(command: BenchReport) -> None:
-    """Write the page and the tables of what is done.
+    """Write the page and the tables of all finished runs.
 
     Raises:
-        RecordError: If nothing is done yet, or a file cannot be read or written.
+        RecordError: If no run has finished, or a file cannot be read or written.
     """
-    workspace = _shop(command, Execution())
+    workspace = _workspace(command, Execution())
     found = standings(workspace)
     records = [each.record for each in found if each.record is not None]
     if not records:
@@ -92,21 +95,31 @@ def report(command: BenchReport) -> None:
     line(f"{len(records)} of {len(found)} runs are done; report: {page}")
 
 
-def _shop(command: BenchRun | BenchStatus, execution: Execution) -> Workspace:
+def pack(command: BenchPack) -> None:
+    """Collect the records of a folder in one file.
+
+    Raises:
+        RecordError: If the folder has no record, a record is damaged, or the file cannot be written.
+    """
+    path = command.out or command.folder.with_name(command.folder.name + SUFFIX)
+    line(f"{path} holds {pack_records(RunRecord, [command.folder], path)} records")
+
+
+def _workspace(command: BenchRun | BenchStatus, execution: Execution) -> Workspace:
     words = ["scionet", "bench", "run", command.experiment.name, "--out", command.out.name, *_rounding(execution)]
     experiment = Experiment.read(command.experiment)
     return Workspace(experiment, command.data.resolve(), command.out.resolve(), execution, shlex.join(words))
 
 
 def _rounding(execution: Execution) -> list[str]:
-    """The flags that change results by rounding, for the command that records name."""
+    """The flags that change the rounding of results, for the command in the records."""
     flags = [] if execution.precision is None else ["--precision", execution.precision]
     flags += [] if execution.parts == 1 else ["--parts", str(execution.parts)]
     return flags + [f"--{name.replace('_', '-')}" for name in ("channels_last", "compile") if getattr(execution, name)]
 
 
 def _show(command: BenchRun | BenchStatus, found: Sequence[Standing]) -> None:
-    """How many runs stand where, and why those that failed did."""
+    """Print the number of runs in each state, and the reasons of failures."""
     arms = list(dict.fromkeys(each.trial.arm.name for each in found))
     counts = Counter((each.trial.arm.name, each.state) for each in found)
     states = ("done", "running", "failed", "to do")
@@ -119,7 +132,7 @@ def _show(command: BenchRun | BenchStatus, found: Sequence[Standing]) -> None:
 
 
 def _warn_of_mixtures(command: BenchReport, versions: Sequence[dict[str, str]]) -> None:
-    """Warn where records were made by different versions of a package."""
+    """Warn if the records were made by different versions of a package."""
     for package in sorted({name for each in versions for name in each}):
         several = sorted({each.get(package, "none") for each in versions})
         if len(several) > 1:

@@ -356,3 +356,13 @@ class BenchReport(BenchStatus):
 
     headline: str | None = None
     """The method to bring out, by the name that tables give it; by default the forward selection that loses least."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BenchPack(Common):
+    """Collect the records of a folder in one file: checked, sorted and with a checksum, ready to be committed."""
+
+    folder: tyro.conf.Positional[Path]
+    """A folder of records, one JSON file per run, such as `records` in the folder of an experiment."""
+    out: Path | None = None
+    """The packed file; by default FOLDER.jsonl beside the folder. Records that are in it already stay in it."""

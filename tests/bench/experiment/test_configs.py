@@ -9,6 +9,7 @@ from support.bench_trials import make_workspace
 from scionet.bench.experiment.experiment import Experiment
 from scionet.bench.experiment.parts import NetworkSource
 from scionet.bench.records.record_files import RecordError
+from scionet.bench.records.store import load_all
 from scionet.bench.runs.workspace import made, refuse_other_cost
 from scionet.budget.costs import measure
 
@@ -36,12 +37,12 @@ def test_every_experiment_can_be_read_and_its_networks_made(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["smoke", "tickets"])
-def test_the_records_that_are_kept_are_those_of_the_experiment(name: str) -> None:
-    """What a run is called depends on all that it is: nothing of that may have changed since."""
+def test_the_committed_records_are_those_of_the_experiment(name: str) -> None:
+    """The name of a run depends on its whole specification, so that specification must not have changed."""
     experiment = Experiment.read(FOLDER / "configs" / f"{name}.toml")
     dense = experiment.dense_identity(FOLDER)
     asked = {experiment.spec(trial, dense).file_name for trial in experiment.trials()}
-    assert asked == {path.name for path in (FOLDER / "results" / name / "records").iterdir()}
+    assert asked == {record.file_name for record in load_all(FOLDER / "results" / name / "records.jsonl")}
 
 
 def test_a_network_that_costs_something_else_is_refused(tmp_path: Path) -> None:

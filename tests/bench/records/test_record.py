@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from support import made_up_records as made_up
 
 from scionet.bench.records.provenance import Provenance
-from scionet.bench.records.record import FORMAT, Outcome, RunRecord, RunSpec, SiteRecord, load, load_all, save, thin
+from scionet.bench.records.record import FORMAT, Outcome, RunRecord, RunSpec, SiteRecord, load, save, thin
 from scionet.bench.records.record_files import RecordError, write_text
+from scionet.bench.records.store import load_all
 from scionet.budget.latency.durations import Latency
 from scionet.errors import InvalidSetting, PruneError
 
@@ -152,7 +153,7 @@ def test_binary_rubbish_and_missing_folders_are_refused(tmp_path: Path) -> None:
     (tmp_path / "x.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(RecordError, match=r"x\.json is damaged: not UTF-8"):
         load_all(tmp_path)
-    with pytest.raises(RecordError, match="no folder"):
+    with pytest.raises(RecordError, match="no folder or file"):
         load_all(tmp_path / "nowhere")
 
 

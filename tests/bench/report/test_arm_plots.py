@@ -9,7 +9,7 @@ from support import made_up_records as made_up
 
 from scionet.bench.records.failures import Failure, load_failure, save_failure
 from scionet.bench.records.ledger import Payment
-from scionet.bench.records.record import RunRecord, Tried, packed, unpacked
+from scionet.bench.records.record import RunRecord, Tried, decode_answers, encode_answers
 from scionet.bench.records.record_files import RecordError
 from scionet.bench.report.arm_plots import arm_of, competitor_of, panel_of, protocol
 from scionet.bench.report.page import html
@@ -31,7 +31,7 @@ def run_of(who: str, arm: str, seed: int, correct: int) -> RunRecord:
         spec=replace(plain.spec, method=method, settings={"arm": arm}),
         ledger=ledger,
         sweep=(Tried(0.01, 1, 90, 100), Tried(0.1, 1, 95, 100), Tried(0.2, 1, 95, 100)),
-        answers=packed(right),
+        answers=encode_answers(right),
     )
 
 
@@ -65,7 +65,7 @@ def test_latency_is_an_axis_where_the_records_have_it_with_its_interval(records:
     assert found is not None and found.timed
     name, figure = found.figures[-1]
     assert name == "measured latency kept, % of dense" and name in figure
-    assert "bars across" in html(records, "t")
+    assert "Horizontal bars" in html(records, "t")
 
     def bare(record: RunRecord) -> RunRecord:
         return record.timed(None, None)
@@ -160,7 +160,7 @@ def test_the_page_shows_panels_differences_ledger_and_failures(records: list[Run
     failure = Failure(records[0].spec, "UnreachableBudget", "no plan <meets> the budget")
     page = html(records, "arms", failures=[failure])
     text = re.sub(r"<[^>]+>", " ", page)
-    for words in ("Inherit the weights, or begin anew?", "What each has paid", "Runs that failed", "+2.78"):
+    for words in ("Inherited weights or training from scratch?", "Cost of each method", "Runs that failed", "+2.78"):
         assert words in text
     assert "no plan &lt;meets&gt; the budget" in page
     assert all(f">{arm}</text>" in page or arm in page for arm in ARMS)
@@ -169,16 +169,16 @@ def test_the_page_shows_panels_differences_ledger_and_failures(records: list[Run
 
 def test_a_page_without_arms_has_no_ledger() -> None:
     plain = html([made_up.record("forward"), made_up.record("l1")], "plain")
-    assert "What each has paid" not in plain and "Runs that failed" not in plain
+    assert "Cost of each method" not in plain and "Runs that failed" not in plain
 
 
 def test_answers_survive_and_damage_is_refused() -> None:
     right = np.random.default_rng(0).random(1003) < 0.5
-    assert np.array_equal(unpacked(packed(right), 1003), right)
-    with pytest.raises(RecordError, match="answers to 2000 examples are asked for"):
-        unpacked(packed(right), 2000)
+    assert np.array_equal(decode_answers(encode_answers(right), 1003), right)
+    with pytest.raises(RecordError, match="must hold answers to 2000 examples"):
+        decode_answers(encode_answers(right), 2000)
     with pytest.raises(RecordError, match="answers are damaged"):
-        unpacked("§", 3)
+        decode_answers("§", 3)
 
 
 def test_failures_survive_and_damage_is_refused(tmp_path) -> None:

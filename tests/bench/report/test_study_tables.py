@@ -7,7 +7,7 @@ import numpy as np
 from benchmarks.report import collapse_tables, early_tables, sections
 from benchmarks.run.early import early_record
 from scionet.bench.records.provenance import Provenance
-from scionet.bench.records.record import packed
+from scionet.bench.records.record import encode_answers
 
 PROVENANCE = Provenance("2026-01-01", "none", {}, "none", 1, 1)
 
@@ -15,11 +15,11 @@ PROVENANCE = Provenance("2026-01-01", "none", {}, "none", 1, 1)
 def early(method: str, seed: int, right: int, first: int, norms: tuple[float, ...]) -> Any:
     answers = np.arange(100) < right
     rounds = 0 if method == "dense" else 1
-    return early_record.Early(
+    return early_record.EarlyRecord(
         **{"network": "net", "method": method, "rounds": rounds, "seed": seed, "density": 0.5},
         **{"steps": (early_record.Round(1, 8, norms),) if rounds else (), "widths": {"a": (8, 2), "b": (8, 6)}},
         **{"macs": (200, 50), "params": (20, 5), "losses": (1.0,) * 4, "validation": (0, first, 2000, 2250)},
-        **{"correct": right, "seen": 100, "answers": packed(answers), "seconds": 1.0, "provenance": PROVENANCE},
+        **{"correct": right, "seen": 100, "answers": encode_answers(answers), "seconds": 1.0, "provenance": PROVENANCE},
     )
 
 
@@ -58,7 +58,7 @@ def test_the_table_of_collapse_says_how_far_scores_reach(tmp_path):
         ["snip", "2.00", "4.00", "0", "1", "1"],
         ["synflow", "4.00", "4.00", "0", "0", "0"],
     ]
-    collapse_tables.draw(records, tmp_path / "collapse.svg")
+    collapse_tables.plot(records, tmp_path / "collapse.svg")
     assert (tmp_path / "collapse.svg").read_text().count("share of layers") == 1
 
 

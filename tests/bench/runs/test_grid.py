@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from support.bench_trials import TOML, make_workspace, written
 
-from scionet.bench.records.record import RunRecord, load_all, unpacked
+from scionet.bench.records.record import RunRecord, decode_answers
 from scionet.bench.records.record_files import RecordError
+from scionet.bench.records.store import load_all
 from scionet.bench.runs.grid import attempt, run, standings
 from scionet.bench.runs.workspace import Workspace
 
@@ -41,7 +42,7 @@ def test_every_run_has_its_record_and_nothing_else_is_left(done: Workspace) -> N
     assert [len(record.sweep) for record in (cut, tuned, scratch)] == [0, 2, 2]
     assert [tried.learning_rate for tried in tuned.sweep] == [0.005, 0.01]
     assert {tried.epochs for tried in tuned.sweep} == {1} and {tried.epochs for tried in scratch.sweep} == {1}
-    assert unpacked(tuned.answers, 360).sum() == tuned.pruned.correct
+    assert decode_answers(tuned.answers, 360).sum() == tuned.pruned.correct
     assert [p.stage for p in tuned.ledger] == [
         *("dense training", "dense training", "selection", "tuning", "training", "validation", "validation")
     ]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from support.bench_trials import TOML, make_workspace
 
-from scionet.bench.records.record import load_all
+from scionet.bench.records.store import load_all
 from scionet.bench.runs.grid import run
 from scionet.bench.runs.speed import latencies
 from scionet.models.factory import build

@@ -15,7 +15,8 @@ from scionet.bench.experiment.arms import ARMS
 from scionet.bench.experiment.densities import Tickets, density_of, of_weights, rounds
 from scionet.bench.experiment.parts import Trial
 from scionet.bench.records.ledger import total
-from scionet.bench.records.record import RunRecord, load_all, packed
+from scionet.bench.records.record import RunRecord, encode_answers
+from scionet.bench.records.store import load_all
 from scionet.bench.runs.grid import run, standings
 from scionet.bench.runs.workspace import Workspace, made
 from scionet.errors import InvalidSetting, PruneError
@@ -89,7 +90,7 @@ def rates(workspace: Workspace, recipe: Recipe) -> list[Recipe]:
 
 
 def answers(workspace: Workspace, model: nn.Module) -> str:
-    return packed(judged(model.eval(), workspace.material(0).test, False).cpu().numpy())
+    return encode_answers(judged(model.eval(), workspace.material(0).test, False).cpu().numpy())
 
 
 def test_a_lottery_ticket_is_what_its_definition_says(done: Workspace) -> None:

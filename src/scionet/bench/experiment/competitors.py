@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from scionet.bench.records.provenance import Provenance
-from scionet.bench.records.record import Outcome, RunRecord, RunSpec, SiteRecord, packed, thin
+from scionet.bench.records.record import Outcome, RunRecord, RunSpec, SiteRecord, encode_answers, thin
 from scionet.budget.costs import Cost
 from scionet.choices.checking import described
 from scionet.choices.methods import Forward
@@ -251,9 +251,9 @@ class CompetitorRun:
 
 
 def outcome(model: nn.Module, cost: Cost, test: Labelled, bf16: bool = False) -> tuple[Outcome, str]:
-    """What a network costs and how often it is right; and which test examples it got right, as `packed` writes them."""
+    """What a network costs and how often it is right; and which test examples it got right (`encode_answers`)."""
     right = judged(model, test, bf16).cpu().numpy()
-    return Outcome(cost.macs, cost.params, int(right.sum()), len(right)), packed(right)
+    return Outcome(cost.macs, cost.params, int(right.sum()), len(right)), encode_answers(right)
 
 
 def _site(choice: Choice) -> SiteRecord:

@@ -1,4 +1,4 @@
-"""Runs that failed: a file with the reason for each, and a row in every report."""
+"""Records of failed runs, with the reason; every report lists them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,13 +10,13 @@ from scionet.files.json_dataclasses import to_json
 
 @dataclass(frozen=True)
 class Failure:
-    """A run that did not come to its end.
+    """A run that ended with an error.
 
     Attributes:
-        spec: What was to be run.
-        kind: Class of the error.
-        reason: Its text.
-        trace: Where it was raised.
+        spec: Specification of the run.
+        kind: Class name of the error.
+        reason: Message of the error.
+        trace: Traceback of the error.
     """
 
     spec: RunSpec
@@ -26,7 +26,7 @@ class Failure:
 
 
 def save_failure(failure: Failure, folder: Path) -> Path:
-    """Write a failure into a folder, which is made if need be.
+    """Write a failure into a folder, which is made if it does not exist.
 
     Raises:
         RecordError: If it cannot be written.

@@ -1,4 +1,4 @@
-"""Where a record comes from: software, machine, date and command."""
+"""The provenance of a record: software, machine, date and command."""
 
 import os
 import platform
@@ -11,15 +11,15 @@ from scionet.machine import processor
 
 @dataclass(frozen=True)
 class Provenance:
-    """Where a record comes from.
+    """The software, machine, date and command that made a record.
 
     Attributes:
         created: ISO date of the run.
-        command: The command that makes the record again.
-        versions: Version by package name, python included.
+        command: The command that reproduces the record.
+        versions: Version by package name, including python.
         processor: Model of the processor.
         cores: Logical cores of the machine.
-        threads: Threads that were used.
+        threads: Number of threads used.
     """
 
     created: str
@@ -31,7 +31,7 @@ class Provenance:
 
     @classmethod
     def here(cls, created: str, command: str, threads: int) -> "Provenance":
-        """The provenance of a run on this machine. Names no host and no user."""
+        """Describe a run on this machine, without the names of host and user."""
         versions = {"python": platform.python_version()}
         versions |= {package: _version(package) for package in ("scionet", "torch", "numpy")}
         return cls(created, command, versions, processor(), os.cpu_count() or 1, threads)

@@ -1,4 +1,4 @@
-"""Records: what a run was and what came out, one JSON file per run. Everything a report says comes from these."""
+"""The record of one run: its specification and its results. Reports are made from records alone."""
 
 import base64
 import hashlib
@@ -29,14 +29,14 @@ Curve = tuple[tuple[int, float], ...]
 
 @dataclass(frozen=True)
 class RunSpec:
-    """What a run is, before it is run.
+    """The specification of a run: everything that identifies it before it starts.
 
     Attributes:
         experiment: Name of the experiment the run belongs to.
         network: Name of the dense network.
-        dataset: Name of the data that are evaluated on.
-        method: Name of the method; a refit is set off by " + ", as in ``"l1 + least squares"``.
-        budget: The budget as text, as in ``"macs<=50%"``.
+        dataset: Name of the data that the network is evaluated on.
+        method: Name of the method and, after " + ", of what is added to it, as in ``"l1 + least squares"``.
+        budget: The budget as text, such as ``"macs<=50%"``.
         seed: Seed of the run (calibration data and method).
         settings: Further settings, JSON-able.
     """
@@ -50,7 +50,7 @@ class RunSpec:
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
 
     def __post_init__(self) -> None:
-        """Bring the settings into the form that they have after a round trip through JSON.
+        """Convert the settings to the form that they have after a round trip through JSON.
 
         Raises:
             RecordError: If a setting has no JSON form.
@@ -63,7 +63,7 @@ class RunSpec:
 
     @property
     def run_id(self) -> str:
-        """SHA-256 of the specification, hexadecimal: equal for equal runs, whatever came out."""
+        """SHA-256 of the specification, hexadecimal: equal for equal runs, whatever their results."""
         return hashlib.sha256(to_json(self).encode()).hexdigest()
 
     @property
@@ -81,7 +81,7 @@ class RunSpec:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a network costs and how often it is right.
+    """The cost and the accuracy of a network.
 
     Attributes:
         macs: Multiply-accumulate operations per example.
@@ -117,12 +117,12 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SiteRecord:
-    """What became of one site.
+    """The result at one site.
 
     Attributes:
         name: Name of the site.
         width: Units in the dense network.
-        kept: Units that stay.
+        kept: Units that remain after pruning.
         curve: The method's relative error by units kept, ascending in units; see `thin`.
     """
 
@@ -147,12 +147,12 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class Tried:
-    """One learning rate of a sweep.
+    """The result of one learning rate of a sweep.
 
     Attributes:
-        learning_rate: The largest of the schedule.
-        epochs: How long was trained.
-        correct: Validation examples classified correctly in the end.
+        learning_rate: The largest learning rate of the schedule.
+        epochs: Length of the training.
+        correct: Validation examples classified correctly after the training.
         seen: Validation examples.
     """
 
@@ -164,23 +164,23 @@ class Tried:
 
 @dataclass(frozen=True)
 class RunRecord:
-    """One run: what it was, what it started from, what came out.
+    """One run: its specification, the networks before and after, and how the result came about.
 
     Attributes:
-        spec: What the run is.
-        dense: The network before.
-        pruned: The network after.
-        seconds: Time of the selection, refit included.
+        spec: Specification of the run.
+        dense: The network before pruning.
+        pruned: The network after pruning.
+        seconds: Time of the selection, including the refit.
         sites: Widths and error curves, in order of execution.
         provenance: Software, machine, date, command.
-        max_relative_difference: Largest relative difference between masked and cut network, if it was verified.
+        max_relative_difference: Largest relative difference between the masked and the cut network, if it was verified.
         dense_hash: Hash of the dense network's state.
         plan_hash: Identity of the plan.
-        summary: What the method does, in one line.
-        notes: Anything else a reader should know.
-        ledger: What was paid for the result, stage by stage.
-        sweep: Learning rates that were tried; the one of the best validation accuracy was evaluated.
-        answers: Which test examples the pruned network got right; see `packed`.
+        summary: One line about what the method does.
+        notes: Other facts that a reader should know.
+        ledger: The cost of the result, stage by stage.
+        sweep: Learning rates that were tried; the one with the best validation accuracy was evaluated.
+        answers: Which test examples the pruned network classified correctly; see `encode_answers`.
     """
 
     spec: RunSpec
@@ -198,8 +198,13 @@ class RunRecord:
     sweep: tuple[Tried, ...] = ()
     answers: str = ""
 
+    @property
+    def file_name(self) -> str:
+        """Name of the run's own file; equal for two records of the same run."""
+        return self.spec.file_name
+
     def timed(self, dense: Latency | None, pruned: Latency | None) -> "RunRecord":
-        """The record with times of a forward pass of both networks."""
+        """Return the record with times of a forward pass of both networks."""
         return replace(self, dense=replace(self.dense, latency=dense), pruned=replace(self.pruned, latency=pruned))
 
     def to_json(self) -> str:
@@ -218,7 +223,7 @@ class RunRecord:
         """The inverse of `to_json`; `source` names the file in error texts.
 
         Raises:
-            RecordError: If the text is damaged, no record, or of a newer format.
+            RecordError: If the text is damaged, is no record, or has a newer format.
         """
         try:
             content = build(dict, json.loads(text))
@@ -232,18 +237,18 @@ class RunRecord:
 
 
 def thin(curve: Sequence[tuple[int, float]], points: int = 64) -> Curve:
-    """At most `points` evenly spread pairs of a curve, first and last included; errors to six significant digits."""
+    """At most `points` evenly spaced pairs of a curve, with both ends; errors are rounded to six significant digits."""
     picks = np.unique(np.linspace(0, len(curve) - 1, min(points, len(curve))).round().astype(int))
     return tuple((int(curve[i][0]), float(f"{curve[i][1]:.6g}")) for i in picks)
 
 
-def packed(right: NDArray[np.bool_]) -> str:
-    """Which examples were right as text: eight to a byte, in base 64. `unpacked` is the inverse."""
+def encode_answers(right: NDArray[np.bool_]) -> str:
+    """Encode which examples were classified correctly: eight examples per byte, in base 64."""
     return base64.b64encode(np.packbits(right).tobytes()).decode()
 
 
-def unpacked(answers: str, count: int) -> NDArray[np.bool_]:
-    """The inverse of `packed`.
+def decode_answers(answers: str, count: int) -> NDArray[np.bool_]:
+    """Decode what `encode_answers` returns.
 
     Raises:
         RecordError: If the text does not hold `count` answers.
@@ -253,18 +258,18 @@ def unpacked(answers: str, count: int) -> NDArray[np.bool_]:
     except ValueError as error:
         raise RecordError(f"answers are damaged: {error}; run it again") from error
     if not count <= len(found) < count + 8:
-        raise RecordError(f"answers to {count} examples are asked for; the record has {len(found)}")
+        raise RecordError(f"the record must hold answers to {count} examples; it holds {len(found)}; run it again")
     return found[:count].astype(bool)
 
 
 def save(record: RunRecord, folder: Path) -> Path:
-    """Write a record into a folder, which is made if need be; an earlier record of the same run is replaced.
+    """Write a record into a folder, which is made if it does not exist; an earlier record of the run is replaced.
 
     Raises:
         RecordError: If it cannot be written; nothing is left behind then.
     """
     text = record.to_json() + "\n"
-    path = folder / record.spec.file_name
+    path = folder / record.file_name
     make_folder(folder)
     write_text(path, text)
     return path
@@ -274,22 +279,6 @@ def load(path: Path) -> RunRecord:
     """Read one record.
 
     Raises:
-        RecordError: If the file cannot be read, is damaged, no record, or of a newer format; the text names it.
+        RecordError: If the file cannot be read, is damaged, is no record, or has a newer format; the text names it.
     """
     return RunRecord.from_json(read_text(path), str(path))
-
-
-def load_all(folder: Path) -> tuple[RunRecord, ...]:
-    """All records of a folder (``*.json``), sorted by specification.
-
-    Raises:
-        RecordError: If the folder does not exist or one of its files is not a readable record.
-    """
-    if not folder.is_dir():
-        raise RecordError(f"no folder {folder}; give a folder of run records (*.json)")
-    return tuple(sorted((load(path) for path in sorted(folder.glob("*.json"))), key=_rank))
-
-
-def _rank(record: RunRecord) -> tuple[str | int, ...]:
-    spec = record.spec
-    return spec.experiment, spec.network, spec.dataset, spec.method, spec.budget, spec.seed, spec.run_id

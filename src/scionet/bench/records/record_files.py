@@ -1,4 +1,4 @@
-"""Writing text files so that nothing is ever half written."""
+"""Reading and writing the text files of the bench; a file is written completely or not at all."""
 
 import json
 from pathlib import Path
@@ -12,11 +12,11 @@ Value = TypeVar("Value")
 
 
 class RecordError(PruneError):
-    """A file of the referee (a run record, a report, a page with generated parts) cannot be read or written."""
+    """A file of the bench (a run record, a report, a page with generated parts) cannot be read or written."""
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8 text by way of a temporary file in the same folder; an existing file stays whole until the end.
+    """Write UTF-8 text to a temporary file in the same folder and rename it; an existing file is replaced at the end.
 
     Raises:
         RecordError: If the folder is missing, not writable or full.
@@ -26,7 +26,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder, and those above it, if it is not there.
+    """Make a folder and its parents where they do not exist.
 
     Raises:
         RecordError: If it cannot be made.
@@ -38,10 +38,10 @@ def make_folder(path: Path) -> None:
 
 
 def read_text(path: Path) -> str:
-    """The text of a UTF-8 file.
+    """Read a UTF-8 text file.
 
     Raises:
-        RecordError: If it is missing, unreadable or no text.
+        RecordError: If it is missing, unreadable or not UTF-8.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -52,7 +52,7 @@ def read_text(path: Path) -> str:
 
 
 def read_value(kind: type[Value], path: Path) -> Value:
-    """A dataclass from a file of its JSON text.
+    """Read a dataclass from a file of its JSON text.
 
     Raises:
         RecordError: If the file cannot be read, or holds something else.

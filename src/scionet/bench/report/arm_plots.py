@@ -1,4 +1,4 @@
-"""What a report says of arms: who is ahead of whom, what each has paid, and a panel for each arm."""
+"""The part of a report about arms: a panel for each arm, paired differences, and the costs from the ledgers."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from scionet.bench.report.svg import INK, MARKERS, PALETTE, drawing, render
 
 CONTINUED = "dense continued"
 SINGLE = "single weights"
-"""The panel of all arms of single weights, which have each a line of their own."""
+"""The panel of all arms of single weights; each arm has its own line."""
 _PANELS_ACROSS = 3
 _PANEL = (3.4, 2.9)
 _WIDE_PANEL = (5.2, 3.9)
@@ -31,14 +31,14 @@ _AXES = {
 
 @dataclass(frozen=True)
 class Account:
-    """What the runs of one row have paid, on average.
+    """The mean cost of the runs of one row.
 
     Attributes:
         row: The runs.
-        seconds: Seconds of each of `STAGES`.
+        seconds: Seconds of each stage in `STAGES`.
         passes: Multiply-accumulate operations of all stages, in forward passes of the dense network on 1,000 examples.
-        images: Examples that went through a network.
-        rates: Learning rates that were chosen.
+        images: Examples that went through a network, in all stages.
+        rates: The learning rates that were chosen.
     """
 
     row: Row
@@ -50,14 +50,14 @@ class Account:
 
 @dataclass(frozen=True)
 class ArmPlots:
-    """What a page shows of arms.
+    """The content of a page about arms.
 
     Attributes:
-        figures: Name and SVG of the panels, once for each cost; latency where it was measured. Single weights, which
-            cost as many MACs as the dense network, have one of parameters alone.
+        figures: Name and SVG of the panels for each cost, with latency if it was measured. Arms of single weights have
+            a panel of parameters only, because they need as many MACs as the dense network.
         legend: Swatch and name of each competitor.
-        pairs: The headline method beside every other one, for each budget.
-        accounts: What each row has paid, for each budget.
+        pairs: The headline method compared with every other one, for each budget.
+        accounts: The costs of each row, for each budget.
         stages: Names of the stages, in the order of `Account.seconds`.
     """
 
@@ -79,12 +79,12 @@ class ArmPlots:
 
 
 def arm_of(row: Row) -> str:
-    """The arm that the runs of a row are of; empty where they are of none."""
+    """The arm of the runs of a row; empty if they have none."""
     return str(row.records[0].spec.settings.get("arm", ""))
 
 
 def competitor_of(row: Row) -> str:
-    """Whose architecture it is; of single weights, the arm itself."""
+    """The competitor that chose the architecture of a row; for single weights, the arm itself."""
     arm = arm_of(row)
     if panel_of(row) == SINGLE:
         return arm
@@ -93,7 +93,7 @@ def competitor_of(row: Row) -> str:
 
 
 def panel_of(row: Row) -> str:
-    """Which panel a row belongs to: its arm, without what architecture that is about."""
+    """The panel of a row: its arm without the name of the architecture."""
     arm = arm_of(row)
     if arm in ARMS and ARMS[arm].masked:
         return SINGLE
@@ -101,7 +101,7 @@ def panel_of(row: Row) -> str:
 
 
 def protocol(study: Study, name: str) -> ArmPlots | None:
-    """What a page shows of a study's arms; None if its runs are of none.
+    """Make the part of a page about the arms of a study; None if its runs have no arm.
 
     Args:
         study: The rows.
@@ -109,11 +109,11 @@ def protocol(study: Study, name: str) -> ArmPlots | None:
     """
     if not any(arm_of(row) for row in study.rows):
         return None
-    looks = _looks(study)
+    line_styles = _line_styles(study)
     beside = pairs([record for row in study.rows for record in row.records], study.headline)
     return ArmPlots(
-        tuple(_figures(study, looks, name)),
-        tuple((swatch(style, f"{name}l{i}"), who) for i, (who, style) in enumerate(looks.items())),
+        tuple(_figures(study, line_styles, name)),
+        tuple((swatch(style, f"{name}l{i}"), who) for i, (who, style) in enumerate(line_styles.items())),
         tuple((b, own) for b in study.budgets if (own := tuple(p for p in beside if p.budget == b))),
         tuple((b, tuple(_account(row) for row in study.at(b))) for b in study.budgets),
     )
@@ -134,12 +134,12 @@ def _account(row: Row) -> Account:
 
 
 def _chosen(record: RunRecord) -> float:
-    """The learning rate whose network was evaluated: the smallest of those with the best validation accuracy."""
+    """The learning rate of the evaluated network: the smallest of those with the best validation accuracy."""
     return max(record.sweep, key=lambda tried: (tried.correct, -tried.learning_rate)).learning_rate
 
 
-def _looks(study: Study) -> dict[str, Style]:
-    """How each competitor is drawn, the headline's first."""
+def _line_styles(study: Study) -> dict[str, Style]:
+    """The line style of each competitor, with the headline method first."""
     rows = sorted(
         (row for row in study.rows if arm_of(row) != CONTINUED),
         key=lambda row: base(row.method) != base(study.headline),
@@ -151,23 +151,23 @@ def _looks(study: Study) -> dict[str, Style]:
     }
 
 
-def _figures(study: Study, looks: dict[str, Style], name: str) -> Iterator[tuple[str, str]]:
-    """What each figure is about, and its SVG."""
+def _figures(study: Study, line_styles: dict[str, Style], name: str) -> Iterator[tuple[str, str]]:
+    """The name and the SVG of each figure."""
     for cost, text in _AXES.items():
         found = {panel_of(row) for row in study.rows if getattr(row, cost) is not None}
         if arms := [arm for arm in ARMS if arm in found - {CONTINUED}]:
-            yield text, _panels(study, arms, cost, looks, f"{name}{cost}")
+            yield text, _panels(study, arms, cost, line_styles, f"{name}{cost}")
     if any(panel_of(row) == SINGLE for row in study.rows):
-        yield SINGLE, _single_panel(study, looks, f"{name}weights")
+        yield SINGLE, _single_panel(study, line_styles, f"{name}weights")
 
 
-def _single_panel(study: Study, looks: dict[str, Style], name: str) -> str:
-    """Accuracy against parameters kept, on a logarithmic axis, since every round keeps a share of what is left."""
+def _single_panel(study: Study, line_styles: dict[str, Style], name: str) -> str:
+    """Accuracy against parameters kept. The axis is logarithmic, because every round keeps a fraction of the rest."""
     rows = [row for row in study.rows if panel_of(row) == SINGLE]
     with drawing():
         figure = Figure(figsize=_WIDE_PANEL)
         axes = figure.subplots()
-        _panel(axes, rows, "params", looks)
+        _panel(axes, rows, "params", line_styles)
         _dense_lines(axes, study)
         axes.set_xscale("log")
         axes.invert_xaxis()
@@ -179,15 +179,15 @@ def _single_panel(study: Study, looks: dict[str, Style], name: str) -> str:
         return render(figure, name, title, _reading(study, [SINGLE]))
 
 
-def _panels(study: Study, arms: Sequence[str], cost: str, looks: dict[str, Style], name: str) -> str:
-    """Accuracy against a cost, a panel for each arm; all axes are the same."""
+def _panels(study: Study, arms: Sequence[str], cost: str, line_styles: dict[str, Style], name: str) -> str:
+    """Accuracy against a cost, with a panel for each arm and equal axes."""
     across = min(len(arms), _PANELS_ACROSS)
     down = -(-len(arms) // across)
     with drawing():
         figure = Figure(figsize=(_PANEL[0] * across, _PANEL[1] * down))
         grid = list(figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).flat)
         for axes, arm in zip(grid, arms, strict=False):
-            _panel(axes, [row for row in study.rows if panel_of(row) == arm], cost, looks)
+            _panel(axes, [row for row in study.rows if panel_of(row) == arm], cost, line_styles)
             _dense_lines(axes, study)
             axes.set_title(arm)
         for axes in grid[len(arms) :]:
@@ -200,8 +200,8 @@ def _panels(study: Study, arms: Sequence[str], cost: str, looks: dict[str, Style
         return render(figure, name, f"Accuracy against {_AXES[cost]}, a panel for each arm", _reading(study, arms))
 
 
-def _panel(axes: Axes, rows: Sequence[Row], cost: str, looks: dict[str, Style]) -> None:
-    for who, style in looks.items():
+def _panel(axes: Axes, rows: Sequence[Row], cost: str, line_styles: dict[str, Style]) -> None:
+    for who, style in line_styles.items():
         own = [row for row in rows if competitor_of(row) == who and getattr(row, cost) is not None]
         if own:
             costs: list[Spread | Measured] = [getattr(row, cost) for row in own]
@@ -213,7 +213,7 @@ def _panel(axes: Axes, rows: Sequence[Row], cost: str, looks: dict[str, Style]) 
 
 
 def _ends(costs: Sequence[Spread | Measured]) -> list[list[float]] | None:
-    """How far measured costs reach to the left and to the right; None for those that are counted."""
+    """The error bars of measured costs to the left and to the right; None for counted costs."""
     measured = [share for share in costs if isinstance(share, Measured)]
     if not measured:
         return None
@@ -221,14 +221,14 @@ def _ends(costs: Sequence[Spread | Measured]) -> list[list[float]] | None:
 
 
 def _dense_lines(axes: Axes, study: Study) -> None:
-    """The dense network, dotted; and when it has learnt as long as what is fine-tuned, dashed."""
+    """Lines for the dense network (dotted) and for the dense network after the same fine-tuning (dashed)."""
     axes.axhline(study.dense.accuracy.mean, color=INK, linewidth=0.9, linestyle=(0, (1, 2)), zorder=1)
     for row in study.path(CONTINUED):
         axes.axhline(row.accuracy.mean, color=INK, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
 
 
 def _reading(study: Study, arms: Sequence[str]) -> str:
-    """The best of each arm at the budget in focus, in words."""
+    """Describe the best result of each arm at the budget in focus."""
     parts = [f"The dense network has {study.dense.accuracy.text(study.dense.digits)} %."]
     for arm in arms:
         rows = [row for row in study.at(study.focus) if panel_of(row) == arm]

@@ -15,9 +15,9 @@ class Card:
     """One headline number.
 
     Attributes:
-        label: What it is.
-        value: The number.
-        note: How to read it.
+        label: Name of the number.
+        value: The number as text.
+        note: Its context.
     """
 
     label: str
@@ -66,7 +66,7 @@ def _verified(study: Study) -> Iterator[Card]:
 
 
 def _change(before: Sequence[float], after: Sequence[float]) -> str:
-    """Means before and after with the same unit prefix: ``"1.94 M → 0.97 M"``."""
+    """Means before and after pruning with the same unit prefix: ``"1.94 M → 0.97 M"``."""
     exponent = 3 * int(log10(mean(before)) // 3)
     prefix = EngFormatter.ENG_PREFIXES[exponent]
     return " → ".join(f"{mean(side) / 10**exponent:.2f}\N{NO-BREAK SPACE}{prefix}".strip() for side in (before, after))

@@ -1,4 +1,4 @@
-"""How certain a difference between two methods is, over seeds and over test examples."""
+"""Confidence intervals of the difference between two methods, over seeds and test examples."""
 
 from collections.abc import Sequence
 
@@ -15,16 +15,16 @@ _CHUNK = 200
 def paired_interval(
     ahead: NDArray[np.float64], resamples: int = RESAMPLES, confidence: float = CONFIDENCE
 ) -> tuple[float, float]:
-    """Bootstrap interval of the mean of paired differences; seeds and test examples are drawn anew independently.
+    """Bootstrap interval of the mean of paired differences; seeds and test examples are resampled independently.
 
-    With few seeds, resampling seeds alone gives intervals that are far too short; where test examples are given too,
-    their part of the uncertainty is counted as well. Drawing both (Owen, "The pigeonhole bootstrap", Annals of Applied
-    Statistics 2007) errs on the wide side.
+    With few seeds, resampling only seeds gives intervals that are far too short. Test examples, where given, are
+    resampled too, so that they contribute to the uncertainty. The intervals of this bootstrap tend to be too wide
+    (Owen, "The pigeonhole bootstrap", Annals of Applied Statistics 2007).
 
     Args:
-        ahead: By how much one method is ahead, shape ``(seeds, examples)``; ``(seeds, 1)`` where only totals are known.
+        ahead: Lead of one method, shape ``(seeds, examples)``; ``(seeds, 1)`` if only totals are known.
         resamples: Number of bootstrap samples.
-        confidence: Of the interval, of percentiles.
+        confidence: Confidence level of the percentile interval.
 
     Returns:
         Lower and upper end.
@@ -46,13 +46,13 @@ def paired_interval(
 def _means(
     kinds: NDArray[np.float64], alike: NDArray[np.intp], count: int, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Means of so many samples. How often an entry is drawn is multinomial; equal examples are drawn as one.
+    """Means of `count` bootstrap samples. Multiplicities are multinomial; equal examples are resampled together.
 
     Args:
-        kinds: Different examples, shape ``(seeds, kinds)``.
-        alike: How many examples there are of each kind.
+        kinds: Distinct examples, shape ``(seeds, kinds)``.
+        alike: Number of examples of each kind.
         count: Number of samples.
-        rng: Random numbers.
+        rng: Random generator.
     """
     seeds, examples = len(kinds), alike.sum()
     rows = rng.multinomial(seeds, np.full(seeds, 1 / seeds), count) / seeds
@@ -61,5 +61,5 @@ def _means(
 
 
 def differences(own: Sequence[NDArray[np.bool_]], other: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:
-    """By how much one method is ahead on every test example, in percentage points, shape ``(seeds, examples)``."""
+    """The lead of one method on every test example, in percentage points, shape ``(seeds, examples)``."""
     return 100 * (np.stack(own).astype(np.float64) - np.stack(other))

@@ -1,4 +1,4 @@
-"""One self-contained HTML page from run records. No network, no scripts, no torch."""
+"""A self-contained HTML page made from run records, without scripts and without torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,21 +19,21 @@ from scionet.bench.report.study import Study, spoken, studies
 
 @dataclass(frozen=True)
 class Chapter:
-    """What the template shows of one study; figures are inline SVG, empty where the records hold nothing for them.
+    """The content of the page about one study; figures are inline SVG, empty if the records have no data for them.
 
     Attributes:
-        study: The rows.
+        study: The rows of the study.
         cards: Headline numbers.
         legend: Swatch and name of each method.
-        accuracy: Accuracy against MACs.
-        drop: Points lost against MACs.
-        widths: Widths under the headline method.
-        other_widths: Name and widths of each other method.
+        accuracy: Figure of accuracy against MACs.
+        drop: Figure of points lost against MACs.
+        widths: Figure of the widths of the headline method.
+        other_widths: Name and figure of the widths of each other method.
         shades: Opacity of each budget in the widths figure.
         curves: Name and error curves of each site.
-        latency: Latency of the headline method.
+        latency: Figure of the latency of the headline method.
         summaries: Name and summary of each method.
-        protocol: What there is to say of arms; None if the runs are of none.
+        protocol: The part about arms; None if the runs have no arm.
     """
 
     study: Study
@@ -72,16 +72,16 @@ class Chapter:
 def html(
     records: Sequence[RunRecord], title: str, headline: str | None = None, failures: Sequence[Failure] = ()
 ) -> str:
-    """A whole report as one page that needs no other file.
+    """Render a whole report as one page that needs no other file.
 
     Args:
         records: The runs, in any order.
         title: Title of the page.
-        headline: The method to bring out; see `scionet.bench.report.study.studies`.
-        failures: Runs that failed, which get rows of their own.
+        headline: The method to emphasise; see `scionet.bench.report.study.studies`.
+        failures: Failed runs, which are listed at the end.
 
     Raises:
-        RecordError: If there are no records, one stands there twice, or no run has the headline method.
+        RecordError: If there are no records, a run is given twice, or no run has the headline method.
     """
     chapters = [_chapter(study, f"s{i}") for i, study in enumerate(studies(records, headline))]
     return _template().render(title=title, chapters=chapters, failures=failures)
@@ -97,7 +97,7 @@ def write_html(
     """Write the page of `html` to a file, atomically.
 
     Raises:
-        RecordError: As `html`, or if the file cannot be written.
+        RecordError: As for `html`, or if the file cannot be written.
     """
     write_text(path, html(records, title, headline, failures))
 

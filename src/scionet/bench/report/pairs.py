@@ -1,4 +1,4 @@
-"""Two methods on the same network, budget and seeds: by how much one is ahead, with an interval."""
+"""Paired differences between two methods on the same network, budget and seeds, with intervals."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -7,26 +7,26 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from scionet.bench.records.record import RunRecord, unpacked
+from scionet.bench.records.record import RunRecord, decode_answers
 from scionet.bench.report.intervals import CONFIDENCE, differences, paired_interval
 
 Run = tuple[str, str, str]
-"""NetworkSource, budget and method."""
+"""Network, budget and method."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """How far a method is ahead of another.
+    """The lead of a method over another.
 
     Attributes:
         network: Name of the network.
         budget: The budget as text.
         method: Name of the method.
-        other: Name of the other one.
-        ahead: Mean difference of the accuracies, percentage points, over the seeds that both have.
-        low: Lower end of its interval (confidence 95 %); None for a single seed. Over seeds and test examples
-            (`paired_interval`) where the records say which examples were right; else Student's t over seeds.
-        high: Upper end.
+        other: Name of the other method.
+        ahead: Mean difference of the accuracies over the common seeds, percentage points.
+        low: Lower end of its 95 % interval; None for a single seed. The interval is over seeds and test examples
+            (`paired_interval`) if the records have the answers to single examples, else Student's t over seeds.
+        high: Upper end of the interval.
         runs: Number of seeds.
     """
 
@@ -41,12 +41,12 @@ class Pair:
 
     @property
     def certain(self) -> bool:
-        """Whether the interval excludes no difference."""
+        """Whether the interval excludes zero."""
         return self.low is not None and self.high is not None and not self.low <= 0 <= self.high
 
 
 def pairs(records: Sequence[RunRecord], method: str) -> list[Pair]:
-    """The method beside every other one that shares seeds with it, where it is least ahead first."""
+    """Compare a method with every other one that shares seeds with it; the smallest lead comes first."""
     by_run: defaultdict[Run, dict[int, RunRecord]] = defaultdict(dict)
     for record in records:
         spec = record.spec
@@ -65,12 +65,12 @@ def pairs(records: Sequence[RunRecord], method: str) -> list[Pair]:
 def _interval(
     gaps: Sequence[float], own: Sequence[RunRecord], theirs: Sequence[RunRecord]
 ) -> tuple[float | None, float | None]:
-    """The interval of the mean of the gaps; none for a single one."""
+    """The interval of the mean gap; none for a single gap."""
     if len(gaps) < 2:
         return None, None
     seen = {record.pruned.seen for record in (*own, *theirs)}
     if len(seen) == 1 and all(record.answers for record in (*own, *theirs)):
-        right = [[unpacked(record.answers, record.pruned.seen) for record in side] for side in (own, theirs)]
+        right = [[decode_answers(record.answers, record.pruned.seen) for record in side] for side in (own, theirs)]
         return paired_interval(differences(*right))
     spread = float(np.std(gaps, ddof=1)) / np.sqrt(len(gaps))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, len(gaps) - 1)) * spread

@@ -1,4 +1,4 @@
-"""The figures that compare methods: accuracy against cost. Each takes a study and gives an inline SVG."""
+"""Figures of accuracy against cost, which compare methods. Each takes a study and returns an inline SVG."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from scionet.bench.report.summary import Row, Spread
 from scionet.bench.report.svg import INK, MARKERS, PALETTE, PAPER, drawing, render
 
 SIZE = (5.2, 3.9)
-"""Width and height of the two panels that stand side by side, inches."""
+"""Width and height in inches of each of the two adjacent panels."""
 
 
 @dataclass(frozen=True)
 class Style:
-    """How a method is drawn. Its family has a colour and a shape; the bare one of a pair is hollow and dashed.
+    """The line style of a method. A family shares colour and marker; its basic method is hollow and dashed.
 
     Attributes:
         colour: Colour of lines and markers.
@@ -62,7 +62,7 @@ def styles(study: Study) -> dict[str, Style]:
 
 
 def swatch(style: Style, name: str) -> str:
-    """The line and marker of a legend entry; the entry's text is beside it, so it is hidden from screen readers."""
+    """The line and marker of a legend entry. It is hidden from screen readers, which read the text beside it."""
     with drawing():
         figure = Figure(figsize=(0.36, 0.16))
         figure.set_layout_engine("none")
@@ -80,7 +80,7 @@ def accuracy_plot(study: Study, name: str) -> str:
         axes = figure.subplots()
         for method, style in reversed(styles(study).items()):
             path = study.path(method)
-            _draw(axes, path, [row.accuracy for row in path], style)
+            _plot_path(axes, path, [row.accuracy for row in path], style)
         _dense_line(axes, study, study.dense.accuracy.mean)
         axes.set_ylim(bottom=max(0, axes.get_ylim()[0]))
         axes.set_title("Accuracy, %")
@@ -89,13 +89,13 @@ def accuracy_plot(study: Study, name: str) -> str:
 
 
 def drop_plot(study: Study, name: str) -> str:
-    """Points lost against MACs kept; logarithmic, and linear near zero, so that good methods part."""
+    """Points lost against MACs kept, on an axis that is logarithmic, and linear near zero, to separate good methods."""
     with drawing():
         figure = Figure(figsize=SIZE)
         axes = figure.subplots()
         for method, style in reversed(styles(study).items()):
             path = study.path(method)
-            _draw(axes, path, [row.drop for row in path if row.drop], style)
+            _plot_path(axes, path, [row.drop for row in path if row.drop], style)
         _drop_axis(axes, study)
         _dense_line(axes, study, 0.0)
         axes.set_title("Points lost, logarithmic")
@@ -103,7 +103,7 @@ def drop_plot(study: Study, name: str) -> str:
         return render(figure, name, "Accuracy points lost against MACs kept, on a logarithmic axis", _reading(study))
 
 
-def _draw(axes: Axes, path: Sequence[Row], spreads: Sequence[Spread], style: Style) -> None:
+def _plot_path(axes: Axes, path: Sequence[Row], spreads: Sequence[Spread], style: Style) -> None:
     macs, means = [row.macs.mean for row in path], [spread.mean for spread in spreads]
     axes.plot(macs, means, clip_on=False, **style.line)
     several = [(x, s.mean, s.deviation) for x, s in zip(macs, spreads, strict=True) if s.deviation]
@@ -119,7 +119,7 @@ def _dense_line(axes: Axes, study: Study, level: float) -> None:
 
 
 def _macs_axis(axes: Axes, study: Study) -> None:
-    """Full cost on the left, so that reading on means pruning on."""
+    """Put the full cost on the left, so that pruning goes from left to right."""
     macs = [row.macs.mean for row in study.rows]
     margin = 0.08 * (max(macs) - min(macs)) or 5
     axes.set_xlim(max(macs) + margin, min(macs) - margin)
@@ -129,7 +129,7 @@ def _macs_axis(axes: Axes, study: Study) -> None:
 
 
 def _drop_axis(axes: Axes, study: Study) -> None:
-    """Symmetric logarithm, upside down."""
+    """Use an inverted symmetric-logarithmic axis."""
     near = study.threshold
     lost = [row.drop.mean for row in study.rows if row.drop]
     least = min(row.drop.mean - (row.drop.deviation or 0) for row in study.rows if row.drop)
@@ -143,7 +143,7 @@ def _drop_axis(axes: Axes, study: Study) -> None:
 
 
 def _reading(study: Study) -> str:
-    """The best and the worst of each budget, in words."""
+    """Describe the best and the worst method of each budget."""
     dense = f"The dense network has {study.dense.accuracy.text(study.dense.digits)} %."
     parts = [dense]
     for budget in study.budgets:

@@ -1,4 +1,4 @@
-"""The figures that look inside one method: widths and error curves by site; and latency."""
+"""Figures of single methods: widths and error curves by site, and latency."""
 
 from collections.abc import Mapping, Sequence
 
@@ -16,14 +16,14 @@ from scionet.budget.latency.durations import Latency
 
 
 def shades(count: int) -> tuple[float, ...]:
-    """Opacities that tell budgets apart, from the widest to the narrowest."""
+    """Opacities that distinguish budgets, from the widest to the narrowest."""
     return tuple(float(a) for a in np.linspace(0.25, 1.0, count)) if count > 1 else (1.0,)
 
 
 def widths_plot(study: Study, method: str, name: str) -> str:
-    """Units before and after, site by site; the budgets of one method (its first seed) laid over each other.
+    """Units before and after by site; the budgets of one method (first seed) overlap in one bar.
 
-    A site that a record does not name stays whole. Empty if no record of the method names sites.
+    A site that is missing from a record is whole. The figure is empty if no record of the method has sites.
     """
     columns = [row.records[0].sites for row in study.path(method)]
     dense = {site.name: site.width for sites in columns for site in sites}
@@ -41,9 +41,9 @@ def widths_plot(study: Study, method: str, name: str) -> str:
 
 
 def curve_plots(study: Study, prefix: str) -> tuple[tuple[str, str], ...]:
-    """For each site its name and a small plot: relative error against the percentage of units kept.
+    """The name of each site and a small plot of relative error against the percentage of units kept.
 
-    Shows every method whose records (budget in focus, first seed) have curves; `prefix` begins the ids of the plots.
+    The plots show every method with curves in its record (budget in focus, first seed). `prefix` starts all ids.
     """
     methods = {row.method: row.records[0].sites for row in study.at(study.focus)}
     sites = {m: {site.name: site for site in found if site.curve} for m, found in methods.items()}
@@ -56,13 +56,13 @@ def curve_plots(study: Study, prefix: str) -> tuple[tuple[str, str], ...]:
 
 
 def _limits(sites: Sequence[SiteRecord]) -> tuple[float, float]:
-    """Common limits of the error axes: four decades at most."""
+    """Common limits of the error axes, at most four decades apart."""
     errors = [error for site in sites for _, error in site.curve if error > 0] or [1.0]
     return max(min(errors), 1e-4 * max(errors)) / 1.5, max(errors) * 1.5
 
 
 def latency_plot(study: Study, name: str) -> str:
-    """Median of a forward pass with its interval, dense and at each budget of the headline; empty if not timed."""
+    """Median time of a forward pass with its interval, dense and at each budget of the headline; empty if not timed."""
     timed = [row for row in study.path(study.headline) if row.speedup]
     dense = timed[0].records[0].dense.latency if timed else None
     bars = [("dense", dense), *((spoken(row.budget), row.records[0].pruned.latency) for row in timed)]
@@ -79,14 +79,14 @@ def latency_plot(study: Study, name: str) -> str:
 
 
 def _curve_plot(study: Study, sites: Mapping[str, SiteRecord], limits: tuple[float, float], name: str) -> str:
-    look = styles(study)
+    line_styles = styles(study)
     with drawing():
         figure = Figure(figsize=(2.1, 1.35))
         figure.set_layout_engine("none")
         axes = figure.add_axes((0.25, 0.14, 0.7, 0.8))
         for method, site in reversed(list(sites.items())):
             units, errors = zip(*site.curve, strict=True)
-            line = {**look[method].line, "marker": "", "linewidth": 2 if look[method].strong else 0.9}
+            line = {**line_styles[method].line, "marker": "", "linewidth": 2 if line_styles[method].strong else 0.9}
             axes.plot(100 * np.array(units) / site.width, errors, **line)
         if study.headline in sites:
             _mark_kept(axes, study, sites[study.headline])
@@ -99,7 +99,7 @@ def _curve_plot(study: Study, sites: Mapping[str, SiteRecord], limits: tuple[flo
 
 
 def _mark_kept(axes: Axes, study: Study, site: SiteRecord) -> None:
-    """Dots on the headline's curve where each budget ends."""
+    """Mark the kept units of each budget on the curve of the headline method."""
     units, errors = zip(*site.curve, strict=True)
     sites = [s for row in study.path(study.headline) for s in row.records[0].sites]
     kept = np.array([s.kept for s in sites if s.name == site.name])
@@ -118,7 +118,7 @@ def _label(axes: Axes, place: tuple[float, float], text: str) -> None:
 
 
 def _bar_figure(labels: Sequence[str], height: float, right: float) -> tuple[Figure, Axes]:
-    """Empty axes for horizontal bars of some height in inches. Laid out by hand: automatic layout takes seconds."""
+    """Empty axes for horizontal bars of a height in inches. The layout is manual: an automatic one takes seconds."""
     size = 5.2, height * len(labels) + 0.15
     figure = Figure(figsize=size)
     figure.set_layout_engine("none")

@@ -1,4 +1,4 @@
-"""One network under all methods and budgets: what a page has a chapter on."""
+"""A study: one network with all methods and budgets, which is one chapter of a page."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ class Study:
     Attributes:
         dense: The row of the network before pruning.
         rows: All other rows, from the widest budget to the narrowest, best first.
-        headline: The method that the figures bring out.
+        headline: The method that the figures emphasise.
     """
 
     dense: Row
@@ -29,13 +29,13 @@ class Study:
 
     @property
     def focus(self) -> str:
-        """The budget in the middle of those the headline method was run at, the narrower one of two."""
+        """The middle budget of the headline method; the narrower one of two."""
         path = self.path(self.headline)
         return path[len(path) // 2].budget
 
     @property
     def methods(self) -> tuple[str, ...]:
-        """All methods: the headline, then by mean loss of accuracy."""
+        """All methods: the headline, then the others by mean loss of accuracy."""
         return tuple(sorted({r.method for r in self.rows}, key=lambda m: (m != self.headline, _loss(self.path(m)), m)))
 
     def path(self, method: str) -> tuple[Row, ...]:
@@ -48,7 +48,7 @@ class Study:
 
     @property
     def threshold(self) -> float:
-        """Percentage points below which a difference is drawn linearly: one test example, but at least 0.1."""
+        """Percentage points below which the axis is linear: one test example, but at least 0.1."""
         return max(0.1, 100 / min(record.pruned.seen for record in self.dense.records))
 
     @property
@@ -68,11 +68,11 @@ def studies(records: Sequence[RunRecord], headline: str | None = None) -> tuple[
 
     Args:
         records: The runs.
-        headline: Method to bring out, by the name that rows give it; by default the one called ``forward...`` that
-            loses least over all budgets, or where there is none, the one that loses least.
+        headline: The method to emphasise, by its name in the rows. The default is the method named ``forward...`` that
+            loses least over all budgets; without such a method, the one that loses least.
 
     Raises:
-        RecordError: If there are no records, one stands there twice, or no run has the headline method.
+        RecordError: If there are no records, a run is given twice, or no run has the headline method.
     """
     dense: list[Row] = []
     members: list[list[Row]] = []
@@ -86,12 +86,12 @@ def studies(records: Sequence[RunRecord], headline: str | None = None) -> tuple[
 
 
 def base(method: str) -> str:
-    """A method's name without what is added to it: ``"l1"`` of ``"l1 + least squares"``."""
+    """The name of a method without its additions: ``"l1"`` of ``"l1 + least squares"``."""
     return method.split(" + ")[0]
 
 
 def spoken(budget: str) -> str:
-    """A budget as a person writes it: ``"MACs ≤ 50 %"`` for ``"macs<=50%"``."""
+    """A budget in readable form: ``"MACs ≤ 50 %"`` for ``"macs<=50%"``."""
     words = budget.replace("macs", "MACs").replace("params", "parameters")
     return words.replace("<=", " ≤ ").replace("%", "\N{NO-BREAK SPACE}%").replace("  ", " ")
 

@@ -1,4 +1,4 @@
-"""Records as rows: one row per network, budget and method, with mean and standard deviation over seeds."""
+"""Summary of records: a row per network, budget and method, with mean and standard deviation over seeds."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from scionet.budget.latency.durations import Latency
 from scionet.files.json_dataclasses import to_json
 
 DENSE = "dense"
-"""What stands in a row's method for the network before pruning."""
+"""Stands for the method in the row of the network before pruning."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Spread:
 
     Attributes:
         mean: Mean.
-        deviation: Sample standard deviation (n - 1); None where there is one value only.
+        deviation: Sample standard deviation (n - 1); None for a single value.
     """
 
     mean: float
@@ -29,23 +29,23 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Spread":
-        """Mean and deviation of values."""
+        """Compute mean and deviation of values."""
         return cls(float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None)
 
     def text(self, digits: int) -> str:
-        """``"97.3 ± 0.2"``, or ``"97.3"`` where there is no deviation."""
+        """``"97.3 ± 0.2"``, or ``"97.3"`` without a deviation."""
         deviation = "" if self.deviation is None else f" ± {self.deviation:.{digits}f}"
         return f"{self.mean:.{digits}f}{deviation}"
 
 
 @dataclass(frozen=True)
 class Measured:
-    """A measured share of the dense network's latency, in percent; means over runs.
+    """The measured fraction of the dense network's latency, in percent; means over runs.
 
     Attributes:
-        mean: Ratio of the medians, which took turns.
-        low: Lower end of the network's interval over the upper end of the dense one's.
-        high: Upper end over the lower one.
+        mean: Ratio of the medians; the networks ran in alternation.
+        low: Lower end of the network's interval divided by the upper end of the dense network's interval.
+        high: Upper end divided by the lower end.
     """
 
     mean: float
@@ -55,22 +55,22 @@ class Measured:
 
 @dataclass(frozen=True)
 class Row:
-    """Runs that differ by seed only; or, where `method` is ``"dense"``, the networks they started from.
+    """Runs that differ by seed only; if `method` is ``"dense"``, the networks before pruning.
 
     Attributes:
         experiment: Name of the experiment.
         network: Name of the network.
         dataset: Name of the data.
         budget: The budget as text; empty for dense networks.
-        method: Name of the method, with those settings that tell it apart from rows of the same name.
+        method: Name of the method, with the settings that distinguish it from rows of the same name.
         records: The runs, one per seed.
         accuracy: Accuracy, percent.
         macs: MACs kept, percent of the dense network's.
         params: Parameters kept, percent of the dense network's.
-        drop: Accuracy lost, percentage points, taken run by run.
+        drop: Accuracy lost in each run, percentage points.
         seconds: Time of the selection, seconds.
-        speedup: Dense latency over pruned latency, where every run has both.
-        latency: Latency kept, percent of the dense network's, where every run has both.
+        speedup: Dense latency divided by pruned latency, if every run has both.
+        latency: Latency kept, percent of the dense network's, if every run has both.
     """
 
     experiment: str
@@ -89,20 +89,20 @@ class Row:
 
     @property
     def runs(self) -> int:
-        """Number of runs; of dense networks in a dense row."""
+        """Number of runs; in a dense row, number of dense networks."""
         return len(self.records)
 
     @property
     def digits(self) -> int:
-        """Decimals that an accuracy in percent can bear, given how many examples were seen."""
+        """Decimals of an accuracy in percent that the number of examples justifies."""
         return 2 if min(record.pruned.seen for record in self.records) >= 5000 else 1
 
 
 def summarise(records: Sequence[RunRecord]) -> tuple[Row, ...]:
-    """Rows of records, network by network: its dense row, then from the widest budget to the narrowest, best first.
+    """Rows of all networks: the dense row, then budgets from the widest to the narrowest, with the best method first.
 
     Raises:
-        RecordError: If there are no records, or one run stands among them twice (its deviation would be a lie).
+        RecordError: If there are no records, or a run is given twice, which would distort its deviation.
     """
     _refuse_repeats(records)
     names = _method_names(records)
@@ -169,7 +169,7 @@ def _refuse_repeats(records: Sequence[RunRecord]) -> None:
 
 
 def _method_names(records: Sequence[RunRecord]) -> dict[str, str]:
-    """Name of the method by run, with the settings in which its runs on the same network differ."""
+    """Names of the methods by run, with the settings in which runs on the same network differ."""
     groups: defaultdict[tuple[str, ...], list[RunRecord]] = defaultdict(list)
     for record in records:
         groups[*_network(record), record.spec.method].append(record)

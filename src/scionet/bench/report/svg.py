@@ -1,4 +1,4 @@
-"""Figures as inline SVG: texts stay text, colours follow the page's theme, equal input gives equal bytes."""
+"""Figures as inline SVG with real text and the colours of the page; equal input gives equal bytes."""
 
 import io
 import xml.etree.ElementTree as ET
@@ -10,7 +10,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 INK, MUTED, RULE, PAPER, ACCENT, SKY = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
-"""Stand-ins that become the page's colours: text, secondary text, lines, background, emphasis, and one of the palette
+"""Placeholders for colours of the page: text, secondary text, lines, background, emphasis, and a colour of the palette
 that is sky blue on white and yellow on black."""
 
 THEME = {
@@ -19,8 +19,8 @@ THEME = {
 }
 
 PALETTE = (ACCENT, "#d55e00", "#009e73", "#cc79a7", "#e69f00", SKY, INK)
-"""Okabe and Ito (2008), safe for colour-blind readers; blue (emphasis), sky blue and black (text) are the
-theme's, and yellow, which a white page swallows, is for dark pages only."""
+"""The palette of Okabe and Ito (2008), which is safe for colour-blind readers. Blue (emphasis), sky blue and black
+(text) come from the theme; yellow is invisible on white and is used on dark pages only."""
 
 MARKERS = ("o", "s", "^", "D", "v", "<", ">", "p")
 
@@ -29,8 +29,8 @@ SVG, XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
 
 @contextmanager
 def drawing() -> Iterator[None]:
-    """The look that all figures share; figures must be made and rendered inside."""
-    look: dict[Any, Any] = {
+    """Apply the style of all figures; figures must be made and rendered inside."""
+    style: dict[Any, Any] = {
         **{"svg.fonttype": "none", "svg.hashsalt": "scionet", "font.family": "DejaVu Sans", "font.size": 9.5},
         **{"text.color": INK, "axes.labelcolor": MUTED, "axes.edgecolor": RULE, "axes.titlelocation": "left"},
         **{"axes.titlesize": 10.5, "axes.titleweight": "bold", "axes.titlecolor": INK, "axes.titlepad": 10},
@@ -40,18 +40,18 @@ def drawing() -> Iterator[None]:
         **{"xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0},
         **{"axes.linewidth": 0.8, "lines.solid_capstyle": "round", "figure.constrained_layout.use": True},
     }
-    with matplotlib.rc_context(look):
+    with matplotlib.rc_context(style):
         yield
 
 
 def render(figure: Figure, name: str, title: str = "", description: str = "") -> str:
-    """A figure as an ``<svg>`` element to stand inside HTML.
+    """Render a figure as an ``<svg>`` element for HTML.
 
     Args:
         figure: The figure.
-        name: Prefix of all ids, so that no two figures of a page share one.
-        title: What the figure shows, for those who do not see it; none where the text beside it says so.
-        description: What can be read off it.
+        name: Prefix of all ids, which makes them unique on a page.
+        title: What the figure shows, for screen readers; empty if adjacent text says it.
+        description: The main result in the figure, for screen readers.
     """
     stream = io.BytesIO()
     figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
@@ -67,7 +67,7 @@ def render(figure: Figure, name: str, title: str = "", description: str = "") ->
 
 
 def _strip(root: ET.Element) -> None:
-    """Take out metadata and the style sheet, which would apply to the whole page."""
+    """Remove metadata and the style sheet, which would apply to the whole page."""
     for child in root.findall(f"{{{SVG}}}metadata"):
         root.remove(child)
     for definitions in root.iter(f"{{{SVG}}}defs"):
@@ -76,7 +76,7 @@ def _strip(root: ET.Element) -> None:
 
 
 def _prefix(root: ET.Element, name: str) -> None:
-    """Keep only ids that are referred to, and make them the figure's own; plain ``href`` for ``xlink:href``."""
+    """Keep only referenced ids, with the prefix of the figure; replace ``xlink:href`` by ``href``."""
     used = ET.tostring(root, encoding="unicode")
     for element in root.iter():
         if link := element.attrib.pop(f"{{{XLINK}}}href", None):
@@ -89,7 +89,7 @@ def _prefix(root: ET.Element, name: str) -> None:
 
 
 def _describe(root: ET.Element, name: str, title: str, description: str) -> None:
-    """Name the figure for screen readers, or hide it from them; let the page set its size, up to the natural one."""
+    """Describe the figure for screen readers or hide it from them; let the page scale it down from its natural size."""
     texts = {tag: text for tag, text in (("title", title), ("desc", description)) if text}
     for place, (tag, text) in enumerate(texts.items()):
         element = ET.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})

@@ -1,4 +1,4 @@
-"""Rows as text: Markdown, CSV, a rich table for the terminal; and generated parts of documents."""
+"""Rows as Markdown, CSV or a rich table for the terminal, and generated sections of documents."""
 
 import csv
 import io
@@ -30,27 +30,27 @@ COLUMNS: dict[str, Cell] = {
 """Columns of the tables, in order."""
 
 NUMBERS = ("accuracy", "drop", "macs", "params", "speedup", "seconds")
-"""Quantities of a row, as a CSV file names them."""
+"""Quantities of a row, by their names in CSV files."""
 
 
 def text(spread: Spread | None, digits: int) -> str:
-    """A spread as text; empty where there is none."""
+    """A spread as text; empty for None."""
     return spread.text(digits) if spread else ""
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """All columns, one line per row, as a Markdown table without a final newline."""
+    """All rows and columns as a Markdown table without a final newline."""
     used = _used(rows)
     aligned = [":--" if name in ("network", "data", "budget", "method") else "--:" for name in used]
     return _markdown([list(used), aligned, *([cell(row) for cell in used.values()] for row in rows)])
 
 
 def to_matrix(rows: Sequence[Row]) -> str:
-    """Accuracy in percent as a Markdown table: methods down, networks and budgets across; a dash where none was run."""
+    """Accuracy in percent as a Markdown table: methods down, networks and budgets across; a dash for missing runs."""
     columns = list(dict.fromkeys((row.network, row.dataset, row.budget) for row in rows))
     found = {(row.method, (row.network, row.dataset, row.budget)): row for row in rows}
     if len(found) < len(rows):
-        raise RecordError("one table holds one experiment; give the rows of each experiment by themselves")
+        raise RecordError("a table holds the rows of one experiment; make a table for each experiment")
     several = len({column[:2] for column in columns}) > 1
     lines = [
         [method, *(_accuracy(found.get((method, column))) for column in columns if column[2])]
@@ -62,7 +62,7 @@ def to_matrix(rows: Sequence[Row]) -> str:
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Means and deviations as plain numbers, for further computation; empty where there is none."""
+    """Means and deviations as CSV for further computation; missing values are empty."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     heads = [f"{name}_{part}" for name in NUMBERS for part in ("mean", "sd")]
@@ -87,24 +87,24 @@ def to_rich(rows: Sequence[Row], title: str | None = None) -> Table:
 
 
 def replace_between(path: Path, name: str, content: str) -> bool:
-    """Replace what stands between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->`` in a document.
+    """Replace the text between ``<!-- begin:NAME -->`` and ``<!-- end:NAME -->`` in a document.
 
     Args:
         path: The document.
         name: NAME in the two markers.
-        content: What is to stand there, on lines of its own.
+        content: The new text, which gets lines of its own.
 
     Returns:
         Whether the document changed.
 
     Raises:
-        RecordError: If the document cannot be read or written, or has not each marker once and in order.
+        RecordError: If the document cannot be read or written, or does not have each marker once and in order.
     """
     document = read_text(path)
     begin, end = f"<!-- begin:{name} -->", f"<!-- end:{name} -->"
     pattern = re.compile(f"{re.escape(begin)}.*{re.escape(end)}", re.DOTALL)
     if document.count(begin) != 1 or document.count(end) != 1 or not pattern.search(document):
-        raise RecordError(f"{path} must have {begin} once and {end} once after it; put both where the text belongs")
+        raise RecordError(f"{path} must have {begin} once and {end} once after it; insert both where the text belongs")
     changed = pattern.sub(lambda _: f"{begin}\n{content.strip()}\n{end}", document)
     if changed != document:
         write_text(path, changed)
@@ -112,7 +112,7 @@ def replace_between(path: Path, name: str, content: str) -> bool:
 
 
 def _used(rows: Sequence[Row]) -> dict[str, Cell]:
-    """The columns that are filled in some row."""
+    """The columns that are not empty in every row."""
     return {name: cell for name, cell in COLUMNS.items() if any(cell(row) for row in rows)}
 
 
