@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from scionet.settings import ForwardSettings, SweepSettings
 from torch import Tensor, nn
 
 import benchmarks
@@ -47,7 +48,6 @@ from scionet.progress import silent
 from scionet.seeds import seeded
 from scionet.selection.greedy import Selection, replay
 from scionet.selection.quadratic import LeastSquares
-from scionet.settings import ForwardSettings, SweepSettings
 
 RESULTS = benchmarks.RESULTS / "selector"
 RUNS, OVERLAPS = RESULTS / "runs", RESULTS / "overlaps.json"

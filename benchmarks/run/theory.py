@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from scionet.settings import ForwardSettings
 
 from benchmarks import RESULTS
 from benchmarks.run.untrained import TASKS, calibration, dense
@@ -43,7 +44,6 @@ from scionet.selection.policies import Stochastic
 from scionet.selection.quadratic import LeastSquares
 from scionet.selection.regression import refit
 from scionet.selection.terms import Term
-from scionet.settings import ForwardSettings
 
 RESULT = RESULTS / "theory" / "resnet20.json"
 SITES = ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1")

@@ -23,6 +23,7 @@ from typing import Any
 
 import torch
 import tyro
+from scionet.settings import ForwardSettings
 from torch import nn
 
 from benchmarks import RESULTS
@@ -39,7 +40,6 @@ from scionet.selection.greedy import greedy
 from scionet.selection.objective import Objective
 from scionet.selection.quadratic import Average, LeastSquares, LineSearch
 from scionet.selection.terms import Term
-from scionet.settings import ForwardSettings
 
 RECORD = RESULTS / "growth" / "growth.json"
 WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096)
