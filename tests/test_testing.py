@@ -62,5 +62,5 @@ def test_a_method_that_depends_on_the_order_of_batches_is_found() -> None:
             torch.rand(3)
             return ForwardRanker(scionet.Forward(), None).rank(view, n_units, rng)  # type: ignore[arg-type]
 
-    with pytest.raises(Exception):  # noqa: B017, PT011  whatever it is, it must not pass
+    with pytest.raises(Exception):  # noqa: B017  whatever it is, it must not pass
         check_method(Torch())

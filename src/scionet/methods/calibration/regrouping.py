@@ -12,7 +12,7 @@ from scionet.network.calling import divides, example_count, some_of
 
 
 def pieces(batches: Iterable[Any], most: int) -> list[Any]:
-    """Batches in parts of at most so many examples; those that cannot be divided as they are."""
+    """Batches in parts of at most `most` examples; a batch that cannot be divided stays as it is."""
     found = list[Any]()
     for batch in batches:
         size = example_count(batch)
@@ -22,7 +22,7 @@ def pieces(batches: Iterable[Any], most: int) -> list[Any]:
 
 
 def shuffled(batches: Sequence[Any], rng: np.random.Generator) -> list[Any]:
-    """The same examples in batches of the same sizes, in random order; batches in random order if they cannot be mixed.
+    """The same examples in batches of the same sizes, in random order; or the batches, where examples cannot be mixed.
 
     Data that are sorted by class would otherwise give each step one class.
     """
@@ -36,12 +36,12 @@ def shuffled(batches: Sequence[Any], rng: np.random.Generator) -> list[Any]:
 
 
 def _together(*values: Any) -> Any:
-    """Tensors one behind the other; of anything else the first."""
+    """Tensors concatenated; of anything else the first."""
     return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
 
 
 def _form(batch: Any) -> Any:
-    """What batches must share to be put together: the shapes of examples, and all that is no tensor."""
+    """What batches must share to be mixed: the shapes of examples, and everything that is no tensor."""
     leaves, structure = tree_flatten(batch)
     return str(structure), str([tuple(leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
 

@@ -1,4 +1,4 @@
-"""ThiNet and the LASSO as methods: units by what their consumers' output loses."""
+"""ThiNet and the LASSO as methods: units by the loss of their consumers' output."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""Scores from the gradient of the task loss: what a gate on each unit's contribution would do to it.
+"""Scores from the gradient of the task loss with respect to a gate on each unit.
 
-A gate z = 1 multiplies what a unit gives to every consumer. The derivative of the loss with respect to it is the sum of
-theta * dL/dtheta over the weights that it multiplies, so one backward pass per batch scores all units of all sites.
+A gate z = 1 multiplies what a unit contributes to every consumer. The derivative of the loss with respect to it is the
+sum of theta * dL/dtheta over the weights that it multiplies, so one backward pass per batch scores all units of all sites.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -34,7 +34,7 @@ class Slopes:
 
 
 Saliency = Callable[[Slopes], tuple[Tensor, float]]
-"""What one batch adds to the mean over batches, and its weight there."""
+"""From the slopes of one batch to its term of the mean over batches, and its weight."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class SaliencyRanker(MeasuredRanker):
 
     Attributes:
         label: Name of the method.
-        saliency: What a batch says of the units.
+        saliency: From the slopes of a batch to its term of the mean.
     """
 
     label: str
@@ -146,7 +146,7 @@ def _by_site(units: Tensor, sites: Sites) -> Mapping[str, Tensor]:
 
 
 def _refuse_useless(score: Tensor) -> None:
-    """Refuse scores that say nothing.
+    """Refuse scores without information.
 
     Raises:
         CalibrationError: If they are all 0, or some are NaN or infinite.

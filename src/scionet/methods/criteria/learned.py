@@ -1,4 +1,4 @@
-"""Units in the order of a learned selector: taught by greedy selection on some networks, used on others."""
+"""Units in the order of a learned selector, which greedy selection on other networks has taught."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -25,12 +25,12 @@ from scionet.selection.quadratic import LeastSquares
 from scionet.selection.terms import Contributions
 
 STATISTICS = ("l1", "bn_scale", "energy", "alone", "agreement", "mean correlation", "largest correlation")
-"""What a selector is told of each unit; see `statistics`."""
+"""The statistics of each unit that a selector reads; see `statistics`."""
 
 
 @dataclass(frozen=True, eq=False)
 class Lesson:
-    """What greedy selection did at one site.
+    """The selection at one site, for a selector to learn from.
 
     Attributes:
         site: Name of the site.

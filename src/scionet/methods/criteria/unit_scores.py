@@ -1,4 +1,4 @@
-"""Baselines: a score says how much each unit is worth by itself; the highest stay.
+"""Scores of units: the units of highest score stay.
 
 A score is a short decorated function from a `SiteView` to one number per unit.
 """
@@ -236,7 +236,7 @@ def bn_scale(view: SiteView, rng: np.random.Generator) -> FloatArray:
 def energy(view: SiteView, rng: np.random.Generator) -> FloatArray:
     """Mean square of what each unit contributes to its consumers' outputs, each relative to the mean square of these.
 
-    The diagonal of the Gram matrix that imitation works with, measured where imitation is: behind what was decided
-    before, in the metric of the consumer's BatchNorm, and about the mean where a refit has an intercept.
+    The diagonal of the Gram matrix of imitation, measured at the same place: in the network pruned so far, in the
+    metric of the consumer's BatchNorm, and about the mean where a refit has an intercept.
     """
     return np.maximum(np.diag(Contributions.of(view.terms).gram), 0.0)

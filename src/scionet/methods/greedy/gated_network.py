@@ -1,4 +1,4 @@
-"""A network as a function of the gates of one site, and the calibration examples in the form it is evaluated on."""
+"""A network as a function of the gates of one site."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from scionet.network.surgery.gates import column_factors
 
 
 class GatedSite:
-    """A network with gates at one site, behind what was decided before."""
+    """A network with gates at one site, on top of what was decided before."""
 
     def __init__(self, view: SiteView) -> None:
         """Scoring the tensors up once."""
@@ -26,15 +26,15 @@ class GatedSite:
         self._weights = {name: self._base.get(name, self.network.state[name]) for name in view.site.consumers}
 
     def whole(self, inputs: Batch) -> Tensor:
-        """The first tensor that the network gives with all units of the site."""
+        """The first tensor that the network returns with all units of the site."""
         with self.network.evaluating():
             return self.network.output(inputs, self._base)
 
     def program(self, inputs: Batch) -> Program:
-        """The first tensor that the network gives, as a graph of gates ``(N,)`` and of the tensors of one example.
+        """The first tensor that the network returns, as a graph of gates ``(N,)`` and of the tensors of one example.
 
         Args:
-            inputs: Some example, as a batch of one.
+            inputs: An example, as a batch of one.
 
         Raises:
             UnsupportedModel: If an operation cannot be recorded.

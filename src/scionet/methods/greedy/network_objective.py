@@ -1,4 +1,4 @@
-"""Averages of a site's units, worth what the whole network makes of them."""
+"""Averages of a site's units, valued by the output of the whole network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -24,7 +24,7 @@ TOGETHER_SHARE = 8
 
 @dataclass(frozen=True)
 class Scoring:
-    """How the network is looked at.
+    """How candidates are scored.
 
     Attributes:
         taylor: Whether candidates are ranked by the loss linearised in the gates.
@@ -42,7 +42,7 @@ EXACTLY = Scoring()
 
 @dataclass(frozen=True, eq=False)
 class _Picks:
-    """Multiplicities; the gates; what is lost on each example; minus the mean of that; losses of seen candidates."""
+    """Multiplicities, gates, the loss of each example, minus its mean, and the losses of evaluated candidates."""
 
     counts: FloatArray
     points: Points
@@ -55,24 +55,24 @@ class _Picks:
         return int(self.counts.sum())
 
 
-class ThroughNetwork(Objective[_Picks]):
-    """Minus what the whole network loses with ``a_i = N c_i / n`` after n picks, in the mean over the examples.
+class NetworkObjective(Objective[_Picks]):
+    """Minus the mean loss of the whole network with gates ``a_i = N c_i / n`` after n picks.
 
-    Exact: each candidate is evaluated on as many examples as it takes to see that it is not the best, those on which
-    most is lost at present first. The gain told of such a candidate is an upper bound, below the largest one.
+    Exact: each candidate is evaluated on as many examples as it takes to see that it is not the best, the examples with
+    the largest losses first. The gain reported for such a candidate is an upper bound, below the largest gain.
 
-    By Taylor: gains are those of the loss linearised in the gates; one forward and one backward pass score all
-    candidates. It ranks them differently, since a pick's step is not small; it is another algorithm. For the first pick
-    there is no useful gradient, so candidates are evaluated.
+    Taylor: gains are those of the loss linearised in the gates; one forward and one backward pass score all candidates.
+    It ranks them differently, since the step of a pick is not small, so it is another algorithm. The first pick has no
+    useful gradient and is evaluated exactly.
     """
 
     def __init__(self, view: SiteView, given: Sequence[tuple[Batch, Tensor]], score: Score, scoring: Scoring) -> None:
-        """Compute what does not depend on the gates.
+        """Precompute everything that does not depend on the gates.
 
         Args:
             view: The site.
             given: Batches of inputs on the model's device, each with its targets.
-            score: What is lost.
+            score: The loss of each example.
             scoring: How candidates are evaluated.
 
         Raises:
@@ -86,21 +86,21 @@ class ThroughNetwork(Objective[_Picks]):
                 "the calibration data are empty; give at least one batch (of inputs and labels, if the objective is "
                 "'loss'; to every process, if there are several)"
             )
-        self._shares = ExampleLosses(GatedSite(view), given, score, scoring.memory_bytes)
-        self._n_examples = self._summed(self._shares.size)
+        self._losses = ExampleLosses(GatedSite(view), given, score, scoring.memory_bytes)
+        self._n_examples = self._summed(self._losses.size)
 
     def start(self) -> _Picks:
         """Nothing is kept."""
-        points = self._shares.start()
-        return self._state(np.zeros(self.size), points, self._shares.losses(points))
+        points = self._losses.start()
+        return self._state(np.zeros(self.size), points, self._losses.losses(points))
 
     def gains(self, state: _Picks, candidates: IntArray) -> FloatArray:
-        """Decrease of the loss by each candidate; of those that are not the best, an upper bound below the best one."""
+        """Decrease of the loss by each candidate; for those that are not the best, an upper bound below it."""
         batch = state.n_picks % self._n_batches if self._scoring.fresh_batches else None
-        rows = self._shares.rows(batch)
+        rows = self._losses.rows(batch)
         now, count = self._summed(float(state.losses[rows].sum())), self._summed(len(rows))
         if self._scoring.taylor and state.n_picks:
-            slopes = summed(self._shares.slopes(state.points, batch)).cpu().numpy()
+            slopes = summed(self._losses.slopes(state.points, batch)).cpu().numpy()
             return -slopes[candidates] / (count * (state.n_picks + 1))
         hardest_first = rows[torch.argsort(state.losses[rows], descending=True, stable=True)]
         return (now - self._racing(state, candidates, hardest_first, now)) / count
@@ -109,8 +109,8 @@ class ThroughNetwork(Objective[_Picks]):
         """One more pick."""
         counts = state.counts.copy()
         counts[unit] += 1
-        points = self._shares.advanced(state.points, state.n_picks, unit)
-        return self._state(counts, points, state.seen[unit] if unit in state.seen else self._shares.losses(points))
+        points = self._losses.advanced(state.points, state.n_picks, unit)
+        return self._state(counts, points, state.seen[unit] if unit in state.seen else self._losses.losses(points))
 
     def value(self, state: _Picks) -> float:
         """Minus the loss."""
@@ -121,29 +121,29 @@ class ThroughNetwork(Objective[_Picks]):
         return self.size * state.counts / max(state.counts.sum(), 1)
 
     def mean(self, lost: float) -> float:
-        """The mean over all examples of all processes of what is lost in all in this one."""
+        """The mean over the examples of all processes, from the sum over those of this one."""
         return self._summed(lost) / self._n_examples
 
     def _state(self, counts: FloatArray, points: Points, losses: Tensor) -> _Picks:
         return _Picks(counts, points, losses, -self.mean(float(losses.sum())))
 
     def _racing(self, state: _Picks, candidates: IntArray, rows: Tensor, now: float) -> FloatArray:
-        """What is lost in all with each candidate, as far as it matters; notes what complete ones lose on each row."""
+        """The summed loss with each candidate, as far as it matters; stores the losses of complete ones by row."""
         n_together = max(1, len(candidates) // TOGETHER_SHARE)
-        blocks = rows.split(max(BLOCK, self._shares.together // n_together))
-        seen = torch.full((len(candidates), self._shares.size), torch.nan, dtype=torch.float64, device=self._device)
+        blocks = rows.split(max(BLOCK, self._losses.together // n_together))
+        seen = torch.full((len(candidates), self._losses.size), torch.nan, dtype=torch.float64, device=self._device)
         units = torch.as_tensor(candidates, device=self._device)
 
         def run(who: IntArray, terms: IntArray) -> FloatArray:
             taken = [blocks[term] if term < len(blocks) else rows[:0] for term in terms]
             owner = torch.arange(len(who)).repeat_interleave(torch.tensor([len(block) for block in taken]))
             runner, examples = torch.as_tensor(who)[owner].to(rows.device), torch.cat(taken)
-            lost = self._shares.lost(state.points, state.n_picks, units[runner], examples)
+            lost = self._losses.lost(state.points, state.n_picks, units[runner], examples)
             seen[runner, examples] = lost
             return summed(lost.new_zeros(len(who)).index_add_(0, owner.to(rows.device), lost)).cpu().numpy()
 
         sums, complete = racing(len(candidates), largest(len(blocks), self._device), n_together, run, now)
-        if len(rows) == self._shares.size:
+        if len(rows) == self._losses.size:
             state.seen.update((int(candidates[i]), seen[i]) for i in np.flatnonzero(complete))
         return sums
 

@@ -7,7 +7,7 @@ from scionet.choices.outputs import MetricName
 from scionet.errors import CalibrationError
 from scionet.methods.contract import SiteView
 from scionet.methods.greedy.gated_network import GatedSite, grouped_by_form
-from scionet.methods.greedy.network_objective import EXACTLY, Scoring, ThroughNetwork
+from scionet.methods.greedy.network_objective import EXACTLY, NetworkObjective, Scoring
 from scionet.methods.greedy.precomputed import Precomputed
 from scionet.methods.widths.output_distance import OutputDistance, distances, metric_for, refuse_without_classes
 from scionet.network.calling import example_count
@@ -15,8 +15,8 @@ from scionet.network.multiprocess import everywhere, summed
 from scionet.selection.terms import Term
 
 
-class OutputObjective(ThroughNetwork):
-    """Minus how far the network's output is from that of the dense network; see `ThroughNetwork`.
+class OutputObjective(NetworkObjective):
+    """Minus the distance of the network's output from that of the dense network; see `NetworkObjective`.
 
     Source: Ye et al., NeurIPS 2020 (greedy global imitation). Differs in that a pick is a step of fixed length to the
     average, as in Ye et al., ICML 2020, and not the best one.

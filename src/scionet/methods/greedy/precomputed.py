@@ -1,4 +1,4 @@
-"""Examples on which a network is evaluated for many gates of one site: what does not depend on them is known."""
+"""Examples on which a network is evaluated for many gates of one site, with everything precomputed that can be."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,10 +14,10 @@ from scionet.network.calling import Batch, example_count
 from scionet.network.passes.program import Level
 
 Point = tuple[Tensor, ...]
-"""Gates, as the values that are affine in them: for each such value ``(examples, entries)``."""
+"""Gates, represented by the values that are affine in them: ``(examples, entries)`` for each such value."""
 
 TOGETHER = {"cpu": 64}
-"""Pairs of a candidate and an example that are run at once, by kind of device: on a CPU as many as its cache holds."""
+"""Pairs of a candidate and an example that run at once, by kind of device; on a CPU as many as its cache holds."""
 TOGETHER_ELSEWHERE = 4096
 
 
@@ -54,22 +54,22 @@ class Rows:
 
 
 class Precomputed:
-    """Examples of one form, with all that can be known of them before the gates are.
+    """Examples of one form, with everything that does not depend on the gates.
 
     A pick moves the gates a to ``a + (N e_i - a) / (n + 1)``. A value v that is affine in the gates moves with them, to
-    ``v + (v_i - v) / (n + 1)``, v_i being its value with unit i alone, N-fold. So the v_i, the *vertices*, are computed
-    once for each example, and a candidate costs what comes behind them. Where they do not fit into memory, the gates
-    themselves take their place and the consumers are run for each candidate; where what comes before the consumers does
-    not fit either, the whole network is.
+    ``v + (v_i - v) / (n + 1)``, where v_i is its value with unit i alone, N-fold. So the v_i, the *vertices*, are
+    computed once for each example, and a candidate costs only what follows them. Where they do not fit into memory, the
+    gates themselves take their place, and the consumers run for each candidate. Where the values in front of the
+    consumers do not fit either, the whole network runs.
     """
 
     def __init__(self, site: GatedSite, inputs: Batch, memory_bytes: float) -> None:
-        """Compute what can be.
+        """Precompute what can be.
 
         Args:
             site: The network.
             inputs: All examples, as one batch.
-            memory_bytes: What may be kept.
+            memory_bytes: Memory for precomputed values.
 
         Raises:
             UnsupportedModel: If operations cannot be traced or stacked, or an example's output depends on the others.
@@ -88,11 +88,11 @@ class Precomputed:
         self._refuse_mixing(site, _examples(inputs, slice(0, 8)))
 
     def start(self) -> Point:
-        """No unit is there."""
+        """The gates with no unit."""
         return tuple(self._by_example(vertices)[:, self.width].clone() for vertices in self._vertices)
 
     def whole(self, rows: slice) -> Point:
-        """All units are there, for some examples: the mean of the vertices."""
+        """The gates with all units, for some examples: the mean of the vertices."""
         return tuple(self._by_example(vertices)[rows, : self.width].mean(1) for vertices in self._vertices)
 
     def moved(self, point: Point, n_picks: int, units: Tensor, rows: Tensor) -> Point:
@@ -111,22 +111,22 @@ class Precomputed:
         )
 
     def outputs(self, point: Point, rows: Tensor) -> Tensor:
-        """What the network gives for some examples, whose values `point` holds."""
+        """The outputs of some examples, whose values `point` holds."""
         gated = [vertices.shaped(values) for vertices, values in zip(self._vertices, point, strict=True)]
         plain = [values.shaped(values.data.index_select(0, rows)) for values in self._values]
         with supported():
             return vmap(self._parts.rest)(*gated, *plain)[:, 0]
 
     def outputs_at(self, point: Point, rows: slice) -> Tensor:
-        """What the network gives for some of the examples whose values `point` holds."""
+        """The outputs of some of the examples whose values `point` holds."""
         return self.outputs(tuple(values[rows] for values in point), self._index(rows))
 
     def whole_outputs(self, rows: slice) -> Tensor:
-        """What the network gives for some examples with the whole site."""
+        """The outputs of some examples with the whole site."""
         return self.outputs(self.whole(rows), self._index(rows))
 
     def slopes(self, point: Point, rows: slice, score: Callable[[Tensor], Tensor]) -> Tensor:
-        """How the sum of a score of some examples' outputs changes per step towards each vertex, ``(N,)``."""
+        """The slope of the summed loss of some examples per step towards each vertex, ``(N,)``."""
         here, index = tuple(values[rows] for values in point), self._index(rows)
         with supported():
             descent = grad(lambda values: score(self.outputs(values, index)).sum())(here)
@@ -160,13 +160,13 @@ class Precomputed:
         return vertices.data.view(self.size, self.width + 1, -1)
 
     def _bytes(self, tensors: Sequence[Tensor]) -> int:
-        """What `_ahead` and a point need."""
+        """Bytes that `_ahead` and a point need."""
         needed, plain = self._parts.example(*(tensor[0] for tensor in tensors))
         affine = self._parts.gates(self._gates[0], *needed)
         return self.size * (sum(t.nbytes for t in plain) + (self.width + 2) * sum(t.nbytes for t in affine))
 
     def _ahead(self, tensors: Sequence[Tensor]) -> tuple[list[Rows], list[Rows]]:
-        """What the rest of the network needs of each example, and the vertices."""
+        """The values that the rest of the network needs of each example, and the vertices."""
         values: list[Rows] = []
         vertices: list[Rows] = []
         few = max(1, self.together // (self.width + 1))

@@ -1,4 +1,4 @@
-"""Which of many sums of non-negative terms is the least, without adding them all up."""
+"""Find the least of many sums of non-negative terms without completing the others."""
 
 from collections.abc import Callable
 
@@ -8,7 +8,7 @@ from scionet.selection.objective import BoolArray, FloatArray, IntArray
 from scionet.selection.policies import TIE
 
 Run = Callable[[IntArray, IntArray], FloatArray]
-"""From some of the sums and the number of the next term of each to these terms."""
+"""From the positions of some sums, and the number of the next term of each, to these terms."""
 
 
 def racing(n_sums: int, n_terms: int, n_together: int, run: Run, level: float = 0.0) -> tuple[FloatArray, BoolArray]:

@@ -1,12 +1,12 @@
-"""The task loss as an objective: what greedy forward selection was published with."""
+"""The task loss as an objective: the one that greedy forward selection was published with."""
 
 from scionet.methods.contract import SiteView
-from scionet.methods.greedy.network_objective import EXACTLY, Scoring, ThroughNetwork
+from scionet.methods.greedy.network_objective import EXACTLY, NetworkObjective, Scoring
 from scionet.network.example_loss import cross_entropies, dense_loss, pair_of
 
 
-class TaskLossObjective(ThroughNetwork):
-    """Minus the cross-entropy of the whole network; see `ThroughNetwork`.
+class TaskLossObjective(NetworkObjective):
+    """Minus the cross-entropy of the whole network; see `NetworkObjective`.
 
     Source: Ye et al., ICML 2020. Differs in that all calibration batches are used in each step, unless fresh ones are
     asked for.

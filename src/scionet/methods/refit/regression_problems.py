@@ -1,4 +1,4 @@
-"""From the moments of a consumer to the regression problem that local imitation solves."""
+"""From the moments of a consumer to the regression problem of local imitation."""
 
 from collections.abc import Mapping
 
@@ -62,7 +62,7 @@ def channel_gates(sites: Sites, consumer: str, gates: Mapping[str, Tensor], with
 
 
 def output_gates(sites: Sites, consumer: str, gates: Mapping[str, Tensor]) -> FloatArray:
-    """What of each output of a consumer is passed on, shape ``(O,)``: the gate of its unit where that is decided."""
+    """The gate of each output of a consumer, shape ``(O,)``: that of its unit where it is decided, 1 elsewhere."""
     factors = np.ones(sites.shapes[consumer][0])
     for name, site in sites.items():
         if name in gates and consumer in site.producers:
@@ -73,10 +73,10 @@ def output_gates(sites: Sites, consumer: str, gates: Mapping[str, Tensor]) -> Fl
 def shrunk(
     moments: Moments, centred: bool, weight: Tensor, shrinkage: float | None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean products shrunk towards uncorrelated inputs of the same variances, on which the dense weights are right.
+    """Mean products shrunk towards uncorrelated inputs of the same variances, for which the dense weights are exact.
 
-    A refit on few images would fit their accidents; shrunk, it stays near the dense weights as far as the images do not
-    speak against them: ``xx`` goes towards its diagonal, ``xy`` towards ``diag(xx) Wᵀ``.
+    A refit on few images would overfit them. With shrunk products it stays near the dense weights unless the images
+    contradict them: ``xx`` moves towards its diagonal, ``xy`` towards ``diag(xx) Wᵀ``.
 
     Args:
         moments: Of the consumer.
@@ -109,7 +109,7 @@ def make_term(
         consumer: The consumer's name.
         weight: Its dense weight, shape ``(O, I, ...)``.
         moments: Inputs and targets there.
-        others: Gates of the input channels that are there whatever is chosen, 0 elsewhere, shape ``(I,)``.
+        others: Gates of the input channels that are present whatever is chosen, 0 elsewhere, shape ``(I,)``.
         scale: Factor of each output in which errors are measured, shape ``(O,)``.
         centred: Whether an intercept makes up for the means.
         shrinkage: See `shrunk`.

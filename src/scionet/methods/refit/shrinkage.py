@@ -1,4 +1,4 @@
-"""A refit, and how far it is held back towards the dense weights where held-out examples decide."""
+"""A refit, and its pull towards the dense weights where held-out examples decide."""
 
 import numpy as np
 from torch import Tensor
@@ -10,7 +10,7 @@ from scionet.network.passes.moments import Moments
 from scionet.selection.regression import refit
 
 TRIED = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-"""What is tried on held-out examples."""
+"""The strengths that are tried on held-out examples."""
 
 
 def fitted_weight(
@@ -22,7 +22,7 @@ def fitted_weight(
 
 
 def judged_shrinkage(moments: Moments, centred: bool, weight: Tensor, columns: IntArray, scale: FloatArray) -> float:
-    """Which of `TRIED` serves the held-out rows best, when the others are fitted.
+    """The one of `TRIED` with the least error on the held-out rows when the others are fitted.
 
     Args:
         moments: Of the consumer, with held-out rows.

@@ -1,4 +1,4 @@
-"""How like the dense network a cut one is, as a loss: at the output, and behind the consumers."""
+"""The distance of a cut network from the dense one as a loss: at the output, and behind the consumers."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ from scionet.network.surgery.cut import kept_entries
 
 @dataclass(frozen=True, eq=False)
 class FeatureMatching:
-    """How like the dense network a cut one is: at the output, and behind the consumers.
+    """The distance of a cut network from the dense one: at the output, and behind the consumers.
 
     Attributes:
         distance: The dense network's outputs on examples that nothing is fitted on, and how outputs are compared.
-        student: The one that learns.
+        student: The network that is trained.
         kept: By module behind a consumer, the channel dimension of its output and the channels that stay.
         seen: The latest outputs of these modules, of the dense network and of the student.
     """
@@ -33,7 +33,7 @@ class FeatureMatching:
     seen: tuple[dict[str, Tensor], dict[str, Tensor]]
 
     def held_out_distance(self) -> float:
-        """How far the outputs are apart on the examples that nothing is fitted on, in the mean over them."""
+        """The mean distance of the outputs on the held-out examples."""
         total, metric = 0.0, self.distance.metric
         for batch, dense in zip(self.distance.inputs, self.distance.outputs, strict=True):
             with torch.no_grad():
@@ -41,7 +41,7 @@ class FeatureMatching:
         return total / self.distance.n_examples / self.distance.unit
 
     def loss(self, batch: Batch) -> Tensor:
-        """What the steps make smaller: the mean of the relative squared errors of the output and behind consumers."""
+        """The loss of a step: the mean of the relative squared errors of the output and behind consumers."""
         with torch.no_grad():
             target = _output(self.distance.network.model, batch)
         output = _relative(_output(self.student, batch), target)

@@ -1,4 +1,4 @@
-"""Reconstruction: the weights that remain, fitted by gradient to what the dense network computes. Needs no labels."""
+"""Reconstruction: the remaining weights are trained to match the dense network. Needs no labels."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ from scionet.seeds import seeded
 STEP_EXAMPLES = 64
 """A step sees at most so many examples."""
 EVALUATIONS = 5
-"""How often the examples kept apart are looked at."""
+"""How often the held-out examples are evaluated."""
 
 
 def refuse_processes() -> None:
@@ -42,7 +42,7 @@ def refuse_processes() -> None:
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionData:
-    """What a reconstruction learns from, without labels.
+    """The examples of a reconstruction, without labels.
 
     Attributes:
         fitted: Batches to fit on.
@@ -62,8 +62,8 @@ def reconstructed(
 
     The loss is the mean of relative squared errors: of the output, and behind every consumer that is called once. Adam;
     the rate falls to 0 along a cosine.
-    BatchNorm keeps its statistics. Of all states looked at, the start included, the one is kept whose outputs are
-    nearest on the examples kept apart.
+    BatchNorm keeps its statistics. Of all evaluated states, the start included, the one whose outputs are nearest on
+    the held-out examples is kept.
 
     Args:
         network: The dense network.
@@ -96,7 +96,7 @@ def reconstructed(
 
 
 def _with_weights(plan: Plan, network: Network, student: nn.Module, text: str) -> Plan:
-    """The plan of the same units, with weights that make multipliers superfluous."""
+    """The plan of the same units, with weights that need no multipliers."""
     state, keep = network.state, kept_entries(network.sites, plan)
     weights = {
         name: spread(parameter.detach().to(state[name]), state[name].detach(), keep.get(name, {}))
