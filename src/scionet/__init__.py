@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from scionet.network.surgery.cut import cut, verify
     from scionet.pruning import PruneResult, prune, prune_each
     from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
+    from scionet.training.callbacks import Callback
+    from scionet.training.context import TrainingContext
     from scionet.training.fit import FitResult, fit
     from scionet.training.recipes import Recipe
 
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Budget": "scionet.budget.budget",
+    "Callback": "scionet.training.callbacks",
     "Choice": "scionet.network.plan",
     "CollapseWarning": "scionet.errors",
     "FitResult": "scionet.training.fit",
@@ -38,6 +41,7 @@ _HOMES = {
     "Schedule": "scionet.masks.schedule",
     "Site": "scionet.network.sites",
     "Sites": "scionet.network.sites",
+    "TrainingContext": "scionet.training.context",
     "WeightMasks": "scionet.masks.weight_masks",
     "cut": "scionet.network.surgery.cut",
     "cut_optimizer_": "scionet.sparse_training.optimizer_surgery",
@@ -59,6 +63,7 @@ _HOMES = {
 
 __all__ = [
     "Budget",
+    "Callback",
     "Choice",
     "CollapseWarning",
     "FitResult",
@@ -71,6 +76,7 @@ __all__ = [
     "Schedule",
     "Site",
     "Sites",
+    "TrainingContext",
     "WeightMasks",
     "__version__",
     "cut",
