@@ -6,17 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scionet.budget.budget import Budget
     from scionet.choices.limits import Limits
-    from scionet.choices.methods import (
-        Average,
-        Exact,
-        Forward,
-        LeastSquares,
-        LineSearch,
-        OutputImitation,
-        Score,
-        Stochastic,
-        TaskLoss,
-    )
+    from scionet.choices.methods import Average, Exact, Forward, LeastSquares, LineSearch, OutputImitation, Score, Stochastic, TaskLoss
     from scionet.choices.outputs import Outputs
     from scionet.choices.repair import Recalibrate, Reconstruct, Refit
     from scionet.choices.resources import Resources
@@ -38,6 +28,8 @@ if TYPE_CHECKING:
     from scionet.network.surgery.cut import cut, verify
     from scionet.pruning import PruneResult, prune, prune_each
     from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
+    from scionet.training.callbacks import Callback
+    from scionet.training.context import TrainingContext
     from scionet.training.fit import FitResult, fit
     from scionet.training.recipes import Recipe
 
@@ -46,6 +38,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Average": "scionet.choices.methods",
     "Budget": "scionet.budget.budget",
+    "Callback": "scionet.training.callbacks",
     "Choice": "scionet.network.plan",
     "CollapseWarning": "scionet.errors",
     "ErrorCurves": "scionet.choices.widths",
@@ -78,6 +71,7 @@ _HOMES = {
     "Sites": "scionet.network.sites",
     "Stochastic": "scionet.choices.methods",
     "TaskLoss": "scionet.choices.methods",
+    "TrainingContext": "scionet.training.context",
     "Uniform": "scionet.choices.widths",
     "WeightMasks": "scionet.masks.weight_masks",
     "cut": "scionet.network.surgery.cut",
@@ -103,6 +97,7 @@ _HOMES = {
 __all__ = [
     "Average",
     "Budget",
+    "Callback",
     "Choice",
     "CollapseWarning",
     "ErrorCurves",
@@ -135,6 +130,7 @@ __all__ = [
     "Sites",
     "Stochastic",
     "TaskLoss",
+    "TrainingContext",
     "Uniform",
     "WeightMasks",
     "__version__",

@@ -1,5 +1,5 @@
 import copy
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from scionet.network.surgery.cut import cut
 from scionet.network.surgery.gates import masked_tensors
 from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
 from scionet.training.averages import overwrite
+from scionet.training.callbacks import Callback
+from scionet.training.context import TrainingContext
 from scionet.training.fit import fit
 from scionet.training.optimisers import memory_of
 from scionet.training.recipes import Recipe
@@ -127,11 +129,11 @@ def test_a_paused_training_goes_on_in_the_cut_network(optimiser: str) -> None:
     overwrite(dense, paused.state.network)
     overwrite(mean, paused.state.average)
     by_hand, mean = cut(dense, plan, sites), cut(mean, plan, sites)
-    from scionet.training.optimisers import build, remember  # by hand, too: indices of the plan
+    from scionet.training.optimisers import build, load_memory  # by hand, too: indices of the plan
     from scionet.training.order import Order
 
     optimizer = build(dense, recipe)
-    remember(optimizer, dense, paused.state.memory)
+    load_memory(optimizer, dense, paused.state.memory)
     cut_optimizer_(optimizer, dense, by_hand, plan, sites)
     by_hand.train()
     for number, batch in enumerate(Order(40, 8, 0).batches(10, 20), 10):
@@ -144,6 +146,36 @@ def test_a_paused_training_goes_on_in_the_cut_network(optimiser: str) -> None:
             target.data.copy_(decay * target + (1 - decay) * tensor if tensor.is_floating_point() else tensor)
     for name, tensor in state_of(pruned).items():
         torch.testing.assert_close(tensor, state_of(mean)[name], rtol=1e-9, atol=1e-11, msg=name)
+
+
+@dataclass
+class Gathering(Callback):
+    """Counts steps, and keeps a tensor if told so."""
+
+    keeps: bool = False
+    steps: int = field(default=0, init=False)
+    last: Tensor | None = field(default=None, init=False)
+
+    def after_step(self, context: TrainingContext) -> None:
+        self.steps += 1
+        self.last = next(context.network.parameters()).detach().clone() if self.keeps else torch.tensor(self.steps)
+
+
+@pytest.mark.parametrize("keeps", [False, True])
+def test_callbacks_go_on_in_the_cut_network_unless_they_hold_tensors_of_the_dense_one(keeps: bool) -> None:
+    subject = SUBJECTS["residual"]
+    model, recipe = subject.network(), Recipe(epochs=2, batch_size=8)
+    sites = discover(model, subject.example())
+    data = TensorDataset(*(torch.cat(parts) for parts in zip(*subject.pairs(5, 8), strict=True)))
+    state = fit(model, data, recipe, until=1, callbacks=[Gathering(keeps)]).state
+    plan = half(sites)
+    if keeps:
+        with pytest.raises(TrainingError, match=r"Gathering holds tensors.*state\.with_new_callbacks\(\)"):
+            cut_state(state, model, plan, sites)
+        state = state.with_new_callbacks()
+    callback = Gathering(keeps)
+    fit(cut(model, plan, sites), data, recipe, start=cut_state(state, model, plan, sites), callbacks=[callback])
+    assert callback.steps == (5 if keeps else 10)
 
 
 def test_an_optimiser_of_another_network_is_refused() -> None:

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from support.pupils import QUICK, examples, network
+from support.pupils import QUICK, examples, network, tensors
 from torch import nn
 
 from scionet.errors import TrainingError
 from scionet.sparse_training.rewind import HeldAtZero, rewound
+from scionet.training.context import TrainingContext
 from scionet.training.fit import FitResult, fit
 
 
@@ -52,6 +53,30 @@ def test_the_memory_of_what_is_removed_is_forgotten() -> None:
     for name, mask in masks.items():
         assert all(not value[~mask].any() for value in kept[name].values() if value.shape == mask.shape)
     assert rewound(early.state, masks, final.state).memory == {}
+
+
+def test_weights_are_held_at_zero_in_a_loop_of_ones_own() -> None:
+    model = network()
+    masks = masks_of(model)
+    held, optimizer = HeldAtZero(masks), torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
+    context = TrainingContext(model, optimizer)
+    held.on_start(context)
+    images, labels = tensors(40)
+    for _ in range(5):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(images), labels).backward()
+        optimizer.step()
+        held.after_step(context)
+    for name, mask in masks.items():
+        weight = model.get_parameter(name)
+        assert not weight[~mask].any() and weight[mask].all()
+
+
+def test_a_rewound_training_starts_with_new_callbacks() -> None:
+    masks = masks_of(network())
+    _, early = trained(until=1, callbacks=(HeldAtZero(masks),))
+    trained(start=rewound(early.state, {}))
+    assert early.state.callbacks and rewound(early.state, masks).callbacks is None
 
 
 def test_masks_of_another_network_are_refused() -> None:

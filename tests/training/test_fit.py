@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.tracking import GeneralTracker
-from support.pupils import CLASSES, QUICK, Execution, Noisy, Recipe, examples, learnt, network, plain, tensors
+from support.pupils import QUICK, Execution, Noisy, Recipe, examples, learnt, network, plain, tensors
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
@@ -19,6 +19,7 @@ from scionet.errors import CheckpointError, InvalidSetting, TrainingError
 from scionet.network.calling import hash_tensors, state_of
 from scionet.training.accuracy import Accuracy, accuracy
 from scionet.training.callbacks import Callback
+from scionet.training.context import TrainingContext
 from scionet.training.fit import fit
 from scionet.training.order import Order
 from scionet.training.state import Epoch
@@ -139,10 +140,10 @@ def test_history_says_what_happened() -> None:
     model, seen = network(), []
 
     class Losses(Callback):
-        def after_epoch(self, network: nn.Module, epoch: Epoch) -> None:
-            network.eval()
-            seen.append((epoch, accuracy(network, [tensors(30, 2)])))
-            network.train()
+        def after_epoch(self, context: TrainingContext, epoch: Epoch) -> None:
+            context.network.eval()
+            seen.append((epoch, accuracy(context.network, [tensors(30, 2)])))
+            context.network.train()
 
     result = learnt(model, validation=examples(30, 2), callbacks=[Losses()])
     assert [epoch.number for epoch in result.history] == [1, 2, 3]
@@ -176,8 +177,8 @@ class Counting(nn.Module):
 
 def counted(right: list[int], patience: int | None) -> tuple[Counting, list[Epoch], str]:
     class PerEpoch(Callback):
-        def after_step(self, network: nn.Module, step: int) -> None:
-            network.count.data.fill_(-(-step // 4))  # type: ignore[union-attr]
+        def after_step(self, context: TrainingContext) -> None:
+            context.network.count.data.fill_(-(-context.step // 4))  # type: ignore[union-attr]
 
     model = Counting(right)
     validation = TensorDataset(torch.arange(10.0)[:, None], torch.ones(10, dtype=torch.long))
@@ -214,45 +215,6 @@ def test_averaged_weights_are_validated_and_given() -> None:
     result = learnt(model, replace(QUICK, average_decay=0.9), validation=examples(40, 2))
     assert result.history[-1].validation == accuracy(model, [tensors(40, 2)])
     assert hash_tensors(result.state.average) == weights(model) != hash_tensors(result.state.network)
-
-
-class Marked(Callback):
-    """Writes down the order of events."""
-
-    def __init__(self) -> None:
-        self.events: list[tuple[str, int]] = []
-
-    def after_backward(self, network: nn.Module, step: int) -> None:
-        assert all(parameter.grad is not None for parameter in network.parameters())
-        self.events.append(("backward", step))
-
-    def after_step(self, network: nn.Module, step: int) -> None:
-        self.events.append(("step", step))
-
-    def after_epoch(self, network: nn.Module, epoch: Epoch) -> None:
-        self.events.append(("epoch", epoch.number))
-
-
-def test_callbacks_are_told_in_order() -> None:
-    marked = Marked()
-    learnt(network(), replace(QUICK, epochs=1.25), callbacks=[marked])
-    steps = [(kind, step) for step in range(1, 6) for kind in ("backward", "step")]
-    assert marked.events == [*steps[:8], ("epoch", 1), *steps[8:], ("epoch", 2)]
-
-
-def test_a_callback_may_change_gradients_and_weights() -> None:
-    class Frozen(Callback):
-        def after_backward(self, network: nn.Module, step: int) -> None:
-            network[0].weight.grad.zero_()  # type: ignore[index, union-attr]
-
-        def after_epoch(self, network: nn.Module, epoch: Epoch) -> None:
-            network[6].bias.data.fill_(7.0)  # type: ignore[index, union-attr]
-
-    model = network()
-    first = model[0].weight.detach().clone()  # type: ignore[index, union-attr, operator]
-    result = learnt(model, replace(QUICK, weight_decay=0), callbacks=[Frozen()])
-    assert torch.equal(model[0].weight, first)  # type: ignore[index, arg-type]
-    assert torch.equal(result.state.network["6.bias"], torch.full((CLASSES,), 7.0))
 
 
 def test_pause_and_go_on() -> None:
@@ -374,9 +336,9 @@ def test_progress_is_shown_on_standard_error(capsys: pytest.CaptureFixture[str])
 @pytest.mark.parametrize("bad_step", [1, 7, 12])
 def test_a_loss_that_is_nan_names_its_step(bad_step: int) -> None:
     class Spoiler(Callback):
-        def after_step(self, network: nn.Module, step: int) -> None:
-            if step == bad_step - 1:
-                network[6].bias.data[0] = torch.nan  # type: ignore[index]
+        def after_step(self, context: TrainingContext) -> None:
+            if context.step == bad_step - 1:
+                context.network[6].bias.data[0] = torch.nan  # type: ignore[index]
 
     images, labels = tensors(70)
     if bad_step == 1:
@@ -408,10 +370,15 @@ def test_what_does_not_do_is_refused_at_once(
     options: dict, error: type[Exception], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    model, marked = network(), Marked()
+
+    class Forbidden(Callback):
+        def after_backward(self, context: TrainingContext) -> None:
+            raise AssertionError("a step was begun")
+
+    model = network()
     with pytest.raises(error, match=message):
-        learnt(model, callbacks=[marked], **options)
-    assert not marked.events and weights(model) == weights(network()) and model.training
+        learnt(model, callbacks=[Forbidden()], **options)
+    assert weights(model) == weights(network()) and model.training
 
 
 def test_processes_that_accelerate_does_not_see_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

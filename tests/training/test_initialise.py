@@ -42,7 +42,7 @@ def test_a_parameter_that_nobody_can_initialise_is_named() -> None:
             super().__init__()
             self.token = nn.Parameter(torch.zeros(3))
 
-    with pytest.raises(TrainingError, match=r"1 \(Odd\) holds parameters of its own and has no reset_parameters"):
+    with pytest.raises(TrainingError, match=r"1 \(Odd\) holds parameters itself and has no reset_parameters"):
         initialise(nn.Sequential(nn.Linear(2, 2), Odd()), 0)
 
 

@@ -3,19 +3,22 @@
 import multiprocessing
 import random
 import time
+from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import pytest
 import torch
 from support.pupils import Noisy, examples, network
-from torch import nn
+from torch import Tensor
 
 from scionet.network.calling import hash_tensors, state_of
 from scionet.training.callbacks import Callback
+from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution
 from scionet.training.fit import fit
 from scionet.training.recipes import Recipe
+from scionet.training.state import Epoch
 
 RECIPES = {
     "sgd": Recipe(epochs=6.5, batch_size=8, learning_rate=0.05, average_decay=0.9, warmup_epochs=1, patience=6),
@@ -27,21 +30,46 @@ EXECUTIONS = {
 }
 
 
-class Told(Callback):
-    """Says how far the training is."""
+@dataclass
+class Shrinking(Callback):
+    """Averages gradients, counts, and shrinks weights by what it has gathered: its state decides the weights."""
 
-    def __init__(self, step: "Synchronized[int]") -> None:
-        self.step = step
+    rate: float = 1e-3
+    steps: int = field(default=0, init=False)
+    epochs: list[float] = field(default_factory=list, init=False)
+    mean: dict[str, Tensor] = field(default_factory=dict, init=False)
 
-    def after_step(self, network: nn.Module, step: int) -> None:
-        self.step.value = step
-        time.sleep(0.002)
+    def penalty(self, context: TrainingContext) -> Tensor:
+        return self.rate * self.steps * sum(p.abs().sum() for p in context.network.parameters())
+
+    def before_step(self, context: TrainingContext) -> None:
+        for name, parameter in context.network.named_parameters():
+            gradient = parameter.grad.clone()  # type: ignore[union-attr]
+            self.mean[name] = self.mean[name].lerp(gradient, 0.1) if name in self.mean else gradient
+
+    @torch.no_grad()
+    def after_step(self, context: TrainingContext) -> None:
+        self.steps += 1
+        for name, parameter in context.network.named_parameters():
+            parameter.sub_(self.rate * (self.steps + len(self.epochs)) * self.mean[name])
+            parameter.mul_(1 - self.rate * self.mean[name].square().mean().sqrt())
+
+    def after_epoch(self, context: TrainingContext, epoch: Epoch) -> None:
+        self.epochs.append(epoch.loss)
 
 
 def train(kind: str, folder: Path, name: str, step: "Synchronized[int]") -> None:
     """One life of a training."""
+
+    class Reporting(Callback):
+        """Says how far the training is."""
+
+        def after_step(self, context: TrainingContext) -> None:
+            step.value = context.step
+            time.sleep(0.002)
+
     torch.set_num_threads(1)
-    model = network()
+    model, shrinking = network(), Shrinking()
     fit(
         model,
         Noisy(90),
@@ -50,9 +78,10 @@ def train(kind: str, folder: Path, name: str, step: "Synchronized[int]") -> None
         seed=3,
         state_file=folder / f"{name}.safetensors",
         execution=EXECUTIONS[kind],
-        callbacks=[Told(step)],
+        callbacks=[shrinking, Reporting()],
     )
-    (folder / f"{name}.txt").write_text(hash_tensors(state_of(model)))
+    gathered = (shrinking.steps, shrinking.epochs, hash_tensors(shrinking.mean))
+    (folder / f"{name}.txt").write_text(f"{hash_tensors(state_of(model))} {gathered}")
 
 
 @pytest.mark.parametrize("kind", RECIPES)

@@ -6,7 +6,7 @@ from support.pupils import network
 from torch import nn
 
 from scionet.errors import CheckpointError, TrainingError
-from scionet.training.optimisers import build, memory_of, refuse_stale, remember
+from scionet.training.optimisers import build, load_memory, memory_of, refuse_stale
 from scionet.training.recipes import Recipe
 
 
@@ -45,7 +45,7 @@ def test_memory_goes_to_another_optimiser(optimiser: str) -> None:
     trained(model, made, 3)
     other = copy.deepcopy(model)
     fresh = build(other, Recipe(optimiser=optimiser, learning_rate=0.01))  # type: ignore[arg-type]
-    remember(fresh, other, {n: {k: t.clone() for k, t in m.items()} for n, m in memory_of(made, model).items()})
+    load_memory(fresh, other, {n: {k: t.clone() for k, t in m.items()} for n, m in memory_of(made, model).items()})
     for one, twin in ((model, made), (other, fresh)):
         trained(one, twin, 2, seed=1)
     for one, two in zip(model.parameters(), other.parameters(), strict=True):
@@ -58,8 +58,8 @@ def test_memory_goes_to_another_optimiser(optimiser: str) -> None:
 def test_memory_of_another_network_is_refused() -> None:
     model = network()
     made = build(model, Recipe())
-    with pytest.raises(CheckpointError, match=r"of another network: it has conv\.weight"):
-        remember(made, model, {"conv.weight": {"momentum_buffer": torch.zeros(3)}})
+    with pytest.raises(CheckpointError, match=r"of another network, with parameters conv\.weight"):
+        load_memory(made, model, {"conv.weight": {"momentum_buffer": torch.zeros(3)}})
 
 
 def test_memory_that_is_no_tensor_is_refused() -> None:
@@ -68,7 +68,7 @@ def test_memory_that_is_no_tensor_is_refused() -> None:
     made.state[next(model.parameters())] = {"count": 3, "none": None}
     assert memory_of(made, model) == {"0.weight": {"count": torch.tensor(3)}}
     made.state[next(model.parameters())] = {"history": []}
-    with pytest.raises(TrainingError, match="remembers 'history', a list"):
+    with pytest.raises(TrainingError, match="holds 'history', a list"):
         memory_of(made, model)
 
 

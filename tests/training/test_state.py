@@ -1,16 +1,16 @@
-from dataclasses import fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import save_file
 from support.pupils import QUICK, Execution, Noisy, Recipe, examples, learnt, network, plain
-from torch import nn
 
 from scionet.errors import CheckpointError, InvalidSetting, PruneError
 from scionet.files.atomic import clear_leftovers, whole_file
 from scionet.network.calling import hash_tensors, state_of
 from scionet.training.callbacks import Callback
+from scionet.training.context import TrainingContext
 from scionet.training.state import TrainingState, load_state, save_state
 
 RECIPE = replace(QUICK, average_decay=0.9, patience=3, optimiser="adamw")
@@ -21,34 +21,55 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "run.safetensors"
 
 
+@dataclass
+class Mixed(Callback):
+    """Settings and state of every kind."""
+
+    masks: dict[str, torch.Tensor] = field(default_factory=lambda: {"a": torch.ones(2, dtype=torch.bool)})
+    sizes: tuple[float, ...] = (0.5, 2.0)
+    seen: list[tuple[int, torch.Tensor]] = field(default_factory=list, init=False)
+
+    def penalty(self, context: TrainingContext) -> torch.Tensor:
+        self.seen.append((context.step, context.network[0].weight.detach().mean()))  # type: ignore[index, union-attr]
+        return sum(parameter.square().sum() for parameter in context.network.parameters())  # type: ignore[return-value]
+
+
 def begun(file: Path, recipe: Recipe = RECIPE, until: int = 1) -> None:
     learnt(network(), recipe, validation=examples(20, 2), state_file=file, until=until)
 
 
 def test_a_state_comes_back_as_it_was(file: Path, tmp_path: Path) -> None:
-    state = learnt(network(), RECIPE, validation=examples(20, 2), until=2).state
+    state = learnt(network(), RECIPE, validation=examples(20, 2), until=2, callbacks=[Mixed()]).state
     save_state(file, state)
     again = load_state(file)
-    for field in fields(TrainingState):
-        before, after = getattr(state, field.name), getattr(again, field.name)
-        if field.name in ("network", "average", "best"):
+    for part in fields(TrainingState):
+        before, after = getattr(state, part.name), getattr(again, part.name)
+        if part.name in ("network", "average", "best"):
             assert before and hash_tensors(before) == hash_tensors(after)
-        elif field.name == "memory":
+        elif part.name == "memory":
             assert before.keys() == after.keys()
             assert all(hash_tensors(before[name]) == hash_tensors(after[name]) for name in before)
+        elif part.name == "callbacks":
+            assert [vars(each) | {"tensors": hash_tensors(each.tensors)} for each in before] == [
+                vars(each) | {"tensors": hash_tensors(each.tensors)} for each in after
+            ]
+            assert before[0].tensors
         else:
             assert before == after
     assert list(tmp_path.iterdir()) == [file]
 
 
 def test_what_is_finished_is_not_done_again(file: Path) -> None:
-    class Forbidden(Callback):
-        def after_step(self, network: nn.Module, step: int) -> None:
-            raise AssertionError("a step was taken")
+    steps: list[int] = []
+
+    class Watching(Callback):
+        def after_step(self, context: TrainingContext) -> None:
+            steps.append(context.step)
 
     model, again = network(), network(seed=9)
-    first = learnt(model, RECIPE, validation=examples(20, 2), state_file=file)
-    second = learnt(again, RECIPE, validation=examples(20, 2), state_file=file, callbacks=[Forbidden()])
+    first = learnt(model, RECIPE, validation=examples(20, 2), state_file=file, callbacks=[Watching()])
+    second = learnt(again, RECIPE, validation=examples(20, 2), state_file=file, callbacks=[Watching()])
+    assert steps == list(range(1, 13))
     assert hash_tensors(state_of(model)) == hash_tensors(state_of(again))
     assert first.history == second.history and first.status == second.status
 
@@ -73,7 +94,7 @@ def test_what_is_finished_is_not_done_again(file: Path) -> None:
 def test_other_settings_are_refused_and_listed(options: dict, message: str, file: Path) -> None:
     begun(file)
     content, model = file.read_bytes(), network()
-    with pytest.raises(CheckpointError, match=message + r".*; give those, or delete .*run\.safetensors to begin anew"):
+    with pytest.raises(CheckpointError, match=message + r".*; give those, or delete .*run\.safetensors to start again"):
         learnt(model, **{"recipe": RECIPE, "validation": examples(20, 2), "state_file": file, **options})
     assert file.read_bytes() == content
     assert hash_tensors(state_of(model)) == hash_tensors(state_of(network()))
@@ -108,10 +129,11 @@ def test_a_damaged_file_is_refused(damage: str, file: Path) -> None:
         begun(file)
 
 
-def test_a_newer_format_is_refused(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("here", "advice"), [(1, "pip install -U scionet"), (3, "delete it to start the training")])
+def test_another_format_is_refused(here: int, advice: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun(file)
-    monkeypatch.setattr("scionet.training.state.FORMAT_VERSION", 0)
-    with pytest.raises(CheckpointError, match="format version 1; this scionet reads up to 0"):
+    monkeypatch.setattr("scionet.training.state.FORMAT_VERSION", here)
+    with pytest.raises(CheckpointError, match=f"format version 2; this scionet reads {here}: {advice}"):
         begun(file)
 
 
@@ -129,11 +151,11 @@ def test_only_new_states_of_the_same_training_are_swept_away(file: Path, tmp_pat
 
 
 def test_states_are_saved_when_told(file: Path) -> None:
+    @dataclass
     class Seen(Callback):
-        def __init__(self) -> None:
-            self.steps: list[int] = []
+        steps: list[int] = field(default_factory=list, init=False)
 
-        def after_step(self, network: nn.Module, step: int) -> None:
+        def after_step(self, context: TrainingContext) -> None:
             self.steps.append(load_state(file).step)
 
     seen = Seen()

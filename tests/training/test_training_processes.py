@@ -1,20 +1,41 @@
 """Training by several real processes: the same weights as by one."""
 
 import os
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support.pupils import Execution, Noisy, Recipe, examples, learnt, network, plain
-from torch import distributed, multiprocessing
+from torch import Tensor, distributed, multiprocessing
 
 from scionet.errors import TrainingError
 from scionet.network.calling import state_of
+from scionet.training.callbacks import Callback
+from scionet.training.context import TrainingContext
 from scionet.training.state import load_state
 
 RECIPE = Recipe(epochs=2, batch_size=16, learning_rate=0.1, clip_norm=1.0, average_decay=0.9, patience=2)
+
+
+@dataclass
+class Pulling(Callback):
+    """Its state decides the weights."""
+
+    steps: int = field(default=0, init=False)
+    mean: dict[str, Tensor] = field(default_factory=dict, init=False)
+
+    def penalty(self, context: TrainingContext) -> Tensor:
+        return 1e-3 * sum(parameter.abs().sum() for parameter in context.network.parameters())
+
+    def before_step(self, context: TrainingContext) -> None:
+        self.steps += 1
+        for name, parameter in context.network.named_parameters():
+            gradient = parameter.grad
+            assert gradient is not None
+            self.mean[name] = self.mean.get(name, torch.zeros_like(gradient)).lerp(gradient, 0.1)
+            gradient.add_(self.mean[name], alpha=0.1 * self.steps)
 
 
 def train(rank: int, size: int, folder: Path) -> None:
@@ -27,8 +48,8 @@ def train(rank: int, size: int, folder: Path) -> None:
     model = plain()
     file = folder / f"{size}.safetensors"
     options = {"data": Noisy(70), "validation": examples(21, 2), "state_file": file}
-    learnt(model, RECIPE, **options, until=1)
-    result = learnt(model, RECIPE, **options, execution=Execution(parts=2))
+    learnt(model, RECIPE, **options, callbacks=[Pulling()], until=1)
+    result = learnt(model, RECIPE, **options, callbacks=[Pulling()], execution=Execution(parts=2))
     save_file(dict(state_of(model)), folder / f"{size}-{rank}.weights")
     if rank == 0:
         (folder / f"{size}.txt").write_text(repr([epoch.validation for epoch in result.history]))
@@ -50,4 +71,9 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     for name, kept in states[0].memory.items():
         torch.testing.assert_close(states[1].memory[name], kept)
     assert (tmp_path / "1.txt").read_text() == (tmp_path / "2.txt").read_text()
+    assert [epoch.penalties["Pulling"] for epoch in states[1].history] == pytest.approx(
+        [epoch.penalties["Pulling"] for epoch in states[0].history], rel=1e-5
+    )
+    for key, tensor in states[0].callbacks[0].tensors.items():  # type: ignore[index]
+        torch.testing.assert_close(states[1].callbacks[0].tensors[key], tensor)  # type: ignore[index]
     assert [epoch.loss for epoch in states[1].history] == pytest.approx([e.loss for e in states[0].history], rel=1e-5)

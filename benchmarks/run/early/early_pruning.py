@@ -42,7 +42,7 @@ from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut
 from scionet.seeds import seeded
 from scionet.sparse_training.optimizer_surgery import cut_state
-from scionet.training.accuracy import judged
+from scionet.training.accuracy import correct_predictions
 from scionet.training.averages import overwrite
 from scionet.training.execution import Execution
 from scionet.training.fit import FitResult, fit
@@ -195,7 +195,7 @@ class Training:
             steps.append(Round(epoch, sum(left.values()), self.norms(model) + self.norms(pruned)))
             model = pruned
         result = self.until(model, state, EPOCHS)
-        right = judged(model, self.examples.test_batches).numpy()
+        right = correct_predictions(model, self.examples.test_batches).numpy()
         cost = measure(model, EXAMPLE)
         return EarlyRecord(
             network=self.network,

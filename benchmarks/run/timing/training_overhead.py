@@ -24,6 +24,7 @@ from scionet.bench.records.provenance import Provenance
 from scionet.data.digits import digits
 from scionet.models.factory import build
 from scionet.training.callbacks import Callback
+from scionet.training.context import TrainingContext
 from scionet.training.fit import fit
 from scionet.training.recipes import Recipe
 
@@ -82,11 +83,19 @@ class _Pairs(Callback):
         self._last = time.process_time()
         self.seconds: list[tuple[float, float]] = []
 
-    def after_step(self, network: nn.Module, step: int) -> None:
-        """Measure one pair of times at the end of a block."""
-        if step % BLOCK:
+    def settings(self) -> dict[str, Any]:
+        """Nothing that would be compared: the training never goes on."""
+        return {}
+
+    def state(self) -> dict[str, Any]:
+        """Nothing that would be restored."""
+        return {}
+
+    def after_step(self, context: TrainingContext) -> None:
+        """One pair of times, at the end of a block."""
+        if context.step % BLOCK:
             return
-        self._bare = self._bare or _bare(network, self._data, self._recipe)
+        self._bare = self._bare or _bare(context.network, self._data, self._recipe)
         reached = time.process_time()
         for _ in range(BLOCK):
             next(self._bare)

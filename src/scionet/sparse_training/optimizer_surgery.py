@@ -1,6 +1,6 @@
-"""Pruning in the midst of training: what optimiser and averages remember is cut with the same indices as the network.
+"""Pruning during training: the optimiser's state and averages of weights are cut with the indices of the network.
 
-The learning rate goes on where it was: schedules count steps, and neither these nor an optimiser's groups change.
+The learning rate goes on unchanged: schedules count steps, and neither steps nor parameter groups change.
 """
 
 from collections.abc import Mapping
@@ -14,26 +14,26 @@ from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import copied, cut, kept_entries, shrink
 from scionet.training.averages import overwrite, tensors_of_network
-from scionet.training.optimisers import Memory, memory_of, refuse_stale, remember
+from scionet.training.optimisers import Memory, load_memory, memory_of, refuse_stale
 from scionet.training.state import TrainingState
 
 Entries = Mapping[int, Tensor]
-"""By dimension, the entries of a tensor that stay."""
+"""The entries of a tensor that are kept, by dimension."""
 
 
 def cut_optimizer_(optimizer: Optimizer, model: nn.Module, pruned: nn.Module, plan: Plan, sites: Sites) -> None:
-    """Carry an optimiser over to a cut network, in place; schedulers that hold it need nothing.
+    """Carry an optimiser over to a cut network, in place. Schedulers that hold it go on unchanged.
 
     Args:
-        optimizer: The dense network's optimiser: any whose memory has the shapes of the parameters (momentum, moments
-            of Adam) or is a single number.
+        optimizer: The dense network's optimiser. Its state must have the shapes of the parameters (momentum, moments of
+            Adam) or be single numbers.
         model: The dense network.
-        pruned: What `cut` made of it.
+        pruned: The network that `cut` returned.
         plan: The plan.
         sites: The dense network's sites.
 
     Raises:
-        TrainingError: If it is another network's, or remembers what cannot be cut. It is then as it was.
+        TrainingError: If the optimiser is of another network, or its state cannot be cut. It is then unchanged.
     """
     refuse_stale(optimizer, model)
     memory = _cut_memory(memory_of(optimizer, model), dict(model.named_parameters()), plan, sites)
@@ -41,24 +41,25 @@ def cut_optimizer_(optimizer: Optimizer, model: nn.Module, pruned: nn.Module, pl
     successors = dict(pruned.named_parameters())
     for group in optimizer.param_groups:
         group["params"] = [successors[names[id(parameter)]] for parameter in group["params"]]
-    remember(optimizer, pruned, memory)
+    load_memory(optimizer, pruned, memory)
 
 
 def cut_state(state: TrainingState, model: nn.Module, plan: Plan, sites: Sites) -> TrainingState:
-    """Cut where a training stands, for ``fit(cut(model, plan, sites), ..., start=cut_state(...))``.
+    """Cut the state of a training, for ``fit(cut(model, plan, sites), ..., start=cut_state(...))``.
 
-    Its weights, their average and the best ones are cut as `cut` does it, refits included.
+    Weights, their average and the best weights are cut as `cut` does, refits included. Callbacks keep their states.
 
     Args:
-        state: The state, of the dense network.
-        model: The dense network; left as it is.
+        state: The state of a training of the dense network.
+        model: The dense network; it is not changed.
         plan: The plan.
         sites: The dense network's sites.
 
     Raises:
-        TrainingError: If the optimiser remembers what cannot be cut.
+        TrainingError: If the state of the optimiser or of a callback cannot be cut.
         InvalidSetting: If the plan is of another network.
     """
+    _refuse_callback_tensors(state)
 
     def shrunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if not tensors:
@@ -76,6 +77,20 @@ def cut_state(state: TrainingState, model: nn.Module, plan: Plan, sites: Sites) 
     )
 
 
+def _refuse_callback_tensors(state: TrainingState) -> None:
+    """Refuse states of callbacks that may have the shapes of the dense network.
+
+    Raises:
+        TrainingError: If a callback holds a tensor of more than one element.
+    """
+    kinds = [each.kind for each in state.callbacks or () if any(t.numel() > 1 for t in each.tensors.values())]
+    if kinds:
+        raise TrainingError(
+            f"the state of the callback {kinds[0]} holds tensors, and it is not known how to cut them; give "
+            "state.with_new_callbacks(), so that callbacks start from the beginning in the cut network"
+        )
+
+
 def _cut_memory(memory: Memory, dense: Mapping[str, Tensor], plan: Plan, sites: Sites) -> dict[str, dict[str, Tensor]]:
     keep = kept_entries(sites, plan)
     return {
@@ -85,16 +100,17 @@ def _cut_memory(memory: Memory, dense: Mapping[str, Tensor], plan: Plan, sites: 
 
 
 def _cut(what: str, value: Tensor, parameter: Tensor, keep: Entries) -> Tensor:
-    """A part of an optimiser's memory without the entries that went.
+    """A tensor of an optimiser's state, without the entries that were removed.
 
     Raises:
-        TrainingError: If it is not known which entries those are.
+        TrainingError: If its shape does not show which entries those are.
     """
     if value.shape == parameter.shape:
         return shrink(value, keep)
     if keep and value.numel() > 1:
         raise TrainingError(
-            f"the optimiser remembers {what} in the shape {tuple(value.shape)}, the parameter has "
-            f"{tuple(parameter.shape)}: it is not known which entries went. Make the optimiser anew for the cut network"
+            f"the optimiser's state holds {what} in the shape {tuple(value.shape)}, the parameter has the shape "
+            f"{tuple(parameter.shape)}; it is not known which entries to remove. Create a new optimiser for the cut "
+            "network"
         )
     return value.clone()

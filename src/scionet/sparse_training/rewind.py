@@ -1,42 +1,45 @@
-"""Going back to where a training stood, with other weights or with some of them held at zero."""
+"""Rewinding: a training goes back to an earlier state, with some of its weights held at zero."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scionet.errors import TrainingError
 from scionet.training.callbacks import Callback
+from scionet.training.context import TrainingContext
 from scionet.training.state import TrainingState
 
 Masks = Mapping[str, Tensor]
-"""What stays of parameters: booleans of their shapes, by name."""
+"""Masks by the names of parameters: booleans of their shapes, True where a weight is kept."""
 
 
 def rewound(early: TrainingState, masks: Masks, final: TrainingState | None = None) -> TrainingState:
-    """An earlier state of a training, to go on from with a part of the weights.
+    """An earlier state of a training, from which to go on with only the weights that masks keep.
 
-    Without `final`, weights and memory of the optimiser go back too: *weight rewinding* (Frankle et al., "Stabilizing
-    the Lottery Ticket Hypothesis", 2019), and for a state before the first step the lottery ticket of Frankle and
-    Carbin (ICLR 2019). With `final`, its weights stay and only the schedule goes back: *learning-rate rewinding* (Renda
-    et al., ICLR 2020); the optimiser then remembers nothing.
+    Without `final`, weights and the optimiser's state go back, too: *weight rewinding* (Frankle et al., "Stabilizing
+    the Lottery Ticket Hypothesis", 2019). From a state before the first step, this is the lottery ticket of Frankle and
+    Carbin (ICLR 2019). With `final`, the network keeps its final weights and only the schedule goes back:
+    *learning-rate rewinding* (Renda et al., ICLR 2020). The optimiser's state is then empty.
+
+    Callbacks start from the beginning.
 
     Args:
-        early: Where the schedule goes on: `FitResult.state` of a training that paused there (``until=``).
-        masks: What stays of parameters; others stay whole.
-        final: Where the training has ended, to keep its weights.
+        early: The state to go back to: `FitResult.state` of a training that paused there (``until=``).
+        masks: The weights to keep; parameters without a mask are kept whole.
+        final: The state at the end of the training, to keep its weights.
 
     Raises:
-        TrainingError: If a mask is of no parameter, or of another shape, or the states are of different networks.
+        TrainingError: If a mask fits no parameter, or the states are of different networks.
     """
     source = early if final is None else final
     if {n: t.shape for n, t in source.network.items()} != {n: t.shape for n, t in early.network.items()}:
         raise TrainingError("the two states are of different networks; give states of one training")
-    _check(masks, source.network)
+    _refuse_misfit(masks, source.network)
     network, memory = _masked(source.network, masks), early.memory if final is None else {}
     return replace(
-        early,
+        early.with_new_callbacks(),
         network=network,
         memory={name: _all_masked(kept, masks.get(name)) for name, kept in memory.items()},
         average=network if early.average else {},
@@ -44,28 +47,46 @@ def rewound(early: TrainingState, masks: Masks, final: TrainingState | None = No
     )
 
 
+@dataclass(frozen=True, eq=False)
 class HeldAtZero(Callback):
-    """Keeps what masks remove at zero while a network is trained, whatever momentum and weight decay do."""
+    """A callback that holds the weights that masks remove at zero, whatever momentum and weight decay do.
 
-    def __init__(self, masks: Masks) -> None:
-        """Keep what is True in `masks`, by names of parameters."""
-        self._masks = dict(masks)
+    Attributes:
+        masks: The weights to keep; the others are held at zero.
+    """
 
-    @torch.no_grad()
-    def after_step(self, network: nn.Module, step: int) -> None:
-        """Set to zero again what has moved.
+    masks: Masks
+
+    def on_start(self, context: TrainingContext) -> None:
+        """Set removed weights to zero.
 
         Raises:
             TrainingError: If the masks are not of this network.
         """
-        parameters = dict(network.named_parameters())
-        if step == 1:
-            _check(self._masks, parameters)
-        for name, mask in self._masks.items():
+        self._hold(context)
+
+    def after_step(self, context: TrainingContext) -> None:
+        """Set removed weights to zero again.
+
+        Raises:
+            TrainingError: If the masks are not of this network.
+        """
+        self._hold(context)
+
+    @torch.no_grad()
+    def _hold(self, context: TrainingContext) -> None:
+        parameters = dict(context.network.named_parameters())
+        _refuse_misfit(self.masks, parameters)
+        for name, mask in self.masks.items():
             parameters[name].mul_(mask.to(parameters[name].device))
 
 
-def _check(masks: Masks, tensors: Mapping[str, Tensor]) -> None:
+def _refuse_misfit(masks: Masks, tensors: Mapping[str, Tensor]) -> None:
+    """Compare masks with parameters.
+
+    Raises:
+        TrainingError: If a mask fits no parameter.
+    """
     wrong = [name for name, mask in masks.items() if name not in tensors or tensors[name].shape != mask.shape]
     if wrong:
         raise TrainingError(
@@ -78,7 +99,7 @@ def _masked(tensors: Mapping[str, Tensor], masks: Masks) -> dict[str, Tensor]:
 
 
 def _all_masked(kept: Mapping[str, Tensor], mask: Tensor | None) -> Mapping[str, Tensor]:
-    """What an optimiser remembers of a parameter; numbers of steps stay."""
+    """An optimiser's state of one parameter, masked; what has another shape, such as a count of steps, is kept."""
     if mask is None:
         return kept
     return {key: value * mask if value.shape == mask.shape else value for key, value in kept.items()}

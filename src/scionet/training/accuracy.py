@@ -1,4 +1,4 @@
-"""How often a classifier is right."""
+"""Accuracy of a classifier."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from scionet.network.multiprocess import summed
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many examples a classifier got right.
+    """The accuracy of a classifier on some examples.
 
     Attributes:
         correct: Number of examples whose largest logit is that of their label.
@@ -25,32 +25,34 @@ class Accuracy:
 
     @property
     def rate(self) -> float:
-        """Fraction correct, over all examples and not over batches: a smaller last batch weighs less."""
+        """Fraction of all examples that are correct."""
         return self.correct / self.seen
 
 
 def accuracy(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bool = False) -> Accuracy:
     """Top-1 accuracy. The model is left as it was.
 
-    Where several processes evaluate together, each gives its share of the batches and gets the accuracy on the whole.
+    Where several processes evaluate together, each gives its share of the batches and gets the accuracy on all of them.
 
     Args:
         model: A classifier with logits shaped ``(batch, classes)``.
         batches: Pairs of inputs and integer labels, shape ``(batch,)``.
-        bf16: Compute in bfloat16 where torch's autocast does: quicker, and slightly different.
+        bf16: Compute in bfloat16 where torch's autocast does: faster, with other rounding.
 
     Raises:
         CalibrationError: If there is no example, logits and labels do not fit, or logits are not finite.
     """
-    right = judged(model, batches, bf16)
-    correct, seen = summed(torch.stack([right.sum(), right.new_tensor(len(right), dtype=torch.int64)])).tolist()
+    hits = correct_predictions(model, batches, bf16)
+    correct, seen = summed(torch.stack([hits.sum(), hits.new_tensor(len(hits), dtype=torch.int64)])).tolist()
     if not seen:
-        raise CalibrationError("accuracy of no example; give at least one batch of inputs and labels")
+        raise CalibrationError("there are no examples to evaluate; give at least one batch of inputs and labels")
     return Accuracy(correct, seen)
 
 
-def judged(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bool = False) -> Tensor:
-    """Which examples a classifier gets right: booleans ``(examples,)`` on its device. The model is left as it was.
+def correct_predictions(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bool = False) -> Tensor:
+    """Whether each example is classified correctly, as booleans ``(examples,)`` on the model's device.
+
+    The model is left as it was.
 
     Args:
         model: A classifier with logits shaped ``(batch, classes)``.
@@ -61,17 +63,17 @@ def judged(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bool
         CalibrationError: If logits and labels do not fit, or logits are not finite.
     """
     device = place_of(model)[0]
-    right = [torch.zeros(0, dtype=torch.bool, device=device)]
+    correct = [torch.zeros(0, dtype=torch.bool, device=device)]
     with undisturbed(model), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for inputs, labels in batches:
             logits = call(model, to_model(inputs, model))
             _check(logits, labels)
-            right.append(logits.argmax(1) == labels.to(device))
-    return torch.cat(right)
+            correct.append(logits.argmax(1) == labels.to(device))
+    return torch.cat(correct)
 
 
 def _check(logits: Tensor, labels: Tensor) -> None:
-    """Refuse what has no accuracy.
+    """Refuse logits that have no accuracy.
 
     Raises:
         CalibrationError: If logits are not ``(batch, classes)`` for labels ``(batch,)``, or not finite.

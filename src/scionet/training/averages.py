@@ -11,19 +11,19 @@ from scionet.network.calling import state_of
 
 
 def tensors_of_network(network: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, detached and not copied; tied ones under their first name."""
+    """Parameters and buffers by name, detached but not copied; tied ones under their first name."""
     first: dict[int, str] = {}
     state = state_of(network)
     return {name: t.detach() for name, t in state.items() if first.setdefault(id(t), name) == name}
 
 
 def copies(tensors: Mapping[str, Tensor], device: str | torch.device | None = None) -> dict[str, Tensor]:
-    """Copies in memory of their own."""
+    """Detached copies."""
     return {name: tensor.detach().to(device, copy=True) for name, tensor in tensors.items()}
 
 
 def overwrite(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Put values into a network, in place."""
+    """Copy values into a network's parameters and buffers."""
     state = state_of(network)
     with torch.no_grad():
         for name, tensor in tensors.items():
@@ -33,8 +33,8 @@ def overwrite(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 class WeightAverage:
     """θ̄ ← d θ̄ + (1 − d) θ after every step, over parameters and floating-point buffers.
 
-    The decay d of step t (from 1) is min(decay, (1 + t) / (10 + t)), so that the first weights are soon forgotten
-    (TensorFlow's ExponentialMovingAverage with ``num_updates``).
+    The decay d of step t (from 1) is min(decay, (1 + t) / (10 + t)), so that the first weights soon have little weight
+    (as in TensorFlow's ExponentialMovingAverage with ``num_updates``).
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
@@ -42,7 +42,7 @@ class WeightAverage:
         self.tensors = copies(tensors_of_network(network))
 
     def update(self, step: int) -> None:
-        """Take in the weights after a step (from 1)."""
+        """Add the weights after a step (from 1) to the average."""
         current = tensors_of_network(self._network)
         floats = [name for name, tensor in current.items() if tensor.is_floating_point()]
         decay = min(self._decay, (1 + step) / (10 + step))
@@ -54,7 +54,7 @@ class WeightAverage:
 
 @contextmanager
 def exchanged(network: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
-    """Other values in a network meanwhile."""
+    """Exchange a network's values for others for the duration of the block."""
     before = copies(tensors_of_network(network))
     overwrite(network, tensors)
     try:

@@ -1,4 +1,4 @@
-"""How the work of a training is done. Without torch, so that the command line can be made from it."""
+"""Settings of how a training is computed. Imported without torch, so that the command line starts fast."""
 
 import os
 from dataclasses import dataclass
@@ -16,24 +16,24 @@ Precision = Literal["no", "bf16", "fp16"]
 
 @dataclass(frozen=True)
 class Execution:
-    """How the work is done. What comes out differs by rounding, and by where in a tensor the random numbers fall."""
+    """How a training is computed. Results differ by rounding, and by the order in which random numbers are used."""
 
     workers: int = 0
-    """Processes that read data; 0 reads in the one that trains."""
+    """Processes that read data; 0 reads in the training process."""
     parts: int = 1
-    """Parts in which each process takes its share of a batch, to save memory (gradient accumulation)."""
+    """Parts into which each process splits its share of a batch, to save memory (gradient accumulation)."""
     precision: Precision | None = None
-    """Mixed precision; None is what Accelerate is configured to."""
+    """Mixed precision; None takes the one that Accelerate is configured for."""
     channels_last: bool = False
-    """Keep pictures and convolutions in the memory format that is faster on most hardware."""
+    """Use the channels-last memory format for images and convolutions, which is faster on most hardware."""
     compile: bool = False
-    """Compile the network by torch.compile."""
+    """Compile the network with torch.compile."""
     save_steps: int = 500
-    """Save the state after so many steps, besides after every epoch."""
+    """Steps between two saved states; the state is also saved after every epoch."""
     trackers: tuple[str, ...] = ()
-    """Where losses and accuracies are logged: names that Accelerate knows, such as tensorboard."""
+    """Trackers that log losses and accuracies, by their names in Accelerate, such as tensorboard."""
     tracking_folder: Path | None = None
-    """Folder of the trackers that write files."""
+    """Folder for trackers that write files."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -51,11 +51,10 @@ class Execution:
 
 
 def accelerator_for(execution: Execution) -> "Accelerator":
-    """What places, distributes and scales, as Accelerate is launched and configured.
+    """The Accelerator for an execution, as Accelerate is launched and configured.
 
     Raises:
-        InvalidSetting: If the precision or a tracker is not available here, or the processes were not launched in a way
-            that Accelerate sees.
+        InvalidSetting: If the precision or a tracker is not available here, or Accelerate does not see all processes.
     """
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
@@ -66,20 +65,20 @@ def accelerator_for(execution: Execution) -> "Accelerator":
 
     wanted = execution.precision or os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if AcceleratorState._shared_state and AcceleratorState().mixed_precision != wanted:
-        AcceleratorState._reset_state()  # the first precision of a process would be its last
+        AcceleratorState._reset_state()  # otherwise a process keeps its first precision
     known, installed = LoggerType.list(), {str(kind) for kind in get_available_trackers()}
     if absent := sorted(set(execution.trackers) & set(known) - installed - {str(LoggerType.ALL)}):
         raise InvalidSetting(f"the packages of the trackers {', '.join(absent)} are not installed")
     folder = None if execution.tracking_folder is None else str(execution.tracking_folder)
     try:
-        made = Accelerator(mixed_precision=wanted, log_with=list(execution.trackers) or None, project_dir=folder)
+        accelerator = Accelerator(mixed_precision=wanted, log_with=list(execution.trackers) or None, project_dir=folder)
     except (ValueError, ImportError) as error:
         raise InvalidSetting(f"Accelerate refuses {execution}: {error}") from error
-    if made.mixed_precision == "fp16" and made.device.type == "cpu":  # Accelerate would train in float32 without a word
+    if accelerator.mixed_precision == "fp16" and accelerator.device.type == "cpu":  # Accelerate falls back to float32
         raise InvalidSetting("precision 'fp16' needs a GPU; give 'bf16' or 'no'")
-    if made.num_processes != world()[1]:
+    if accelerator.num_processes != world()[1]:
         raise InvalidSetting(
-            f"torch.distributed has {world()[1]} processes, of which Accelerate sees {made.num_processes}; start them "
-            "by `accelerate launch` or torchrun, or set RANK, WORLD_SIZE and LOCAL_RANK"
+            f"torch.distributed has {world()[1]} processes, of which Accelerate sees {accelerator.num_processes}; "
+            "start them by `accelerate launch` or torchrun, or set RANK, WORLD_SIZE and LOCAL_RANK"
         )
-    return made
+    return accelerator

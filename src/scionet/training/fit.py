@@ -1,4 +1,4 @@
-"""Training a network: one loop, for one process or many, that may be killed at any moment and goes on where it was."""
+"""`fit`: train a network in one process or many; a training that was killed goes on where it was."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,6 +15,7 @@ from scionet.errors import TrainingError
 from scionet.network.calling import hash_tensors, state_of, tensors_of
 from scionet.network.multiprocess import world
 from scionet.progress import bars, silent
+from scionet.training.callback_list import CallbackList
 from scionet.training.callbacks import Callback
 from scionet.training.execution import Execution, accelerator_for
 from scionet.training.learner import Learner
@@ -31,12 +32,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FitResult:
-    """What came of a training.
+    """The result of a training.
 
     Attributes:
-        history: One entry for each epoch.
-        status: Whether it is finished, stopped early or paused.
-        state: Where it stands, from which `fit` can go on; tensors are on the processor.
+        history: The result of each epoch.
+        status: Whether the training is finished, stopped early or paused.
+        state: Its state, from which `fit` can go on; tensors are on the CPU.
     """
 
     history: tuple[Epoch, ...]
@@ -63,60 +64,65 @@ def fit(
 ) -> FitResult:
     """Train a classifier, in place.
 
-    Every step's examples, and all that is left to chance in it, follow from the seed and the number of the step. With a
-    `state_file`, a training that was killed goes on when it is called again, and ends with the weights of an unbroken
-    one (bit for bit where the hardware computes alike twice: on one thread of a processor).
+    The seed and the number of a step determine its examples and all its random numbers. With a `state_file`, a training
+    that was killed goes on when `fit` is called again, and ends with the weights of an unbroken training. They are
+    equal bit for bit where the hardware repeats its results, as one thread of a CPU does.
 
-    Started by `accelerate launch` or torchrun, several processes train together; `batch_size` is that of all of them.
+    Start `fit` by `accelerate launch` or torchrun to train in several processes; `batch_size` is the total of all.
 
     Args:
-        model: Gives logits ``(batch, classes)``. In the end it is on the device on which it was trained, with the
-            weights of the last step; with `average_decay` their average; with `patience` those of the best epoch.
-        data: Examples to learn from: a map-style data set of pairs of input and label (a whole number from 0).
-        recipe: How to train; a fine-tuning of ten epochs by default.
-        validation: Examples to measure the accuracy on after every epoch. They decide when to stop, so they must be
-            neither training nor test data.
-        teacher: A network to imitate, if the recipe says so.
-        seed: Root of all randomness.
-        state_file: A ``.safetensors`` file that holds where the training stands, written after every epoch and every
-            `save_steps`, whole or not at all. If it exists, training goes on from there.
-        start: Where to go on, if there is no `state_file` yet: an earlier `FitResult.state`, perhaps after `cut_state`.
-        until: Pause after so many epochs of the recipe, to go on later.
-        execution: How the work is done: workers, precision, memory, what is logged.
-        optimizer: One of your own instead of the recipe's; learning rates are those of its groups times the schedule.
-        callbacks: Told of every step and epoch.
+        model: A network that returns logits ``(batch, classes)``. Afterwards it is on the device on which it was
+            trained. It has the weights of the last step; with `average_decay` their average; with `patience` the
+            weights of the best epoch.
+        data: Training examples: a map-style data set of pairs of an input and a label (a whole number from 0).
+        recipe: How to train; by default a fine-tuning of ten epochs.
+        validation: Examples on which the accuracy is measured after every epoch. They decide when to stop, so they must
+            be neither training nor test data.
+        teacher: The teacher, if the recipe uses distillation.
+        seed: Seed of all random numbers.
+        state_file: A ``.safetensors`` file for the state of the training, written after every epoch and every
+            `save_steps` steps, whole or not at all. If it exists, training goes on from there.
+        start: The state to start from, if there is no `state_file` yet: an earlier `FitResult.state`, perhaps after
+            `cut_state`.
+        until: Epoch of the recipe after which to pause.
+        execution: How the work is done: workers, precision, memory, logging.
+        optimizer: An optimiser to use instead of the recipe's; the schedule multiplies the learning rates of its
+            groups.
+        callbacks: Code that runs at fixed points of every step and epoch. Its state is part of the training's state.
         progress: Whether to show a progress bar on standard error.
-        accelerator: One of your own, for what `execution` does not say (FSDP, DeepSpeed, arguments of DDP). Where there
-            is one in this process, give it.
+        accelerator: An Accelerator to use, for what `execution` does not cover (FSDP, DeepSpeed, arguments of DDP). If
+            this process has created one, give it.
 
     Raises:
-        TrainingError: If the data are empty or do not fit, the loss is NaN, or the optimiser is another network's.
-        CheckpointError: If the state is of another network or other settings, which are listed; if it is damaged, or
-            cannot be written.
+        TrainingError: If the data are empty or do not fit, a loss is NaN, the optimiser belongs to another network, or
+            the state is of a training with other callbacks.
+        CheckpointError: If the state is of another network or other settings, which are listed; if the file is damaged
+            or cannot be written.
         InvalidSetting: If a setting is out of range or not available here.
     """
     recipe, execution = recipe or Recipe(), execution or Execution()
     order = Order(_count(data, "training"), recipe.batch_size, seed)
     _refuse_validation(recipe, data, validation)
-    machine = accelerator or accelerator_for(execution)
+    listed = CallbackList(callbacks)
+    accelerator = accelerator or accelerator_for(execution)
     shown = progress and world()[0] == 0
     with (
-        randomness_kept(machine.device),
+        randomness_kept(accelerator.device),
         _modes(model, teacher),
-        bars() if shown else nullcontext(silent) as tell,
+        bars() if shown else nullcontext(silent) as report_progress,
     ):
         settings = {
             **json.loads(json.dumps({"recipe": asdict(recipe)})),
             "seed": seed,
-            "precision": machine.mixed_precision,
+            "precision": accelerator.mixed_precision,
             "optimiser": None if optimizer is None else type(optimizer).__name__,
             "teacher": None if teacher is None else hash_tensors(state_of(teacher)),
             "examples": order.examples,
-            "first_example": _print_of_first(data),
+            "first_example": _hash_of_first(data),
             "validation_examples": None if validation is None else _count(validation, "validation"),
         }
-        learner = Learner(model, recipe, execution, machine, teacher, optimizer)
-        run = TrainingRun(learner, execution, order, data, validation, settings, callbacks, tell, state_file)
+        learner = Learner(model, recipe, execution, accelerator, teacher, optimizer)
+        run = TrainingRun(learner, execution, order, data, validation, settings, listed, report_progress, state_file)
         try:
             run.begin(start)
             run.go(until)
@@ -129,7 +135,7 @@ def _count(data: Examples, what: str) -> int:
     """Number of examples.
 
     Raises:
-        TrainingError: If there is none, or it is not known.
+        TrainingError: If there are none, or the data have no length.
     """
     try:
         count = len(data)
@@ -146,28 +152,30 @@ def _count(data: Examples, what: str) -> int:
 
 
 def _refuse_validation(recipe: Recipe, data: Examples, validation: Examples | None) -> None:
-    """Refuse validation data that are missing or seen.
+    """Refuse validation data that are missing, or are the training data.
 
     Raises:
-        TrainingError: If they are needed and not there, or are the training data.
+        TrainingError: If they are needed and missing, or are the training data.
     """
     if recipe.patience is not None and validation is None:
-        raise TrainingError("patience needs validation data; give validation=, apart from training and test data")
+        raise TrainingError(
+            "patience needs validation data; give validation=, examples that are neither training nor test data"
+        )
     if validation is data:
         raise TrainingError(
-            "the validation data are the training data; keep some apart (scionet.data.sampling.partition)"
+            "the validation data are the training data; hold some out (scionet.data.sampling.partition)"
         )
 
 
-def _print_of_first(data: Examples) -> str:
-    """A hash of the first example, by which other data or another preparation are noticed."""
+def _hash_of_first(data: Examples) -> str:
+    """A hash of the first example, which differs for other data and for another preparation of them."""
     batch = next(load(data, [[(0, 0)]]))
     return hash_tensors({str(number): tensor for number, tensor in enumerate(tensors_of(batch))})
 
 
 @contextmanager
 def _modes(model: nn.Module, teacher: nn.Module | None) -> Iterator[None]:
-    """The model in train mode and the teacher in eval mode meanwhile."""
+    """Put the model into train mode and the teacher into eval mode for the duration of the block."""
     networks = [model] if teacher is None else [model, teacher]
     before = {module: module.training for network in networks for module in network.modules()}
     for network in networks:

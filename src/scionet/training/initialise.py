@@ -1,4 +1,4 @@
-"""New initial weights for a network of any shape: those that it would have been given if it had been built so."""
+"""New initial weights for any network, as if it had just been built."""
 
 import math
 
@@ -14,15 +14,15 @@ def initialise(model: nn.Module, seed: int) -> None:
     """Give a network new initial weights, in place.
 
     Convolutions get N(0, 2 / (k² · C_out)) (He et al., ICCV 2015, by fan-out, as in the official code of Liu et al.,
-    ICLR 2019), in a grouped one with C_out of one group; their biases 0. Norms get scale 1 and shift 0, and forget
-    their statistics. All other modules initialise themselves as torch does.
+    ICLR 2019); in a grouped convolution, C_out is that of one group. Biases of convolutions get 0. Norms get scale 1
+    and shift 0, and their statistics are reset. All other modules are initialised by torch's `reset_parameters`.
 
     Args:
         model: The network, on any device.
         seed: Seed of the weights.
 
     Raises:
-        TrainingError: If a module holds parameters of its own that nobody can initialise.
+        TrainingError: If a module holds parameters itself and has no `reset_parameters`.
     """
     devices = sorted({t.device.index or 0 for t in model.parameters() if t.device.type == "cuda"})
     with torch.random.fork_rng(devices=devices), torch.no_grad():
@@ -42,29 +42,29 @@ def _initialise_one(name: str, module: nn.Module) -> None:
         reset()  # pyright: ignore[reportOptionalCall]
     elif next(module.parameters(recurse=False), None) is not None:
         raise TrainingError(
-            f"{name or 'the network'} ({type(module).__name__}) holds parameters of its own and has no "
-            "reset_parameters; give it one, or leave out what begins with new weights"
+            f"{name or 'the network'} ({type(module).__name__}) holds parameters itself and has no "
+            "reset_parameters, which new weights need; give it that method"
         )
 
 
 def sparse_kaiming_(weight: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Initial weights of a convolution that is masked, in place; the fan-out is counted on what survives.
+    """Initialise a masked convolution in place; the fan-out counts only weights that the mask keeps.
 
-    N(0, 2 / n) with n = survivors / input channels, times the mask (official code of Liu et al., ICLR 2019). Without
-    survivors all are 0.
+    N(0, 2 / n) with n = weights kept / input channels, times the mask (official code of Liu et al., ICLR 2019). If no
+    weight is kept, all are 0.
 
     Args:
         weight: ``(out, in / groups, ...)``.
         mask: Boolean, of the same shape.
-        generator: Of random numbers.
+        generator: Generator of the random numbers.
 
     Raises:
         TrainingError: If the shapes differ.
     """
     if weight.shape != mask.shape:
         raise TrainingError(f"weight and mask must have one shape; given {tuple(weight.shape)} and {tuple(mask.shape)}")
-    survivors = int(mask.sum())
+    n_kept = int(mask.sum())
     with torch.no_grad():
-        if not survivors:
+        if not n_kept:
             return weight.zero_()
-        return weight.normal_(0, math.sqrt(2 * weight.shape[1] / survivors), generator=generator).mul_(mask)
+        return weight.normal_(0, math.sqrt(2 * weight.shape[1] / n_kept), generator=generator).mul_(mask)

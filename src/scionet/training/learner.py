@@ -1,8 +1,9 @@
-"""A network while it learns: its weights, what the optimiser remembers, the average of its weights."""
+"""One step of a training: the network, its optimiser, and the average of its weights."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -14,7 +15,8 @@ from scionet.errors import CheckpointError
 from scionet.network.calling import Batch, to_model
 from scionet.training import optimisers
 from scionet.training.averages import WeightAverage, copies, overwrite, tensors_of_network
-from scionet.training.callbacks import Callback
+from scionet.training.callback_list import CallbackList
+from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution
 from scionet.training.loading import Pair
 from scionet.training.loss import TrainingLoss
@@ -22,14 +24,27 @@ from scionet.training.recipes import Recipe
 from scionet.training.state import TrainingState
 
 PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU")
-"""Kinds of distribution in which gradients come by themselves and an optimiser is torch's."""
+"""Kinds of distribution in which torch's own backward and optimiser step are enough."""
+
+
+@dataclass(frozen=True, eq=False)
+class StepLosses:
+    """The losses of one step, scalars on the device.
+
+    Attributes:
+        loss: Mean loss of this process' share of the batch, without penalties.
+        penalties: Penalties of callbacks, by name.
+    """
+
+    loss: Tensor
+    penalties: Mapping[str, Tensor]
 
 
 class Learner:
-    """A network while it learns.
+    """A network, its optimiser, and the average of its weights.
 
-    The network itself is never wrapped, patched or compiled: what does that to it is done to a shell around it, so that
-    afterwards it is what it was before, with other weights. It stays on the device on which it was trained.
+    The network itself is never wrapped, patched or compiled; a shell around it is. After training it is the same object
+    with other weights, on the device on which it was trained.
     """
 
     def __init__(
@@ -41,10 +56,10 @@ class Learner:
         teacher: nn.Module | None = None,
         optimizer: Optimizer | None = None,
     ) -> None:
-        """Make what learning takes.
+        """Prepare network, optimiser and loss.
 
         Raises:
-            TrainingError: If nothing can be trained, the optimiser is stale, or teacher and recipe do not fit.
+            TrainingError: If no parameter can be trained, the optimiser is stale, or teacher and recipe do not fit.
         """
         self.network, self.recipe, self.accelerator = network, recipe, accelerator
         self._execution = execution
@@ -53,60 +68,65 @@ class Learner:
         self._objective = TrainingLoss(recipe, network, teacher)
         if teacher is not None:
             teacher.to(accelerator.device)
-        made = optimisers.build(network, recipe) if optimizer is None else optimizer
-        optimisers.refuse_stale(made, network)
-        for group in made.param_groups:
-            group.setdefault("initial_lr", group["lr"])  # as torch's schedules have it
-        self.optimizer = made
+        self.optimizer = optimisers.build(network, recipe) if optimizer is None else optimizer
+        optimisers.refuse_stale(self.optimizer, network)
+        for group in self.optimizer.param_groups:
+            group.setdefault("initial_lr", group["lr"])  # the name that torch's schedulers use
         shell = _Shell(torch.compile(network) if execution.compile else network)
-        self._wrapped, stepper = accelerator.prepare(shell, made)
-        # Accelerate's own backward and step look for packages on the disk each time; where they would do what torch
-        # does, torch does it.
+        self._wrapped, prepared_optimizer = accelerator.prepare(shell, self.optimizer)
+        # Accelerate's backward and step search for installed packages in every call; torch's own are the same here.
         plain = accelerator.scaler is None and accelerator.distributed_type.value in PLAIN
         self._backward = torch.Tensor.backward if plain else accelerator.backward
-        self._stepper = made if plain else stepper
+        self._stepper = self.optimizer if plain else prepared_optimizer
         self.average = None if recipe.average_decay is None else WeightAverage(network, recipe.average_decay)
 
     @property
     def shell(self) -> nn.Module:
-        """What calls the network in the chosen precision, in this process alone: to measure it by."""
+        """A module that calls the network in the chosen precision, in this process alone, for validation."""
         return self.accelerator.unwrap_model(self._wrapped)
 
-    def step(self, number: int, rate: float, parts: Sequence[Pair], callbacks: Sequence[Callback]) -> Tensor:
+    def step(self, context: TrainingContext, rate: float, parts: Sequence[Pair], callbacks: CallbackList) -> StepLosses:
         """Learn from one batch.
 
         Args:
-            number: Number of the step, from 1.
+            context: What callbacks see.
             rate: Learning rate as a fraction of the largest one.
-            parts: The share of this process, in parts of equal size.
-            callbacks: Told when gradients are there, and when weights have changed.
-
-        Returns:
-            The mean loss of this process' share, a scalar on the device.
+            parts: This process' share of the batch, in parts of equal size.
+            callbacks: The callbacks.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["initial_lr"]
-        losses = [self._learn(pair, len(parts), last=pair is parts[-1]) for pair in parts]
+        losses = [self._learn(pair, len(parts)) for pair in parts[:-1]]
+        penalties = callbacks.penalties(context)
+        losses.append(self._learn(parts[-1], len(parts), penalties))
         for callback in callbacks:
-            callback.after_backward(self.network, number)
-        if self.recipe.clip_norm is not None:
-            self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)
+            callback.after_backward(context)
+        self._unscale_and_clip()
+        for callback in callbacks:
+            callback.before_step(context)
         self._stepper.step()
         self._stepper.zero_grad()
         for callback in callbacks:
-            callback.after_step(self.network, number)
+            callback.after_step(context)
         if self.average is not None:
-            self.average.update(number)
-        return sum(losses[1:], losses[0])
+            self.average.update(context.step)
+        loss = sum(losses[1:], losses[0])
+        return StepLosses(loss, {name: term.detach().to(loss.device) for name, term in penalties.items()})
 
-    def _learn(self, pair: Pair, count: int, last: bool) -> Tensor:
-        """Add the gradient of one part of `count`; processes exchange theirs after the last one only."""
+    def _learn(self, pair: Pair, count: int, penalties: Mapping[str, Tensor] | None = None) -> Tensor:
+        """Add the gradient of one of `count` parts; with the last one come the penalties, and processes synchronise."""
         inputs, labels = pair
-        with nullcontext() if last else self.accelerator.no_sync(self._wrapped):
+        with self.accelerator.no_sync(self._wrapped) if penalties is None else nullcontext():
             loss = self._objective(self._wrapped, self._placed(inputs), labels)
             loss = loss / count if count > 1 else loss
-            self._backward(loss)
+            self._backward(sum((penalties or {}).values(), loss))
         return loss.detach()
+
+    def _unscale_and_clip(self) -> None:
+        if self.recipe.clip_norm is not None:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self.recipe.clip_norm)  # unscales them, too
+        else:
+            self.accelerator.unscale_gradients()
 
     def _placed(self, inputs: Batch) -> Batch:
         placed = to_model(inputs, self.network)
@@ -115,7 +135,7 @@ class Learner:
         return placed
 
     def captured(self) -> dict[str, Any]:
-        """Copies of all that a state holds of a network, on the processor."""
+        """Copies of what a training state holds of network and optimiser, on the CPU."""
         memory = optimisers.memory_of(self.optimizer, self.network)
         scaler = self.accelerator.scaler
         return {
@@ -126,14 +146,14 @@ class Learner:
         }
 
     def restore(self, state: TrainingState, source: str) -> None:
-        """Go back to where a training stood.
+        """Restore a training state.
 
         Raises:
-            CheckpointError: If it was another network's; `source` says where the state comes from.
+            CheckpointError: If it is of another network; `source` says where the state comes from.
         """
         _refuse_other_network(self.network, state, source)
         overwrite(self.network, state.network)
-        optimisers.remember(self.optimizer, self.network, state.memory)
+        optimisers.load_memory(self.optimizer, self.network, state.memory)
         if self.average is not None:
             for name, tensor in state.average.items():
                 self.average.tensors[name].copy_(tensor)
@@ -141,12 +161,12 @@ class Learner:
             self.accelerator.scaler.load_state_dict(dict(state.loss_scale))
 
     def close(self) -> None:
-        """Let go of hooks."""
+        """Remove the hooks on the network."""
         self._objective.close()
 
 
 class _Shell(nn.Module):
-    """Calls a network."""
+    """A module that calls the network, to be wrapped and compiled in its place."""
 
     def __init__(self, network: Any) -> None:
         super().__init__()
@@ -157,7 +177,7 @@ class _Shell(nn.Module):
 
 
 def _refuse_other_network(network: nn.Module, state: TrainingState, source: str) -> None:
-    """Compare names and shapes.
+    """Compare names and shapes of tensors.
 
     Raises:
         CheckpointError: If they differ.
@@ -169,6 +189,6 @@ def _refuse_other_network(network: nn.Module, state: TrainingState, source: str)
         first = differ[0]
         raise CheckpointError(
             f"{source} is of another network: {len(differ)} tensors differ, such as {first!r} "
-            f"({there.get(first, 'missing')} there, {here.get(first, 'missing')} here); give the network it was begun "
-            "with, or delete it to begin anew"
+            f"({there.get(first, 'missing')} there, {here.get(first, 'missing')} here); give the network of that "
+            "training, or delete it to start again"
         )

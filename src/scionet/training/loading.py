@@ -1,4 +1,4 @@
-"""Batches from a map-style data set, read by this process or by workers; the same ones, whoever reads."""
+"""Batches from a map-style data set, read by this process or by workers, with the same result."""
 
 import traceback
 from collections.abc import Iterable, Iterator
@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from scionet.errors import PruneError, TrainingError
 from scionet.network.calling import Batch
-from scionet.training.order import Ticket
+from scionet.training.order import SeededIndex
 from scionet.training.randomness import reseed, reseed_torch
 
 Pair = tuple[Batch, Tensor]
@@ -19,39 +19,39 @@ Pair = tuple[Batch, Tensor]
 
 
 class Examples(Protocol):
-    """A map-style data set: what `fit` learns from."""
+    """A map-style data set, as `fit` takes it."""
 
     def __len__(self) -> int:
         """Number of examples."""
         ...
 
     def __getitem__(self, index: int, /) -> Any:
-        """An example: its input (a tensor, or a dict of tensors) and its label, a whole number from 0."""
+        """An example: an input (a tensor, or a dict of tensors) and a label (a whole number from 0)."""
         ...
 
 
-def load(data: Examples, parts: Iterable[list[Ticket]], workers: int = 0, pin: bool = False) -> Iterator[Pair]:
+def load(data: Examples, parts: Iterable[list[SeededIndex]], workers: int = 0, pin: bool = False) -> Iterator[Pair]:
     """Read batches.
 
-    What an example is made into by torch's random numbers depends on the seed in its ticket alone. Those of Python and
-    NumPy take longer to set, and depend on the batch.
+    Torch's random numbers are seeded for each example. Those of Python and NumPy, which take longer to seed, are seeded
+    once for each batch.
 
     Args:
         data: The examples.
-        parts: The examples of each batch.
-        workers: Processes that read; 0 reads here.
-        pin: Keep batches in memory that a GPU reads fast.
+        parts: The examples of each batch: their indices and seeds.
+        workers: Processes that read; 0 reads in this one.
+        pin: Put batches into pinned memory, from which a GPU copies faster.
 
     Raises:
-        TrainingError: If an example cannot be read, or is no input with a whole-number label.
+        TrainingError: If an example cannot be read, or is not a pair of an input and a whole-number label.
     """
     loader = DataLoader(
         _Reader(data),
         batch_sampler=parts,  # type: ignore[arg-type]  any iterable of batches serves
         num_workers=workers,
         pin_memory=pin,
-        collate_fn=_passed,
-        generator=torch.Generator(),  # not the global one, of which a draw would be taken
+        collate_fn=_unchanged,
+        generator=torch.Generator(),  # the default would advance the global generator
     )
     for batch in loader:
         if isinstance(batch, _Failure):
@@ -63,11 +63,11 @@ def load(data: Examples, parts: Iterable[list[Ticket]], workers: int = 0, pin: b
 
 @dataclass(frozen=True)
 class _Failure:
-    """An error on its way from a worker, whose class the loader could not make again.
+    """An error in a worker, as text: the loader cannot rebuild every class of errors in this process.
 
     Attributes:
-        text: What is wrong, for a person.
-        trace: Where it was found.
+        text: The message.
+        trace: The traceback.
     """
 
     text: str
@@ -75,44 +75,44 @@ class _Failure:
 
 
 class _Reader(Dataset):
-    """Reads whole batches of tickets."""
+    """Reads whole batches."""
 
     def __init__(self, data: Examples) -> None:
         self._data = data
 
-    def __getitems__(self, tickets: list[Ticket]) -> Pair | _Failure:
-        index, seed = tickets[0]
+    def __getitems__(self, examples: list[SeededIndex]) -> Pair | _Failure:
+        index, seed = examples[0]
         reseed(seed)
         try:
-            read = []
-            for index, seed in tickets:
+            pairs = []
+            for index, seed in examples:
                 reseed_torch(seed)
-                read.append(self._data[index])
-            return _stacked(read)
+                pairs.append(self._data[index])
+            return _stacked(pairs)
         except PruneError as error:
             return _Failure(str(error), traceback.format_exc())
-        except Exception as error:  # whatever a stranger's data set raises
-            what = f"example {index} of the data cannot be read: {type(error).__name__}: {error}"
-            return _Failure(f"{what}; repair it or leave it out", traceback.format_exc())
+        except Exception as error:  # a data set may raise anything
+            problem = f"example {index} of the data cannot be read: {type(error).__name__}: {error}"
+            return _Failure(f"{problem}; repair it or leave it out", traceback.format_exc())
 
 
-def _passed(batch: Any) -> Any:
+def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _stacked(read: list[Any]) -> Pair:
+def _stacked(pairs: list[Any]) -> Pair:
     """Examples as a batch.
 
     Raises:
-        TrainingError: If they are no pairs, or cannot be stacked.
+        TrainingError: If one is not a pair, or they cannot be stacked.
     """
-    if any(not isinstance(example, tuple | list) or len(example) != 2 for example in read):
-        raise TrainingError(f"an example must be a pair of input and label; given a {type(read[0]).__name__}")
+    if any(not isinstance(example, tuple | list) or len(example) != 2 for example in pairs):
+        raise TrainingError(f"an example must be a pair of input and label; given a {type(pairs[0]).__name__}")
     try:
-        inputs, labels = default_collate(read)
+        inputs, labels = default_collate(pairs)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"examples do not make a batch: {reason}; give tensors of equal shapes") from error
     if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
-        raise TrainingError(f"a label must be a whole number; given {read[0][1]!r}")
+        raise TrainingError(f"a label must be a whole number; given {pairs[0][1]!r}")
     return inputs, labels.long()

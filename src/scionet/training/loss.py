@@ -1,4 +1,4 @@
-"""The loss that a network learns from: of its labels, and of a teacher."""
+"""The training loss: cross-entropy, and distillation from a teacher."""
 
 import torch
 from torch import Tensor, nn
@@ -19,16 +19,16 @@ class TrainingLoss:
     """
 
     def __init__(self, recipe: Recipe, student: nn.Module, teacher: nn.Module | None) -> None:
-        """Begin to watch features.
+        """Register hooks that record features.
 
         Args:
-            recipe: Its weights.
-            student: The network itself, whose features are watched.
+            recipe: The recipe, which sets the weights of the terms.
+            student: The network that learns.
             teacher: The teacher, if there is one.
 
         Raises:
-            TrainingError: If the recipe needs a teacher that is not there, or the other way round.
-            InvalidSetting: If one of the two has no module of a feature's name.
+            TrainingError: If the recipe needs a teacher and there is none, or the other way round.
+            InvalidSetting: If the student or the teacher has no module of a feature's name.
         """
         if recipe.needs_teacher != (teacher is not None):
             raise TrainingError(
@@ -39,9 +39,9 @@ class TrainingLoss:
         self._outputs: list[dict[str, Tensor]] = []
         self._hooks: list[RemovableHandle] = []
         for network in (student, teacher) if recipe.features and teacher else ():
-            self._watch(network)
+            self._record_features(network)
 
-    def _watch(self, network: nn.Module) -> None:
+    def _record_features(self, network: nn.Module) -> None:
         """Keep the latest output of every module that is a feature."""
         modules, outputs = dict(network.named_modules()), {}
         self._outputs.append(outputs)
@@ -55,7 +55,7 @@ class TrainingLoss:
             self._hooks.append(modules[name].register_forward_hook(keep))
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
@@ -63,9 +63,9 @@ class TrainingLoss:
         """The loss, averaged over the batch.
 
         Args:
-            shell: What calls the student.
-            inputs: What it is called on.
-            labels: int64 ``(batch,)`` on the processor.
+            shell: The student, or a module that wraps it.
+            inputs: The inputs of the batch.
+            labels: int64 ``(batch,)`` on the CPU.
 
         Raises:
             TrainingError: If outputs, labels or features do not fit.
@@ -82,10 +82,13 @@ class TrainingLoss:
     def _of_teacher(self, teacher: nn.Module, inputs: Batch, logits: Tensor) -> Tensor:
         recipe = self._recipe
         with torch.no_grad():
-            taught = call(teacher, inputs)
-        if taught.shape != logits.shape:
-            raise TrainingError(f"the teacher gives {tuple(taught.shape)}, the network {tuple(logits.shape)}")
-        loss = recipe.teacher_weight * divergence(logits, taught, recipe.temperature)
+            targets = call(teacher, inputs)
+        if targets.shape != logits.shape:
+            raise TrainingError(
+                f"the teacher gives {tuple(targets.shape)}, the network {tuple(logits.shape)}; give a teacher with the "
+                "same classes"
+            )
+        loss = recipe.teacher_weight * divergence(logits, targets, recipe.temperature)
         if recipe.features:
             ours, theirs = self._outputs
             gaps = [_relative_error(name, ours[name], theirs[name]) for name in recipe.features]
@@ -93,9 +96,9 @@ class TrainingLoss:
         return loss
 
 
-def divergence(logits: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """τ² KL(softmax(taught / τ) ‖ softmax(logits / τ)), averaged over the batch; both ``(batch, classes)``."""
-    student, teacher = ((values / temperature).log_softmax(1) for values in (logits, taught))
+def divergence(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """τ² KL(softmax(targets / τ) ‖ softmax(logits / τ)), averaged over the batch; both ``(batch, classes)``."""
+    student, teacher = ((values / temperature).log_softmax(1) for values in (logits, targets))
     return temperature**2 * functional.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
@@ -109,10 +112,10 @@ def _relative_error(name: str, student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _refuse_misfit(logits: object, labels: Tensor) -> None:
-    """Check before the loss does, which on a GPU ends the process.
+    """Check outputs and labels. On a GPU, a wrong label would otherwise abort the process.
 
     Raises:
-        TrainingError: If the output is no logits, or a label is no class of theirs.
+        TrainingError: If the output is no tensor of logits, or a label is not one of their classes.
     """
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(labels):
         given = tuple(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__

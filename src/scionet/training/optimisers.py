@@ -1,4 +1,4 @@
-"""Optimisers: made from a recipe, checked against their network, and their memory as tensors by name."""
+"""Optimisers: built from a recipe, checked against their network, their state as tensors by parameter."""
 
 from collections.abc import Mapping
 
@@ -10,23 +10,25 @@ from scionet.errors import CheckpointError, TrainingError
 from scionet.training.recipes import Recipe
 
 Memory = Mapping[str, Mapping[str, Tensor]]
-"""What an optimiser remembers: tensors such as ``momentum_buffer``, by the name of their parameter."""
+"""State of an optimiser: tensors such as ``momentum_buffer``, by the name of their parameter."""
 
 
 def build(network: nn.Module, recipe: Recipe) -> Optimizer:
-    """The optimiser of a recipe, over all parameters that require gradients.
+    """The optimiser of a recipe, for all parameters that require gradients.
 
     Raises:
-        TrainingError: If there are none.
+        TrainingError: If no parameter requires gradients.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
     if not trained:
-        raise TrainingError(f"no parameter of {type(network).__name__} requires gradients; unfreeze what is to learn")
-    spared = [p for p in trained if p.ndim <= 1 and not recipe.decay_vectors]
-    others = [p for p in trained if p.ndim > 1 or recipe.decay_vectors]
+        raise TrainingError(
+            f"no parameter of {type(network).__name__} requires gradients; set requires_grad of those to train"
+        )
+    undecayed = [p for p in trained if p.ndim <= 1 and not recipe.decay_vectors]
+    decayed = [p for p in trained if p.ndim > 1 or recipe.decay_vectors]
     groups = [
         {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((others, recipe.weight_decay), (spared, 0.0))
+        for parameters, decay in ((decayed, recipe.weight_decay), (undecayed, 0.0))
         if parameters
     ]
     if recipe.optimiser == "adamw":
@@ -35,28 +37,28 @@ def build(network: nn.Module, recipe: Recipe) -> Optimizer:
 
 
 def refuse_stale(optimizer: Optimizer, network: nn.Module) -> None:
-    """Refuse an optimiser that would change other tensors than the network's, which goes unnoticed otherwise.
+    """Refuse an optimiser of another network, which would change tensors that this network does not use.
 
     Raises:
-        TrainingError: If it holds a tensor that is no parameter of the network, or none that is.
+        TrainingError: If it holds a tensor that is no parameter of the network, or no tensor at all.
     """
     own = {id(parameter) for parameter in network.parameters()}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    strange = [parameter for parameter in held if id(parameter) not in own]
-    if strange or not held:
-        shapes = ", ".join(str(tuple(parameter.shape)) for parameter in strange[:4])
+    foreign = [parameter for parameter in held if id(parameter) not in own]
+    if foreign or not held:
+        shapes = ", ".join(str(tuple(parameter.shape)) for parameter in foreign[:4])
         raise TrainingError(
-            f"stale optimiser: {len(strange)} of its {len(held)} tensors ({shapes}, ...) are no parameters of this "
-            f"{type(network).__name__}. A cut network has parameters of its own: make the optimiser anew, or carry "
-            "the old one over with cut_optimizer_"
+            f"stale optimiser: {len(foreign)} of its {len(held)} tensors ({shapes}, ...) are no parameters of this "
+            f"{type(network).__name__}. A cut network has new parameters: create a new optimiser, or carry the old one "
+            "over with cut_optimizer_"
         )
 
 
 def memory_of(optimizer: Optimizer, network: nn.Module) -> dict[str, dict[str, Tensor]]:
-    """What an optimiser remembers of each parameter, not copied.
+    """State of an optimiser by parameter, not copied.
 
     Raises:
-        TrainingError: If it remembers something that is neither tensor, number nor None.
+        TrainingError: If it holds something that is neither a tensor, a number nor None.
     """
     names = {id(parameter): name for name, parameter in network.named_parameters()}
     return {
@@ -65,18 +67,21 @@ def memory_of(optimizer: Optimizer, network: nn.Module) -> dict[str, dict[str, T
     }
 
 
-def remember(optimizer: Optimizer, network: nn.Module, memory: Memory) -> None:
-    """Give an optimiser the memory of another one.
+def load_memory(optimizer: Optimizer, network: nn.Module, memory: Memory) -> None:
+    """Replace the state of an optimiser.
 
-    What has the shape of its parameter goes to the parameter's device and takes its memory format, so that the next
-    step is the one that would have followed, bit for bit.
+    A tensor that has the shape of its parameter gets the parameter's device and memory format, so that the next step is
+    the same bit for bit.
 
     Raises:
-        CheckpointError: If the memory is of other parameters.
+        CheckpointError: If the state is of other parameters.
     """
     parameters = dict(network.named_parameters())
-    if strange := memory.keys() - parameters.keys():
-        raise CheckpointError(f"the optimiser's memory is of another network: it has {', '.join(sorted(strange)[:4])}")
+    if unknown := memory.keys() - parameters.keys():
+        raise CheckpointError(
+            f"the optimiser's state is of another network, with parameters {', '.join(sorted(unknown)[:4])}; give a "
+            "state of this one"
+        )
     optimizer.state.clear()
     for name, kept in memory.items():
         parameter = parameters[name]
@@ -88,7 +93,9 @@ def _tensor(key: str, value: object) -> Tensor:
         return value
     if isinstance(value, int | float):
         return torch.tensor(value)
-    raise TrainingError(f"the optimiser remembers {key!r}, a {type(value).__name__}; only tensors can be kept")
+    raise TrainingError(
+        f"the optimiser's state holds {key!r}, a {type(value).__name__}; only tensors and numbers are saved"
+    )
 
 
 def _placed(value: Tensor, parameter: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Which examples every step sees, and in what order: a function of the seed and the number of the epoch alone.
+"""The examples of every step: a function of the seed and the number of the epoch alone.
 
-So a training that goes on after step n sees what it would have seen without a break, without passing over data, and the
-examples of a step are the same for any number of processes.
+A training that goes on after step n therefore sees the same examples as an unbroken one, without reading the earlier
+ones again. The examples of a step are the same for any number of processes.
 """
 
 from collections.abc import Iterator
@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from scionet.errors import TrainingError
 from scionet.seeds import root, seeded
 
-Ticket = tuple[int, int]
-"""An example to be read: its index, and the seed of what is done to it at random."""
+SeededIndex = tuple[int, int]
+"""An example to be read: its index, and the seed of its random augmentation."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Order:
     Attributes:
         examples: Number of examples.
         batch_size: Examples of one step, over all processes.
-        seed: Root of the order and of what is done to examples at random.
+        seed: Seed of the order and of random augmentation.
     """
 
     examples: int
@@ -32,10 +32,10 @@ class Order:
     seed: int
 
     def __post_init__(self) -> None:
-        """Check that there is a batch.
+        """Check that there are enough examples for a batch.
 
         Raises:
-            TrainingError: If there is not.
+            TrainingError: If there are not.
         """
         if self.examples < self.batch_size:
             raise TrainingError(
@@ -45,43 +45,45 @@ class Order:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Full batches of an epoch; the examples that are left over are others in each."""
+        """Full batches of an epoch; the examples that are left over differ from epoch to epoch."""
         return self.examples // self.batch_size
 
     def epoch(self, number: int) -> NDArray[np.int64]:
-        """All indices, in the order of that epoch."""
+        """All indices, in the order of an epoch (from 0)."""
         return seeded(self.seed)("order", number).permutation(self.examples)
 
-    def batches(self, start: int, stop: int) -> Iterator[list[Ticket]]:
-        """The examples of each step from `start` up to, without, `stop`."""
-        epoch, indices, first = -1, list[int](), 0
+    def batches(self, start: int, stop: int) -> Iterator[list[SeededIndex]]:
+        """The examples of each step from `start` to `stop` (exclusive)."""
+        epoch, indices, first_seed = -1, list[int](), 0
         for step in range(start, stop):
             number, place = divmod(step, self.steps_per_epoch)
             if number != epoch:
-                epoch, indices, first = number, self.epoch(number).tolist(), root(self.seed, "examples", number)
+                epoch, indices, first_seed = number, self.epoch(number).tolist(), root(self.seed, "examples", number)
             chosen = indices[place * self.batch_size : (place + 1) * self.batch_size]
-            yield [(index, first + index) for index in chosen]
+            yield [(index, first_seed + index) for index in chosen]
 
-    def parts(self, start: int, stop: int, count: int, rank: int, size: int) -> Iterator[list[Ticket]]:
-        """The part of one process, `count` lists for each step.
+    def parts(
+        self, start: int, stop: int, count: int, process_index: int, process_count: int
+    ) -> Iterator[list[SeededIndex]]:
+        """The share of one process, `count` lists for each step.
 
         Args:
             start: First step.
             stop: The step after the last one.
-            count: Parts in which each process takes its share of a batch.
-            rank: Number of this process.
-            size: Number of processes.
+            count: Parts into which each process splits its share of a batch.
+            process_index: Index of this process.
+            process_count: Number of processes.
 
         Raises:
-            TrainingError: If a batch cannot be dealt out in equal parts, which alone have the gradient of the whole as
-                their mean.
+            TrainingError: If a batch cannot be split into equal parts, whose gradients alone average to that of the
+                batch.
         """
-        if self.batch_size % (count * size):
+        if self.batch_size % (count * process_count):
             raise TrainingError(
-                f"a batch of {self.batch_size} cannot be dealt out equally to {size} processes, in {count} parts for "
-                f"each; give a batch_size that is a multiple of {count * size}"
+                f"a batch of {self.batch_size} cannot be split equally among {process_count} processes, with {count} "
+                f"parts for each; give a batch_size that is a multiple of {count * process_count}"
             )
-        length = self.batch_size // (count * size)
+        length = self.batch_size // (count * process_count)
         for batch in self.batches(start, stop):
-            for part in range(rank * count, (rank + 1) * count):
+            for part in range(process_index * count, (process_index + 1) * count):
                 yield batch[part * length : (part + 1) * length]

@@ -1,4 +1,4 @@
-"""The global random numbers, which networks and data use: set to a known point, and given back as they were."""
+"""The global random generators, which networks and data use: seeded, and restored afterwards."""
 
 import random
 from collections.abc import Iterator
@@ -8,13 +8,13 @@ import numpy as np
 import torch
 
 reseed_torch = torch.default_generator.manual_seed
-"""Sets the generator on the processor, where `torch.manual_seed` would record a stack trace for a CUDA to come."""
+"""Seeds torch's generator on the CPU; `torch.manual_seed` would also record a stack trace until CUDA is in use."""
 
 
 def reseed(seed: int, device: torch.device | None = None) -> None:
-    """Set the generators of Python, NumPy and torch on the processor, and that of a device."""
+    """Seed the generators of Python, NumPy and torch on the CPU, and that of a device."""
     random.seed(seed)
-    np.random.seed(seed % 2**32)  # noqa: NPY002  what data sets use
+    np.random.seed(seed % 2**32)  # noqa: NPY002  data sets use the global generator
     reseed_torch(seed)
     if device is not None and device.type != "cpu":
         torch.get_device_module(device).manual_seed(seed)
@@ -22,7 +22,7 @@ def reseed(seed: int, device: torch.device | None = None) -> None:
 
 @contextmanager
 def randomness_kept(device: torch.device) -> Iterator[None]:
-    """Give all generators back as they were."""
+    """Restore all generators after the block."""
     before = random.getstate(), np.random.get_state()  # noqa: NPY002
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         try:

@@ -1,6 +1,6 @@
-"""Recipes: how a network is trained, as data. Without torch, so that the command line can be made from them.
+"""Recipes: the hyperparameters of a training. Imported without torch, so that the command line starts fast.
 
-A recipe by name is a subclass with other defaults; where a paper's text and code differ, it follows the code.
+A named recipe is a subclass with other defaults. Where a paper's text and code differ, it follows the code.
 """
 
 import math
@@ -25,47 +25,47 @@ class Recipe:
     batch_size: int = 128
     """Examples of one step, over all processes. The last, smaller batch of an epoch is left out."""
     optimiser: Optimiser = "sgd"
-    """sgd, or adamw (decay apart from the gradient)."""
+    """sgd, or adamw (with decoupled weight decay)."""
     learning_rate: float = 0.01
     """Largest learning rate."""
     momentum: float = 0.9
-    """Of SGD."""
+    """Momentum of SGD."""
     nesterov: bool = True
-    """Look ahead with the momentum of SGD."""
+    """Use Nesterov momentum in SGD."""
     weight_decay: float = 1e-4
-    """Pull of every step towards 0, times the learning rate."""
+    """Weight decay, multiplied by the learning rate in every step."""
     decay_vectors: bool = True
-    """Let biases and the scales and shifts of norms (all one-dimensional parameters) decay, too."""
+    """Apply weight decay to one-dimensional parameters, too: biases, and scales and shifts of norms."""
     schedule: Schedule = "cosine"
-    """How the learning rate falls: along a cosine to 0, by steps at milestones, or not at all."""
+    """Learning rate schedule: a cosine to 0, steps at milestones, or constant."""
     warmup_epochs: float = 0.0
-    """Epochs at the beginning in which the learning rate rises linearly."""
+    """Number of first epochs in which the learning rate rises linearly."""
     milestones: tuple[float, ...] = (0.5, 0.75)
     """Schedule step: fractions of the epochs, rounded down to whole epochs, at which the learning rate falls."""
     milestone_factor: float = 0.1
-    """Schedule step: what the learning rate is multiplied by at each milestone."""
+    """Schedule step: factor of the learning rate at each milestone."""
     label_smoothing: float = 0.0
-    """Share of every target that is spread over all classes."""
+    """Fraction of every target that is spread over all classes."""
     clip_norm: float | None = None
-    """Largest norm of the gradient; longer ones are shortened."""
+    """Largest norm of the gradient; a longer gradient is scaled down to it."""
     average_decay: float | None = None
-    """Average the weights exponentially with this decay per step, and give the average in the end."""
+    """Decay per step of an exponential average of the weights; the network ends with the average."""
     teacher_weight: float = 0.0
-    """Distillation: share of the teacher's outputs in the loss, from 0 to 1."""
+    """Distillation: weight of the teacher's outputs in the loss, from 0 to 1."""
     temperature: float = 4.0
-    """Distillation: what the logits of both networks are divided by."""
+    """Distillation: temperature, by which the logits of both networks are divided."""
     features: tuple[str, ...] = ()
-    """Distillation: modules whose outputs are to be like those of the teacher's modules of the same names."""
+    """Distillation: modules whose outputs imitate those of the teacher's modules of the same names."""
     feature_weight: float = 1.0
     """Distillation: weight of their relative squared error in the loss."""
     patience: int | None = None
-    """Stop after so many epochs without a better validation accuracy, and give the best weights in the end."""
+    """Stop after this number of epochs without a better validation accuracy; the network ends with its best weights."""
     augmentation: AugmentationName = "none"
-    """What is done to pictures at random: nothing, shift (pad, crop, flip), or zoom (crop of any size, flip)."""
+    """Random augmentation of images: none, shift (pad, crop, flip), or zoom (crop of any size, flip)."""
     padding: int = 4
     """Augmentation shift: black pixels added on every side."""
     smallest_crop: float = 0.08
-    """Augmentation zoom: smallest share of the picture's area."""
+    """Augmentation zoom: smallest fraction of the image's area."""
 
     def __post_init__(self) -> None:
         """Check ranges.
@@ -74,7 +74,7 @@ class Recipe:
             InvalidSetting: If a value is out of range; all problems are listed.
         """
         counts = (self.batch_size, *(() if self.patience is None else (self.patience,)))
-        shares = (self.label_smoothing, self.teacher_weight)
+        fractions = (self.label_smoothing, self.teacher_weight)
         checks = {
             "epochs is above 0 and finite": 0 < self.epochs < math.inf,
             "batch_size and patience are whole numbers of 1 or more": all(
@@ -94,8 +94,8 @@ class Recipe:
             "schedule is 'cosine', 'step' or 'constant'": self.schedule in ("cosine", "step", "constant"),
             "warmup_epochs lies between 0 and epochs": 0 <= self.warmup_epochs <= self.epochs,
             "milestones ascend between 0 and 1": list(self.milestones) == sorted(self.milestones)
-            and all(0 < share < 1 for share in self.milestones),
-            "label_smoothing and teacher_weight lie between 0 and 1": all(0 <= share <= 1 for share in shares),
+            and all(0 < fraction < 1 for fraction in self.milestones),
+            "label_smoothing and teacher_weight lie between 0 and 1": all(0 <= each <= 1 for each in fractions),
             "clip_norm is above 0 or None": self.clip_norm is None or self.clip_norm > 0,
             "average_decay lies inside (0, 1) or is None": self.average_decay is None or 0 < self.average_decay < 1,
             "augmentation is 'none', 'shift' or 'zoom'": self.augmentation in ("none", "shift", "zoom"),
@@ -105,7 +105,7 @@ class Recipe:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether there is something to learn from a teacher."""
+        """Whether the recipe uses distillation."""
         return self.teacher_weight > 0 or bool(self.features)
 
     def steps(self, per_epoch: int) -> int:
@@ -124,11 +124,11 @@ class Recipe:
         if self.schedule == "cosine":
             return (1 + math.cos(math.pi * (step - rising) / (self.steps(per_epoch) - rising))) / 2
         if self.schedule == "step":
-            return self.milestone_factor ** sum(step >= self._epoch_of(share) * per_epoch for share in self.milestones)
+            return self.milestone_factor ** sum(step >= self._epoch_of(each) * per_epoch for each in self.milestones)
         return 1.0
 
-    def _epoch_of(self, share: float) -> int:
-        return int(share * self.epochs + 1e-9)
+    def _epoch_of(self, fraction: float) -> int:
+        return int(fraction * self.epochs + 1e-9)
 
 
 @dataclass(frozen=True)
@@ -147,7 +147,7 @@ class MobileNetFinetune(Recipe):
 
 @dataclass(frozen=True)
 class MobileNetClosing(MobileNetFinetune):
-    """The 10 epochs without augmentation that follow there, at about 1e-5: the 5e-4 of the code is never put to use."""
+    """The last 10 epochs there, without augmentation, at about 1e-5; the code never uses its 5e-4."""
 
     epochs: float = 10
     learning_rate: float = 1e-5
@@ -157,7 +157,7 @@ class MobileNetClosing(MobileNetFinetune):
 
 @dataclass(frozen=True)
 class RethinkingCifar(Recipe):
-    """CIFAR from a new initialisation (Liu et al., ICLR 2019, official code): Scratch-E."""
+    """Training on CIFAR from new weights (Liu et al., ICLR 2019, official code): Scratch-E."""
 
     epochs: float = 160
     batch_size: int = 64
@@ -178,7 +178,10 @@ class RethinkingCifarFinetune(RethinkingCifar):
 
 @dataclass(frozen=True)
 class RethinkingImageNet(Recipe):
-    """ImageNet from a new initialisation (Liu et al., ICLR 2019, official code): Scratch-E. VGG without norms: 0.01."""
+    """Training on ImageNet from new weights (Liu et al., ICLR 2019, official code): Scratch-E.
+
+    For VGG without norms, the code uses a learning rate of 0.01.
+    """
 
     epochs: float = 90
     batch_size: int = 256

@@ -1,4 +1,4 @@
-"""One training from its beginning, or from where it was broken off, to its end."""
+"""One training, from its first step or from a saved state to its end."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,16 +18,17 @@ from scionet.progress import Progress
 from scionet.seeds import root
 from scionet.training.accuracy import Accuracy, accuracy
 from scionet.training.averages import copies, exchanged, overwrite, tensors_of_network
-from scionet.training.callbacks import Callback
+from scionet.training.callback_list import CallbackList
+from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution
-from scionet.training.learner import Learner
+from scionet.training.learner import Learner, StepLosses
 from scionet.training.loading import Examples, Pair, load
 from scionet.training.order import Order
 from scionet.training.randomness import reseed
 from scionet.training.state import Epoch, TrainingState, best_epoch, load_state, refuse_differences, save_state
 
-LOOK_STEPS = 50
-"""Losses are looked at together after so many steps: each look waits for the device."""
+CHECK_STEPS = 50
+"""Losses are read every 50 steps: reading waits for the device."""
 
 
 class TrainingRun:
@@ -35,7 +36,7 @@ class TrainingRun:
 
     Attributes:
         step: Steps done.
-        history: Epochs done.
+        history: Results of the epochs done.
     """
 
     def __init__(
@@ -46,51 +47,68 @@ class TrainingRun:
         data: Examples,
         validation: Examples | None,
         settings: Mapping[str, Any],
-        callbacks: Sequence[Callback],
-        tell: Progress,
+        callbacks: CallbackList,
+        report_progress: Progress,
         state_file: str | Path | None,
     ) -> None:
         self._learner, self._execution, self._order = learner, execution, order
         self._data, self._validation = data, validation
-        self._settings, self._callbacks, self._tell = settings, callbacks, tell
+        self._settings, self._callbacks, self._report_progress = settings, callbacks, report_progress
         self._file = None if state_file is None else Path(state_file)
-        self._rank, self._size = world()
-        self._seeds = {use: root(order.seed, use) for use in ("steps", "validation")}
+        self._process_index, self._process_count = world()
+        self._seeds = {use: root(order.seed, use) for use in ("start", "steps", "validation")}
         self._total = learner.recipe.steps(order.steps_per_epoch)
-        self._losses, self._recent = 0.0, list[Tensor]()
+        self._losses, self._penalties = 0.0, dict[str, float]()
+        self._unread: list[StepLosses] = []
         self._best: dict[str, Tensor] = {}
         self._trackers: list[GeneralTracker] = []
         self.step, self.history = 0, list[Epoch]()
 
     def begin(self, start: TrainingState | None) -> None:
-        """Go to where the training stands: what the file says, else `start`, else the beginning.
+        """Restore the state in the file, else `start`, if there is one; then run the callbacks' `on_start`.
 
         Raises:
-            CheckpointError: If that is of another network or other settings, or the file cannot be read or written.
+            CheckpointError: If the state is of another network or other settings, or the file cannot be read or
+                written.
             InvalidSetting: If the weights are split among processes, which no single file can hold.
+            TrainingError: If the callbacks are not those that the training was started with.
         """
         self._begin_log()
         found = self._found()
         state = start if self._file is None or not found else load_state(self._file)
         if state is not None:
-            source = str(self._file) if found else "start"
-            advice = f"give those, or delete {source} to begin anew" if found else "give those"
-            refuse_differences(state.settings, self._settings, advice)
-            self._learner.restore(state, source)
-            self.step, self.history, self._losses = state.step, list(state.history), state.losses
-            self._best = copies(state.best, self._learner.accelerator.device)
-        if self._file is not None and not found:
-            self._save()  # now, rather than after the first long work, it turns out whether that is possible
+            self._restore(state, found)
+        reseed(self._seeds["start"], self._learner.accelerator.device)
+        for callback in self._callbacks:
+            callback.on_start(self._context(len(self.history) + 1))
+        if not found:
+            self._save()  # what cannot be saved or written is refused before the first step
+
+    def _restore(self, state: TrainingState, from_file: bool) -> None:
+        """Go to `state`, if it is of this training."""
+        source = str(self._file) if from_file else "start"
+        advice = f"give those, or delete {source} to start again" if from_file else "give those"
+        refuse_differences(state.settings, self._settings, advice)
+        if state.callbacks is not None:
+            more = advice if from_file else "give those, or start=state.with_new_callbacks() to let others start"
+            self._callbacks.refuse_others(state.callbacks, more)
+        self._learner.restore(state, source)
+        device = self._learner.accelerator.device
+        if state.callbacks is not None:
+            self._callbacks.restore(state.callbacks, device)
+        self.step, self.history, self._losses = state.step, list(state.history), state.losses
+        self._penalties = dict(state.penalties)
+        self._best = copies(state.best, device)
 
     def go(self, until: int | None) -> None:
-        """Train to the end, or to that of epoch `until`.
+        """Train to the end, or to the end of epoch `until`.
 
         Raises:
-            TrainingError: If the loss is NaN or infinite, or data do not fit.
+            TrainingError: If a loss or a penalty is NaN or infinite, or the data do not fit.
         """
         per_epoch = self._order.steps_per_epoch
         stop = self._total if until is None else min(self._total, until * per_epoch)
-        self._tell("train", self.step, self._total)
+        self._report_progress("train", self.step, self._total)
         if self._exhausted or self.step >= stop:
             return
         for parts in self._batches(stop):
@@ -99,15 +117,15 @@ class TrainingRun:
                 self._end_epoch()
             elif self.step % self._execution.save_steps == 0:
                 self._save()
-            self._tell("train", self.step, self._total)
+            self._report_progress("train", self.step, self._total)
             if self._exhausted:
                 return
 
     def end(self) -> TrainingState:
-        """Leave the network with the weights that the recipe promises.
+        """Give the network the weights that the recipe promises: the last, averaged or best ones.
 
         Returns:
-            Where the training stands.
+            The state of the training.
         """
         state = self._state()
         average = self._learner.average
@@ -118,7 +136,7 @@ class TrainingRun:
         return state
 
     def close(self) -> None:
-        """Let go of hooks, and finish the trackers that were begun here."""
+        """Remove hooks, and finish the trackers that were started here."""
         self._learner.close()
         for tracker in self._trackers:
             tracker.finish()
@@ -127,7 +145,7 @@ class TrainingRun:
 
     @property
     def status(self) -> str:
-        """Whether the training is finished, for a person to read."""
+        """Whether the training is finished, as a sentence."""
         reached = f"{self.step:,} of {self._total:,} steps, epoch {len(self.history)}"
         if self.step == self._total:
             return f"finished: {reached}"
@@ -137,52 +155,77 @@ class TrainingRun:
 
     @property
     def _exhausted(self) -> bool:
-        """Whether patience is."""
+        """Whether validation accuracy has not improved for as many epochs as the recipe allows."""
         patience = self._learner.recipe.patience
         return patience is not None and len(self.history) - best_epoch(self.history) >= patience
 
     def _batches(self, stop: int) -> Iterator[list[Pair]]:
         """This process' share of each step's batch, in parts."""
         parts = self._execution.parts
-        tickets = self._order.parts(self.step, stop, parts, self._rank, self._size)
+        examples = self._order.parts(self.step, stop, parts, self._process_index, self._process_count)
         pin = self._learner.accelerator.device.type == "cuda"
-        read = load(self._data, tickets, self._execution.workers, pin)
-        while batch := list(islice(read, parts)):
+        pairs = load(self._data, examples, self._execution.workers, pin)
+        while batch := list(islice(pairs, parts)):
             yield batch
 
     def _learn(self, parts: Sequence[Pair]) -> None:
         """One step."""
-        reseed(self._seeds["steps"] + self.step * self._size + self._rank, self._learner.accelerator.device)
+        seed = self._seeds["steps"] + self.step * self._process_count + self._process_index
+        reseed(seed, self._learner.accelerator.device)
         rate = self._learner.recipe.rate(self.step, self._order.steps_per_epoch)
         self.step += 1
-        self._recent.append(self._learner.step(self.step, rate, parts, self._callbacks))
-        if self.step % LOOK_STEPS == 0:
-            self._look()
+        context = self._context(len(self.history) + 1)
+        self._unread.append(self._learner.step(context, rate, parts, self._callbacks))
+        if self.step % CHECK_STEPS == 0:
+            self._read_losses()
 
-    def _look(self) -> None:
-        """Look at the losses since the last look.
+    def _context(self, epoch: int) -> TrainingContext:
+        """What callbacks see now."""
+        return TrainingContext(
+            network=self._learner.network,
+            optimizer=self._learner.optimizer,
+            step=self.step,
+            epoch=epoch,
+            steps_per_epoch=self._order.steps_per_epoch,
+            seed=self._order.seed,
+        )
+
+    def _read_losses(self) -> None:
+        """Add up and log the losses that have not been read yet.
+
+        Raises:
+            TrainingError: If a loss or a penalty is NaN or infinite.
+        """
+        if not self._unread:
+            return
+        losses = (summed(torch.stack([each.loss for each in self._unread])) / self._process_count).tolist()
+        penalties = _numbers_of([each.penalties for each in self._unread])
+        first = self.step - len(losses) + 1
+        for step, (loss, terms) in enumerate(zip(losses, penalties, strict=True), first):
+            self._refuse_infinite(step, {"loss": loss, **{f"penalty of {name}": term for name, term in terms.items()}})
+            self._losses += loss
+            for name, term in terms.items():
+                self._penalties[name] = self._penalties.get(name, 0.0) + term
+        self._unread.clear()
+        logged = {f"penalty/{name}": term for name, term in penalties[-1].items()}
+        log = {"loss": losses[-1], "learning_rate": self._rate_now, **logged}
+        self._learner.accelerator.log(log, step=self.step)
+
+    def _refuse_infinite(self, step: int, terms: Mapping[str, float]) -> None:
+        """Refuse a loss or penalty that is no number.
 
         Raises:
             TrainingError: If one is NaN or infinite.
         """
-        if not self._recent:
+        wrong = [name for name, term in terms.items() if not math.isfinite(term)]
+        if not wrong:
             return
-        losses = (summed(torch.stack(self._recent)) / self._size).tolist()
-        first = self.step - len(losses) + 1
-        for number, loss in enumerate(losses, first):
-            if not math.isfinite(loss):
-                raise TrainingError(self._explained(number))
-            self._losses += loss
-        self._recent.clear()
-        self._learner.accelerator.log({"loss": losses[-1], "learning_rate": self._rate_now}, step=self.step)
-
-    def _explained(self, step: int) -> str:
         recipe = self._learner.recipe
-        kept = f"; the last state is in {self._file}" if self._file is not None else ""
-        return (
-            f"the loss is NaN or infinite at step {step:,} of {self._total:,}; lower learning_rate "
-            f"({recipe.learning_rate}), raise warmup_epochs ({recipe.warmup_epochs}), set clip_norm to 1 (it is "
-            f"{recipe.clip_norm}), or look for NaN in the data{kept}"
+        saved = f"; the last state is in {self._file}" if self._file is not None else ""
+        raise TrainingError(
+            f"the {' and the '.join(wrong)} is NaN or infinite at step {step:,} of {self._total:,}; lower "
+            f"learning_rate ({recipe.learning_rate}), raise warmup_epochs ({recipe.warmup_epochs}), set clip_norm to "
+            f"1 (it is {recipe.clip_norm}), or look for NaN in the data{saved}"
         )
 
     @property
@@ -190,55 +233,67 @@ class TrainingRun:
         return float(self._learner.optimizer.param_groups[0]["lr"])
 
     def _end_epoch(self) -> None:
-        """Measure, write down, tell, and save what was made of it."""
-        self._look()
+        """Validate, record the epoch, run callbacks, and save the state."""
+        self._read_losses()
+        number = len(self.history) + 1
+        context = self._context(number)
         steps = self.step - (self.history[-1].step if self.history else 0)
-        validation = self._validated()
-        epoch = Epoch(len(self.history) + 1, self.step, self._losses / steps, self._rate_now, validation)
+        penalties = {name: total / steps for name, total in self._penalties.items()}
+        loss, self._losses, self._penalties = self._losses / steps, 0.0, {}
+        validation = self._validated(context)
+        epoch = Epoch(number, self.step, loss, self._rate_now, validation, penalties)
         self.history.append(epoch)
-        self._losses = 0.0
-        if self._learner.recipe.patience is not None and best_epoch(self.history) == epoch.number:
+        if self._learner.recipe.patience is not None and best_epoch(self.history) == number:
             self._best = copies(self._weights)
         if validation is not None:
             self._learner.accelerator.log({"validation_accuracy": validation.rate}, step=self.step)
         for callback in self._callbacks:
-            callback.after_epoch(self._learner.network, epoch)
+            callback.after_epoch(context, epoch)
         self._save()
 
     @property
     def _weights(self) -> Mapping[str, Tensor]:
-        """What the network would be left with now."""
+        """The weights that the network would be given if training ended now."""
         average = self._learner.average
         return tensors_of_network(self._learner.network) if average is None else average.tensors
 
-    def _validated(self) -> Accuracy | None:
+    def _validated(self, context: TrainingContext) -> Accuracy | None:
         """Accuracy on the validation data, of the averaged weights if there are any."""
         if self._validation is None:
             return None
-        own = [(i, self._seeds["validation"] + i) for i in range(self._rank, len(self._validation), self._size)]
-        length = -(-self._order.batch_size // (self._execution.parts * self._size))
-        parts = [own[place : place + length] for place in range(0, len(own), length)]
+        for callback in self._callbacks:
+            callback.before_validation(context)
+        own = range(self._process_index, len(self._validation), self._process_count)
+        examples = [(index, self._seeds["validation"] + index) for index in own]
+        length = -(-self._order.batch_size // (self._execution.parts * self._process_count))
+        batches = [examples[start : start + length] for start in range(0, len(examples), length)]
         average = self._learner.average
         with nullcontext() if average is None else exchanged(self._learner.network, average.tensors):
-            return accuracy(self._learner.shell, load(self._validation, parts, self._execution.workers))
+            return accuracy(self._learner.shell, load(self._validation, batches, self._execution.workers))
 
     def _state(self) -> TrainingState:
-        self._look()
+        self._read_losses()
         return TrainingState(
             step=self.step,
             **self._learner.captured(),
             best=copies(self._best, "cpu"),
             history=tuple(self.history),
             losses=self._losses,
+            penalties=dict(self._penalties),
             settings=self._settings,
+            callbacks=self._callbacks.captured(),
         )
 
     def _save(self) -> None:
-        if self._file is None:
-            return
-        self._look()  # in every process: what is NaN is not saved
-        if self._rank == 0:
+        """Write the state, if there is a file for it.
+
+        All processes, and trainings without a file, check the same, so that what cannot be saved is refused early.
+        """
+        self._read_losses()
+        if self._file is not None and self._process_index == 0:
             save_state(self._file, self._state())
+        else:
+            self._callbacks.captured()
 
     def _found(self) -> bool:
         """Whether there is a file to go on from.
@@ -248,18 +303,27 @@ class TrainingRun:
         """
         if self._file is None:
             return False
-        machine = self._learner.accelerator
-        if machine.distributed_type.value in ("FSDP", "DEEPSPEED"):
+        accelerator = self._learner.accelerator
+        if accelerator.distributed_type.value in ("FSDP", "DEEPSPEED"):
             raise InvalidSetting("weights that are split among processes are not saved; leave out state_file")
-        count = int(summed(torch.tensor(int(self._file.exists()), device=machine.device)))
-        if 0 < count < self._size:
-            raise InvalidSetting(f"{count} of {self._size} processes see {self._file}; give a file that all see")
-        if self._rank == 0:
+        count = int(summed(torch.tensor(int(self._file.exists()), device=accelerator.device)))
+        if 0 < count < self._process_count:
+            raise InvalidSetting(
+                f"{count} of {self._process_count} processes see {self._file}; give a file that all of them see"
+            )
+        if self._process_index == 0:
             clear_leftovers(self._file)
         return count > 0
 
     def _begin_log(self) -> None:
-        machine = self._learner.accelerator
-        if machine.log_with and not machine.trackers:
-            machine.init_trackers("scionet")
-            self._trackers = machine.trackers
+        accelerator = self._learner.accelerator
+        if accelerator.log_with and not accelerator.trackers:
+            accelerator.init_trackers("scionet")
+            self._trackers = accelerator.trackers
+
+
+def _numbers_of(penalties: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
+    """Penalties of several steps as numbers; all wait for the device once."""
+    tensors = [tensor for terms in penalties for tensor in terms.values()]
+    numbers = iter(torch.stack(tensors).tolist() if tensors else [])
+    return [{name: next(numbers) for name in terms} for terms in penalties]

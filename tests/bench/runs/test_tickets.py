@@ -23,7 +23,9 @@ from scionet.errors import InvalidSetting, PruneError
 from scionet.masks.weight_masks import WeightMasks
 from scionet.masks.weights import maskable
 from scionet.seeds import root
-from scionet.training.accuracy import judged
+from scionet.training.accuracy import correct_predictions
+from scionet.training.callbacks import Callback
+from scionet.training.context import TrainingContext
 from scionet.training.fit import fit
 from scionet.training.recipes import Recipe
 from scionet.training.state import load_state
@@ -63,11 +65,11 @@ def file_of(workspace: Workspace, arm: str, part: str, budget: str = "weights<=2
 def learnt(workspace: Workspace, model: nn.Module, recipe: Recipe, masks: dict[str, Tensor], **more) -> nn.Module:
     """The definition: after every step, what is masked is zero again."""
 
-    class Zeroed(run_module.Callback):
-        def after_step(self, network: nn.Module, step: int) -> None:
+    class Zeroed(Callback):
+        def after_step(self, context: TrainingContext) -> None:
             with torch.no_grad():
                 for name, mask in masks.items():
-                    network.get_parameter(name)[~mask] = 0
+                    context.network.get_parameter(name)[~mask] = 0
 
     with torch.no_grad():
         for name, mask in masks.items():
@@ -90,7 +92,7 @@ def rates(workspace: Workspace, recipe: Recipe) -> list[Recipe]:
 
 
 def answers(workspace: Workspace, model: nn.Module) -> str:
-    return encode_answers(judged(model.eval(), workspace.material(0).test, False).cpu().numpy())
+    return encode_answers(correct_predictions(model.eval(), workspace.material(0).test, False).cpu().numpy())
 
 
 def test_a_lottery_ticket_is_what_its_definition_says(done: Workspace) -> None:
@@ -120,7 +122,9 @@ def test_late_rewinding_and_its_kin_are_what_their_definitions_say(done: Workspa
         name: {k: v * first[name] if name in first else v for k, v in kept.items()}
         for name, kept in state.memory.items()
     }
-    again = learnt(done, made(network, 0), recipe, first, start=replace(state, network=held, memory=memory))
+    again = learnt(
+        done, made(network, 0), recipe, first, start=replace(state.with_new_callbacks(), network=held, memory=memory)
+    )
     reached = load_state(file_of(done, "late rewinding", "state", "weights<=50%")).network
     assert all(torch.equal(tensor, reached[name]) for name, tensor in again.state_dict().items())
 

@@ -20,7 +20,7 @@ from scionet.methods.registry import GivenMethod, describe
 from scionet.network.calling import Batch
 from scionet.network.plan import Choice
 from scionet.pruning import PruneResult, prune_each
-from scionet.training.accuracy import judged
+from scionet.training.accuracy import correct_predictions
 
 Labelled = Iterable[tuple[Batch, Tensor]]
 
@@ -252,7 +252,7 @@ class CompetitorRun:
 
 def outcome(model: nn.Module, cost: Cost, test: Labelled, bf16: bool = False) -> tuple[Outcome, str]:
     """What a network costs and how often it is right; and which test examples it got right (`encode_answers`)."""
-    right = judged(model, test, bf16).cpu().numpy()
+    right = correct_predictions(model, test, bf16).cpu().numpy()
     return Outcome(cost.macs, cost.params, int(right.sum()), len(right)), encode_answers(right)
 
 

@@ -1,9 +1,8 @@
 """A network trained at every learning rate of a sweep; the one that does best on the validation data is kept."""
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +10,9 @@ from torch import nn
 
 from scionet.bench.records.ledger import PASSES, STAGES, Payment
 from scionet.bench.records.record import Tried
-from scionet.bench.records.record_files import read_text, write_text
 from scionet.bench.runs.data import RunData
 from scionet.training.callbacks import Callback
+from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution
 from scionet.training.fit import FitResult, fit
 from scionet.training.recipes import Recipe
@@ -90,17 +89,18 @@ class Trainer:
             path: File of where the training stands, in a folder that is made if need be.
             start: Where it begins, if not at its first step.
             until: The epoch to pause after, which is at least the first.
-            callbacks: Told of every step and epoch.
+            callbacks: Callbacks of the training, which start from the beginning also where `start` is given.
 
         Raises:
             TrainingError: If it fails.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        watch = _Watch(path.with_suffix(".json"))
+        timer = _Timer()
+        first = None if start is None else start.with_new_callbacks()
         result = self._fit(
-            model, recipe, seed, state_file=path, start=start, until=until, callbacks=(watch, *callbacks)
+            model, recipe, seed, state_file=path, start=first, until=until, callbacks=(timer, *callbacks)
         )
-        payments = self._payments(recipe, result, start, watch.seconds)
+        payments = self._payments(recipe, result, start, timer.seconds)
         return Training(model, result.state, _tried(recipe, result), payments)
 
     def _fit(self, model: nn.Module, recipe: Recipe, seed: int, **more: Any) -> FitResult:
@@ -171,16 +171,23 @@ def _tried(recipe: Recipe, result: FitResult) -> Tried:
     return Tried(recipe.learning_rate, recipe.epochs, last.validation.correct, last.validation.seen)
 
 
-class _Watch(Callback):
+@dataclass(eq=False)
+class _Timer(Callback):
     """Adds up the time of a training over interruptions; what an interruption lost is not counted."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.seconds = float(json.loads(read_text(path))) if path.exists() else 0.0
+    seconds: float = field(default=0.0, init=False)
+    _since: float = field(default=0.0, init=False)
+
+    def on_start(self, context: TrainingContext) -> None:
         self._since = time.perf_counter()
 
-    def after_epoch(self, network: nn.Module, epoch: Epoch) -> None:
+    def after_step(self, context: TrainingContext) -> None:
+        self._add()
+
+    def after_epoch(self, context: TrainingContext, epoch: Epoch) -> None:
+        self._add()
+
+    def _add(self) -> None:
         now = time.perf_counter()
         self.seconds += now - self._since
         self._since = now
-        write_text(self._path, json.dumps(self.seconds))

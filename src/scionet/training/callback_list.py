@@ -1,0 +1,122 @@
+"""The callbacks of one training: their penalties, and their states when the training is saved and goes on."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scionet.errors import TrainingError
+from scionet.training.callback_state import CallbackState, decoded, described, encoded
+from scionet.training.callbacks import Callback
+from scionet.training.context import TrainingContext
+from scionet.training.state import differences
+
+
+class CallbackList:
+    """The callbacks of one training, in the order in which they run."""
+
+    def __init__(self, callbacks: Sequence[Callback]) -> None:
+        """Note the settings of each.
+
+        Raises:
+            TrainingError: If one is no callback, or does not say what its settings are.
+        """
+        for number, callback in enumerate(callbacks):
+            if not isinstance(callback, Callback):
+                given = callback.__name__ if isinstance(callback, type) else f"a {type(callback).__name__}"
+                raise TrainingError(f"callbacks[{number}] must be an instance of a subclass of Callback; given {given}")
+        self._callbacks = tuple(callbacks)
+        self._settings = [_settings_of(callback) for callback in callbacks]
+
+    def __iter__(self) -> Iterator[Callback]:
+        """Each callback."""
+        return iter(self._callbacks)
+
+    def penalties(self, context: TrainingContext) -> dict[str, Tensor]:
+        """The penalty of every callback that has one, by its name; names that occur again get a number.
+
+        Raises:
+            TrainingError: If one is no scalar tensor.
+        """
+        found: dict[str, Tensor] = {}
+        seen = Counter[str]()
+        for callback in self:
+            seen[callback.name] += 1
+            penalty = callback.penalty(context)
+            if penalty is not None:
+                number = seen[callback.name]
+                found[callback.name if number == 1 else f"{callback.name} {number}"] = _scalar(penalty, callback)
+        return found
+
+    def captured(self) -> tuple[CallbackState, ...]:
+        """Copies of all that a training state holds of the callbacks.
+
+        Raises:
+            TrainingError: If a state cannot be saved, or settings have changed since the training began.
+        """
+        return tuple(_captured(callback, settings) for callback, settings in zip(self, self._settings, strict=True))
+
+    def refuse_others(self, kept: Sequence[CallbackState], advice: str) -> None:
+        """Compare with the callbacks with which a training was started.
+
+        Raises:
+            TrainingError: If one is missing, extra, of another class, in another place, or has other settings.
+        """
+        before, now = [each.kind for each in kept], [_kind_of(callback) for callback in self]
+        missing, extra = Counter(before) - Counter(now), Counter(now) - Counter(before)
+        problems = [f"{kind} is missing" for kind in missing.elements()]
+        problems += [f"{kind} is new" for kind in extra.elements()]
+        if not problems and before != now:
+            problems = [f"the order was {', '.join(before)}, is {', '.join(now)}"]
+        if not problems:
+            pairs = zip(self, kept, self._settings, strict=True)
+            problems = [
+                f"{type(callback).__name__}.{text}"
+                for callback, each, settings in pairs
+                for text in differences(each.settings, settings)
+            ]
+        if problems:
+            raise TrainingError(f"the training was started with other callbacks ({'; '.join(problems)}); {advice}")
+
+    def restore(self, kept: Sequence[CallbackState], device: torch.device) -> None:
+        """Give every callback its state."""
+        for callback, each in zip(self, kept, strict=True):
+            callback.load_state(decoded(each, device))
+
+
+def _kind_of(callback: Callback) -> str:
+    return f"{type(callback).__module__}.{type(callback).__qualname__}"
+
+
+def _settings_of(callback: Callback) -> dict[str, Any]:
+    return described(callback.settings(), f"{type(callback).__name__}.settings()")
+
+
+def _captured(callback: Callback, settings: Mapping[str, Any]) -> CallbackState:
+    """The state of a callback.
+
+    Raises:
+        TrainingError: If it cannot be saved, or the settings are no longer `settings`.
+    """
+    name = type(callback).__name__
+    if changed := differences(settings, _settings_of(callback)):
+        raise TrainingError(
+            f"settings of the callback {name} changed during training ({'; '.join(changed)}), and would not be "
+            "restored. What changes is state: a field of the dataclass with init=False, or part of state()"
+        )
+    values, tensors = encoded(callback.state(), name)
+    return CallbackState(_kind_of(callback), settings, values, tensors)
+
+
+def _scalar(penalty: object, callback: Callback) -> Tensor:
+    """A penalty as a tensor without dimensions.
+
+    Raises:
+        TrainingError: If it is something else.
+    """
+    if isinstance(penalty, Tensor) and penalty.numel() == 1:
+        return penalty.reshape(())
+    given = f"a tensor {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else f"a {type(penalty).__name__}"
+    raise TrainingError(f"penalty() of {type(callback).__name__} must give a scalar tensor or None; it gives {given}")

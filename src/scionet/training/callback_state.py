@@ -1,0 +1,124 @@
+"""What a training state holds of a callback: JSON-able values, and tensors beside them."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import PurePath
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scionet.errors import TrainingError
+from scionet.network.calling import hash_tensors
+
+_TENSOR, _TUPLE = "__tensor__", "__tuple__"
+"""Keys that stand for what JSON does not have."""
+_PLAIN = (bool, int, float, str, type(None))
+"""Types that JSON gives back as they were; subclasses such as enumerations it does not."""
+
+
+@dataclass(frozen=True, eq=False)
+class CallbackState:
+    """A callback in a training state.
+
+    Attributes:
+        kind: Module and name of its class.
+        settings: Its settings, JSON-able.
+        values: Its state, JSON-able; every tensor is replaced by its key in `tensors`, its strides and its device.
+        tensors: The tensors of its state, on the CPU.
+    """
+
+    kind: str
+    settings: Mapping[str, Any]
+    values: Mapping[str, Any]
+    tensors: Mapping[str, Tensor]
+
+
+def encoded(state: Mapping[str, Any], owner: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The state of a callback as JSON-able values and copies of its tensors on the CPU.
+
+    Raises:
+        TrainingError: If it holds something that cannot be saved; `owner` names the callback.
+    """
+    tensors: dict[str, Tensor] = {}
+
+    def encode(value: Any, where: str) -> Any:
+        if isinstance(value, Tensor):
+            _refuse_tensor(value, where)
+            key = str(len(tensors))
+            tensors[key] = value.to("cpu", copy=True)
+            # Sums over a tensor depend on the order in which it lies in memory, and files are contiguous.
+            return {_TENSOR: key, "strides": [*tensors[key].stride()], "on_cpu": value.device.type == "cpu"}
+        if type(value) in _PLAIN:
+            return value
+        if type(value) in (list, tuple):
+            items = [encode(item, f"{where}[{number}]") for number, item in enumerate(value)]
+            return items if type(value) is list else {_TUPLE: items}
+        if type(value) is dict and all(type(key) is str for key in value) and not value.keys() & {_TENSOR, _TUPLE}:
+            return {key: encode(item, f"{where}[{key!r}]") for key, item in value.items()}
+        raise TrainingError(
+            f"{where} is of type {type(value).__name__}, which a training state cannot hold. It holds tensors, plain "
+            "numbers, strings, booleans, None, and lists, tuples and dicts (with strings as keys) of these. Convert "
+            "the value to one of them; or override state() to leave out what on_start() can make again"
+        )
+
+    return {key: encode(value, f"{owner}.{key}") for key, value in state.items()}, tensors
+
+
+def decoded(kept: CallbackState, device: torch.device) -> dict[str, Any]:
+    """What was encoded, in memory of its own; tensors that were not on the CPU go to `device`."""
+
+    def decode(value: Any) -> Any:
+        if isinstance(value, list):
+            return [decode(item) for item in value]
+        if not isinstance(value, Mapping):
+            return value
+        if _TENSOR in value:
+            tensor, place = kept.tensors[value[_TENSOR]], "cpu" if value["on_cpu"] else device
+            return torch.empty_strided(tensor.shape, value["strides"], dtype=tensor.dtype, device=place).copy_(tensor)
+        if _TUPLE in value:
+            return tuple(decode(item) for item in value[_TUPLE])
+        return {key: decode(item) for key, item in value.items()}
+
+    return {key: decode(value) for key, value in kept.values.items()}
+
+
+def described(value: Any, where: str) -> Any:
+    """A setting as JSON, to be compared: tensors by their hash, dataclasses by class and fields.
+
+    Raises:
+        TrainingError: If it has no description that is the same whenever the program runs; `where` names the value.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, Tensor):
+        kind = str(value.dtype).removeprefix("torch.")
+        return f"{kind} {tuple(value.shape)} {hash_tensors({'': value})[:16]}"
+    if isinstance(value, Mapping):
+        return {str(key): described(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [described(item, f"{where}[{number}]") for number, item in enumerate(value)]
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {field.name: described(getattr(value, field.name), f"{where}.{field.name}") for field in fields(value)}
+        return {"class": type(value).__qualname__, **parts}
+    raise TrainingError(
+        f"{where} is of type {type(value).__name__}, which cannot be compared when the training goes on; override "
+        "settings() to describe it"
+    )
+
+
+def _refuse_tensor(tensor: Tensor, where: str) -> None:
+    """Refuse a tensor that would not come back as it was.
+
+    Raises:
+        TrainingError: If it requires gradients or is not a plain dense tensor.
+    """
+    if tensor.requires_grad:
+        raise TrainingError(f"{where} requires gradients, which a training state does not hold; keep {where}.detach()")
+    if type(tensor) is not Tensor or tensor.layout is not torch.strided:
+        raise TrainingError(
+            f"{where} is a {type(tensor).__name__} of layout {tensor.layout}; a training state holds plain dense "
+            "tensors; convert it"
+        )

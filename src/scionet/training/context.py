@@ -1,0 +1,49 @@
+"""What a callback sees of a training."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from scionet.network.calling import place_of
+from scionet.network.multiprocess import world
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingContext:
+    """The training at the moment at which a hook of a callback runs.
+
+    `fit` makes one for every step. In a loop of your own, make it by hand and give every value that the callback uses;
+    the defaults describe the first step of a training.
+
+    Attributes:
+        network: The network that learns: never a wrapper, never a compiled copy.
+        optimizer: Its optimiser.
+        step: Number of the current step, from 1. Between steps, the number of steps done.
+        epoch: Number of the current epoch, from 1.
+        steps_per_epoch: Steps of a full epoch.
+        seed: Seed of the training.
+    """
+
+    network: nn.Module
+    optimizer: Optimizer
+    step: int = 1
+    epoch: int = 1
+    steps_per_epoch: int = 1
+    seed: int = 0
+
+    @property
+    def learning_rate(self) -> float:
+        """Learning rate of the optimiser's first parameter group, as it is set now."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return place_of(self.network)[0]
+
+    @property
+    def is_main_process(self) -> bool:
+        """Whether this is the process that writes files, where several train together."""
+        return world()[0] == 0
