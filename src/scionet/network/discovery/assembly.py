@@ -47,6 +47,7 @@ def assemble(model: nn.Module, trace: Trace, examples: int, ignored: frozenset[s
         parameters=tuple(name for name, _ in model.named_parameters()),
         refused=tuple(refused),
         dense_hash=hash_tensors(model.state_dict()),
+        model_name=type(model).__name__,
     )
 
 

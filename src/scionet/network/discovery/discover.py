@@ -1,7 +1,7 @@
 """discover: every site of a network, found by watching one forward pass and proved by trial cuts."""
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -13,7 +13,8 @@ from scionet.network.discovery import rules
 from scionet.network.discovery.assembly import assemble
 from scionet.network.discovery.provisional_cut import proved
 from scionet.network.discovery.tracing import Trace, watch
-from scionet.network.sites import Refusal, Sites
+from scionet.network.sites import Sites
+from scionet.network.sites_table import refusal_reasons
 
 Ignored = Sequence[str | type[nn.Module] | nn.Module]
 
@@ -43,22 +44,9 @@ def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = 
     found = replace(assemble(model, trace, example_count(batch), ignored), inputs=input_record(batch))
     sites = proved(model, found, batch)
     if not sites:
-        reasons = _reasons(sites.refused) or "It has no two layers in a row"
+        reasons = "; ".join(refusal_reasons(sites.refused)) or "It has no two layers in a row"
         raise UnsupportedModel(f"no prunable layer in {type(model).__name__}. {reasons}")
     return sites
-
-
-def _reasons(refused: Iterable[Refusal]) -> str:
-    """All reasons, each with the first of the sites that it forbids."""
-    alike: dict[tuple[str, str], list[Refusal]] = {}
-    for refusal in refused:
-        alike.setdefault((refusal.operation, refusal.advice), []).append(refusal)
-    return "; ".join(
-        ", ".join(refusal.site for refusal in group[:3])
-        + (f" and {len(group) - 3} more" if len(group) > 3 else "")
-        + f": {operation} in {group[0].module or 'the network'}: {advice}"
-        for (operation, advice), group in alike.items()
-    )
 
 
 def ignored_tensors(model: nn.Module, ignored_layers: Ignored) -> frozenset[str]:
