@@ -194,7 +194,7 @@ def test_refusals_name_the_module_and_say_what_to_do() -> None:
 
 def test_a_size_written_into_a_forward_is_named_with_its_error() -> None:
     refusal = next(r for r in discover(CASES["hard-coded view"].make(), image()).refused if r.site == "b")
-    assert "trial cut failed (shape '[-1, 384]' is invalid" in refusal.advice
+    assert "provisional cut failed (shape '[-1, 384]' is invalid" in refusal.advice
     assert "take it from the tensor's shape" in refusal.advice
 
 

@@ -1,4 +1,4 @@
-"""discover: every site of a network, found by watching one forward pass and proved by trial cuts."""
+"""discover: find every site of a network by tracing one forward pass, and verify each by a provisional cut."""
 
 import fnmatch
 from collections.abc import Sequence
@@ -11,8 +11,8 @@ from scionet.network.calling import Batch, data_addresses, example_count, state_
 from scionet.network.checkpoints.manifest import input_record
 from scionet.network.discovery import rules
 from scionet.network.discovery.assembly import assemble
-from scionet.network.discovery.provisional_cut import proved
-from scionet.network.discovery.tracing import Trace, watch
+from scionet.network.discovery.provisional_cut import verified_sites
+from scionet.network.discovery.tracing import Trace, trace_forward
 from scionet.network.sites import Sites
 from scionet.network.sites_table import refusal_reasons
 
@@ -20,29 +20,29 @@ Ignored = Sequence[str | type[nn.Module] | nn.Module]
 
 
 def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = ()) -> Sites:
-    """Find every set of channels of `model` that can be removed.
+    """Find every set of channels of `model` that can be removed. `print` shows the result as a table.
 
     The model is run in eval mode without gradients and left exactly as it was. Frozen models work.
 
     Args:
         model: Any module that runs on `example_inputs`.
-        example_inputs: A tensor, a tuple of positional or a dict of keyword arguments. Values do not matter, shapes do.
-        ignored_layers: Layers whose channels stay: module names, shell globs of names (``"layer4.*"``), module types,
-            or modules.
+        example_inputs: A tensor, a tuple of positional or a dict of keyword arguments. Only shapes and types matter.
+        ignored_layers: Layers to leave whole: module names, shell globs of names (``"layer4.*"``), module types, or
+            modules.
 
     Returns:
-        The sites in order of execution, and what is refused with the reasons.
+        The sites in order of execution, and what is left whole, with reasons.
 
     Raises:
         UnsupportedModel: If nothing can be pruned; the text lists the reasons.
-        InvalidSetting: If a name in `ignored_layers` matches no module.
-        CalibrationError: If `example_inputs` is no batch.
+        InvalidSetting: If an entry of `ignored_layers` matches no module.
+        CalibrationError: If `example_inputs` is not a batch.
     """
     ignored = ignored_tensors(model, ignored_layers)
     batch = to_model(example_inputs, model)
-    trace = _watched(model, batch)
+    trace = _traced(model, batch)
     found = replace(assemble(model, trace, example_count(batch), ignored), inputs=input_record(batch))
-    sites = proved(model, found, batch)
+    sites = verified_sites(model, found, batch)
     if not sites:
         reasons = "; ".join(refusal_reasons(sites.refused)) or "It has no two layers in a row"
         raise UnsupportedModel(f"no prunable layer in {type(model).__name__}. {reasons}")
@@ -50,7 +50,7 @@ def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = 
 
 
 def ignored_tensors(model: nn.Module, ignored_layers: Ignored) -> frozenset[str]:
-    """Names of the parameters and buffers of the modules that `ignored_layers` means, submodules included.
+    """Names of the parameters and buffers of the modules that match `ignored_layers`, and of their submodules.
 
     Raises:
         InvalidSetting: If an entry matches nothing.
@@ -71,14 +71,14 @@ def ignored_tensors(model: nn.Module, ignored_layers: Ignored) -> frozenset[str]
     return frozenset(chosen)
 
 
-def _watched(model: nn.Module, batch: Batch) -> Trace:
-    """The record of the forward pass.
+def _traced(model: nn.Module, batch: Batch) -> Trace:
+    """The record of a forward pass on the batch.
 
     Raises:
         UnsupportedModel: If the model does not run on the batch.
     """
     try:
-        return watch(model, batch, rules.apply)
+        return trace_forward(model, batch, rules.apply)
     except PruneError:
         raise
     except Exception as error:
