@@ -87,8 +87,8 @@ class SelfAttention(nn.MultiheadAttention):
         """
         if need_weights or query is not key or key is not value or (is_causal and attn_mask is None):
             raise UnsupportedModel(
-                "attention with pruned heads must be called as attention(x, x, x, need_weights=False), with an attn_mask "
-                "if is_causal is set"
+                "attention with pruned heads must be called as attention(x, x, x, need_weights=False), with "
+                "attn_mask if is_causal is set"
             )
         sequence_first = query.ndim == 3 and not self.batch_first
         joint = functional.linear(
