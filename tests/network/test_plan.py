@@ -1,4 +1,4 @@
-"""Plans: what is a plan, to JSON and back, and when two plans are equal."""
+"""Plans: valid ones, their JSON and repr, and when two plans are equal."""
 
 import json
 from dataclasses import replace

@@ -41,7 +41,7 @@ from scionet.network.surgery.cut import cut
 
 
 class Mixed(nn.Module):
-    """BatchNorm, grouped and depthwise convolution, a residual stream, a table that is no parameter, flatten."""
+    """BatchNorm, grouped and depthwise convolution, a residual stream, a buffer outside the state dict, flatten."""
 
     def __init__(self, classes: int = 5) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Tied(nn.Module):
 
 
 class Stranger(nn.Linear):
-    """A layer with state that is no tensor of its own."""
+    """A layer with state that is not a tensor."""
 
     def get_extra_state(self) -> Tensor:
         return torch.zeros(1)
@@ -143,7 +143,7 @@ def example_of(name: str) -> Tensor:
 
 @cache
 def pruned_of(name: str, seed: int = 0) -> Made:
-    """A pruned network; tests leave it as it is."""
+    """A pruned network, shared by the tests, which do not change it."""
     model = randomised(MAKERS[name][0](), seed)
     sites = discover(model, example_of(name))
     plan = plan_of(sites)

@@ -1,4 +1,4 @@
-"""A network called with several sets of other tensors, against one call each."""
+"""Variants of a network against one call for each."""
 
 import pytest
 import torch
@@ -35,7 +35,7 @@ def test_outputs_are_those_of_one_call_for_each_change(name, monkeypatch):
 
 
 class Layers(nn.Module):
-    """Counts its operations, and stops early where the data say so."""
+    """Counts its calls; a branching one stops early, depending on the data."""
 
     def __init__(self, branching: bool) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Gated networks against the definition: what a unit gives to each consumer is multiplied by its gate."""
+"""Gated networks against the definition: the output of a unit is multiplied by its gate at every consumer."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
