@@ -143,7 +143,7 @@ def test_the_lines_of_the_page_work_as_they_stand():
         ({"describe": lambda x: x}, CalibrationError, "one finite vector per example"),
         ({"data": [torch.full((4, 2, 5, 5), torch.inf)]}, CalibrationError, "NaN or infinite"),
         ({"model": nn.Flatten()}, UnsupportedModel, "give describe"),
-        ({"data": [{"x": 1}]}, CalibrationError, "must have the form of example_inputs"),
+        ({"data": [{"x": 1}]}, CalibrationError, "must be like example_inputs"),
     ],
 )
 def test_wrong_input(change, error, text):

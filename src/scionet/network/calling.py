@@ -58,9 +58,7 @@ def inputs_like(example: Batch, batch: Any) -> tuple[Batch, Any]:
             return {key: batch[key] for key in example}, rest.get("labels", rest.get("label"))
     elif isinstance(batch, tuple | list) and len(batch) >= len(example):
         return tuple(batch[: len(example)]), (batch[len(example)] if len(batch) > len(example) else None)
-    raise CalibrationError(
-        f"a calibration batch must have the form of example_inputs ({_form(example)}); given {_form(batch)}"
-    )
+    raise CalibrationError(f"a calibration batch must be like example_inputs ({_form(example)}); given {_form(batch)}")
 
 
 def _form(value: Any) -> str:
