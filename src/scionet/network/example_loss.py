@@ -39,7 +39,7 @@ def dense_loss(model: nn.Module, inputs: Batch, labels: Tensor) -> float:
     if logits.ndim != 2 or len(logits) != len(labels) or labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise CalibrationError(
             f"the task loss needs outputs of shape (batch, classes) and a label in 0..classes-1 per example; given "
-            f"outputs of shape {tuple(logits.shape)} and {len(labels)} labels in "
+            f"outputs of shape {tuple(logits.shape)} and {len(labels)} labels of "
             f"{int(labels.min())}..{int(labels.max())}"
         )
     loss = cross_entropies(logits, labels).mean().item()
