@@ -34,13 +34,13 @@ MODELS = {
 }
 INTRODUCTION = """# Which networks can be pruned, and where
 
-Made by `python -m benchmarks.run.model_table` from networks with random weights; do not edit by hand.
+Made by `python -m benchmarks.run.model_table` from networks with random weights. Do not edit by hand.
 
-*Sites* are sets of channels or attention heads that can be removed (see [the design](design.md)); *smallest* is the
-share of MACs that is left with one unit in each of them. *Left whole* are the channels that `discover` refuses, by the
-operation that forbids it, with the number of such places (just the operations, where nothing is left to prune); each
-refusal also names its module and says what to do. The output of the network always stays whole. *Time* is that of
-`discover` on one picture, in forward passes of the same network.
+*Sites* are sets of channels or attention heads that can be removed (see [the design](design.md)). *Smallest* is the
+fraction of the MACs that remains with one unit at every site. *Left whole* lists the operations that make `discover`
+refuse channels, with the number of refusals (without numbers, if nothing can be pruned). Each refusal also names its
+module and says what to do; `print(discover(model, example_inputs))` shows them all. The output of a network always
+stays whole. *Time* is the time of `discover` on one image, in units of a forward pass of the same network.
 
 """
 HEADS = ("network", "parameters", "sites", "smallest", "left whole", "time")

@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scionet.budget.budget import Budget
     from scionet.choices.limits import Limits
-    from scionet.choices.methods import Average, Exact, Forward, LeastSquares, LineSearch, OutputImitation, Score, Stochastic, TaskLoss
+    from scionet.choices.methods import (
+        Average,
+        Exact,
+        Forward,
+        LeastSquares,
+        LineSearch,
+        OutputImitation,
+        Score,
+        Stochastic,
+        TaskLoss,
+    )
     from scionet.choices.outputs import Outputs
     from scionet.choices.repair import Recalibrate, Reconstruct, Refit
     from scionet.choices.resources import Resources

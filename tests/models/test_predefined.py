@@ -1,4 +1,4 @@
-"""The golden counts of the protocol: parameters, multiply-accumulate operations, and epochs of Scratch-B."""
+"""Predefined architectures against published counts: parameters, MACs, and epochs of Scratch-B."""
 
 import pytest
 import torch

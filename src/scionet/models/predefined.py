@@ -1,7 +1,7 @@
-"""Architectures that papers fixed in advance, with new weights: what Scratch-E and Scratch-B are trained on.
+"""Pruned architectures from the literature, with random weights, to train from scratch (Scratch-E and Scratch-B).
 
-Source: Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, and its code. ResNet-50-2x is missing:
-its blocks read their input through an index layer. `scionet.models.factory.build` takes
+Source: Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, and its code. ResNet-50-2x is missing, since
+its blocks select input channels with an index layer. The models are built by the factory name
 ``scionet.models.predefined:NAME``.
 """
 
@@ -14,7 +14,7 @@ from scionet.models.factory import build
 from scionet.models.resnets import resnet56, resnet110
 
 Widths = Sequence[int | None]
-"""Channels of convolutions in order; None is a max-pool of 2 x 2."""
+"""Output channels of the convolutions in order; None stands for a 2 x 2 max-pooling layer."""
 
 VGG16: Widths = (64, 64, None, 128, 128, None, *(256,) * 3, None, *(512,) * 3, None, *(512,) * 3)
 VGG16_A: Widths = (32, 64, None, 128, 128, None, *(256,) * 3, None, *(256,) * 3, None, *(256,) * 3)
@@ -24,10 +24,10 @@ _FIVE: Widths = (24, 22, None, 41, 51, None, 108, 89, 111, None, 184, 276, 228, 
 
 
 class Vgg(nn.Module):
-    """3 x 3 convolutions with pools between, and a head behind."""
+    """A VGG network: 3 x 3 convolutions and max-pooling layers, followed by a head."""
 
     def __init__(self, widths: Widths, norm: bool, head: nn.Sequential) -> None:
-        """Convolutions of these widths, with BatchNorm and without bias if `norm`; `head` gets their output."""
+        """Build convolutions of these widths, with BatchNorm instead of bias if `norm`; `head` takes their output."""
         super().__init__()
         self.features = nn.Sequential(*_layers(widths, norm))
         self.head = head
@@ -80,7 +80,7 @@ def resnet34_a(classes: int = 1000) -> nn.Module:
 
 
 def _thinet(inner: Sequence[int], classes: int = 1000) -> nn.Module:
-    """ResNet-50 with these inner widths of each stage's bottlenecks."""
+    """ResNet-50 with the given inner width of the bottleneck blocks of each stage."""
     model = build("torchvision:resnet50", num_classes=classes)
     for stage, width in enumerate(inner, 1):
         for block in getattr(model, f"layer{stage}"):
@@ -100,7 +100,7 @@ def _vgg_imagenet(widths: Widths, classes: int = 1000) -> nn.Module:
 
 
 def _vgg_pooled(widths: Widths, classes: int = 1000) -> nn.Module:
-    """The same with a global average and one linear layer in place of the last pool and the three layers."""
+    """The same with global average pooling and one linear layer instead of the last pool and three linear layers."""
     last = next(width for width in reversed(widths) if width)
     return Vgg(widths, False, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes)))
 
@@ -116,12 +116,18 @@ vgg_5x = partial(_vgg_imagenet, _FIVE)
 
 
 def kept(width: int, density: float) -> int:
-    """How many of so many channels the official code keeps: ``int(width * (1 - removed))``, in floating point."""
+    """The number of channels that the official code keeps: ``int(width * (1 - removed))`` in floating point."""
     return int(width * (1 - round(1 - density, 10)))
 
 
 def _narrow(model: nn.Module, densities: Sequence[float], skipped: Sequence[int]) -> nn.Module:
-    """Narrow the first convolution of each basic block; convolutions are numbered from 1, shortcuts not counted."""
+    """Narrow the first convolution of each basic block.
+
+    Args:
+        model: A ResNet with basic blocks, changed in place.
+        densities: Fraction of the channels that is kept in each stage.
+        skipped: Numbers of convolutions that keep their width; counted from 1, without those of shortcuts.
+    """
     number = 2
     for stage, density in enumerate(densities, 1):
         for block in getattr(model, f"layer{stage}"):
@@ -134,7 +140,7 @@ def _narrow(model: nn.Module, densities: Sequence[float], skipped: Sequence[int]
 
 
 def _resized(conv: nn.Conv2d, into: int | None = None, out: int | None = None) -> nn.Conv2d:
-    """A convolution of the same kind with other widths, and new weights."""
+    """A convolution with the same settings, other widths, and random weights."""
     return nn.Conv2d(
         into or conv.in_channels,
         out or conv.out_channels,

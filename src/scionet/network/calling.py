@@ -1,4 +1,4 @@
-"""How a network is called: batches to arguments, eval mode without a trace, devices."""
+"""Calling a network: arguments from batches, eval mode that is undone afterwards, devices and types."""
 
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,20 +14,20 @@ from torch.utils._pytree import tree_flatten, tree_map
 from scionet.errors import CalibrationError
 
 Batch = Tensor | tuple | list | Mapping[str, Any]
-"""What a network is called on: a tensor (one argument), a tuple or list (positional), a mapping (keywords)."""
+"""The inputs of one call: a tensor (one argument), a tuple or list (positional arguments), a mapping (keywords)."""
 
 
 def call(model: nn.Module, batch: Batch) -> Any:
-    """Call `model` on `batch`: a tensor as one argument, a tuple as positional, a mapping as keyword arguments."""
+    """Call `model` on `batch`: a tensor as the only argument, a tuple as positional, a mapping as keyword arguments."""
     args, kwargs = as_arguments(batch)
     return model(*args, **kwargs)
 
 
 def as_arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a batch.
+    """The positional and keyword arguments that a batch stands for.
 
     Raises:
-        CalibrationError: If the batch is none of tensor, tuple, list or mapping, or holds no tensor.
+        CalibrationError: If the batch is not a tensor, tuple, list or mapping, or contains no tensor.
     """
     if isinstance(batch, Tensor):
         return (batch,), {}
@@ -42,10 +42,10 @@ def as_arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def inputs_like(example: Batch, batch: Any) -> tuple[Batch, Any]:
-    """Split what a data loader gives into inputs in the form of `example` and the rest (labels), None if there is none.
+    """Split a batch of a data loader into inputs of the form of `example` and what follows them (labels, or None).
 
     Raises:
-        CalibrationError: If the batch does not hold such inputs.
+        CalibrationError: If the batch does not contain such inputs.
     """
     if isinstance(example, Tensor):
         if isinstance(batch, Tensor):
@@ -62,7 +62,7 @@ def inputs_like(example: Batch, batch: Any) -> tuple[Batch, Any]:
 
 
 def _form(value: Any) -> str:
-    """A short description of a batch."""
+    """A short description of a batch for error messages."""
     if isinstance(value, Tensor):
         return f"tensor {tuple(value.shape)}"
     if isinstance(value, Mapping):
@@ -73,7 +73,7 @@ def _form(value: Any) -> str:
 
 
 def tensors_of(value: Any) -> Iterator[Tensor]:
-    """All tensors in a nest of lists, tuples, mappings and dataclass-like objects."""
+    """All tensors in nested lists, tuples, mappings and objects with attributes."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, Mapping):
@@ -87,51 +87,56 @@ def tensors_of(value: Any) -> Iterator[Tensor]:
 
 
 def example_count(batch: Batch) -> int:
-    """Number of examples in a batch: the first size of its first tensor that has one."""
+    """Number of examples in a batch: the size of dimension 0 of the first tensor that has dimensions.
+
+    Raises:
+        CalibrationError: If no tensor has dimensions.
+    """
     args, kwargs = as_arguments(batch)
     sizes = [t.shape[0] for t in tensors_of((args, kwargs)) if t.ndim]
     if not sizes:
-        raise CalibrationError("the batch has no tensor with a batch dimension; give inputs shaped (batch, ...)")
+        raise CalibrationError("the batch has no tensor with a batch dimension; give inputs of shape (batch, ...)")
     return sizes[0]
 
 
 def divides(batch: Batch) -> bool:
-    """Whether all tensors of a batch have its examples in front, so that it can be divided."""
+    """Whether dimension 0 of every tensor of a batch is that of the examples, so that the batch can be divided."""
     size = example_count(batch)
     return all(tensor.ndim and len(tensor) == size for tensor in tensors_of(as_arguments(batch)))
 
 
 def some_of(batch: Batch, which: slice | Tensor) -> Batch:
-    """Some examples of a batch that can be divided, by a slice or by their numbers."""
+    """Some examples of a batch that can be divided, given by a slice or by their indices."""
     return tree_map(lambda value: value[which] if isinstance(value, Tensor) else value, batch)
 
 
 def first_of(batch: Batch, count: int) -> Batch:
-    """The first `count` examples of a batch; the whole batch where not all its tensors have examples in front."""
+    """The first `count` examples of a batch; the whole batch if it cannot be divided."""
     if example_count(batch) <= count or not divides(batch):
         return batch
     return some_of(batch, slice(count))
 
 
 def joined(batches: Iterable[Any]) -> list[Any]:
-    """The same examples in as few batches as there are forms: sizes of an example, types, and what is no tensor.
+    """The same examples in as few batches as possible.
 
-    A batch that cannot be divided stays by itself.
+    Batches are concatenated if their examples agree in shape, type and everything that is not a tensor. A batch that
+    cannot be divided is left alone.
     """
     groups: dict[Any, list[Any]] = {}
     for number, batch in enumerate(batches):
         leaves, form = tree_flatten(batch)
         kinds = tuple((leaf.shape[1:], leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves)
         groups.setdefault((str(form), kinds) if divides(batch) else number, []).append(batch)
-    return [tree_map(lambda *parts: _joined(parts), *group) for group in groups.values()]
+    return [tree_map(lambda *parts: _concatenated(parts), *group) for group in groups.values()]
 
 
-def _joined(parts: Sequence[Any]) -> Any:
+def _concatenated(parts: Sequence[Any]) -> Any:
     return torch.cat(list(parts)) if len(parts) > 1 and isinstance(parts[0], Tensor) else parts[0]
 
 
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
-    """Device and floating-point type of a model: those of its first floating-point parameter or buffer."""
+    """Device and floating-point type of a model, read from its first floating-point parameter or buffer."""
     for tensor in chain(model.parameters(), model.buffers()):
         if tensor.is_floating_point():
             return tensor.device, tensor.dtype
@@ -139,7 +144,7 @@ def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
 
 
 def to_model(batch: Batch, model: nn.Module) -> Batch:
-    """The batch on the model's device; floating-point tensors in the model's type, as plain tensors."""
+    """The batch as plain tensors on the model's device, floating-point tensors in the model's type."""
     device, dtype = place_of(model)
 
     def move(value: Any) -> Any:
@@ -156,7 +161,11 @@ def to_model(batch: Batch, model: nn.Module) -> Batch:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients; training flags, buffers and random-number state are as before afterwards."""
+    """Eval mode without gradients. Training flags, buffers and random-number state are restored on leaving.
+
+    Buffers are compared with copies of them, since a forward pass can write into a buffer in place or replace it by
+    another tensor; both are undone. Only buffers that changed are written.
+    """
     training = {module: module.training for module in model.modules()}
     buffers = [(module._buffers, dict(module._buffers)) for module in training if module._buffers]
     contents = [(t, t.clone()) for _, held in buffers for t in held.values() if t is not None and not t.is_meta]
@@ -178,7 +187,10 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def attention_unfused() -> Iterator[None]:
-    """Attention as plain matrix products: fused kernels hide from torch's counter and from us what they compute."""
+    """Attention as plain matrix products.
+
+    Fused kernels are single operations. Neither torch's counter nor `Trace` can see the products inside them.
+    """
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -189,7 +201,7 @@ def attention_unfused() -> Iterator[None]:
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers by qualified name, non-persistent buffers and shared names included."""
+    """All parameters and buffers by qualified name, including non-persistent buffers and every name of a tied one."""
     return {
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
@@ -197,7 +209,7 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 
 
 def data_addresses(model: nn.Module) -> dict[int, str]:
-    """Parameter and buffer names by the address of their data; of tied tensors the first name."""
+    """Names of parameters and buffers by the address of their data; of tied tensors the first name."""
     names: dict[int, str] = {}
     for name, tensor in state_of(model).items():
         if tensor.numel():
@@ -206,7 +218,7 @@ def data_addresses(model: nn.Module) -> dict[int, str]:
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 over names, types, shapes and bytes of tensors, in the order of their names."""
+    """SHA-256 of the names, types, shapes and bytes of tensors, in the order of their names."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
         tensor = tensors[name].detach().to("cpu").contiguous()

@@ -1,4 +1,4 @@
-"""Batches with labels: the task loss of the network as it is, and what is wrong where there is none."""
+"""Batches with labels, the task loss of the dense network on them, and errors where there is no finite loss."""
 
 import math
 from collections.abc import Mapping
@@ -12,16 +12,16 @@ from scionet.network.calling import Batch, call, place_of, tensors_of, to_model
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
-    """Cross-entropy of each example, float64."""
+    """Cross-entropy of each example: logits ``(batch, classes)`` and labels ``(batch,)`` to float64 ``(batch,)``."""
     wide = logits if logits.dtype == torch.float64 else logits.float()
     return torch.nn.functional.cross_entropy(wide, labels, reduction="none").double()
 
 
 def labelled(batch: Any, model: nn.Module) -> tuple[Batch, Tensor]:
-    """Inputs and labels of a batch on the model's device, known to have a finite loss.
+    """Inputs and labels of a batch on the model's device, checked to have a finite loss.
 
     Raises:
-        CalibrationError: If they have not, or the batch is no such pair.
+        CalibrationError: If the batch is not a pair of inputs and labels, or its loss is not finite.
     """
     inputs, labels = pair_of(batch, model)
     dense_loss(model, inputs, labels)
@@ -29,37 +29,38 @@ def labelled(batch: Any, model: nn.Module) -> tuple[Batch, Tensor]:
 
 
 def dense_loss(model: nn.Module, inputs: Batch, labels: Tensor) -> float:
-    """The loss of the network as it is on one batch.
+    """The mean cross-entropy of the dense network on one batch.
 
     Raises:
-        CalibrationError: If the labels do not fit its output, or the loss is NaN or infinite.
+        CalibrationError: If the labels do not fit the output, or the loss is NaN or infinite.
     """
     outputs = call(model, inputs)
     logits = next(tensors_of(outputs))
     if logits.ndim != 2 or len(logits) != len(labels) or labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise CalibrationError(
-            f"the task loss needs outputs (batch, classes) and as many labels of 0..classes-1; given outputs "
-            f"{tuple(logits.shape)} and {len(labels)} labels of {int(labels.min())}..{int(labels.max())}"
+            f"the task loss needs outputs of shape (batch, classes) and a label in 0..classes-1 per example; given "
+            f"outputs of shape {tuple(logits.shape)} and {len(labels)} labels of "
+            f"{int(labels.min())}..{int(labels.max())}"
         )
     loss = cross_entropies(logits, labels).mean().item()
     if not math.isfinite(loss):
         raise CalibrationError(
             f"the network's loss on the calibration data is {loss}: {_first_not_finite(model, inputs)} gives NaN or "
-            "infinite values; look for them in the data and in the layers before it"
+            "infinite values; check the data and the layers before it"
         )
     return loss
 
 
 def _first_not_finite(model: nn.Module, inputs: Batch) -> str:
-    """The first layer whose output has NaN or infinite values."""
+    """The first layer whose output contains NaN or infinite values."""
     found: list[str] = []
 
-    def look(name: str, outputs: Any) -> None:
+    def check(name: str, outputs: Any) -> None:
         if not all(bool(torch.isfinite(tensor).all()) for tensor in tensors_of(outputs)):
             found.append(repr(name) if name else "the network")
 
     hooks = [
-        m.register_forward_hook(lambda _m, _i, out, name=name: look(name, out)) for name, m in model.named_modules()
+        m.register_forward_hook(lambda _m, _i, out, name=name: check(name, out)) for name, m in model.named_modules()
     ]
     try:
         call(model, inputs)
@@ -73,12 +74,12 @@ def pair_of(batch: Any, model: nn.Module) -> tuple[Batch, Tensor]:
     """Inputs and labels on the model's device.
 
     Raises:
-        CalibrationError: If the batch is no pair of inputs and class indices.
+        CalibrationError: If the batch is not a pair of inputs and class indices.
     """
     if isinstance(batch, Mapping) or not isinstance(batch, tuple | list) or len(batch) != 2 or batch[1] is None:
         raise CalibrationError(
-            "the task loss needs labels: give batches as pairs (inputs, labels), or choose a label-free method or "
-            f"objective, such as 'energy' or 'least_squares'; given a {type(batch).__name__} without labels"
+            "the task loss needs labels: give batches as pairs (inputs, labels), or choose a method or an objective "
+            f"without labels, such as 'energy' or 'least_squares'; given a {type(batch).__name__} without labels"
         )
     inputs, labels = batch[0], torch.as_tensor(batch[1]).to(place_of(model)[0])
     if labels.ndim != 1 or labels.is_floating_point() or not len(labels):

@@ -1,8 +1,9 @@
-"""Several processes that calibrate one network together, each on its share of the batches.
+"""Sums over the processes that calibrate one network together, each on its part of the batches.
 
-Nothing to be set: where `torch.distributed` is initialised (torchrun, Accelerate, a launcher of your own), sums over
-batches are sums over all processes. Batch i of the whole is taken to be batch ``i // size`` of process ``i % size``, as
-Accelerate deals them out; with batches dealt out otherwise other pixels are drawn, and all else is the same.
+There is nothing to configure. Where `torch.distributed` is initialised (by torchrun, Accelerate or another launcher),
+sums over batches are sums over all processes. Batch i of the whole data set is assumed to be batch ``i // count`` of
+process ``i % count``, which is how Accelerate distributes batches. Under another distribution, other output pixels are
+sampled from the batches; everything else is the same.
 """
 
 import torch
@@ -10,20 +11,20 @@ from torch import Tensor, distributed
 
 
 def world() -> tuple[int, int]:
-    """Rank of this process and number of processes."""
+    """Index of this process and number of processes."""
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
 
 
 def overall_index(index: int) -> int:
-    """The number in the whole of a batch that is number `index` here."""
-    rank, size = world()
-    return index * size + rank
+    """The index in the whole data set of the batch that has index `index` in this process."""
+    process_index, count = world()
+    return index * count + process_index
 
 
 def summed(tensor: Tensor) -> Tensor:
-    """The sum of a tensor over all processes, bit for bit the same in each."""
+    """The sum of a tensor over all processes; every process gets the same bits."""
     if world()[1] == 1:
         return tensor
     total = tensor.clone()
@@ -32,12 +33,15 @@ def summed(tensor: Tensor) -> Tensor:
 
 
 def everywhere(holds: bool, device: torch.device) -> bool:
-    """Whether something holds in every process, so that all give up together and none waits for another."""
+    """Whether a condition holds in every process.
+
+    Where one process has to raise an error, all must: a process that goes on would wait for the others forever.
+    """
     return int(summed(torch.tensor(int(holds), device=device))) == world()[1]
 
 
 def largest(number: int, device: torch.device) -> int:
-    """The largest of the numbers that all processes give."""
+    """The largest of the numbers in all processes."""
     if world()[1] == 1:
         return number
     found = torch.tensor(number, device=device)

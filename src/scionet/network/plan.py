@@ -1,4 +1,4 @@
-"""Plan: what stays of a network, and how it was chosen."""
+"""Plan: the units of a network that are kept, and how they were chosen."""
 
 import hashlib
 import json
@@ -12,21 +12,22 @@ from torch import Tensor
 
 from scionet.errors import InvalidSetting
 from scionet.network.calling import hash_tensors
+from scionet.network.phrases import counted
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Choice:
-    """What stays of one site, and the path that led there.
+    """The kept units of one site, and the order in which they were picked.
 
     Attributes:
         site: Name of the site.
         width: Number of units of the dense site.
-        kept: Indices of the units that stay, ascending.
+        kept: Indices of the kept units, ascending.
         weights: Multiplier of each kept unit at every consumer (1 where nothing is re-weighted).
-        order: Units in the order in which they were picked; a unit that was picked twice stands twice. May be longer
-            than ``kept``: the whole path from empty to full.
-        values: The objective's value after each pick; empty where the method has no objective.
-        status: Why the path ended as it did.
+        order: Units in the order of their picks; a unit that was picked twice is listed twice. It can be longer than
+            ``kept`` if the method ordered more units than it kept.
+        values: The objective's value after each pick; empty for methods without an objective.
+        status: Why the selection stopped.
     """
 
     site: str
@@ -38,24 +39,30 @@ class Choice:
     status: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the indices are a non-empty, ascending subset of the site's units, and make them plain integers.
+        """Check that the indices are a non-empty, ascending subset of the site's units; convert them to plain integers.
 
         Raises:
-            InvalidSetting: If they are not, or if there is not one weight for each.
+            InvalidSetting: If they are not, or if the number of weights is another one.
         """
         try:
-            for name in ("kept", "order"):  # NumPy's integers have no place in JSON
+            for name in ("kept", "order"):  # json cannot write NumPy's integers
                 object.__setattr__(self, name, tuple(operator.index(unit) for unit in getattr(self, name)))
         except TypeError as error:
-            raise InvalidSetting(f"site {self.site!r}: units are whole numbers; {error}") from error
+            raise InvalidSetting(f"site {self.site!r}: units must be whole numbers; {error}") from error
         ascending = all(a < b for a, b in zip(self.kept, self.kept[1:], strict=False))
         if not self.kept or not ascending or self.kept[0] < 0 or self.kept[-1] >= self.width:
             raise InvalidSetting(
-                f"site {self.site!r}: kept units {self.kept[:8]}... are no ascending, non-empty subset of "
-                f"0..{self.width - 1}"
+                f"site {self.site!r}: kept units must be an ascending, non-empty subset of 0..{self.width - 1}; given "
+                f"{self.kept[:8]}{'...' if len(self.kept) > 8 else ''}"
             )
         if len(self.weights) != len(self.kept):
-            raise InvalidSetting(f"site {self.site!r}: {len(self.weights)} weights for {len(self.kept)} kept units")
+            raise InvalidSetting(
+                f"site {self.site!r}: {len(self.weights)} weights for {len(self.kept)} kept units; give one for each"
+            )
+
+    def __repr__(self) -> str:
+        """The choice in one line, without its indices."""
+        return f"Choice({self.site!r}, {len(self.kept):,} of {counted(self.width, 'unit')} kept)"
 
     @property
     def density(self) -> float:
@@ -63,9 +70,9 @@ class Choice:
         return len(self.kept) / self.width
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Plan:
-    """What stays of a network: the one result of every method.
+    """The kept units of a network: the result of every method.
 
     Attributes:
         choices: One entry per pruned site. Sites without an entry stay whole.
@@ -74,8 +81,8 @@ class Plan:
         method: Registry name of the method.
         settings: The method's settings, JSON-able.
         seed: The seed of the run.
-        dense_hash: Hash of the dense network's state, so that a plan is never applied to other weights unnoticed.
-        status: What happened, for a person to read.
+        dense_hash: Hash of the dense network's state, which tells whether a plan belongs to given weights.
+        status: A summary of the run for a person to read.
     """
 
     choices: tuple[Choice, ...]
@@ -87,14 +94,22 @@ class Plan:
     status: str = ""
 
     def __post_init__(self) -> None:
-        """Check that no site is chosen twice.
+        """Check that every site has at most one choice.
 
         Raises:
-            InvalidSetting: If one is.
+            InvalidSetting: If a site has more.
         """
         names = [choice.site for choice in self.choices]
         if len(set(names)) != len(names):
             raise InvalidSetting(f"a plan must have one choice per site; given {names}")
+
+    def __repr__(self) -> str:
+        """The plan in one line: its method, sites, units and seed."""
+        kept, width = sum(self.widths.values()), sum(choice.width for choice in self.choices)
+        parts = [self.method] if self.method else []
+        parts += [counted(len(self.choices), "site"), f"{kept:,} of {counted(width, 'unit')} kept"]
+        parts += [counted(len(self.tensors), "replacement tensor")] if self.tensors else []
+        return f"Plan({', '.join(parts)}, seed {self.seed})"
 
     @property
     def kept(self) -> dict[str, tuple[int, ...]]:
@@ -120,7 +135,11 @@ class Plan:
 
     @classmethod
     def from_json(cls, text: str, tensors: Mapping[str, Tensor] | None = None) -> "Plan":
-        """The inverse of `to_json`; `tensors` are the replacement tensors, if there are any.
+        """The inverse of `to_json`.
+
+        Args:
+            text: What `to_json` returned.
+            tensors: The replacement tensors, which are no part of the JSON.
 
         Raises:
             InvalidSetting: If the text is not a plan.
@@ -130,15 +149,15 @@ class Plan:
             choices = tuple(_choice(entry) for entry in record.pop("choices"))
             return cls(choices=choices, tensors=dict(tensors or {}), **record)
         except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise InvalidSetting(f"not a plan: {error!r}") from error
+            raise InvalidSetting(f"the text is not a plan ({error!r}); give what Plan.to_json() returned") from error
 
     @property
     def identity(self) -> str:
-        """SHA-256 of the plan and its tensors: equal for equal plans, on every machine."""
+        """SHA-256 of the plan and its tensors. Equal plans have equal hashes on every machine."""
         return hashlib.sha256((self.to_json() + hash_tensors(self.tensors)).encode()).hexdigest()
 
 
 def _choice(entry: dict[str, Any]) -> Choice:
-    """A choice from its JSON form, in which tuples are lists."""
+    """A choice from its JSON form, which has lists in place of tuples."""
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
     return Choice(**fields)

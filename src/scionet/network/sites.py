@@ -1,4 +1,4 @@
-"""Sites: the sets of channels of a network that can be removed."""
+"""Sites: the sets of channels of a network that can be removed, and what is known of each of them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scionet.network.phrases import counted
+from scionet.network.sites_table import sites_table
 
-@dataclass(frozen=True, eq=False)
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Slot:
-    """Where a site's units sit in one dimension of one tensor.
+    """The entries of a site's units in one dimension of one tensor.
 
     Attributes:
         tensor: Qualified name of a parameter or buffer.
@@ -21,6 +24,12 @@ class Slot:
     tensor: str
     dim: int
     index: NDArray[np.int64]
+
+    def __repr__(self) -> str:
+        """The slot in one line, without its indices."""
+        units, entries = self.index.shape
+        size = "1 entry" if entries == 1 else f"{entries:,} entries"
+        return f"Slot({self.tensor!r}, dim {self.dim}, {counted(units, 'unit')} of {size})"
 
 
 @dataclass(frozen=True)
@@ -36,13 +45,13 @@ class Consumer:
     """A convolution or linear map that contracts over the units of one or more sites.
 
     Attributes:
-        weight: Qualified name of its weight; inputs are dimension 1 of it, outputs dimension 0.
+        weight: Qualified name of its weight; dimension 0 holds the outputs, dimension 1 the inputs.
         module: Qualified name of the module that owns the weight.
-        bias: Name of its own bias, if it has one.
-        norm: Name of the BatchNorm module that alone receives its output, if there is one.
-        shortcut: The operation whose result is added to its (normalised) output, where that is known before the
-            consumer runs.
-        calls: How often one forward pass calls it; only consumers called once are refitted.
+        bias: Name of its bias, if it has one.
+        norm: Name of the BatchNorm module that is the only reader of its output, if there is one.
+        shortcut: The operation whose result is added to its (normalised) output, if that operation runs before the
+            consumer.
+        calls: Number of calls in one forward pass; only consumers that are called once are refitted.
     """
 
     weight: str
@@ -55,11 +64,11 @@ class Consumer:
 
 @dataclass(frozen=True, eq=False)
 class Extent:
-    """A dimension of a tensor that is no parameter, and what of it goes with units.
+    """A dimension of an activation, and how much of it is removed with the units of sites.
 
     Attributes:
         size: Number of its entries.
-        per_unit: By site, the entries that go with each unit.
+        per_unit: By site, the number of entries that each unit takes with it.
     """
 
     size: int
@@ -68,12 +77,12 @@ class Extent:
 
 @dataclass(frozen=True)
 class Operation:
-    """A contraction of the forward pass, for counting.
+    """A contraction of the forward pass, for counting MACs.
 
     Attributes:
-        weight: Its weight, with dimensions 0 and 1 of which it shrinks; None for a product of two activations.
-        macs: Its dense MACs per example.
-        extents: Of a product of two activations, the dimensions of the result with which it shrinks.
+        weight: Its weight, whose dimensions 0 and 1 can shrink; None for a product of two activations.
+        macs: MACs per example in the dense network.
+        extents: For a product of two activations, the dimensions of the result that can shrink.
     """
 
     weight: str | None
@@ -83,7 +92,7 @@ class Operation:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A would-be site that is left whole: its name, the operation and module that forbid it, and what to do."""
+    """A set of channels that is left whole: its name, the operation and module that forbid it, and what to do."""
 
     site: str
     operation: str
@@ -91,16 +100,16 @@ class Refusal:
     advice: str
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Site:
-    """Units that can only be removed one by one as a whole.
+    """Units of one kind, each of which can only be removed as a whole. DepGraph calls a site a pruning group.
 
     Attributes:
         name: Module path of its first producer.
         width: Number of units N.
-        slots: Every tensor dimension that shrinks with the site, producers, pass-throughs and consumers.
+        slots: Every tensor dimension that shrinks with the site: of producers, of the layers between, of consumers.
         producers: Names of the weights whose output dimension makes the units, in order of execution.
-        consumers: Names of the weights that contract over them, in order of execution.
+        consumers: Names of the weights that contract over the units, in order of execution.
         unit: ``"channel"``, ``"group"`` for whole groups of a grouped convolution, or ``"head"`` for whole heads of
             attention.
     """
@@ -112,25 +121,33 @@ class Site:
     consumers: tuple[str, ...]
     unit: str = "channel"
 
+    def __repr__(self) -> str:
+        """The site in one line, without its slots."""
+        ends = (counted(len(self.producers), "producer"), counted(len(self.consumers), "consumer"))
+        return f"Site({self.name!r}, {counted(self.width, self.unit)}, {', '.join(ends)})"
+
     def slot(self, tensor: str, dim: int) -> Slot:
         """The slot of one tensor dimension."""
         return next(s for s in self.slots if (s.tensor, s.dim) == (tensor, dim))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Sites(Mapping[str, Site]):
     """All sites of a network by name, in order of execution of their first consumer.
+
+    `print` shows them as a table of one page.
 
     Attributes:
         sites: The prunable sites.
         consumers: Every consumer of any site by weight name, in order of execution.
         operations: Every contraction of the forward pass, for counting MACs.
         shapes: Shape of every parameter and buffer by name.
-        parameters: Names of those that are trainable parameters (tied names once).
+        parameters: Names of those that are parameters; a tied parameter is named once.
         refused: What is left whole, and why.
         dense_hash: Hash of the network's state.
         inputs: Shapes and types of the example inputs, as `scionet.network.checkpoints.manifest.input_record` gives
             them; None if they are not known.
+        model_name: Name of the network's class.
     """
 
     sites: Mapping[str, Site]
@@ -141,6 +158,7 @@ class Sites(Mapping[str, Site]):
     refused: tuple[Refusal, ...] = ()
     dense_hash: str = ""
     inputs: Mapping[str, Any] | None = None
+    model_name: str = ""
 
     def __getitem__(self, name: str) -> Site:
         """The site of that name."""
@@ -153,3 +171,13 @@ class Sites(Mapping[str, Site]):
     def __len__(self) -> int:
         """Number of prunable sites."""
         return len(self.sites)
+
+    def __str__(self) -> str:
+        """A table of one page: the sites, and what is left whole."""
+        return sites_table(self)
+
+    def __repr__(self) -> str:
+        """The sites in one line: their number, and the number of their units."""
+        name = [self.model_name] if self.model_name else []
+        numbers = [counted(len(self), "site"), counted(sum(site.width for site in self.values()), "unit")]
+        return f"Sites({', '.join([*name, *numbers, f'{len(self.refused):,} left whole'])})"

@@ -41,7 +41,7 @@ from scionet.network.surgery.cut import cut
 
 
 class Mixed(nn.Module):
-    """BatchNorm, grouped and depthwise convolution, a residual stream, a table that is no parameter, flatten."""
+    """BatchNorm, grouped and depthwise convolution, a residual stream, a buffer outside the state dict, flatten."""
 
     def __init__(self, classes: int = 5) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Tied(nn.Module):
 
 
 class Stranger(nn.Linear):
-    """A layer with state that is no tensor of its own."""
+    """A layer with state that is not a tensor."""
 
     def get_extra_state(self) -> Tensor:
         return torch.zeros(1)
@@ -91,7 +91,7 @@ class Stranger(nn.Linear):
 
 
 def randomised(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Eval mode; every tensor of floating-point numbers drawn anew."""
+    """Eval mode; every floating-point tensor with new random values."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in state_of(model).items():
@@ -143,7 +143,7 @@ def example_of(name: str) -> Tensor:
 
 @cache
 def pruned_of(name: str, seed: int = 0) -> Made:
-    """A pruned network; tests leave it as it is."""
+    """A pruned network, shared by the tests, which do not change it."""
     model = randomised(MAKERS[name][0](), seed)
     sites = discover(model, example_of(name))
     plan = plan_of(sites)
@@ -255,7 +255,7 @@ def test_network_with_more_ties_than_the_file_is_refused(tmp_path: Path) -> None
     sites = discover(model, example_of("tied"))
     plan = plan_of(sites)
     path = save_pruned(tmp_path / "net.safetensors", cut(model, plan, sites), plan, sites)
-    with pytest.raises(CheckpointError, match=r"late\.weight and last\.weight are tied, in the file apart"):
+    with pytest.raises(CheckpointError, match=r"late\.weight and last\.weight are tied here and separate in the file"):
         load_pruned(path, Tied().tie())
 
 
@@ -317,7 +317,7 @@ def test_flags_and_mode_are_those_of_the_instance(tmp_path: Path) -> None:
     assert all(p.requires_grad for p in load_pruned(path, Mixed()).parameters())
 
 
-def test_loaded_network_does_not_hang_on_the_file(saved: Path) -> None:
+def test_loaded_network_does_not_depend_on_the_file(saved: Path) -> None:
     loaded = load_pruned(saved, Mixed)
     before = hash_tensors(state_of(loaded))
     with saved.open("r+b") as file:
@@ -438,7 +438,7 @@ def test_registry_must_not_read_other_files(tmp_path: Path) -> None:
         (None, CheckpointError, r"names no factory; pass model, a fresh instance of .*Mixed"),
         ("scionet:resnet21", InvalidSetting, "resnet20"),
         ("scionet:resnet20", CheckpointError, "another architecture"),
-        ("collections:OrderedDict", UnsupportedModel, "made a OrderedDict"),
+        ("collections:OrderedDict", UnsupportedModel, "returned a OrderedDict"),
     ],
 )
 def test_factory_that_does_not_help(factory: str | None, error: type[Exception], message: str, tmp_path: Path) -> None:
@@ -492,10 +492,10 @@ def test_every_changed_byte_is_noticed(saved: Path) -> None:
     [
         ({"format_version": 2}, r"has format version 2; this scionet reads up to 1: pip install -U scionet"),
         ({"format_version": 2, "plan": None, "new": 1}, r"format version 2"),
-        ({"format_version": "1"}, "no file of a pruned network"),
-        ({"plan": {}}, "no file of a pruned network"),
-        ({"tensors": {"stem.weight": 3}}, "no file of a pruned network"),
-        ({"new": 1}, "no file of a pruned network"),
+        ({"format_version": "1"}, "not a file of a pruned network"),
+        ({"plan": {}}, "not a file of a pruned network"),
+        ({"tensors": {"stem.weight": 3}}, "not a file of a pruned network"),
+        ({"new": 1}, "not a file of a pruned network"),
     ],
 )
 def test_other_formats_are_refused(
@@ -546,8 +546,8 @@ def test_missing_and_additional_tensors_are_refused(saved: Path) -> None:
     ("make", "message"),
     [
         (lambda: Mixed(7), r"linear\.bias is \(7,\), in the file \(5,\); linear\.weight is \(7, 128\), in the file"),
-        (digits_cnn, r"given DigitsNet is of another architecture .*; and \d+ more"),
-        (lambda: Stranger(1, 1), "_extra_state is in its state dict, but no tensor"),
+        (digits_cnn, r"given DigitsNet has another architecture .*; and \d+ more"),
+        (lambda: Stranger(1, 1), "_extra_state is in its state dict, but is not a tensor"),
         (lambda: pruned_of("mixed")[0], r"back\.bias is \(4,\), in the file \(8,\).*fresh, unpruned instance"),
     ],
 )
@@ -573,7 +573,7 @@ def test_networks_without_memory_are_refused(saved: Path) -> None:
 
 
 def test_model_must_be_a_network(saved: Path) -> None:
-    with pytest.raises(InvalidSetting, match=r"torch\.nn\.Module or a function that makes one; given 'Mixed'"):
+    with pytest.raises(InvalidSetting, match=r"torch\.nn\.Module or a function that returns one; given 'Mixed'"):
         load_pruned(saved, lambda: "Mixed")  # pyright: ignore[reportArgumentType]
 
 
@@ -705,9 +705,13 @@ def complex_numbers() -> Made:
     ("make", "error", "message"),
     [
         (dense, CheckpointError, r"plan and weights disagree \(back\.bias is \(8,\), by the plan \(4,\)"),
-        (other_architecture, CheckpointError, r"only in one of network and sites.*give what cut\(\) made"),
+        (
+            other_architecture,
+            CheckpointError,
+            r"in the network or in the sites but not in both.*give the network that cut\(\) returned",
+        ),
         (other_plan, InvalidSetting, "no such site"),
-        (other_state, CheckpointError, r"1\._extra_state.*neither parameter nor buffer"),
+        (other_state, CheckpointError, r"1\._extra_state.*neither a parameter nor a buffer"),
         (complex_numbers, CheckpointError, "complex128"),
     ],
 )

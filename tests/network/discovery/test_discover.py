@@ -1,4 +1,4 @@
-"""discover on small networks: the sites known by hand, what is refused and why, and the network left as it was."""
+"""discover on small networks: sites known by hand, refusals with their reasons, and no change of the network."""
 
 import re
 from collections.abc import Callable
@@ -59,7 +59,7 @@ def subsets(width: int) -> list[list[int]]:
 
 
 def test_layers_without_parameters_of_their_own() -> None:
-    """torchvision's FrozenBatchNorm2d keeps buffers alone and is written with tensor operations."""
+    """torchvision's FrozenBatchNorm2d has buffers only and is written with tensor operations."""
     import_torchvision()
     from torchvision.ops import FrozenBatchNorm2d
 
@@ -94,7 +94,7 @@ def described(sites: Sites) -> list[tuple[Any, ...]]:
     ]
 
 
-# -- what a site says ------------------------------------------------------------------------------------------------
+# -- attributes of sites ---------------------------------------------------------------------------------------------
 
 
 def test_slots_of_a_flattened_input() -> None:
@@ -194,7 +194,7 @@ def test_refusals_name_the_module_and_say_what_to_do() -> None:
 
 def test_a_size_written_into_a_forward_is_named_with_its_error() -> None:
     refusal = next(r for r in discover(CASES["hard-coded view"].make(), image()).refused if r.site == "b")
-    assert "trial cut failed (shape '[-1, 384]' is invalid" in refusal.advice
+    assert "provisional cut failed (shape '[-1, 384]' is invalid" in refusal.advice
     assert "take it from the tensor's shape" in refusal.advice
 
 
@@ -237,7 +237,7 @@ class Output:
 
 
 @pytest.mark.parametrize("wrap", [Output, lambda t: {"x": [t]}, lambda t: (None, (t,))])
-def test_outputs_in_any_nest_are_protected(wrap: Callable[[Tensor], Any]) -> None:
+def test_outputs_in_any_nested_structure_are_protected(wrap: Callable[[Tensor], Any]) -> None:
     model = Net(lambda m, x: wrap(m.b(relu(m.a(x)))), a=conv(3, 4), b=conv(4, 2))
     sites = discover(model, image())
     assert list(sites) == ["a"]

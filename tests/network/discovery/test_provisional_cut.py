@@ -1,4 +1,4 @@
-"""Trial cuts: what only shows when a network is really cut is refused."""
+"""Provisional cuts: sites whose problem shows only when the network is cut are refused."""
 
 from typing import Any
 from weakref import WeakSet
@@ -25,11 +25,11 @@ def test_one_of_two_sites_that_only_fail_together_is_refused() -> None:
     model = Net(forward, a=conv(3, 6), b=conv(3, 6), c=conv(12, 5), d=conv(5, 2))
     sites = discover(model, image())
     assert list(sites) == ["a", "c"]
-    assert {r.site: r.operation for r in sites.refused} == {"b": "trial cut", "d": "output"}
+    assert {r.site: r.operation for r in sites.refused} == {"b": "provisional cut", "d": "output"}
 
 
-def test_a_branch_that_is_switched_off_is_tried_all_the_same() -> None:
-    """The width is in the values alone, behind a BatchNorm that starts at zero as in many residual networks."""
+def test_a_branch_behind_a_zero_scale_is_cut_provisionally_too() -> None:
+    """A wrong width changes the values only, behind a BatchNorm that starts at zero as in many residual networks."""
 
     def forward(m: Any, x: Tensor) -> Tensor:
         y = relu(m.a(x))
@@ -45,14 +45,14 @@ def test_a_branch_that_is_switched_off_is_tried_all_the_same() -> None:
     assert "differs from the masked one" in next(r.advice for r in sites.refused if r.site == "a")
 
 
-def test_copies_that_failed_are_let_go() -> None:
-    """Errors know the frames that they went through, and these the copy: of a large network none may be kept."""
+def test_failed_copies_are_released() -> None:
+    """An error refers to its frames, and they refer to the copy: no error may be kept, or memory runs out."""
     alive, most = WeakSet[nn.Module](), 0
 
-    class Watched(nn.Module):
-        def __new__(cls, *_: object) -> "Watched":
-            alive.add(made := super().__new__(cls))
-            return made
+    class Counted(nn.Module):
+        def __new__(cls, *_: object) -> "Counted":
+            alive.add(instance := super().__new__(cls))
+            return instance
 
         def __init__(self) -> None:
             super().__init__()
@@ -65,6 +65,6 @@ def test_copies_that_failed_are_let_go() -> None:
                 x = second(relu(first(x)).view(-1, 8)) + x
             return x
 
-    with pytest.raises(UnsupportedModel, match="trial cut"):
-        discover(Watched(), torch.randn(2, 8))
+    with pytest.raises(UnsupportedModel, match="provisional cut"):
+        discover(Counted(), torch.randn(2, 8))
     assert most <= 3

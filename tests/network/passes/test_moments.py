@@ -52,8 +52,8 @@ def test_patches_are_those_of_unfold(name: str) -> None:
     layer = nn.Conv2d(3, 4, dtype=WIDE, **SETTINGS[name])
     x = torch.randn(2, 3, 7, 9, dtype=WIDE)
     columns = functional.unfold(x, layer.kernel_size, layer.dilation, layer.padding, layer.stride)  # pyright: ignore
-    taps = int(np.prod(layer.kernel_size))
-    by_channel = columns.unflatten(1, (3, taps))  # (batch, channels, taps, positions)
+    kernel = int(np.prod(layer.kernel_size))
+    by_channel = columns.unflatten(1, (3, kernel))  # (batch, channels, kernel, positions)
     expected = by_channel.permute(0, 3, 2, 1).flatten(2).flatten(0, 1)
     assert torch.equal(input_rows(stop_at(layer, x), None), expected)
 

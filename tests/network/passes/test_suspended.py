@@ -49,7 +49,7 @@ def seen(
     memory_bytes: float = ROOMY,
     passes_per_batch: int = 1,
 ) -> list[tuple[str | None, list[Tensor]]]:
-    """At every step the consumer, and what its walks receive there: for each batch, for each walk."""
+    """At every step the consumer and the inputs that it receives: for each batch, for each of its passes."""
     out: list[tuple[str | None, list[Tensor]]] = []
     arrived: list[Tensor] = []
     with suspended_passes(model, inputs, stops_of(model), passes_per_batch, memory_bytes) as passes:
@@ -61,10 +61,10 @@ def seen(
 
 
 def plain(model: nn.Module, inputs: Sequence[Tensor], factor: float = 1.0) -> list[tuple[str, list[Tensor]]]:
-    """The oracle: what the consumers receive in plain forward passes in which their outputs are multiplied."""
+    """The oracle: the inputs of the consumers in plain forward passes in which their outputs are multiplied."""
     calls: list[list[tuple[str, Tensor]]] = []
 
-    def watch(name: str) -> Callable[..., Tensor]:
+    def recording(name: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:
             calls[-1].append((name, args[0].clone()))
             return factor * out
@@ -72,7 +72,8 @@ def plain(model: nn.Module, inputs: Sequence[Tensor], factor: float = 1.0) -> li
         return hook
 
     hooks = [
-        model.get_submodule(name.removesuffix(".weight")).register_forward_hook(watch(name)) for name in stops_of(model)
+        model.get_submodule(name.removesuffix(".weight")).register_forward_hook(recording(name))
+        for name in stops_of(model)
     ]
     with torch.no_grad():
         for batch in inputs:
@@ -138,14 +139,14 @@ def test_linear_maps_see_rows() -> None:
 
 
 @pytest.mark.parametrize("make", NETS)
-def test_waiting_on_disk_changes_no_bit(make: Callable[[], Net]) -> None:
+def test_spilling_changes_no_bit(make: Callable[[], Net]) -> None:
     model = network(make)
     in_memory, on_disk = (seen(model, batches(3), memory_bytes=limit) for limit in (ROOMY, NOTHING))
     for (_, some), (_, others) in zip(in_memory, on_disk, strict=True):
         assert all(torch.equal(a, b) for a, b in zip(some, others, strict=True))
 
 
-def test_two_abreast_go_their_own_ways() -> None:
+def test_two_passes_of_a_batch_are_independent() -> None:
     model = network(residual)
 
     def answer(present: tuple[Stop, ...]) -> list[Tensor]:
@@ -157,7 +158,7 @@ def test_two_abreast_go_their_own_ways() -> None:
         assert_same([(name, inputs[1::2]) for name, inputs in found], plain(model, batches(2), factor=3.0))
 
 
-def test_shortcuts_are_what_will_be_added() -> None:
+def test_shortcuts_are_the_tensors_that_will_be_added() -> None:
     model = network(residual)
     x = batches(1)[0]
     with torch.no_grad():
@@ -190,7 +191,7 @@ def test_a_consumer_can_be_run_with_another_weight(make: Callable[[], Net]) -> N
 # -- memory ----------------------------------------------------------------------------------------------------------
 
 
-def test_resting_activations_leave_the_memory() -> None:
+def test_spilled_activations_free_their_memory() -> None:
     model = network(residual)
     stops: list[Stop] = []
     with suspended_passes(model, batches(3), stops_of(model), memory_bytes=NOTHING) as passes:
@@ -202,7 +203,7 @@ def test_resting_activations_leave_the_memory() -> None:
         assert all(stop.inputs.untyped_storage().nbytes() > 0 for stop in stops)
 
 
-def test_weights_never_leave_the_memory() -> None:
+def test_weights_are_never_spilled() -> None:
     model = network(residual)
     before = hash_tensors(state_of(model))
     with suspended_passes(model, batches(2), stops_of(model), memory_bytes=NOTHING) as passes:
@@ -212,7 +213,7 @@ def test_weights_never_leave_the_memory() -> None:
 
 @pytest.fixture
 def quick_collector() -> Iterator[None]:
-    """Let the garbage collector look at new objects alone."""
+    """Restrict the garbage collector to new objects."""
     gc.collect()
     gc.freeze()
     yield
@@ -227,7 +228,7 @@ def live_bytes() -> int:
 
 
 def peak(count: int, memory_bytes: float) -> int:
-    """Largest number of live bytes at any consumer when so many batches are walked."""
+    """Largest number of live bytes at any consumer, with `count` batches."""
     model = network(residual)
     most = 0
 
@@ -248,11 +249,11 @@ def peak(count: int, memory_bytes: float) -> int:
 def test_memory_does_not_grow_with_the_number_of_batches() -> None:
     activation = 2 * 6 * 8 * 8 * 8
     assert peak(12, NOTHING) <= peak(3, NOTHING) + activation / 2
-    assert peak(12, ROOMY) >= peak(3, ROOMY) + 8 * activation  # the measure does see what stays
+    assert peak(12, ROOMY) >= peak(3, ROOMY) + 8 * activation  # the measurement does include activations in memory
 
 
 def test_the_memory_limit_is_kept() -> None:
-    """Activations up to the limit stay, the others wait on disk."""
+    """Activations up to the limit stay in memory, the others are spilled."""
     model = network(residual)
     one = 2 * 3 * 8 * 8 * 8 + 2 * 6 * 8 * 8 * 8  # an input and a stream
     stops: list[Stop] = []
@@ -270,7 +271,7 @@ def test_the_callers_inputs_are_untouched() -> None:
         assert all(torch.equal(a, b) for a, b in zip(given, batches(2), strict=True))
 
 
-# -- how it ends -----------------------------------------------------------------------------------------------------
+# -- the end ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -283,7 +284,7 @@ def no_threads_left() -> Iterator[None]:
 @pytest.mark.usefixtures("no_threads_left")
 @pytest.mark.parametrize("memory_bytes", [ROOMY, NOTHING])
 @pytest.mark.parametrize("steps", [0, 1, 2])
-def test_passes_can_be_left_where_they_are(steps: int, memory_bytes: float) -> None:
+def test_passes_can_be_ended_at_any_stop(steps: int, memory_bytes: float) -> None:
     model = network(residual)
     with suspended_passes(model, batches(3), stops_of(model), 2, memory_bytes) as passes:
         for _ in range(steps):
@@ -331,7 +332,7 @@ def test_errors_of_the_network_reach_the_caller() -> None:
 @pytest.mark.usefixtures("no_threads_left")
 @pytest.mark.parametrize("early", [True, False])
 def test_control_flow_that_depends_on_data_is_refused(early: bool) -> None:
-    """Another consumer, or none any more."""
+    """A batch that reaches another consumer, or no further one, than the others."""
 
     def forward(m: Any, x: Tensor) -> Tensor:
         x = m.b(relu(m.a(x)))

@@ -1,4 +1,4 @@
-"""A network called with several sets of other tensors, against one call each."""
+"""Variants of a network against one call for each."""
 
 import pytest
 import torch
@@ -25,8 +25,8 @@ def test_outputs_are_those_of_one_call_for_each_change(name, monkeypatch):
     changes = [*changed(model, names), {}, {k: v for change in changed(model, names[::2]) for k, v in change.items()}]
     (batch,) = subject.batches(1, 7)
     before = {key: tensor.clone() for key, tensor in state_of(model).items()}
-    monkeypatch.setattr(variants, "_called", None)  # so that it cannot take the long way
-    monkeypatch.setattr(variants, "_ELEMENTS", 1)  # parts of four examples, and of three
+    monkeypatch.setattr(variants, "_called", None)  # a call for each change would now fail
+    monkeypatch.setattr(variants, "_INPUT_ENTRIES", 1)  # parts of four examples, and of three
     found = [torch.cat(outputs) for outputs in zip(*run_variants(model, changes, batch), strict=True)]
     with torch.no_grad():
         for change, outputs in zip(changes, found, strict=True):
@@ -35,7 +35,7 @@ def test_outputs_are_those_of_one_call_for_each_change(name, monkeypatch):
 
 
 class Layers(nn.Module):
-    """Counts its operations, and stops early where the data say so."""
+    """Counts its calls; a branching one stops early, depending on the data."""
 
     def __init__(self, branching: bool) -> None:
         super().__init__()
@@ -76,5 +76,5 @@ def test_operations_before_a_change_are_not_run_again():
     parts = run_variants(model, changes, torch.cat([batch, batch]))
     with Count():
         list(parts)
-    # the call recorded, compared (recorded and plain), then the dense walk with its two variants of 5 and 1 layers
+    # the call recorded, compared (recorded and plain), then the dense run with its two variants of 5 and 1 layers
     assert len(counted) == 3 * 6 + 6 + 5 + 1

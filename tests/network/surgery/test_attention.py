@@ -1,4 +1,4 @@
-"""Attention with fewer heads: the module that takes the place of torch's, and the sizes that others record."""
+"""Attention with fewer heads: the module that replaces torch's, and the sizes that other modules record."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def attention(**settings: Any) -> nn.MultiheadAttention:
 
 
 def ours(theirs: nn.MultiheadAttention) -> nn.MultiheadAttention:
-    """The same parameters in our module, no head gone."""
+    """The same parameters in our module, with all heads."""
     theirs.__class__ = SelfAttention
     return theirs
 
@@ -78,7 +78,7 @@ def test_gradients_and_dropout_in_training() -> None:
 
 
 def test_a_layer_of_torch_runs_alike_with_and_without_gradients() -> None:
-    """Without gradients it would take a fused kernel that knows nothing of missing heads."""
+    """Without gradients, torch would run a fused kernel that assumes the original number of heads."""
     model = nn.TransformerEncoderLayer(WIDTH, 4, 16, batch_first=True, dtype=torch.float64).eval()
     x = torch.randn(2, LENGTH, WIDTH, dtype=torch.float64)
     pruned = cut(model, plan_of(sites := discover(model, x), {"self_attn": [0, 3]}), sites)
@@ -99,7 +99,7 @@ def test_modules_count_their_heads() -> None:
 
 
 def test_query_heads_that_share_a_key_are_counted_together() -> None:
-    """The innermost module with as many heads as the site has units is the one."""
+    """The innermost module with as many heads as the site has units is updated."""
     outer, inner, query = nn.Module(), nn.Module(), nn.Linear(4, 4)
     inner.num_heads, inner.num_kv_heads, inner.kv_dim, inner.scale = 6, 3, 12, 0.5  # type: ignore[assignment]
     outer.num_heads, outer.inner, inner.query = 3, inner, query  # type: ignore[assignment]

@@ -335,7 +335,7 @@ def magnifying() -> Net:
     )
 
 
-def test_rounding_that_the_network_magnifies_is_told_from_a_wrong_cut() -> None:
+def test_magnified_rounding_is_distinguished_from_a_wrong_cut() -> None:
     torch.manual_seed(0)
     model, x = randomise(magnifying()).float(), image()
     with torch.no_grad():

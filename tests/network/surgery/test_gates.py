@@ -1,4 +1,4 @@
-"""Gated networks against the definition: what a unit gives to each consumer is multiplied by its gate."""
+"""Gated networks against the definition: the output of a unit is multiplied by its gate at every consumer."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -164,8 +164,8 @@ def test_masked_tensors_are_the_plan_and_its_refits() -> None:
 @pytest.mark.parametrize(
     ("choice", "text"),
     [
-        (Choice("stem", 4, (0,), (1.0,)), "among 4 units of site 'stem'; this network has 6 there; use the plan with"),
-        (Choice("layer9", 4, (0,), (1.0,)), "among 4 units of site 'layer9'; this network has no such site; use the"),
+        (Choice("stem", 4, (0,), (1.0,)), "4 units at site 'stem'; this network has 6 units there; use the plan with"),
+        (Choice("layer9", 4, (0,), (1.0,)), "4 units at site 'layer9'; this network has no such site; use the"),
     ],
 )
 def test_a_plan_of_another_network_is_an_error(choice: Choice, text: str) -> None:

@@ -1,7 +1,7 @@
 """The operations of a network as they can be run again at other widths, one for each that is distinct by its shapes.
 
-In one watched forward pass every tensor argument of every operation says which of its dimensions shrink with which
-sites: its planes of labels know (see
+In one traced forward pass every tensor argument of every operation says which of its dimensions shrink with which
+sites: its planes of tags know (see
 `scionet.network.discovery.tracing`). So nothing here knows what a convolution is, except that its groups shrink with
 its channels.
 """
@@ -20,7 +20,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from scionet.network.calling import Batch, place_of
 from scionet.network.discovery import rules
-from scionet.network.discovery.tracing import Call, Trace, varying, watch
+from scionet.network.discovery.tracing import Call, Trace, trace_forward, varying
 from scionet.network.sites import Sites
 
 STEP = 8
@@ -153,13 +153,13 @@ def operations(model: nn.Module, batch: Batch, sites: Sites) -> Uses:
         sites: Its sites.
     """
     recorder = _OperationRecorder(sites)
-    watch(model, batch, recorder)
+    trace_forward(model, batch, recorder)
     with torch.no_grad():
         return {kernel: calls for kernel, calls in recorder.uses.items() if kernel.runs(place_of(model)[0])}
 
 
 class _OperationRecorder:
-    """A rule for `watch` that writes down what it sees before it applies the rules of the network room."""
+    """A rule for `trace_forward` that writes down what it sees before it applies the rules of the network room."""
 
     def __init__(self, sites: Sites) -> None:
         self.uses: dict[Kernel, list[tuple[Axis, ...]]] = {}
@@ -201,7 +201,7 @@ class _OperationRecorder:
         return found
 
     def _owners(self, trace: Trace) -> np.ndarray:
-        """Position of the site that every label belongs to, -1 where it belongs to none."""
+        """Position of the site that every tag belongs to, -1 where it belongs to none."""
         if self._owner is None:
             first = {(block.tensor, block.dim): block.first for block in trace.blocks}
             self._owner = np.full(max(block.first + block.size for block in trace.blocks), -1)

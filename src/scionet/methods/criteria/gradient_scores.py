@@ -1,7 +1,8 @@
 """Scores from the gradient of the task loss with respect to a gate on each unit.
 
 A gate z = 1 multiplies what a unit contributes to every consumer. The derivative of the loss with respect to it is
-the sum of theta * dL/dtheta over the weights that it multiplies, so one backward pass per batch scores all units of all sites.
+the sum of theta * dL/dtheta over the weights that it multiplies, so one backward pass per batch scores all units of all
+sites.
 """
 
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,8 @@
-"""A pruned network in one file: safetensors with a JSON plan in its metadata. No pickle, no tracing, no data.
+"""Saving and loading a pruned network: one safetensors file with the plan as JSON in its metadata, without pickle.
 
-The file holds every parameter and buffer of the pruned network (tied ones once), and the manifest: which entries of
-which dense tensors these are. A fresh instance of the original class plus the file is the pruned network.
+The file contains every parameter and buffer of the pruned network (tied ones once) and a manifest, which lists the
+entries of the dense tensors that were kept. To load it, a fresh instance of the original class is needed, but neither a
+forward pass nor data.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,7 +28,7 @@ from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 
 REGISTRIES = ("scionet", "timm", "torchvision")
-"""Sources of factories that can be named in a file without running code of the file's author."""
+"""Sources of factories that can be called without running code that the file chooses."""
 _WRITER = "save_pruned"
 
 
@@ -43,17 +44,17 @@ def save_pruned(
     extra: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Save a pruned network, fine-tuned or not, as one ``.safetensors`` file. It is written whole or not at all.
+    """Save a pruned network, fine-tuned or not, as one ``.safetensors`` file. It is written completely or not at all.
 
     Args:
         path: The file; its name ends in ``.safetensors``.
-        pruned: What `cut` made of the dense network.
+        pruned: The network that `cut` returned, or a fine-tuned one of the same structure.
         plan: The plan that it was cut to.
         sites: The dense network's sites.
-        factory: What makes the dense network, as `scionet.models.factory.build` takes it (``timm:NAME``,
-            ``torchvision:NAME``, ``scionet:NAME``, ``package.module:function``), so that the file can be loaded alone.
-        factory_kwargs: Arguments of the factory, JSON-able. Weights need not be among them: the file has them.
-        example_inputs: What the network is called on; shapes and types are recorded.
+        factory: The factory of the dense network as `scionet.models.factory.build` takes it (``timm:NAME``,
+            ``torchvision:NAME``, ``scionet:NAME``, ``package.module:function``). With it, `load_pruned` needs no model.
+        factory_kwargs: Arguments of the factory, JSON-able. They need no pretrained weights: the file has the weights.
+        example_inputs: Inputs of the network; their shapes and types are recorded.
         extra: Anything else to record, JSON-able.
         overwrite: Whether an existing file may be replaced.
 
@@ -61,13 +62,13 @@ def save_pruned(
         The path.
 
     Raises:
-        CheckpointError: If the file exists or cannot be written, if `pruned` is not what the plan makes, or if it holds
-            state that no safetensors file can.
-        InvalidSetting: If `path` or `factory` is malformed, or the plan is of another network.
+        CheckpointError: If the file exists or cannot be written, if the shapes of `pruned` are not those of the plan,
+            or if it has state that safetensors cannot store.
+        InvalidSetting: If `path` or `factory` is malformed, or the plan belongs to another network.
     """
     if factory is not None and not all(factory.partition(":")):
         raise InvalidSetting(
-            f"factory must be timm:NAME, torchvision:NAME or package.module:function; given {factory!r}"
+            f"factory must be timm:NAME, torchvision:NAME, scionet:NAME or package.module:function; given {factory!r}"
         )
     with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
         names, tied, kept = layout(pruned, plan, sites)
@@ -99,34 +100,34 @@ def save_tuned(
     extra: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> Path:
-    """Save a pruned network that was loaded from a file and has learnt since, with the plan and all else of that file.
+    """Save a network that was loaded from a file and fine-tuned, with the plan and the other records of that file.
 
     Args:
         path: The file; its name ends in ``.safetensors``.
-        tuned: What `load_pruned` made of `source`, with other weights.
-        source: The file it came from.
-        extra: What to record besides, JSON-able; keys that are there already are replaced.
+        tuned: The network that `load_pruned` returned for `source`, with other weights.
+        source: The file that it was loaded from.
+        extra: Further records, JSON-able; they replace those of `source` under the same keys.
         overwrite: Whether an existing file may be replaced.
 
     Returns:
         The path.
 
     Raises:
-        CheckpointError: If `source` is no file of a pruned network, `tuned` is of another structure, or the file exists
-            or cannot be written.
+        CheckpointError: If `source` is not a file of a pruned network, `tuned` has another structure, or the file
+            exists or cannot be written.
         InvalidSetting: If `path` is malformed.
     """
     with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
         manifest = _manifest(source)
         tensors = _stored(tuned, manifest.pruned_shapes.keys() & state_of(tuned).keys())
         refuse_disagreement("the given network", manifest, tensors)
-        renewed = replace(
+        updated = replace(
             manifest,
             weights_hash=hash_tensors(tensors),
             versions=_versions(),
             extra={**manifest.extra, **(extra or {})},
         )
-        temporary.write_bytes(_serialised(tensors, renewed))
+        temporary.write_bytes(_serialised(tensors, updated))
     return Path(path)
 
 
@@ -139,23 +140,23 @@ def load_pruned(
 ) -> nn.Module:
     """Load a pruned network into a fresh instance of its original class.
 
-    Nothing is unpickled, traced or run. Types of numbers are those of the file, devices and `requires_grad` those of
-    the instance. A fresh instance is in train mode: call ``.eval()`` before use.
+    Nothing is unpickled, traced or run. Floating-point types are those of the file; devices and `requires_grad` are
+    those of the instance. A fresh instance is in training mode: call ``.eval()`` before use.
 
     Args:
-        path: What `save_pruned` wrote.
-        model: An instance of the original (dense) class, changed in place, or what makes one when it is called
-            without arguments. Without it, the factory named in the file makes it.
+        path: A file that `save_pruned` wrote.
+        model: An instance of the original (dense) class, which is changed in place, or a function without arguments
+            that returns one. Without it, the factory named in the file is called.
         strict: Whether to refuse tensors that are not, bit for bit, those that were saved with this plan.
-        trust_factory: Whether to import and call a factory ``package.module:function`` that the file names: that runs
-            code. Those of timm, torchvision and scionet need no trust.
+        trust_factory: Whether to import and call a factory ``package.module:function`` that the file names, which runs
+            any code. Factories of timm, torchvision and scionet need no trust.
 
     Returns:
         The instance, now pruned.
 
     Raises:
         CheckpointError: If the file is missing, damaged, of a newer format or of another architecture; if its plan and
-            its weights disagree; or if neither `model` nor a trusted factory is there. `model` is then as it was.
+            its weights disagree; or if there is neither `model` nor a trusted factory. `model` is not changed then.
         InvalidSetting: If the recorded factory is unknown.
         UnsupportedModel: If the package of the recorded factory is not installed.
     """
@@ -172,17 +173,17 @@ def load_pruned(
     elif not isinstance(model, nn.Module):
         model = model()
     if not isinstance(model, nn.Module):
-        raise InvalidSetting(f"model must be a torch.nn.Module or a function that makes one; given {model!r}")
+        raise InvalidSetting(f"model must be a torch.nn.Module or a function that returns one; given {model!r}")
     refuse_other_architecture(path, manifest, model)
     fill(model, manifest, tensors)
     return model
 
 
 def dense_network(path: str | Path, *, trust_factory: bool = False) -> nn.Module:
-    """A dense network of the kind that a file of a pruned network was made of, with weights that say nothing.
+    """A dense network from the factory that a file of a pruned network names, with untrained weights.
 
     Args:
-        path: What `save_pruned` wrote.
+        path: A file that `save_pruned` wrote.
         trust_factory: As in `load_pruned`.
 
     Raises:
@@ -197,7 +198,7 @@ def dense_network(path: str | Path, *, trust_factory: bool = False) -> nn.Module
     source = manifest.factory.partition(":")[0]
     if not trust_factory and (source not in REGISTRIES or "checkpoint_path" in kwargs):
         raise CheckpointError(
-            f"{path} asks for {manifest.factory} with the arguments {kwargs}, which can run any code. Pass "
+            f"{path} names the factory {manifest.factory} with the arguments {kwargs}, which can run any code. Pass "
             f"trust_factory=True if you trust the file, or model, a fresh instance of {manifest.model}"
         )
     if source != "torchvision" and "pretrained" in kwargs:
@@ -206,7 +207,7 @@ def dense_network(path: str | Path, *, trust_factory: bool = False) -> nn.Module
 
 
 def read_plan(path: str | Path) -> Plan:
-    """The plan in a file of a pruned network, without replacement tensors.
+    """The plan in a file of a pruned network; its replacement tensors are in the weights.
 
     Raises:
         CheckpointError: If the file is missing, damaged or of a newer format.
@@ -215,7 +216,7 @@ def read_plan(path: str | Path) -> Plan:
 
 
 def recorded_inputs(path: str | Path) -> Batch | None:
-    """Zeros in the form of the example inputs of a pruned network's file; None if none were recorded.
+    """Zeros in the shapes and types of the recorded example inputs; None if none were recorded.
 
     Raises:
         CheckpointError: If the file is missing, damaged or of a newer format.
@@ -225,7 +226,7 @@ def recorded_inputs(path: str | Path) -> Batch | None:
 
 
 def describe(path: str | Path) -> dict[str, Any]:
-    """What a file of a pruned network holds, as JSON-able values for a person to read.
+    """The contents of a file of a pruned network in JSON-able values, without the tensors.
 
     Raises:
         CheckpointError: If the file is missing, damaged or of a newer format.
@@ -253,7 +254,7 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 
 def _stored(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    """Copies of some tensors of a network, on the processor."""
+    """Contiguous copies of the named tensors of a network on the CPU."""
     state = state_of(network)
     return {n: state[n].detach().to("cpu").clone(memory_format=torch.contiguous_format) for n in names}
 
@@ -263,10 +264,10 @@ def _versions() -> dict[str, str]:
 
 
 def _serialised(tensors: dict[str, Tensor], manifest: Manifest) -> bytes:
-    """The file.
+    """The bytes of the file.
 
     Raises:
-        CheckpointError: If a tensor or a record is of a kind that it cannot hold.
+        CheckpointError: If a tensor or a record cannot be stored.
     """
     metadata = manifest.to_metadata()
     try:
@@ -287,5 +288,5 @@ def _manifest(path: str | Path) -> Manifest:
 def _own_version() -> str:
     try:
         return version("scionet")
-    except PackageNotFoundError:  # run from its sources
+    except PackageNotFoundError:  # run from a source tree that is not installed
         return "unknown"

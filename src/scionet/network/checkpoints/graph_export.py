@@ -1,4 +1,4 @@
-"""A network as an ONNX file or a torch.export program, checked against the network itself before the file is there."""
+"""Export of a network to ONNX or to a torch.export program, which is compared with the network before it is kept."""
 
 import io
 import logging
@@ -34,7 +34,7 @@ Run = Callable[[Batch], list[Tensor]]
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of file: how its name ends, how a program is written to it, and how it is run."""
+    """A file format: the suffix of its files, and functions to write and to run a program."""
 
     suffix: str
     write: Callable[[ExportedProgram, Path], None]
@@ -42,18 +42,18 @@ class Format:
 
 
 class ExportError(PruneError):
-    """A network cannot be exported, or what was exported computes something else."""
+    """A network cannot be exported, or the exported program computes something else."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was exported.
+    """The result of an export.
 
     Attributes:
         path: The file.
         size_bytes: Its size.
-        batch_sizes: The batch sizes on which it was compared with the network; empty if it was not.
-        difference: Largest difference to the network's outputs, relative to the largest output; None if not compared.
+        batch_sizes: The batch sizes at which it was compared with the network; empty if it was not compared.
+        difference: Largest difference from the network's outputs, relative to the largest output; None if not compared.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class ExportReport:
     difference: float | None
 
     def __str__(self) -> str:
-        """The report for a person to read."""
+        """The report in one line of text."""
         sizes = " and ".join(map(str, self.batch_sizes))
         checked = "not compared" if self.difference is None else f"equal to {self.difference:.1e} at batch size {sizes}"
         return f"{self.path}: {self.size_bytes / 1e6:,.2f} MB; {checked}"
@@ -77,7 +77,7 @@ def export_onnx(
     verify: bool = True,
     overwrite: bool = False,
 ) -> ExportReport:
-    """Write a network in eval mode as one ONNX file. The model is left exactly as it was.
+    """Write a network in eval mode to one ONNX file. The model is left exactly as it was.
 
     Needs ``pip install 'scionet[export]'``.
 
@@ -85,14 +85,14 @@ def export_onnx(
         model: The network, pruned or not.
         example_inputs: A tensor, a tuple of positional or a dict of keyword arguments.
         path: The file; its name ends in ``.onnx``.
-        dynamic_batch: Whether the file takes batches of any size; otherwise only of that of the example.
-        verify: Whether to run the file in onnxruntime and compare it with the network, on the example and, if the batch
-            is dynamic, on another batch size.
+        dynamic_batch: Whether the program takes batches of any size, or only of the size of the example.
+        verify: Whether to run the file in onnxruntime and compare it with the network: on the example and, if the batch
+            is dynamic, on a batch of another size.
         overwrite: Whether an existing file may be replaced.
 
     Raises:
-        ExportError: If a package is missing, the network cannot be exported, the file cannot be written, or what it
-            computes differs from the network by more than `surgery.TOLERANCES`. Then no file is written.
+        ExportError: If a package is missing, the network cannot be exported, the file cannot be written, or its outputs
+            differ from the network's by more than `scionet.network.surgery.cut.TOLERANCES`. No file is written then.
         InvalidSetting: If `path` does not end in ``.onnx``.
     """
     for package in ("onnx", "onnxscript", *(["onnxruntime"] if verify else [])):
@@ -113,8 +113,8 @@ def export_program(
 ) -> ExportReport:
     """Write a network in eval mode as a `torch.export` program (``.pt2``). The model is left exactly as it was.
 
-    To compare it, the file is loaded again by `torch.export.load`. Arguments and errors are those of `export_onnx`, but
-    that no other package is needed and the name of the file ends in ``.pt2``.
+    Arguments and errors are those of `export_onnx`, except that the name of the file ends in ``.pt2``. No other package
+    is needed: for the comparison, the file is loaded by `torch.export.load`.
     """
     return _export(
         Format(".pt2", _write_program, _program_runner), model, example_inputs, path, dynamic_batch, verify, overwrite
@@ -122,24 +122,35 @@ def export_program(
 
 
 def _export(
-    kind: Format, model: nn.Module, example: Batch, path: str | Path, dynamic: bool, verify: bool, overwrite: bool
+    file_format: Format,
+    model: nn.Module,
+    example: Batch,
+    path: str | Path,
+    dynamic: bool,
+    verify: bool,
+    overwrite: bool,
 ) -> ExportReport:
-    """Trace the network, write the file and compare it."""
+    """Trace the network, write the file and compare it with the network."""
     sizes, difference = (), None
-    with whole_file(path, kind.suffix, overwrite=overwrite, error=ExportError) as file:
+    with whole_file(path, file_format.suffix, overwrite=overwrite, error=ExportError) as file:
         example = to_model(example, model)
         with undisturbed(model), _quiet(), _explained(model, "exported", dynamic):
-            kind.write(_traced(model, example, dynamic), file)
+            file_format.write(_traced(model, example, dynamic), file)
         if verify:
             sizes = _checked_sizes(example_count(example), dynamic)
             with undisturbed(model), _quiet(), _explained(model, "run after the export", dynamic):
-                difference = _largest_difference(model, kind.runner(file), [_resized(example, size) for size in sizes])
+                difference = _largest_difference(
+                    model, file_format.runner(file), [_resized(example, size) for size in sizes]
+                )
             _refuse_difference(model, difference)
     return ExportReport(Path(path), Path(path).stat().st_size, sizes, difference)
 
 
 def _traced(model: nn.Module, example: Batch, dynamic: bool) -> ExportedProgram:
-    """The network as a program; of a dynamic batch, two examples are traced at least: one would be taken for fixed."""
+    """The network as a program.
+
+    A dynamic batch is traced with at least two examples, since torch.export treats a size of 1 as fixed.
+    """
     batch = _resized(example, max(2, example_count(example))) if dynamic else example
     args, kwargs = as_arguments(batch)
     dims = _dynamic_dims(batch) if dynamic else None
@@ -147,23 +158,23 @@ def _traced(model: nn.Module, example: Batch, dynamic: bool) -> ExportedProgram:
 
 
 def _checked_sizes(count: int, dynamic: bool) -> tuple[int, ...]:
-    """The batch size of the example, and one that was not traced."""
+    """The batch size of the example and, if the batch is dynamic, a size that was not traced."""
     return (count, max(2, count) + 1) if dynamic else (count,)
 
 
 def _largest_difference(model: nn.Module, run: Run, batches: Iterable[Batch]) -> float:
-    """Of all outputs on all batches; not a number where an output is not."""
+    """The largest relative difference of all outputs on all batches; NaN if an output is."""
     differences = [_difference(list(tensors_of(call(model, batch))), run(batch)) for batch in batches]
-    return float(torch.stack(differences).max())  # the maximum of a tensor keeps NaN, Python's own does not
+    return float(torch.stack(differences).max())  # Tensor.max propagates NaN; the built-in max does not
 
 
 def _refuse_difference(model: nn.Module, difference: float) -> None:
-    """Compare with the tolerance of the model's type.
+    """Compare a difference with the tolerance of the model's type.
 
     Raises:
-        ExportError: If the difference is larger, or not a number.
+        ExportError: If the difference is larger, or NaN.
     """
-    # not below that of float32: ONNX has its attributes (the epsilon of BatchNorm) in float32
+    # At least the tolerance of float32: ONNX stores attributes (such as the epsilon of BatchNorm) in float32.
     allowed = max(TOLERANCES.get(place_of(model)[1], max(TOLERANCES.values())), TOLERANCES[torch.float32])
     if not difference <= allowed:
         raise ExportError(
@@ -173,19 +184,19 @@ def _refuse_difference(model: nn.Module, difference: float) -> None:
 
 
 def _write_onnx(program: ExportedProgram, file: Path) -> None:
-    """One file, weights included.
+    """Write an ONNX file that includes the weights.
 
     Raises:
-        ExportError: If the exporter gives up without an error.
+        ExportError: If the exporter returns nothing.
     """
     converted = torch.onnx.export(program, dynamo=True, verbose=False)
     if converted is None:
-        raise ExportError("the exporter of this torch made no program; upgrade torch")
+        raise ExportError("the ONNX exporter of this version of torch returned no program; upgrade torch")
     converted.save(file, external_data=False)
 
 
 def _onnx_runner(file: Path) -> Run:
-    """Calls an ONNX file by onnxruntime, on the CPU."""
+    """A function that runs an ONNX file in onnxruntime on the CPU."""
     runtime = _import("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors only
@@ -202,20 +213,20 @@ def _onnx_runner(file: Path) -> Run:
 
 
 def _write_program(program: ExportedProgram, file: Path) -> None:
-    """By way of memory, so that a full disk is an OSError."""
+    """Write a torch.export program. It is serialised in memory first, so that a full disk raises an OSError."""
     buffer = io.BytesIO()
     torch.export.save(program, buffer)
     file.write_bytes(buffer.getvalue())
 
 
 def _program_runner(file: Path) -> Run:
-    """Calls a program that was saved a moment ago."""
+    """A function that runs a saved torch.export program."""
     module = torch.export.load(file).module()
     return lambda batch: list(tensors_of(call(module, batch)))
 
 
 def _resized(batch: Batch, size: int) -> Batch:
-    """The batch with another number of examples, by leaving out or repeating."""
+    """The batch with another number of examples, some of them left out or repeated."""
     count = example_count(batch)
     rows = torch.arange(size) % count
 
@@ -227,7 +238,7 @@ def _resized(batch: Batch, size: int) -> Batch:
 
 
 def _dynamic_dims(batch: Batch) -> Any:
-    """The `dynamic_shapes` argument of torch.export: the first dimension of every tensor that has the batch there."""
+    """The `dynamic_shapes` of torch.export: dimension 0 of every tensor whose size there is the batch size."""
     count, dim = example_count(batch), torch.export.Dim("batch")
     args, kwargs = as_arguments(batch)
     if kwargs:
@@ -240,7 +251,7 @@ def _has_batch(value: Any, count: int) -> bool:
 
 
 def _difference(expected: list[Tensor], found: list[Tensor]) -> Tensor:
-    """Largest difference of any output, relative to the largest entry of that output; infinite if shapes differ."""
+    """The largest difference of any output, relative to the largest entry of that output; infinite if shapes differ."""
     if [t.shape for t in expected] != [t.shape for t in found]:
         return torch.tensor(torch.inf, dtype=torch.float64)
     wide = [(a.cpu().to(torch.float64), b.cpu().to(torch.float64)) for a, b in zip(expected, found, strict=True)]
@@ -249,7 +260,7 @@ def _difference(expected: list[Tensor], found: list[Tensor]) -> Tensor:
 
 
 def _import(package: str) -> Any:
-    """A package of the extra `export`.
+    """Import a package of the extra `export`.
 
     Raises:
         ExportError: If it is not installed.
@@ -262,7 +273,7 @@ def _import(package: str) -> Any:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """What the exporters print, log and warn about concerns their own developers."""
+    """Suppress the output, logs and warnings of the exporters, which are meant for their developers."""
     disabled = logging.root.manager.disable
     logging.disable(max(disabled, logging.WARNING))
     try:
@@ -275,16 +286,18 @@ def _quiet() -> Iterator[None]:
 
 @contextmanager
 def _explained(model: nn.Module, done: str, dynamic: bool) -> Iterator[None]:
-    """Errors of the exporters with what can be done about them.
+    """Turn errors of the exporters into errors that say what to do.
 
     Raises:
-        ExportError: For any error but those of writing, which tell what they are about themselves.
+        ExportError: For any error except `OSError` and `PruneError`, whose messages are clear already.
     """
     try:
         yield
     except (OSError, PruneError):
         raise
-    except Exception as error:  # the exporters raise all kinds
+    except Exception as error:  # the exporters raise errors of any type
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        advice = "pass dynamic_batch=False if a batch size is written into it" if dynamic else "see the error above"
+        advice = (
+            "pass dynamic_batch=False if a batch size is written into its forward" if dynamic else "see the error above"
+        )
         raise ExportError(f"{type(model).__name__} cannot be {done}: {reason}; {advice}") from error

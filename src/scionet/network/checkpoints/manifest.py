@@ -1,4 +1,4 @@
-"""What the file of a pruned network says beside its weights: one JSON text, sealed against damage."""
+"""The manifest of a pruned network's file: one JSON text in the metadata, with a checksum."""
 
 import hashlib
 import json
@@ -11,31 +11,32 @@ from torch import Tensor
 
 from scionet.errors import CheckpointError
 from scionet.network.calling import Batch, as_arguments
+from scionet.network.phrases import counted
 from scionet.network.plan import Plan
 
 FORMAT_VERSION = 1
-"""Raised when a file can no longer be read by the code of the version before."""
+"""Incremented when code of the version before can no longer read the files."""
 
-_TEXT, _SEAL = "scionet", "scionet_sha256"
+_TEXT, _CHECKSUM = "scionet", "scionet_sha256"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Manifest:
-    """All that a file of a pruned network says beside its weights.
+    """Everything in the file of a pruned network except the weights.
 
     Attributes:
-        plan: What stayed, without replacement tensors.
+        plan: The plan, without replacement tensors.
         shapes: Dense shape of every tensor of the network, by name.
-        kept: Per tensor and dimension that shrank, the entries of the dense tensor that stayed, ascending.
-        tied: Names of tensors that are stored under another name, and that name.
+        kept: Per tensor and dimension that shrank, the kept entries of the dense tensor, ascending.
+        tied: For every tensor that is stored under the name of another, that name.
         dense_hash: Hash of the dense network's state.
         weights_hash: Hash of the stored tensors.
         model: Module and qualified name of the network's class.
-        factory: Text that names the factory of the dense network, if one was given.
+        factory: The factory of the dense network as `scionet.models.factory.build` takes it, if one was given.
         factory_kwargs: Arguments of the factory.
-        inputs: Shapes and types of the example inputs, as `input_record` makes them, if any were given.
+        inputs: Shapes and types of the example inputs as `input_record` returns them, if any were given.
         versions: Versions of scionet and torch that wrote the file.
-        extra: What the caller added.
+        extra: The caller's own records.
     """
 
     plan: Plan
@@ -51,21 +52,26 @@ class Manifest:
     versions: Mapping[str, str]
     extra: Mapping[str, Any]
 
+    def __repr__(self) -> str:
+        """The manifest in one line, without shapes and indices."""
+        factory = f", factory {self.factory!r}" if self.factory else ""
+        return f"Manifest({self.model}, {counted(len(self.shapes), 'tensor')}{factory}, {self.plan!r})"
+
     @property
     def pruned_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every stored tensor by name."""
         return {name: self._pruned(name, shape) for name, shape in self.shapes.items() if name not in self.tied}
 
     def _pruned(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """A dense shape without the entries that went."""
+        """A dense shape without the removed entries."""
         kept = self.kept.get(name, {})
         return tuple(len(kept[dim]) if dim in kept else size for dim, size in enumerate(shape))
 
     def to_metadata(self) -> dict[str, str]:
-        """The manifest and its seal, as the metadata of a safetensors file.
+        """The manifest and its checksum as the metadata of a safetensors file.
 
         Raises:
-            CheckpointError: If the plan's settings, the arguments of the factory or `extra` are no JSON.
+            CheckpointError: If the plan's settings, the arguments of the factory or `extra` cannot be written as JSON.
         """
         record = {
             "format_version": FORMAT_VERSION,
@@ -76,30 +82,30 @@ class Manifest:
             text = json.dumps(record | {"plan": json.loads(self.plan.to_json())}, default=_plain, sort_keys=True)
         except (TypeError, ValueError) as error:
             raise CheckpointError(
-                f"cannot be recorded as JSON: {error}; settings, factory_kwargs and extra may hold text, numbers, "
-                "truth values, None, lists and dicts of these with text as keys"
+                f"cannot be recorded as JSON: {error}; settings, factory_kwargs and extra may contain strings, "
+                "numbers, Booleans, None, and lists and dicts of these with strings as keys"
             ) from error
-        return {_TEXT: text, _SEAL: hashlib.sha256(text.encode()).hexdigest()}
+        return {_TEXT: text, _CHECKSUM: hashlib.sha256(text.encode()).hexdigest()}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "Manifest":
         """The inverse of `to_metadata`.
 
         Raises:
-            CheckpointError: If the metadata are not of a pruned network, damaged, or of a newer format. The text lacks
-                the name of the file.
+            CheckpointError: If the metadata are not those of a pruned network, damaged, or of a newer format. The
+                message is to be preceded by the name of the file.
         """
         if _TEXT not in metadata:
             raise CheckpointError("has no metadata of scionet; give a file that save_pruned wrote")
-        if hashlib.sha256(metadata[_TEXT].encode()).hexdigest() != metadata.get(_SEAL):
-            raise CheckpointError("is damaged: its metadata are not those that were written; copy or save it again")
+        if hashlib.sha256(metadata[_TEXT].encode()).hexdigest() != metadata.get(_CHECKSUM):
+            raise CheckpointError("is damaged: its metadata do not match their checksum; copy or save it again")
         try:
             return cls._from_record(json.loads(metadata[_TEXT]))
         except CheckpointError:
             raise
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(
-                f"is no file of a pruned network ({error!r}); save it again by save_pruned"
+                f"is not a file of a pruned network ({error!r}); save it again with save_pruned"
             ) from error
 
     @classmethod
@@ -125,10 +131,10 @@ class Manifest:
 
 
 def _plain(value: object) -> dict:
-    """Mappings of any kind as JSON.
+    """Convert mappings of any kind to dicts, for `json`.
 
     Raises:
-        TypeError: For anything else.
+        TypeError: If the value is not a mapping.
     """
     if isinstance(value, Mapping):
         return dict(value)
@@ -136,13 +142,13 @@ def _plain(value: object) -> dict:
 
 
 def input_record(batch: Batch) -> dict[str, Any]:
-    """Shapes and types of a batch as JSON; what is no tensor as it is."""
+    """Shapes and types of the tensors of a batch as JSON; other values are recorded as they are."""
     args, kwargs = as_arguments(batch)
     return {"args": [_form(value) for value in args], "kwargs": {key: _form(value) for key, value in kwargs.items()}}
 
 
 def blank_inputs(record: Mapping[str, Any]) -> Batch:
-    """Zeros in the form of the batch that `input_record` was made of."""
+    """A batch of zeros in the shapes and types of a record that `input_record` returned."""
     kwargs = {key: _blank(value) for key, value in record["kwargs"].items()}
     return kwargs or tuple(_blank(value) for value in record["args"])
 

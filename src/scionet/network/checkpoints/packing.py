@@ -1,4 +1,4 @@
-"""Which tensors the file of a pruned network holds, whether they fit, and back into a dense network with them."""
+"""The tensors in the file of a pruned network: choosing them, checking them, and loading them into a network."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,22 +21,26 @@ Shapes = Mapping[str, tuple[int, ...]]
 def layout(
     pruned: nn.Module, plan: Plan, sites: Sites
 ) -> tuple[list[str], dict[str, str], dict[str, dict[int, tuple[int, ...]]]]:
-    """Names to store, the stored name of each tied one, and per tensor and dimension the dense entries that stayed.
+    """The tensors to store, the tied ones, and the dense entries that were kept.
 
     Buffers outside the state dict are stored too: they may have been cut, replaced or converted to another type.
 
+    Returns:
+        The names to store; the stored name of each tied tensor; and per tensor and dimension that shrank, the kept
+        entries of the dense tensor.
+
     Raises:
-        CheckpointError: If `pruned` is of another architecture, or holds state besides parameters and buffers.
-        InvalidSetting: If the plan is of another network.
+        CheckpointError: If `pruned` has another architecture, or state other than parameters and buffers.
+        InvalidSetting: If the plan belongs to another network.
     """
     plan_gates(sites, plan)
     kept = kept_entries(sites, plan)
     state = state_of(pruned)
-    strangers = (state.keys() ^ sites.shapes.keys()) | (pruned.state_dict().keys() - state.keys())
-    if strangers:
+    unknown = (state.keys() ^ sites.shapes.keys()) | (pruned.state_dict().keys() - state.keys())
+    if unknown:
         raise CheckpointError(
-            f"{some(strangers)}: only in one of network and sites, or neither parameter nor buffer; give what cut() "
-            "made, with the sites that it was given"
+            f"{abridged(unknown)}: in the network or in the sites but not in both, or neither a parameter nor a "
+            "buffer; give the network that cut() returned, with the sites that cut() was given"
         )
     first: dict[int, str] = {}
     stored = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
@@ -46,39 +50,50 @@ def layout(
 
 
 def refuse_disagreement(what: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Compare the shapes of pruned tensors with those that the plan makes.
+    """Compare the shapes of pruned tensors with those that the plan leaves.
+
+    Args:
+        what: What the tensors belong to, for the error message.
+        manifest: The manifest with the plan.
+        tensors: The pruned tensors.
 
     Raises:
         CheckpointError: If they differ.
     """
-    made = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    differ = _differences(made, manifest.pruned_shapes, "by the plan")
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    differ = _differences(found, manifest.pruned_shapes, "by the plan")
     if differ:
-        raise CheckpointError(f"{what}: plan and weights disagree ({some(differ)}); use each with its own")
+        raise CheckpointError(
+            f"{what}: plan and weights disagree ({abridged(differ)}); use weights and plan of the same network"
+        )
 
 
 def refuse_other_architecture(path: str | Path, manifest: Manifest, model: nn.Module) -> None:
-    """Compare a dense network with the one in the file.
+    """Compare a dense network with the dense shapes in the file.
 
     Raises:
         CheckpointError: If names, shapes or ties differ, or tensors have no memory yet.
     """
     state = state_of(model)
     if any(is_lazy(tensor) or tensor.is_meta for tensor in state.values()):
-        raise CheckpointError("model has tensors without memory (meta device or lazy layers); make it on a real device")
+        raise CheckpointError(
+            "model has tensors without memory (meta device or lazy layers); build it on a real device"
+        )
     names = manifest.shapes.keys() | model.state_dict().keys()
     found = {name: tuple(state[name].shape) for name in names & state.keys()}
-    absent = [f"{name} is in its state dict, but no tensor" for name in names - manifest.shapes.keys() - found.keys()]
+    absent = [
+        f"{name} is in its state dict, but is not a tensor" for name in names - manifest.shapes.keys() - found.keys()
+    ]
     differ = [*absent, *_differences(found, manifest.shapes, "in the file"), *_new_ties(manifest, state)]
     if differ:
         raise CheckpointError(
-            f"{path} holds a pruned {manifest.model}; the given {type(model).__name__} is of another architecture "
-            f"(dense shapes: {some(differ)}). Pass a fresh, unpruned instance made with the original arguments"
+            f"{path} contains a pruned {manifest.model}; the given {type(model).__name__} has another architecture "
+            f"(dense shapes: {abridged(differ)}). Pass a fresh, unpruned instance built with the original arguments"
         )
 
 
 def fill(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Put the stored tensors into a dense network, in place; their types stay, its devices too."""
+    """Replace the tensors of a dense network in place by the stored ones, in the stored types, on its own devices."""
     for name, home in manifest.tied.items():
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, state_of(model)[home])
@@ -86,20 +101,20 @@ def fill(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) ->
     shrunk = {name: tensor for name, tensor in tensors.items() if tensor.shape != state[name].shape}
     with torch.no_grad():
         for name, tensor in tensors.items():
-            state[name].data = state[name].data.to(tensor.dtype)  # install keeps the type that it finds
+            state[name].data = state[name].data.to(tensor.dtype)  # since install keeps the types of the network
             if name not in shrunk:
                 state[name].copy_(tensor)
     install(model, shrunk, manifest.plan)
 
 
-def some(items: Iterable[str]) -> str:
-    """The first few of many."""
+def abridged(items: Iterable[str]) -> str:
+    """The first four items in alphabetical order, and the number of the others."""
     listed = sorted(items)
     return "; ".join(listed[:4]) + (f"; and {len(listed) - 4} more" if len(listed) > 4 else "")
 
 
 def _differences(found: Shapes, expected: Shapes, where: str) -> list[str]:
-    """What is missing on either side, and what has another shape."""
+    """A text for each tensor that is missing on one side or has another shape."""
     return [
         f"{name} is {found.get(name, 'missing')}, {where} {expected.get(name, 'missing')}"
         for name in found.keys() | expected.keys()
@@ -108,8 +123,8 @@ def _differences(found: Shapes, expected: Shapes, where: str) -> list[str]:
 
 
 def _new_ties(manifest: Manifest, state: Mapping[str, Tensor]) -> list[str]:
-    """Tensors that are one in the network and two in the file."""
-    apart = [name for name in manifest.pruned_shapes if name in state]
+    """A text for each pair of tensors that are tied in the network and separate in the file."""
+    separate = [name for name in manifest.pruned_shapes if name in state]
     first: dict[int, str] = {}
-    homes = {name: first.setdefault(id(state[name]), name) for name in apart}
-    return [f"{name} and {home} are tied, in the file apart" for name, home in homes.items() if name != home]
+    homes = {name: first.setdefault(id(state[name]), name) for name in separate}
+    return [f"{name} and {home} are tied here and separate in the file" for name, home in homes.items() if name != home]

@@ -1,7 +1,7 @@
-"""discover: every site of a network, found by watching one forward pass and proved by trial cuts."""
+"""discover: find every site of a network by tracing one forward pass, and verify each by a provisional cut."""
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from torch import nn
@@ -11,58 +11,46 @@ from scionet.network.calling import Batch, data_addresses, example_count, state_
 from scionet.network.checkpoints.manifest import input_record
 from scionet.network.discovery import rules
 from scionet.network.discovery.assembly import assemble
-from scionet.network.discovery.provisional_cut import proved
-from scionet.network.discovery.tracing import Trace, watch
-from scionet.network.sites import Refusal, Sites
+from scionet.network.discovery.provisional_cut import verified_sites
+from scionet.network.discovery.tracing import Trace, trace_forward
+from scionet.network.sites import Sites
+from scionet.network.sites_table import refusal_reasons
 
 Ignored = Sequence[str | type[nn.Module] | nn.Module]
 
 
 def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = ()) -> Sites:
-    """Find every set of channels of `model` that can be removed.
+    """Find every set of channels of `model` that can be removed. `print` shows the result as a table.
 
     The model is run in eval mode without gradients and left exactly as it was. Frozen models work.
 
     Args:
         model: Any module that runs on `example_inputs`.
-        example_inputs: A tensor, a tuple of positional or a dict of keyword arguments. Values do not matter, shapes do.
-        ignored_layers: Layers whose channels stay: module names, shell globs of names (``"layer4.*"``), module types,
-            or modules.
+        example_inputs: A tensor, a tuple of positional or a dict of keyword arguments. Only shapes and types matter.
+        ignored_layers: Layers to leave whole: module names, shell globs of names (``"layer4.*"``), module types, or
+            modules.
 
     Returns:
-        The sites in order of execution, and what is refused with the reasons.
+        The sites in order of execution, and what is left whole, with reasons.
 
     Raises:
         UnsupportedModel: If nothing can be pruned; the text lists the reasons.
-        InvalidSetting: If a name in `ignored_layers` matches no module.
-        CalibrationError: If `example_inputs` is no batch.
+        InvalidSetting: If an entry of `ignored_layers` matches no module.
+        CalibrationError: If `example_inputs` is not a batch.
     """
     ignored = ignored_tensors(model, ignored_layers)
     batch = to_model(example_inputs, model)
-    trace = _watched(model, batch)
+    trace = _traced(model, batch)
     found = replace(assemble(model, trace, example_count(batch), ignored), inputs=input_record(batch))
-    sites = proved(model, found, batch)
+    sites = verified_sites(model, found, batch)
     if not sites:
-        reasons = _reasons(sites.refused) or "It has no two layers in a row"
+        reasons = "; ".join(refusal_reasons(sites.refused)) or "It has no two layers in a row"
         raise UnsupportedModel(f"no prunable layer in {type(model).__name__}. {reasons}")
     return sites
 
 
-def _reasons(refused: Iterable[Refusal]) -> str:
-    """All reasons, each with the first of the sites that it forbids."""
-    alike: dict[tuple[str, str], list[Refusal]] = {}
-    for refusal in refused:
-        alike.setdefault((refusal.operation, refusal.advice), []).append(refusal)
-    return "; ".join(
-        ", ".join(refusal.site for refusal in group[:3])
-        + (f" and {len(group) - 3} more" if len(group) > 3 else "")
-        + f": {operation} in {group[0].module or 'the network'}: {advice}"
-        for (operation, advice), group in alike.items()
-    )
-
-
 def ignored_tensors(model: nn.Module, ignored_layers: Ignored) -> frozenset[str]:
-    """Names of the parameters and buffers of the modules that `ignored_layers` means, submodules included.
+    """Names of the parameters and buffers of the modules that match `ignored_layers`, and of their submodules.
 
     Raises:
         InvalidSetting: If an entry matches nothing.
@@ -83,14 +71,14 @@ def ignored_tensors(model: nn.Module, ignored_layers: Ignored) -> frozenset[str]
     return frozenset(chosen)
 
 
-def _watched(model: nn.Module, batch: Batch) -> Trace:
-    """The record of the forward pass.
+def _traced(model: nn.Module, batch: Batch) -> Trace:
+    """The record of a forward pass on the batch.
 
     Raises:
         UnsupportedModel: If the model does not run on the batch.
     """
     try:
-        return watch(model, batch, rules.apply)
+        return trace_forward(model, batch, rules.apply)
     except PruneError:
         raise
     except Exception as error:

@@ -1,4 +1,4 @@
-"""The proof of a site: a copy of the network is really cut there, runs, and equals the masked one."""
+"""Provisional cuts: every site is kept only if a copy of the network that is cut there runs and computes the same."""
 
 from dataclasses import replace
 
@@ -10,27 +10,39 @@ from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Refusal, Sites
 from scionet.network.surgery.cut import copied, cut, verify
 
-_SILENT = 1e-3
-"""Largest entry of a parameter that hides what it multiplies: a BatchNorm that starts at zero, a layer scale."""
+_OPERATION = "provisional cut"
+"""The operation that refusals name."""
+_NEGLIGIBLE = 1e-3
+"""A parameter without larger entries hides the branch that it scales: a BatchNorm or layer scale close to zero."""
 
 
-def proved(model: nn.Module, sites: Sites, batch: Batch) -> Sites:
-    """The sites that survive a trial cut, all together; the others as refusals with the error they gave."""
+def verified_sites(model: nn.Module, sites: Sites, batch: Batch) -> Sites:
+    """The sites that can be cut all together; the others are refused with the error that their cut raised.
+
+    Args:
+        model: The network.
+        sites: Its sites as the traced pass found them.
+        batch: Inputs on which cut and masked network are compared.
+
+    Raises:
+        UnsupportedModel: If the model cannot be copied.
+    """
     failed: dict[str, str] = {}
-    lively = _without_silent_parameters(model)
+    audible = _without_negligible_parameters(model)
 
-    def grown(kept: list[str], names: list[str]) -> list[str]:
-        """`kept`, and those of `names` that can be cut along with them."""
-        error = _trial_error(lively, sites, [*kept, *names], batch) if names else None
+    def extended(kept: list[str], names: list[str]) -> list[str]:
+        """`kept`, and those of `names` that can be cut together with them, found by bisection."""
+        error = _cut_error(audible, sites, [*kept, *names], batch) if names else None
         if error is None:
             return [*kept, *names]
         if len(names) == 1:
             failed[names[0]] = error
             return kept
         middle = len(names) // 2
-        return grown(grown(kept, names[:middle]), names[middle:])
+        return extended(extended(kept, names[:middle]), names[middle:])
 
-    grown([], sorted(sites, key=lambda name: sites[name].unit))  # what fails alike is bisected at once
+    # Sites of one kind (heads, say) tend to fail together. Next to one another, they cost the bisection fewer cuts.
+    extended([], sorted(sites, key=lambda name: sites[name].unit))
     left = {name: site for name, site in sites.items() if name not in failed}
     read = {weight for site in left.values() for weight in site.consumers}
     return replace(
@@ -41,55 +53,55 @@ def proved(model: nn.Module, sites: Sites, batch: Batch) -> Sites:
     )
 
 
-def _without_silent_parameters(model: nn.Module) -> nn.Module:
-    """The model, or a copy in which no branch is switched off by tiny parameters, so that a wrong cut of it shows.
+def _without_negligible_parameters(model: nn.Module) -> nn.Module:
+    """The model, or a copy in which negligible parameters have random values, so that every branch affects the output.
 
     Raises:
         UnsupportedModel: If the model cannot be copied.
     """
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        loud = {
+        random = {
             id(parameter): nn.Parameter((0.5 + torch.rand(parameter.shape, generator=generator)).to(parameter))
             for parameter in model.parameters()
-            if parameter.is_floating_point() and parameter.numel() and _largest(parameter) < _SILENT
+            if parameter.is_floating_point() and parameter.numel() and _largest_entry(parameter) < _NEGLIGIBLE
         }
-    return copied(model, loud) if loud else model
+    return copied(model, random) if random else model
 
 
-def _largest(tensor: Tensor) -> float:
+def _largest_entry(tensor: Tensor) -> float:
+    """The largest absolute value."""
     low, high = torch.aminmax(tensor)
     return max(-float(low), float(high))
 
 
-def _trial_error(model: nn.Module, sites: Sites, names: list[str], batch: Batch) -> str | None:
-    """What went wrong in cutting about a third of the units of the named sites, if anything did."""
+def _cut_error(model: nn.Module, sites: Sites, names: list[str], batch: Batch) -> str | None:
+    """The error raised by removing about a third of the units of the named sites and comparing; None without one."""
     choices = []
     for name in names:
-        kept = lopsided(sites[name].width)
+        kept = uneven_subset(sites[name].width)
         choices.append(Choice(name, sites[name].width, kept, (1.0,) * len(kept)))
     plan = Plan(tuple(choices))
     try:
         verify(model, plan, sites, cut(model, plan, sites), batch)
-    except Exception as error:  # whatever a stranger's forward raises means: not prunable here
-        return next(
-            iter(str(error).strip().splitlines()), type(error).__name__
-        )  # the error itself holds the whole copy
+    except Exception as error:  # the forward of a user's module can raise anything; here it means: cannot be pruned
+        # Only the text is kept: the traceback of the error would keep the whole copy in memory.
+        return next(iter(str(error).strip().splitlines()), type(error).__name__)
     return None
 
 
-def lopsided(width: int) -> tuple[int, ...]:
-    """Two thirds of the units, without every second one of the first two thirds.
+def uneven_subset(width: int) -> tuple[int, ...]:
+    """Two thirds of the units: all but every second one of the first two thirds.
 
-    What goes is spread unevenly over halves and over even and odd units: a forward that divides or shuffles channels by
-    position then fails, where a random choice might leave equal parts by chance.
+    The removed units are distributed unevenly over halves and over even and odd units. So a forward that divides or
+    shuffles channels by position fails, while a random choice could leave equal parts by chance.
     """
-    gone = set(range(0, max(1, 2 * width // 3), 2))
-    return tuple(unit for unit in range(width) if unit not in gone)
+    removed = set(range(0, max(1, 2 * width // 3), 2))
+    return tuple(unit for unit in range(width) if unit not in removed)
 
 
 def _refusal(site: str, error: str) -> Refusal:
-    advice = f"a trial cut failed ({error[:200]}); "
-    return Refusal(
-        site, "trial cut", site, advice + "a size may be written into a forward: take it from the tensor's shape"
+    advice = (
+        f"a {_OPERATION} failed ({error[:200]}); if a size is written into a forward, take it from the tensor's shape"
     )
+    return Refusal(site, _OPERATION, site, advice)

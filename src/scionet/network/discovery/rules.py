@@ -1,7 +1,8 @@
-"""What each tensor operation does to channels: the table behind `discover`.
+"""What each tensor operation does to channels: the table of rules behind `discover`.
 
-An operation moves labels (and is done to the label planes themselves), unites the labels that meet in it, contracts
-over them, reduces or pools beside them, or, if it is none of these, locks them. A new operation is one line in a table.
+An operation can move tags (then it is applied to the tag planes themselves), unite the tags of its operands, contract
+over them, or reduce or pool along other dimensions. Any other operation locks them. To support a new operation, add its
+name to one of the tables.
 """
 
 import re
@@ -22,7 +23,7 @@ from scionet.network.discovery.elementwise_rules import (
     argument,
     join,
     lock_all,
-    mixed,
+    mix,
 )
 from scionet.network.discovery.tracing import Call, Planes, Trace, compact, varying
 
@@ -54,25 +55,25 @@ FACTORIES = frozenset("new_zeros new_ones new_full new_empty".split())
 PRODUCTS = frozenset("mm addmm bmm baddbmm".split())
 
 
-def apply(trace: Trace, done: Call) -> None:
-    """Hand the labels of an operation's inputs on to its outputs; what a rule cannot follow stays whole."""
+def apply(trace: Trace, op: Call) -> None:
+    """Propagate the tags of an operation's inputs to its outputs; lock those that its rule cannot follow."""
     try:
-        _rule_for(trace, done)(trace, done)
+        _rule_for(trace, op)(trace, op)
     except Exception as error:  # an overload or argument that the rule does not know
-        lock_all(trace, done, f"this form of the operation cannot be followed ({error}); the channels stay whole")
+        lock_all(trace, op, f"this form of the operation cannot be followed ({error}); the channels stay whole")
 
 
-def _rule_for(trace: Trace, done: Call) -> Callable[[Trace, Call], None]:
-    name = done.name if done.name.startswith("_") else done.name.rstrip("_")
+def _rule_for(trace: Trace, op: Call) -> Callable[[Trace, Call], None]:
+    name = op.name if op.name.startswith("_") else op.name.rstrip("_")
     if name == "convolution":
         return convolution
     if name in PRODUCTS:
         return product
-    if not any(trace.planes(t) for t in tensors_of((done.args, done.kwargs))):
+    if not any(trace.planes(t) for t in tensors_of((op.args, op.kwargs))):
         return _ignore
-    if done.name == "as_strided_":
+    if op.name == "as_strided_":
         return _restride
-    if done.name in MOVES:  # those that work in place change the shape of what they read
+    if op.name in MOVES:  # by the full name: in-place variants change the shape of the tensor that they read
         return _move
     tables: tuple[tuple[frozenset[str], Callable[[Trace, Call], None]], ...] = (
         (BATCH_NORMS, batch_norm),
@@ -88,16 +89,19 @@ def _rule_for(trace: Trace, done: Call) -> Callable[[Trace, Call], None]:
     for names, rule in tables:
         if name in names:
             return rule
-    return _elementwise if torch.Tag.pointwise in done.func.tags else lock_all
+    return _elementwise if torch.Tag.pointwise in op.func.tags else lock_all
 
 
-def _ignore(trace: Trace, done: Call) -> None:
-    """Nothing of the channels goes into the result."""
+def _ignore(trace: Trace, op: Call) -> None:
+    """The result does not depend on the channels."""
 
 
-def _restride(trace: Trace, done: Call) -> None:
-    """New strides in place. Pooling to one pixel writes channels-last ones, which leave every entry where it was."""
-    tensor, sizes, strides, *offset = done.args
+def _restride(trace: Trace, op: Call) -> None:
+    """New strides in place, supported if they leave every entry where it is.
+
+    Pooling to one pixel sets the strides of the channels-last format, which means the same for a single pixel.
+    """
+    tensor, sizes, strides, *offset = op.args
     expected, dense = 1, not offset
     for size, stride in reversed([pair for pair in zip(sizes, strides, strict=True) if pair[0] > 1]):
         dense &= stride == expected
@@ -107,146 +111,147 @@ def _restride(trace: Trace, done: Call) -> None:
         for plane in trace.planes(tensor)
     )
     if not (dense and same and max(sizes[2:], default=1) == 1):
-        lock_all(trace, done)
+        lock_all(trace, op)
 
 
-def _elementwise(trace: Trace, done: Call) -> None:
-    inputs = [t for t in tensors_of((done.args, done.kwargs)) if t.ndim or trace.planes(t)]
-    out = next(tensors_of(done.out))
+def _elementwise(trace: Trace, op: Call) -> None:
+    inputs = [t for t in tensors_of((op.args, op.kwargs)) if t.ndim or trace.planes(t)]
+    out = next(tensors_of(op.out))
     planes: Planes = ()
     shape = (1,) * out.ndim
     for tensor in inputs:
         other = aligned_shape(tensor, out.ndim)
-        planes = join(trace, done.name, planes, shape, aligned(trace.planes(tensor), out.ndim), other)
+        planes = join(trace, op.name, planes, shape, aligned(trace.planes(tensor), out.ndim), other)
         shape = tuple(map(max, shape, other))
-    for result in tensors_of(done.out):
-        trace.give(result, planes, done.name)
-    if done.name in {"add", "add_"} and len(inputs) == 2:
-        trace.meet(inputs[0], inputs[1])
-        trace.meet(inputs[1], inputs[0])
+    for result in tensors_of(op.out):
+        trace.set_planes(result, planes, op.name)
+    if op.name in {"add", "add_"} and len(inputs) == 2:
+        trace.record_sum(inputs[0], inputs[1])
+        trace.record_sum(inputs[1], inputs[0])
 
 
-def _move(trace: Trace, done: Call) -> None:
-    source, *rest = done.args
-    results: list[list[Tensor]] = [[] for _ in tensors_of(done.out)]
+def _move(trace: Trace, op: Call) -> None:
+    source, *rest = op.args
+    results: list[list[Tensor]] = [[] for _ in tensors_of(op.out)]
     for plane in trace.planes(source):
-        parts = _parts(plane, source, rest, done)
-        if done.name in RESHAPES:
-            trace.spread(parts[0], done.name)
-        elif done.name in BY_POSITION and not all(torch.equal(part.flatten(), plane.flatten()) for part in parts):
-            parts = _parts(_with_positions(trace, plane, parts, done), source, rest, done)
+        parts = _parts(plane, source, rest, op)
+        if op.name in RESHAPES:
+            trace.record_grid(parts[0], op.name)
+        elif op.name in BY_POSITION and not all(torch.equal(part.flatten(), plane.flatten()) for part in parts):
+            parts = _parts(_with_positions(trace, plane, parts, op), source, rest, op)
         for planes, part in zip(results, parts, strict=True):
             planes.append(part)
-    for tensor, planes in zip(tensors_of(done.out), results, strict=True):
-        trace.give(tensor, planes, done.name)
-        if "view" in done.name and tensor.shape[-1:] == source.shape[-1:]:
-            trace.hand_on(source, tensor)
-    for tensor in tensors_of((rest, done.kwargs)):
-        trace.lock(trace.planes(tensor), done.name, UNKNOWN)
+    for tensor, planes in zip(tensors_of(op.out), results, strict=True):
+        trace.set_planes(tensor, planes, op.name)
+        if "view" in op.name and tensor.shape[-1:] == source.shape[-1:]:
+            trace.record_same_origin(source, tensor)
+    for tensor in tensors_of((rest, op.kwargs)):
+        trace.lock(trace.planes(tensor), op.name, UNKNOWN)
 
 
-def _parts(plane: Tensor, source: Tensor, rest: Sequence[Any], done: Call) -> list[Tensor]:
-    """The label plane of each result."""
-    return [compact(part) for part in tensors_of(_moved(plane, source, rest, done))]
+def _parts(plane: Tensor, source: Tensor, rest: Sequence[Any], op: Call) -> list[Tensor]:
+    """The tag plane of each result."""
+    return [compact(part) for part in tensors_of(_moved(plane, source, rest, op))]
 
 
-def _moved(plane: Tensor, source: Tensor, rest: Sequence[Any], done: Call) -> Any:
-    """The operation, done to the labels of its input."""
-    if done.name == "constant_pad_nd":
+def _moved(plane: Tensor, source: Tensor, rest: Sequence[Any], op: Call) -> Any:
+    """The operation applied to the tags of its input."""
+    if op.name == "constant_pad_nd":
         last = source.ndim - 1
         pads = [size if plane.shape[last - n // 2] > 1 else 0 for n, size in enumerate(rest[0])]
-        return done.func(plane, pads, -1)
-    labels = plane.expand(source.shape)
-    if "view" in done.name:
-        return labels.reshape(rest[0])
+        return op.func(plane, pads, -1)
+    tags = plane.expand(source.shape)
+    if "view" in op.name:
+        return tags.reshape(rest[0])
     arguments = tree_map(lambda value: value.cpu() if isinstance(value, Tensor) else value, rest)
-    return done.func(labels, *arguments, **done.kwargs)
+    return op.func(tags, *arguments, **op.kwargs)
 
 
-def _with_positions(trace: Trace, plane: Tensor, parts: Sequence[Tensor], done: Call) -> Tensor:
-    """The plane of what is picked by position, after uniting what only together leaves the positions right.
+def _with_positions(trace: Trace, plane: Tensor, parts: Sequence[Tensor], op: Call) -> Tensor:
+    """The plane of an operation that picks channels by position, after uniting tags so that positions stay right.
 
-    Equal parts of the channels must shrink alike. Of channels in rows the whole row goes. All others stay.
+    Channels that are divided into equal parts must shrink alike in each part. Channels in rows are removed in whole
+    rows. All others are locked.
     """
-    sizes, dim = {part.numel() for part in parts}, argument(done, "dim")
+    sizes, dim = {part.numel() for part in parts}, argument(op, "dim")
     if len(varying(plane)) > 1 and isinstance(dim, int):
-        return trace.merge(plane, {dim % plane.ndim}, done.name)
+        return trace.merge(plane, {dim % plane.ndim}, op.name)
     equal = len(sizes) == 1 and plane.numel() % max(sizes) == 0 and len(varying(plane)) == 1
-    if equal and done.name in {"slice", "split", "split_with_sizes"}:
-        trace.spread(plane.reshape(-1, max(sizes)), done.name)
+    if equal and op.name in {"slice", "split", "split_with_sizes"}:
+        trace.record_grid(plane.reshape(-1, max(sizes)), op.name)
     else:
-        trace.lock((plane,), done.name, "channels are picked out by their position, which changes when one is removed")
+        trace.lock((plane,), op.name, "channels are picked out by their position, which changes when one is removed")
     return plane
 
 
-def _gated_linear_unit(trace: Trace, done: Call) -> None:
-    source = done.args[0]
-    dim = argument(done, "dim") % source.ndim
+def _gated_linear_unit(trace: Trace, op: Call) -> None:
+    source = op.args[0]
+    dim = argument(op, "dim") % source.ndim
     planes: Planes = ()
     for plane in trace.planes(source):
         first, second = plane.chunk(2, dim) if dim in varying(plane) else (plane, plane)
-        trace.unite(first, second, done.name)
+        trace.unite(first, second, op.name)
         planes = (*planes, first)
-    trace.give(done.out, planes, done.name)
+    trace.set_planes(op.out, planes, op.name)
 
 
-def _concatenate(trace: Trace, done: Call) -> None:
-    parts: Sequence[Tensor] = done.args[0]
-    dim = argument(done, "dim") % done.out.ndim
+def _concatenate(trace: Trace, op: Call) -> None:
+    parts: Sequence[Tensor] = op.args[0]
+    dim = argument(op, "dim") % op.out.ndim
     across: Planes | None = None
     for part in parts:
         other = tuple(p for p in trace.planes(part) if dim not in varying(p))
         shape = [1 if d == dim else size for d, size in enumerate(part.shape)]
-        across = other if across is None else join(trace, done.name, across, shape, other, shape)
-    along = [_single(trace, done, part, dim) for part in parts]
+        across = other if across is None else join(trace, op.name, across, shape, other, shape)
+    along = [_concatenated_tags(trace, op, part, dim) for part in parts]
     planes = [*(across or ()), torch.cat(along, dim)] if any(bool((a >= 0).any()) for a in along) else across or ()
-    trace.give(done.out, planes, done.name)
+    trace.set_planes(op.out, planes, op.name)
 
 
-def _single(trace: Trace, done: Call, part: Tensor, dim: int) -> Tensor:
-    """Labels of one part along the dimension of concatenation, -1 where there are none."""
+def _concatenated_tags(trace: Trace, op: Call, part: Tensor, dim: int) -> Tensor:
+    """Tags of one part along the dimension of concatenation, -1 where there are none."""
     shape = [size if d == dim else 1 for d, size in enumerate(part.shape)]
     planes = [p for p in trace.planes(part) if dim in varying(p)]
     if len(planes) == 1 and varying(planes[0]) == {dim}:
         return planes[0]
-    trace.lock(planes, done.name, "the parts of this concatenation carry their channels in several dimensions")
+    trace.lock(planes, op.name, "the parts of this concatenation have their channels in several dimensions")
     return torch.full(shape, -1)
 
 
-def _pool(trace: Trace, done: Call) -> None:
-    source, *rest = done.args
-    found = re.search(r"(\d)d", done.name)
+def _pool(trace: Trace, op: Call) -> None:
+    source, *rest = op.args
+    found = re.search(r"(\d)d", op.name)
     spatial = set(range(source.ndim - int(found[1] if found else 0), source.ndim))
-    kept = mixed(trace, done.name, trace.planes(source), spatial)
-    for tensor in tensors_of((rest, done.kwargs)):
-        trace.lock(trace.planes(tensor), done.name, UNKNOWN)
-    for tensor in tensors_of(done.out):
-        trace.give(tensor, kept, done.name)
+    kept = mix(trace, op.name, trace.planes(source), spatial)
+    for tensor in tensors_of((rest, op.kwargs)):
+        trace.lock(trace.planes(tensor), op.name, UNKNOWN)
+    for tensor in tensors_of(op.out):
+        trace.set_planes(tensor, kept, op.name)
 
 
-def _reduce(trace: Trace, done: Call) -> None:
-    source, out = done.args[0], next(tensors_of(done.out))
-    given = argument(done, "dim")
+def _reduce(trace: Trace, op: Call) -> None:
+    source, out = op.args[0], next(tensors_of(op.out))
+    given = argument(op, "dim")
     given = [given] if isinstance(given, int) else given or range(source.ndim)
     dims = {d % source.ndim for d in given}
     advice = "a reduction over the channels changes when one is removed"
-    kept = mixed(trace, done.name, trace.planes(source), dims, advice)
+    kept = mix(trace, op.name, trace.planes(source), dims, advice)
     small = kept if out.ndim == source.ndim else [p.squeeze(tuple(sorted(dims))) for p in kept]
-    for tensor in tensors_of(done.out):
-        trace.give(tensor, small, done.name)
+    for tensor in tensors_of(op.out):
+        trace.set_planes(tensor, small, op.name)
 
 
-def _softmax(trace: Trace, done: Call) -> None:
-    source = done.args[0]
-    dim = argument(done, "dim") % source.ndim
-    trace.give(done.out, mixed(trace, done.name, trace.planes(source), {dim}), done.name)
+def _softmax(trace: Trace, op: Call) -> None:
+    source = op.args[0]
+    dim = argument(op, "dim") % source.ndim
+    trace.set_planes(op.out, mix(trace, op.name, trace.planes(source), {dim}), op.name)
 
 
-def _layer_norm(trace: Trace, done: Call) -> None:
-    source, shape, *affine = done.args[:4]
+def _layer_norm(trace: Trace, op: Call) -> None:
+    source, shape, *affine = op.args[:4]
     dims = set(range(source.ndim - len(shape), source.ndim))
     for tensor in affine:
-        trace.lock(trace.planes(tensor), done.name, ADVICE[done.name])
-    planes = mixed(trace, done.name, trace.planes(source), dims, ADVICE[done.name])
-    for tensor in tensors_of(done.out):
-        trace.give(tensor, planes, done.name)
+        trace.lock(trace.planes(tensor), op.name, ADVICE[op.name])
+    planes = mix(trace, op.name, trace.planes(source), dims, ADVICE[op.name])
+    for tensor in tensors_of(op.out):
+        trace.set_planes(tensor, planes, op.name)

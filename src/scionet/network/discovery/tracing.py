@@ -1,16 +1,16 @@
-"""One watched forward pass: which entries of which tensors can only be removed together.
+"""One traced forward pass: which entries of which tensors can only be removed together.
 
-Every entry of every dimension (larger than one) of every parameter and buffer gets a *label*, an integer. A tensor
-carries *planes*: integer arrays in the broadcast form of its shape, -1 where an element has no label. An element
-vanishes from the network when any of its labels is removed. Operations hand labels on, unite them, or lock them; what
-each operation does is said in `scionet.network.discovery.rules`.
+Every entry of every dimension (larger than one) of every parameter and buffer gets a *tag*, an integer. A tensor
+carries *planes*: integer arrays that broadcast to its shape, with the tag of each element, or -1 where it has none. An
+element is removed from the network when any of its tags is removed. Operations propagate tags to their results, unite
+them or lock them. `scionet.network.discovery.rules` defines what each operation does.
 """
 
 import copy
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,7 +38,7 @@ Planes = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class TensorBlock:
-    """The labels `first .. first + size - 1` of one dimension of one parameter or buffer."""
+    """The tags `first .. first + size - 1` of one dimension of one parameter or buffer."""
 
     tensor: str
     dim: int
@@ -48,9 +48,9 @@ class TensorBlock:
 
 @dataclass(frozen=True)
 class Lock:
-    """Labels that must stay, and why."""
+    """Tags that must stay: the operation and module that require it, and what the user can do."""
 
-    labels: Tensor
+    tags: Tensor = field(repr=False)
     operation: str
     module: str
     advice: str
@@ -58,9 +58,9 @@ class Lock:
 
 @dataclass(frozen=True)
 class Grid:
-    """Labels spread over several dimensions by an operation; without whole rows of them nothing of a shape is left."""
+    """Tags that an operation spread over several dimensions; they can only be removed in whole rows."""
 
-    plane: Tensor
+    plane: Tensor = field(repr=False)
     operation: str
     module: str
 
@@ -77,7 +77,7 @@ class Contraction:
         readers: Number of operations that read its result.
         norm: Prefix of the BatchNorm that reads its result.
         shortcut: The operation whose result is added to its (normalised) result, if that ran before the call.
-        planes: Labels of its result, where it is a product of two activations.
+        planes: Tags of its result, if it is a product of two activations.
     """
 
     weight: str | None
@@ -87,28 +87,28 @@ class Contraction:
     readers: int = 0
     norm: str | None = None
     shortcut: Address | None = None
-    planes: Planes = ()
+    planes: Planes = field(default=(), repr=False)
 
 
 @dataclass(frozen=True)
 class Call:
-    """One tensor operation: the operator, its name without namespace and overload, arguments and result."""
+    """One executed tensor operation: operator, name without namespace and overload, arguments and result."""
 
     func: Any
     name: str
-    args: Sequence[Any]
-    kwargs: dict[str, Any]
-    out: Any
+    args: Sequence[Any] = field(repr=False)
+    kwargs: dict[str, Any] = field(repr=False)
+    out: Any = field(repr=False)
 
 
 class Trace(TorchDispatchMode):
     """The record of one forward pass, filled while the mode is active.
 
     Attributes:
-        blocks: Labels of the parameters and buffers.
-        edges: Pairs of equally long label arrays that must be removed together.
-        locks: Labels that must stay.
-        grids: Where labels were spread over several dimensions.
+        blocks: Tags of the parameters and buffers.
+        edges: Pairs of tag arrays of equal length; tags at the same place must be removed together.
+        locks: Tags that must stay.
+        grids: Planes of tags that were spread over several dimensions.
         contractions: Every convolution and matrix product, in order.
     """
 
@@ -122,19 +122,20 @@ class Trace(TorchDispatchMode):
         self._rule = rule
         self._modules = {module: name for name, module in model.named_modules()}
         self._stack = [""]
+        # Weak keys: with strong ones the record would keep every activation of the pass in memory.
         self._planes = WeakTensorKeyDictionary()
         self._origins = WeakTensorKeyDictionary()
-        self._made = WeakTensorKeyDictionary()
+        self._addresses = WeakTensorKeyDictionary()
         self._calls: Counter[str] = Counter()
         self._position = 0
         self._names = data_addresses(model)
         self._state = state_of(model)
-        self._label_state()
+        self._tag_state()
 
-    def _label_state(self) -> None:
+    def _tag_state(self) -> None:
         first = 0
         for name, tensor in self._state.items():
-            if self._names.get(tensor.data_ptr()) != name:
+            if self._names.get(tensor.data_ptr()) != name:  # another name of a tied tensor
                 continue
             planes = []
             for dim in (d for d, size in enumerate(tensor.shape) if size > 1):
@@ -147,7 +148,12 @@ class Trace(TorchDispatchMode):
             self._planes[tensor] = tuple(planes)
 
     def name_of(self, tensor: Tensor, transposed: bool = False) -> str | None:
-        """Name of the parameter or buffer that this tensor is as a whole, or the transpose of if so said."""
+        """Name of the parameter or buffer that a tensor is as a whole; None for a part of one or anything else.
+
+        Args:
+            tensor: The tensor.
+            transposed: Whether to ask for the parameter whose transpose it is.
+        """
         name = self._names.get(tensor.data_ptr())
         if name is None or (transposed and self._state[name].ndim != 2):
             return None
@@ -155,22 +161,22 @@ class Trace(TorchDispatchMode):
         return name if (stored.shape, stored.stride()) == (tensor.shape, tensor.stride()) else None
 
     def planes(self, tensor: Any) -> Planes:
-        """The label planes of a tensor; none for anything else."""
+        """The tag planes of a tensor; none for anything else."""
         return (self._planes.get(tensor) or ()) if isinstance(tensor, Tensor) else ()
 
-    def give(self, tensor: Tensor, planes: Iterable[Tensor], operation: str) -> None:
-        """Set a tensor's planes. A plane of one label throughout locks it: the tensor would vanish with it."""
+    def set_planes(self, tensor: Tensor, planes: Iterable[Tensor], operation: str) -> None:
+        """Set the planes of a result. A plane with one tag for all elements is locked: the result would be empty."""
         small = [compact(plane) for plane in planes]
         self.lock((p for p in small if p.numel() == 1), operation, "a single channel is picked out of its site")
         self._planes[tensor] = tuple(p for p in small if p.numel() > 1)
 
-    def spread(self, plane: Tensor, operation: str) -> None:
-        """The labels in this plane can only be removed in whole rows of it, along one dimension or another."""
+    def record_grid(self, plane: Tensor, operation: str) -> None:
+        """Note that the tags of this plane can only be removed in whole rows, along one dimension or another."""
         if len(varying(plane)) > 1:
             self.grids.append(Grid(plane, operation, self._stack[-1]))
 
     def unite(self, first: Tensor, second: Tensor, operation: str) -> None:
-        """Labels at the same place in two broadcastable planes are removed together, or stay where one has none."""
+        """Unite the tags at the same place of two broadcastable planes; lock a tag where the other plane has none."""
         a, b = torch.broadcast_tensors(first, second)
         both = (a >= 0) & (b >= 0)
         if bool((both & (a != b)).any()):
@@ -178,73 +184,88 @@ class Trace(TorchDispatchMode):
         self.lock((a[~both], b[~both]), operation, "part of the tensor it meets there has a fixed number of channels")
 
     def merge(self, plane: Tensor, dims: Iterable[int], operation: str) -> Tensor:
-        """Unite the labels along some dimensions; the plane that varies along the others alone."""
+        """Unite the tags along some dimensions and return the plane that varies along the others alone."""
         for dim in varying(plane).intersection(dims):
             first = plane.narrow(dim, 0, 1)
             self.unite(plane, first, operation)
             plane = first
         return plane
 
-    def gather(self, plane: Tensor, dim: int, operation: str) -> Tensor:
-        """Unite all labels at the same place of one dimension; the plane that varies along this dimension alone."""
+    def merge_except(self, plane: Tensor, dim: int, operation: str) -> Tensor:
+        """Unite the tags along all dimensions but one and return the plane that varies along that one alone."""
         return self.merge(plane, varying(plane) - {dim}, operation)
 
     def lock(self, planes: Iterable[Tensor], operation: str, advice: str) -> None:
-        """Labels in these planes stay."""
+        """Lock all tags of these planes: what they stand for stays in the network."""
         for plane in planes:
-            labels = plane[plane >= 0]
-            if labels.numel():
-                self.locks.append(Lock(labels.unique(), operation, self._stack[-1], advice))
+            tags = plane[plane >= 0]
+            if tags.numel():
+                self.locks.append(Lock(tags.unique(), operation, self._stack[-1], advice))
 
-    def contract(self, weight: str | None, done: Call) -> Contraction:
-        """Note a contraction, for counting and for finding what follows it."""
-        count = flop_registry.get(done.func.overloadpacket)
-        flops = float(count(*done.args, **done.kwargs, out_val=done.out)) if count else 0.0
-        made = Contraction(weight, flops, self._position, self._stack[-1])
-        self.contractions.append(made)
+    def record_contraction(self, weight: str | None, op: Call) -> Contraction:
+        """Record a contraction, for counting MACs and for finding the operations that follow it."""
+        count = flop_registry.get(op.func.overloadpacket)
+        flops = float(count(*op.args, **op.kwargs, out_val=op.out)) if count else 0.0
+        contraction = Contraction(weight, flops, self._position, self._stack[-1])
+        self.contractions.append(contraction)
         if weight is not None:
-            self._origins[done.out] = (made, False)
-        return made
+            self._origins[op.out] = (contraction, False)
+        return contraction
 
-    def hand_on(self, source: Any, out: Tensor, norm: str | None = None) -> None:
-        """`out` is still the result of the contraction that made `source`, after BatchNorm `norm` if given."""
+    def record_same_origin(self, source: Any, out: Tensor, norm: str | None = None) -> None:
+        """Record that `out` is still the result of the contraction that made `source`.
+
+        Args:
+            source: A result of the contraction.
+            out: A view of it, or its normalised values.
+            norm: The BatchNorm in between, if there is one.
+        """
         origin = self._origins.get(source) if isinstance(source, Tensor) else None
         if origin is None or (norm and origin[1]):
             return
-        made, normed = origin
+        contraction, normed = origin
         if norm:
-            made.norm = norm
+            contraction.norm = norm
         elif not normed:
-            made.readers -= 1
-        self._origins[out] = (made, normed or bool(norm))
+            contraction.readers -= 1
+        self._origins[out] = (contraction, normed or bool(norm))
 
-    def meet(self, branch: Any, other: Any) -> None:
-        """`branch` and `other` are summed: note the shortcut if `branch` comes from a contraction."""
+    def record_sum(self, branch: Any, other: Any) -> None:
+        """Record that two tensors are added: `other` is the shortcut of the contraction that made `branch`, if any.
+
+        A shortcut that is computed after the contraction started is not recorded: it is not known at that time.
+        """
         if not (isinstance(branch, Tensor) and isinstance(other, Tensor) and branch.shape == other.shape):
             return
-        origin, made = self._origins.get(branch), self._made.get(other)
-        if origin is not None and made is not None and made[1] < origin[0].position:
-            origin[0].shortcut = made[0]
+        origin, known = self._origins.get(branch), self._addresses.get(other)
+        if origin is None or known is None:
+            return
+        (contraction, _), (address, position) = origin, known
+        if position < contraction.position:
+            contraction.shortcut = address
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and apply its rule to the labels."""
+        """Run the operation and apply its rule to the tags."""
         kwargs = kwargs or {}
         for tensor in tensors_of((args, kwargs)):
             origin = self._origins.get(tensor)
             if origin is not None and not origin[1]:
                 origin[0].readers += 1
         name = func.overloadpacket.__name__
-        done = Call(func, name, args, kwargs, func(*args, **kwargs))
-        self._rule(self, done)
-        for tensor in tensors_of(done.out):
-            self._made[tensor] = (Address(name, self._calls[name]), self._position)
+        op = Call(func, name, args, kwargs, func(*args, **kwargs))
+        self._rule(self, op)
+        for tensor in tensors_of(op.out):
+            self._addresses[tensor] = (Address(name, self._calls[name]), self._position)
         self._calls[name] += 1
         self._position += 1
-        return done.out
+        return op.out
 
     @contextmanager
     def following_modules(self) -> Iterator[None]:
-        """Know the running module by global hooks, which are gone afterwards."""
+        """Keep track of the module that runs, by global hooks that are removed on leaving.
+
+        Hooks on the modules themselves would change the model while it runs.
+        """
         enter = register_module_forward_pre_hook(
             lambda module, _: self._stack.append(self._modules.get(module, self._stack[-1]))
         )
@@ -274,17 +295,23 @@ def compact(plane: Tensor) -> Tensor:
     return plane
 
 
-def watch(model: nn.Module, batch: Batch, rule: Callable[[Trace, Call], None]) -> Trace:
-    """Run `model` once on `batch` in eval mode and return the record; the model is left as it was.
+def trace_forward(model: nn.Module, batch: Batch, rule: Callable[[Trace, Call], None]) -> Trace:
+    """Run `model` once on `batch` in eval mode and record the pass; the model is left as it was.
 
-    The labels that reach the network's output are locked.
+    The tags that reach an output of the network are locked.
+
+    Args:
+        model: The network.
+        batch: Its inputs, on its device.
+        rule: Called after each operation with the record so far and the operation; propagates the tags.
 
     Raises:
         UnsupportedModel: If the model returns no tensor.
     """
     trace, inputs = Trace(model, rule), copy.deepcopy(batch)  # the network may write into its inputs
-    stored = torch.autocast(place_of(model)[0].type, enabled=False)  # weights as they are stored, not copies
-    with undisturbed(model), attention_unfused(), stored, trace.following_modules():
+    # Autocast would run layers on converted copies of their weights, whose addresses are not those of any parameter.
+    no_autocast = torch.autocast(place_of(model)[0].type, enabled=False)
+    with undisturbed(model), attention_unfused(), no_autocast, trace.following_modules():
         with trace:
             out = call(model, inputs)
         outputs = list(tensors_of(out))

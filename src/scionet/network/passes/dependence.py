@@ -1,4 +1,4 @@
-"""What the values of a graph depend on, and the part of a graph that leads from some values to others."""
+"""What the values of a graph depend on, and the subgraph that computes some values from others."""
 
 from collections.abc import Iterable, Sequence
 from enum import IntEnum
@@ -10,14 +10,14 @@ from scionet.network.discovery.rules import MOVES, PRODUCTS
 
 
 class Level(IntEnum):
-    """What a value depends on."""
+    """What a value depends on, from nothing to the gates in any way."""
 
     FIXED = 0
-    """On nothing but the network."""
+    """Only on the network."""
     EXAMPLE = 1
     """On the example."""
     AFFINE = 2
-    """On the gates, affinely for each example."""
+    """On the gates, as an affine function for each example."""
     ANY = 3
     """On the gates in any way."""
 
@@ -28,11 +28,11 @@ _LINEAR = (
     | PRODUCTS
     | frozenset("mul convolution clone neg mean sum avg_pool2d _adaptive_avg_pool2d getitem channelwise".split())
 )
-"""Affine in any one argument that is not fixed for all gates."""
+"""Operations that are affine in each argument, if the others do not depend on the gates."""
 
 
 def levels_of(graph: Graph) -> dict[Node, Level]:
-    """The level of each node but the output. The first placeholder is for gates, the others are for the example."""
+    """The level of each node but the output. The first placeholder stands for the gates, the others for the example."""
     levels: dict[Node, Level] = {}
     for node in graph.nodes:
         if node.op == "placeholder":
@@ -55,8 +55,14 @@ def name_of(node: Node) -> str:
     return getattr(packet, "__name__", str(packet))
 
 
-def part(root: GraphModule, given: Sequence[Node], wanted: Sequence[Node]) -> GraphModule:
-    """The operations that lead from some values to others."""
+def subgraph(root: GraphModule, given: Sequence[Node], wanted: Sequence[Node]) -> GraphModule:
+    """The operations that compute some values from others.
+
+    Args:
+        root: The graph.
+        given: The nodes whose values become arguments, in this order.
+        wanted: The nodes whose values are returned as a tuple.
+    """
     graph = Graph()
     copies = {node: graph.placeholder(node.name) for node in given}
     needed = ancestors(wanted, given)
@@ -68,7 +74,7 @@ def part(root: GraphModule, given: Sequence[Node], wanted: Sequence[Node]) -> Gr
 
 
 def ancestors(wanted: Iterable[Node], given: Sequence[Node]) -> set[Node]:
-    """All nodes from which some are computed, they themselves included, when others are given."""
+    """The nodes that must be computed for the wanted ones, these included, when the values of `given` are known."""
     found: set[Node] = set()
     waiting = list(wanted)
     while waiting:

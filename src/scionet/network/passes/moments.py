@@ -1,7 +1,8 @@
-"""Second moments of what a consumer sees and what it should give: all that local imitation needs.
+"""Second moments of a consumer's inputs and targets: all that a least-squares imitation of its output needs.
 
-Rows are output positions: for a convolution the unfolded patch of the input at one output pixel, for a linear map one
-input vector. Sums are kept in float64, add up over batches, and do not grow with the number of images.
+Each output position is a row: for a convolution the unfolded patch of the input at one output pixel, for a linear map
+one input vector. Moments are sums over rows. They add up over batches, and their size does not depend on the number of
+images. Sums are kept in float64, since variances are small differences of large sums.
 """
 
 from collections.abc import Sequence
@@ -15,12 +16,13 @@ from torch import Tensor
 from scionet.errors import CalibrationError
 from scionet.network.multiprocess import summed
 from scionet.network.passes.suspended import Stop
+from scionet.network.phrases import counted
 from scionet.seeds import coprime_step, hashed
 
 FloatArray = NDArray[np.float64]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Moments:
     """Sums over rows of inputs x (D columns), targets y (O outputs) and their products.
 
@@ -31,7 +33,7 @@ class Moments:
         xx: Sum of x xᵀ, shape ``(D, D)``.
         xy: Sum of x yᵀ, shape ``(D, O)``.
         yy: Sum of squared targets, shape ``(O,)``.
-        held: The same sums over those of the rows that a choice is judged by; None if there is nothing to judge.
+        held: The same sums over the rows that are held out, which are part of all rows; None if none are.
     """
 
     count: int
@@ -41,6 +43,12 @@ class Moments:
     xy: Tensor
     yy: Tensor
     held: "Moments | None" = None
+
+    def __repr__(self) -> str:
+        """The moments in one line: their numbers of rows, inputs and targets."""
+        held = "" if self.held is None else f", {self.held.count:,} held out"
+        sizes = (counted(self.count, "row"), counted(len(self.x), "input"), counted(len(self.y), "target"))
+        return f"Moments({', '.join(sizes)}{held})"
 
     @classmethod
     def of(cls, x: Tensor, y: Tensor, held: Tensor | None = None) -> "Moments":
@@ -63,7 +71,7 @@ class Moments:
         )
 
     def __add__(self, other: "Moments") -> "Moments":
-        """Moments of all rows of both."""
+        """The moments of the rows of both."""
         return Moments(
             self.count + other.count,
             self.x + other.x,
@@ -76,7 +84,7 @@ class Moments:
 
     @property
     def fitted(self) -> "Moments":
-        """Moments of the rows that are not held."""
+        """The moments of the rows that are not held out."""
         held = self.held
         if held is None:
             return self
@@ -90,13 +98,13 @@ class Moments:
         )
 
     def over_processes(self) -> "Moments":
-        """Moments of the rows of all processes."""
+        """The moments of the rows of all processes."""
         count = summed(torch.tensor(self.count, device=self.xx.device))
         x, y, xx, xy, yy = map(summed, (self.x, self.y, self.xx, self.xy, self.yy))
         return Moments(int(count), x, y, xx, xy, yy, None if self.held is None else self.held.over_processes())
 
     def means(self, centred: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Mean products ``xx (D, D)``, ``xy (D, O)``, ``yy (O,)``: covariances if `centred`, else raw moments."""
+        """Mean products ``xx (D, D)``, ``xy (D, O)`` and ``yy (O,)``: covariances if `centred`, else raw moments."""
         x, y = self.x / self.count, self.y / self.count
         xx, xy, yy = self.xx / self.count, self.xy / self.count, self.yy / self.count
         if centred:
@@ -110,7 +118,7 @@ class Moments:
         return yy - 2 * np.einsum("od,do->o", weight, xy) + np.einsum("od,od->o", weight @ xx, weight) + bias**2
 
     def shift(self, weight: FloatArray) -> FloatArray:
-        """The intercept ``(O,)`` that makes ``weight (O, D)`` exact in the mean."""
+        """The intercept ``(O,)`` with which the map ``weight (O, D)`` has a mean error of 0."""
         return (self.y.cpu().numpy() - weight @ self.x.cpu().numpy()) / self.count
 
 
@@ -145,7 +153,11 @@ def spread_numbers(numbers: NDArray[np.int64], count: int) -> NDArray[np.int64]:
 
 
 def input_rows(stop: Stop, positions: Tensor | None) -> Tensor:
-    """The consumer's input as rows ``(rows, D)``; columns in the order of `flatten_weight`.
+    """The consumer's input as rows ``(rows, D)``, with columns in the order of `flatten_weight`.
+
+    Args:
+        stop: The consumer.
+        positions: The output pixels to use, as `sample_positions` returns them.
 
     Raises:
         CalibrationError: If the input holds NaN or infinite values.
@@ -156,14 +168,14 @@ def input_rows(stop: Stop, positions: Tensor | None) -> Tensor:
     x = _wide_enough(x)
     if not bool(torch.isfinite(x.sum())):
         raise CalibrationError(
-            f"the input of {stop.weight!r} has NaN or infinite values on the calibration data; look for them in the "
-            "data and in the layers before it (a half-precision network may overflow: calibrate it in float32)"
+            f"the input of {stop.weight!r} has NaN or infinite values on the calibration data; check the data and the "
+            "layers before it (a half-precision network may overflow: calibrate it in float32)"
         )
     return x
 
 
 def output_rows(tensor: Tensor, positions: Tensor | None) -> Tensor:
-    """An output of the consumer, or a tensor of its shape, as rows ``(rows, O)``."""
+    """An output of the consumer, or another tensor of that shape, as rows ``(rows, O)``."""
     if tensor.ndim > 2:
         pixels = tensor.movedim(1, -1).flatten(1, -2)
         tensor = pixels if positions is None else _rows_at(pixels, positions.to(tensor.device))
@@ -171,33 +183,36 @@ def output_rows(tensor: Tensor, positions: Tensor | None) -> Tensor:
 
 
 def flatten_weight(weight: Tensor) -> Tensor:
-    """A weight ``(O, channels, ...)`` as a matrix ``(O, taps * channels)``: taps outside, channels inside."""
+    """A weight ``(O, channels, ...)`` as a matrix ``(O, kernel * channels)``, with the channels as the inner index."""
     return weight.movedim(1, -1).flatten(1)
 
 
 def unflatten_weight(matrix: Tensor, shape: Sequence[int]) -> Tensor:
-    """The inverse of `flatten_weight`, for a weight of that shape."""
+    """The inverse of `flatten_weight`, for a weight of the given shape."""
     return matrix.view(shape[0], *shape[2:], shape[1]).movedim(-1, 1).contiguous()
 
 
 def _wide_enough(rows: Tensor) -> Tensor:
-    """Half-precision rows in float32: sums of products need the range."""
+    """Half-precision rows in float32, since sums of products can exceed the range of float16."""
     return rows.float() if rows.dtype in (torch.float16, torch.bfloat16) else rows
 
 
 def _patches(x: Tensor, stop: Stop, positions: Tensor | None) -> Tensor:
-    """Rows of unfolded patches ``(batch * positions, taps * channels)`` at the given output pixels."""
+    """Unfolded patches at the given output pixels as rows ``(batch * positions, kernel * channels)``.
+
+    They are gathered by index. `torch.nn.functional.unfold` would compute the patches of all output pixels first.
+    """
     weight, (stride, padding, dilation) = stop.args[1], stop.args[3:6]
-    taps = weight.shape[2:]
+    kernel = weight.shape[2:]
     sizes = x.shape[2:]
-    padding = padding * len(sizes) if len(padding) == 1 else padding  # as the operator does for padding="valid"
+    padding = padding * len(sizes) if len(padding) == 1 else padding  # one number stands for all dimensions
     out = [
         (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, p, d, k, s in zip(sizes, padding, dilation, taps, stride, strict=True)
+        for n, p, d, k, s in zip(sizes, padding, dilation, kernel, stride, strict=True)
     ]
     chosen = torch.arange(int(np.prod(out)))[None] if positions is None else positions
-    offsets = torch.meshgrid(*map(torch.arange, taps), indexing="ij")
-    pixel = torch.zeros(*chosen.shape, int(np.prod(taps)), dtype=torch.long)
+    offsets = torch.meshgrid(*map(torch.arange, kernel), indexing="ij")
+    pixel = torch.zeros(*chosen.shape, int(np.prod(kernel)), dtype=torch.long)
     outside = torch.zeros_like(pixel, dtype=torch.bool)
     for axis, (corner, offset) in enumerate(zip(torch.unravel_index(chosen, out), offsets, strict=True)):
         place = corner[..., None] * stride[axis] + offset.reshape(1, 1, -1) * dilation[axis] - padding[axis]

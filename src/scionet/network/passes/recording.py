@@ -1,4 +1,4 @@
-"""One call of a function as a graph of tensor operations without side effects."""
+"""Recording one call of a function as a graph of tensor operations without side effects."""
 
 import operator
 from collections.abc import Callable, Sequence
@@ -14,12 +14,13 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 
 def recorded(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> GraphModule:
-    """The operations of one call as a graph: a placeholder for each argument; tensors from outside become its buffers.
+    """Record one call of a function as a graph with a placeholder for each argument.
 
-    What the function does in place is written down as the making of new tensors.
+    Tensors that are not arguments become buffers of the graph. In-place operations are recorded as operations that
+    return new tensors.
 
     Raises:
-        RuntimeError: If it takes a number out of a tensor that depends on the arguments.
+        RuntimeError: If the function reads a number from a tensor that depends on the arguments.
     """
     recorder = _Recorder(arguments)
     with recorder:
@@ -29,31 +30,32 @@ def recorded(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> Gr
 
 
 class _Recorder(TorchDispatchMode):
-    """Writes down the operations that it sees."""
+    """Records every operation as a node of a graph."""
 
     def __init__(self, arguments: Sequence[Tensor]) -> None:
         super().__init__()
         self.graph, self.root = Graph(), nn.Module()
         self._nodes = WeakTensorKeyDictionary()
+        # `_nodes` has weak keys; this keeps every tensor of the call alive, and so its node known.
         self._alive: list[Tensor] = []
         for number, tensor in enumerate(arguments):
             self._keep(tensor, self.graph.placeholder(f"argument{number}"))
         self._varying = set(self.graph.nodes)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation and make a node of it.
+        """Run the operation and record it.
 
         Raises:
-            RuntimeError: If it takes a number out of a tensor that depends on the arguments.
+            RuntimeError: If it reads a number from a tensor that depends on the arguments.
         """
-        if func is torch.ops.aten.as_strided_.default and _is_idle(*args):
+        if func is torch.ops.aten.as_strided_.default and _leaves_entries(*args):
             return args[0]
         given = tree_map(self.node_of, (args, kwargs or {}))
         out = func(*args, **(kwargs or {}))
         varies = any(leaf in self._varying for leaf in tree_leaves(given) if isinstance(leaf, Node))
         if any(isinstance(leaf, bool | int | float | complex) for leaf in tree_leaves(out)):
             if varies:
-                raise RuntimeError(f"{func} takes a number out of a tensor: control flow that depends on the data")
+                raise RuntimeError(f"{func} reads a number from a tensor: the control flow depends on the data")
             return out
         node = self._call(func, given[0], given[1], varies)
         if isinstance(out, Tensor):
@@ -64,7 +66,7 @@ class _Recorder(TorchDispatchMode):
         return out
 
     def node_of(self, leaf: Any) -> Any:
-        """The node that made a tensor; anything else as it is."""
+        """The node that computes a tensor; anything that is not a tensor is returned as it is."""
         if not isinstance(leaf, Tensor):
             return leaf
         if leaf not in self._nodes:
@@ -84,8 +86,11 @@ class _Recorder(TorchDispatchMode):
         self._alive.append(tensor)
 
 
-def _is_idle(tensor: Tensor, sizes: Sequence[int], strides: Sequence[int], offset: int | None = None) -> bool:
-    """Whether new strides leave all entries where they are: pooling to one pixel writes channels-last ones."""
-    told = [(size, stride) for size, stride in zip(sizes, strides, strict=True) if size > 1]
+def _leaves_entries(tensor: Tensor, sizes: Sequence[int], strides: Sequence[int], offset: int | None = None) -> bool:
+    """Whether new strides leave all entries where they are.
+
+    Pooling to one pixel sets the strides of the channels-last format in place, which mean the same for a single pixel.
+    """
+    given = [(size, stride) for size, stride in zip(sizes, strides, strict=True) if size > 1]
     found = [(size, stride) for size, stride in zip(tensor.shape, tensor.stride(), strict=True) if size > 1]
-    return offset is None and list(sizes) == list(tensor.shape) and told == found
+    return offset is None and list(sizes) == list(tensor.shape) and given == found

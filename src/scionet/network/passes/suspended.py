@@ -1,9 +1,18 @@
-"""Many forward passes, walked side by side and stopped at every consumer.
+"""Forward passes of many batches that stop at every consumer, so that each consumer is solved with all of them.
 
-A network is pruned from input to output, and each consumer is solved on what *all* calibration images give there. So
-that the images need not be passed anew for every consumer, each batch's forward pass runs in a thread of its own and
-is suspended at each consumer until all batches are there; only one thread runs at a time. What the caller answers goes
-on as the consumer's output. Activations of suspended passes beyond a limit wait on disk.
+A network is pruned from input to output. A consumer is solved from what *all* calibration batches give it, and its new
+output then goes on through the network. Running every batch again from the start for each consumer would cost a number
+of layer calls that grows with the square of the depth. Here every batch passes through the network once: its forward
+pass stops at each consumer, waits until all other batches are there, and goes on with the output that the caller
+provides.
+
+Two properties of the implementation follow from that:
+
+- *Threads.* A pass must stop inside the `forward` of any module, code that is not ours. A generator cannot do that,
+  since `forward` would have to yield; a thread can be blocked anywhere. Threads serve to suspend, not to work in
+  parallel: exactly one of them runs at a time, so the results do not depend on their scheduling.
+- *Spilling.* A suspended pass keeps its activations, and there is one pass per batch. Beyond a limit, activations are
+  written to disk while their pass waits.
 """
 
 import ctypes
@@ -42,7 +51,7 @@ _WEIGHT_ARGUMENT = {"convolution": 1, "addmm": 2, "mm": 1}
 _BIAS_ARGUMENT = {"convolution": 2, "addmm": 0}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Stop:
     """A consumer at which a forward pass waits.
 
@@ -51,7 +60,7 @@ class Stop:
         operation: Name of the tensor operation.
         func: The operator.
         args: Its arguments, as the network called it.
-        shortcut: What will be added to the (normalised) output, where that is known.
+        shortcut: The tensor that will be added to the (normalised) output, if it is already known.
     """
 
     weight: str
@@ -59,6 +68,10 @@ class Stop:
     func: Any
     args: tuple[Any, ...]
     shortcut: Tensor | None = None
+
+    def __repr__(self) -> str:
+        """The stop in one line, without its tensors."""
+        return f"Stop({self.weight!r}, {self.operation}, inputs of shape {tuple(self.inputs.shape)})"
 
     @property
     def inputs(self) -> Tensor:
@@ -81,7 +94,7 @@ class Stop:
 
     @property
     def output_without_bias(self) -> Tensor:
-        """The consumer's own output less the bias that the operation itself adds."""
+        """The consumer's own output minus the bias that the operation itself adds."""
         position = _BIAS_ARGUMENT.get(self.operation)
         bias = None if position is None else self.args[position]
         return (
@@ -92,11 +105,14 @@ class Stop:
 
 
 class _Abandoned(BaseException):
-    """Ends a suspended pass from inside."""
+    """Raised inside a suspended pass to end it. No `except Exception` of the network's code can catch it."""
 
 
 class SuspendedPass:
     """One suspended forward pass, in a thread of its own.
+
+    The caller and the thread take turns: `advance` sends an output to the thread and waits for its next stop, and the
+    thread sends a stop and waits for an output. So only one of them runs at any time.
 
     Args:
         model: The network, in eval mode.
@@ -108,57 +124,63 @@ class SuspendedPass:
     def __init__(
         self, model: nn.Module, batch: Batch, stops: Mapping[str, Address | None], names: Mapping[int, str]
     ) -> None:
-        batch = _private(batch)
+        batch = _copied_inputs(batch)
         self._observer = _OperationObserver(self._pause, batch, stops, names)
-        self._to_walk: SimpleQueue[Tensor | type[_Abandoned] | None] = SimpleQueue()
-        self._to_caller: SimpleQueue[Stop | BaseException | None] = SimpleQueue()
+        self._outputs: SimpleQueue[Tensor | type[_Abandoned] | None] = SimpleQueue()
+        self._events: SimpleQueue[Stop | BaseException | None] = SimpleQueue()
         self._stop: Stop | None = None
         self._spilled: _Spill | None = None
+        # A daemon, so that a pass that nobody ends does not keep the interpreter from exiting. The number of torch's
+        # threads is a setting of each thread: without it, this one would compute with another number.
         self._thread = threading.Thread(target=self._main, args=(model, batch, torch.get_num_threads()), daemon=True)
 
     def advance(self, answer: Tensor | None = None) -> Stop | None:
-        """Go on to the next consumer, with `answer` as the output of the present one; None when the pass ends."""
+        """Continue to the next consumer, with `answer` as the output of the present one; None if the pass ends."""
         if self._thread.ident is None:
             self._thread.start()
         else:
-            self._to_walk.put(answer)
+            self._outputs.put(answer)
         self._stop = None
-        event = self._to_caller.get()
+        event = self._events.get()
         if isinstance(event, BaseException):
             raise event
         self._stop = event
         return event
 
     def abandon(self) -> None:
-        """End the pass where it stands."""
+        """End the pass at its present stop."""
         if self._spilled is not None:
             self._spilled.close()
             self._spilled = None
         if self._thread.is_alive():
-            self._to_walk.put(_Abandoned)
+            self._outputs.put(_Abandoned)
             self._thread.join()
 
-    def wake(self) -> None:
-        """Have the activations in memory again."""
+    def load(self) -> None:
+        """Read spilled activations back into memory."""
         if self._spilled is not None:
             self._spilled.restore()
             self._spilled = None
 
-    def rest(self, allowed_bytes: float) -> int:
-        """Bytes of activations that stay in memory while suspended; none if they are more than allowed."""
+    def hold_or_spill(self, allowed_bytes: float) -> int:
+        """Keep the activations in memory if they fit, or spill them to disk.
+
+        Returns:
+            The bytes that stay in memory: 0 if the activations were spilled.
+        """
         storages = self._observer.live_storages()
-        if self._stop is not None and "output" in vars(self._stop):
+        if self._stop is not None and "output" in vars(self._stop):  # computed outside the pass, so not observed there
             storages.append(self._stop.output.untyped_storage())
         size = sum(storage.nbytes() for storage in storages)
         if size <= allowed_bytes:
             return size
         self._spilled = _Spill(storages)
-        _give_back()
+        _trim_heap()
         return 0
 
     def _pause(self, stop: Stop) -> Tensor:
-        self._to_caller.put(stop)
-        answer = self._to_walk.get()
+        self._events.put(stop)
+        answer = self._outputs.get()
         if not isinstance(answer, Tensor):
             raise _Abandoned
         return answer
@@ -166,17 +188,17 @@ class SuspendedPass:
     def _main(self, model: nn.Module, batch: Batch, threads: int) -> None:
         torch.set_num_threads(threads)
         try:
-            with torch.no_grad(), self._observer:
+            with torch.no_grad(), self._observer:  # both are settings of the thread, too
                 call(model, batch)
-            self._to_caller.put(None)
+            self._events.put(None)
         except _Abandoned:
             pass
-        except BaseException as error:  # raised again in the caller's thread
-            self._to_caller.put(error)
+        except BaseException as error:  # raised again in the caller's thread, which waits for an event
+            self._events.put(error)
 
 
 class _OperationObserver(TorchDispatchMode):
-    """Sees every operation of one pass: stops at consumers, keeps shortcuts, knows what is alive."""
+    """Observes every operation of one pass: stops at consumers, keeps shortcuts, and knows which activations exist."""
 
     def __init__(
         self,
@@ -190,11 +212,12 @@ class _OperationObserver(TorchDispatchMode):
         self._wanted = Counter(address for address in stops.values() if address is not None)
         self._saved: dict[Address, Tensor] = {}
         self._calls: Counter[str] = Counter()
+        # Weak keys: an activation that the network has dropped must be freed, and is then no longer counted.
         self._own = WeakTensorKeyDictionary()
-        self._claim(tensors_of(batch), frozenset())
+        self._add_own(tensors_of(batch), frozenset())
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, or wait for the result if it is a consumer."""
+        """Run the operation, or pause and take the caller's output if it is a consumer."""
         name = func.overloadpacket.__name__
         position = _WEIGHT_ARGUMENT.get(name)
         weight = self._names.get(args[position].data_ptr()) if position is not None else None
@@ -207,30 +230,41 @@ class _OperationObserver(TorchDispatchMode):
         if address in self._wanted:
             self._saved[address] = next(tensors_of(out))
         inputs = [tensor for tensor in tensors_of((args, kwargs)) if tensor not in self._own]
-        self._claim(tensors_of(out), {tensor.untyped_storage().data_ptr() for tensor in inputs})
+        self._add_own(tensors_of(out), {tensor.untyped_storage().data_ptr() for tensor in inputs})
         return out
 
     def _shortcut_of(self, weight: str) -> Tensor | None:
-        """What was kept for a consumer; let go when the last consumer that wants it is there."""
+        """The saved shortcut of a consumer; released when its last consumer is reached."""
         wanted = self._stops[weight]
         if wanted is None:
             return None
         self._wanted[wanted] -= 1
         return self._saved.get(wanted) if self._wanted[wanted] > 0 else self._saved.pop(wanted, None)
 
-    def _claim(self, results: Iterable[Tensor], foreign: Collection[int]) -> None:
-        """Note results whose memory this pass made; not views of parameters and constants, which others share."""
+    def _add_own(self, results: Iterable[Tensor], foreign: Collection[int]) -> None:
+        """Register results whose storage this pass created.
+
+        Views of parameters and constants share their storage with other passes, which would find it empty if this pass
+        spilled it.
+
+        Args:
+            results: The results of an operation.
+            foreign: Addresses of the storages of those of its inputs that this pass did not create.
+        """
         for tensor in results:
             if tensor.untyped_storage().data_ptr() not in foreign:
                 self._own[tensor] = True
 
     def live_storages(self) -> list[torch.UntypedStorage]:
-        """The distinct storages that this pass made and something still refers to."""
+        """The distinct storages that this pass created and that are still referred to."""
         return list({t.untyped_storage().data_ptr(): t.untyped_storage() for t in list(self._own.keys())}.values())
 
 
-def _private(batch: Batch) -> Batch:
-    """A copy of the inputs, so that they may wait on disk like any activation; pictures in the faster memory format."""
+def _copied_inputs(batch: Batch) -> Batch:
+    """A copy of the inputs, so that they can be spilled without emptying the caller's tensors.
+
+    Images are copied in the channels-last format, in which convolutions are faster.
+    """
 
     def copied(value: Any) -> Any:
         if not isinstance(value, Tensor):
@@ -241,18 +275,22 @@ def _private(batch: Batch) -> Batch:
 
 
 class _Spill:
-    """Contents of storages in a temporary file; the storages themselves are empty meanwhile."""
+    """The contents of storages in a temporary file, while the storages themselves are empty.
+
+    The tensors are referred to from inside the suspended `forward`, where they cannot be replaced. So their storages
+    are resized to 0 bytes, which frees the memory and leaves every tensor and view valid, and are filled again later.
+    """
 
     def __init__(self, storages: list[torch.UntypedStorage]) -> None:
         self._file = tempfile.TemporaryFile()
         self._sizes = [(storage, storage.nbytes()) for storage in storages]
         for storage, _ in self._sizes:
-            # a copy: a storage that NumPy has seen cannot be resized
+            # NumPy gets a copy: a storage whose memory an array shares cannot be resized.
             _bytes_of(storage).to("cpu", copy=True).numpy().tofile(self._file)
             storage.resize_(0)
 
     def restore(self) -> None:
-        """Put the contents back."""
+        """Read the contents back into the storages and close the file."""
         self._file.seek(0)
         for storage, size in self._sizes:
             storage.resize_(size)
@@ -260,67 +298,77 @@ class _Spill:
         self.close()
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file, which deletes it."""
         self._file.close()
 
 
-def _give_back() -> None:
-    """Hand freed memory back to the system: glibc keeps what a thread freed for that thread, and each walk has one."""
-    with suppress(AttributeError, OSError):  # other C libraries have no such function
+def _trim_heap() -> None:
+    """Return freed memory to the operating system.
+
+    glibc gives every thread a heap of its own and keeps what is freed there for that thread. With one thread per batch,
+    the memory of all spilled batches would stay with the process, although it is free.
+    """
+    with suppress(AttributeError, OSError):  # C libraries other than glibc have no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def _bytes_of(storage: torch.UntypedStorage) -> Tensor:
+    """A storage as a tensor of bytes."""
     return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
 class SuspendedPasses:
-    """Ranks of walks, taken together from consumer to consumer.
+    """The suspended passes of all batches, which advance together from consumer to consumer.
 
-    A rank is the walks of one batch: one walk, or the dense and the pruned one.
+    Each batch has a group of passes: one pass, or one of the dense and one of the pruned network.
+
+    Args:
+        groups: The passes of each batch.
+        memory_bytes: Activations beyond this are spilled to disk.
+        device: The network's device.
     """
 
-    def __init__(self, ranks: Iterable[tuple[SuspendedPass, ...]], memory_bytes: float, device: torch.device) -> None:
-        self._coming = iter(ranks)
+    def __init__(self, groups: Iterable[tuple[SuspendedPass, ...]], memory_bytes: float, device: torch.device) -> None:
+        self._coming = iter(groups)
         self._device = device
         self._memory_bytes = memory_bytes
-        self._ranks: list[tuple[SuspendedPass, ...]] = []
+        self._groups: list[tuple[SuspendedPass, ...]] = []
         self._stops: list[tuple[Stop, ...]] = []
 
     def step(
         self, answer: Callable[[tuple[Stop, ...]], Sequence[Tensor]], observe: Callable[[tuple[Stop, ...]], None]
     ) -> str | None:
-        """Take every walk to its next consumer.
+        """Advance every pass to its next consumer.
 
         Args:
-            answer: Outputs of the present consumers of one rank, one for each walk.
-            observe: Called with the next consumers of each rank.
+            answer: Returns the outputs of the present consumers of one batch, one for each of its passes.
+            observe: Called with the next consumers of each batch.
 
         Returns:
-            The weight's name of the consumer at which all are now, or None at the end of the passes.
+            Name of the weight of the consumer at which all passes are now, or None at the end of the passes.
 
         Raises:
             CalibrationError: If there is no batch.
-            UnsupportedModel: If the passes of different batches do not meet the same consumers.
+            UnsupportedModel: If the passes of different batches reach different consumers.
         """
         present, self._stops = self._stops, []
         weights: set[str | None] = set()
         held = 0
-        for number, walks in enumerate(self._all_ranks()):
-            arrived = self._advance(walks, answer, present[number] if present else None)
+        for number, passes in enumerate(self._all_groups()):
+            arrived = self._advance(passes, answer, present[number] if present else None)
             if present:
-                present[number] = ()
+                present[number] = ()  # drop the last references to the activations of the previous stop
             weights |= {stop.weight if stop else None for stop in arrived}
             if len(weights) != 1:
                 raise UnsupportedModel(
                     f"forward passes of different batches call different layers ({weights}); the network's control "
-                    "flow depends on its data. Prune the part without such control flow"
+                    "flow depends on its data. Prune a part of the network without such control flow"
                 )
             stops = tuple(stop for stop in arrived if stop is not None)
             self._stops.append(stops)
             if stops:
                 observe(stops)
-            held += sum(walk.rest(self._memory_bytes - held) for walk in walks)
+            held += sum(each.hold_or_spill(self._memory_bytes - held) for each in passes)
         if not present and not everywhere(bool(weights), self._device):
             raise CalibrationError(
                 "the calibration data are empty; give an iterable of at least one batch of inputs (to every process, "
@@ -329,27 +377,30 @@ class SuspendedPasses:
         return next(iter(weights))
 
     def end(self) -> None:
-        """End all passes where they stand."""
-        for walk in (walk for walks in self._ranks for walk in walks):
-            walk.abandon()
+        """End all passes at their present stops."""
+        for each in (each for passes in self._groups for each in passes):
+            each.abandon()
 
-    def _all_ranks(self) -> Iterator[tuple[SuspendedPass, ...]]:
-        """All ranks; in the first step each batch is taken up only when the one before it rests."""
-        yield from list(self._ranks)
-        for walks in self._coming:
-            self._ranks.append(walks)
-            yield walks
+    def _all_groups(self) -> Iterator[tuple[SuspendedPass, ...]]:
+        """The passes of all batches. In the first step, a batch is read only when the one before it is suspended.
+
+        So at most one batch of the caller's data is in memory, besides the activations within the limit.
+        """
+        yield from list(self._groups)
+        for passes in self._coming:
+            self._groups.append(passes)
+            yield passes
 
     def _advance(
         self,
-        walks: tuple[SuspendedPass, ...],
+        passes: tuple[SuspendedPass, ...],
         answer: Callable[[tuple[Stop, ...]], Sequence[Tensor]],
         stops: tuple[Stop, ...] | None,
     ) -> list[Stop | None]:
-        for walk in walks:
-            walk.wake()
-        answers = answer(stops) if stops else [None] * len(walks)
-        return [walk.advance(given) for walk, given in zip(walks, answers, strict=True)]
+        for each in passes:
+            each.load()
+        answers = answer(stops) if stops else [None] * len(passes)
+        return [each.advance(given) for each, given in zip(passes, answers, strict=True)]
 
 
 @contextmanager
@@ -360,14 +411,14 @@ def suspended_passes(
     passes_per_batch: int = 1,
     memory_bytes: float = 2 * 2**30,
 ) -> Iterator[SuspendedPasses]:
-    """Suspended forward passes of `model`, `passes_per_batch` of them for each batch, in eval mode; all end on leaving.
+    """Suspended forward passes of `model` in eval mode; all of them end when the context is left.
 
     Args:
         model: The network.
         batches: Inputs.
-        stops: Weights of the consumers to stop at, with the operation whose result each stop brings along.
-        passes_per_batch: Number of passes of each batch: 1, or 2 for a dense and a pruned one.
-        memory_bytes: Activations of suspended passes beyond this wait on disk.
+        stops: Weights of the consumers to stop at, each with the operation whose result becomes `Stop.shortcut`.
+        passes_per_batch: Number of passes of each batch: 1, or 2 for the dense and the pruned network.
+        memory_bytes: Activations of suspended passes beyond this are spilled to disk.
     """
     names = data_addresses(model)
     placed = (to_model(batch, model) for batch in batches)

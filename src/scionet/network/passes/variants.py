@@ -1,4 +1,4 @@
-"""One network called with several sets of other tensors: what comes before the first of each is computed once."""
+"""Calling a network with several sets of replaced tensors; operations before the first replaced one run only once."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
@@ -9,76 +9,77 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from scionet.network.calling import Batch, call, example_count, state_of, tensors_of, undisturbed
-from scionet.network.passes.dependence import part
+from scionet.network.passes.dependence import subgraph
 from scionet.network.passes.recording import recorded
 from scionet.network.surgery.gates import call_with
 
-_ELEMENTS = 2**17
-"""Entries of the inputs that go through at once: while a call is recorded, all its activations are in memory."""
-_EXAMPLES = 4
-"""Fewer at once are slow, however large."""
+_INPUT_ENTRIES = 2**17
+"""Entries of the inputs in one part of a batch: while a call is recorded, all its activations are in memory."""
+_FEWEST_EXAMPLES = 4
+"""Examples in one part, however large they are; smaller parts are slow."""
 _ROUNDING = 1e-3
-"""A recorded call differs by less from the network's own, relative to the largest output."""
+"""Largest difference between a recorded call and the network's own, relative to the largest output."""
 
 Change = Mapping[str, Tensor]
-"""Tensors that take the places of parameters and buffers of the same names."""
+"""Tensors that replace the parameters and buffers of the same names."""
 
 
 def run_variants(model: nn.Module, changes: Sequence[Change], batch: Batch) -> Iterator[list[Tensor]]:
-    """What the network gives with each of the `changes`, for one part of a batch after the other.
+    """The network's outputs with each of several changes, for one part of a batch at a time.
 
-    The call is recorded as a graph. The dense network is run once; where the first tensor of a change is used, the rest
-    of the graph is run with the change. A network whose call cannot be recorded is called anew for each change.
+    The call is recorded as a graph. The dense network runs once. From the first operation that reads a tensor of a
+    change, the rest of the graph also runs with that change. A network whose call cannot be recorded is called once for
+    each change.
 
     Args:
         model: The dense network.
-        changes: What else to call it with.
-        batch: Inputs on its device, the examples as first dimension of all tensors.
+        changes: The sets of tensors to call it with.
+        batch: Inputs on its device; dimension 0 of all tensors is that of the examples.
 
     Yields:
-        For each part the first output with each change.
+        For each part of the batch, the first output with each change.
     """
-    graphs: dict[tuple[Any, ...], _Forks | None] = {}
+    graphs: dict[tuple[Any, ...], _RecordedVariants | None] = {}
     for piece in _pieces(batch):
         form = tuple(getattr(leaf, "shape", leaf) for leaf in tree_leaves(piece))
         with undisturbed(model):
             if form not in graphs:
                 graphs[form] = _recorded(model, changes, piece) if len(changes) > 1 else None
-            forks = graphs[form]
-            outputs = _called(model, changes, piece) if forks is None else forks.outputs(piece)
+            variants = graphs[form]
+            outputs = _called(model, changes, piece) if variants is None else variants.outputs(piece)
         yield outputs
 
 
 def _pieces(batch: Batch) -> Iterator[Batch]:
-    """Parts of a batch, in order; the batch itself if a tensor has no examples to be parted."""
+    """The parts of a batch, in order; the whole batch if it cannot be divided."""
     tensors, count = list(tensors_of(batch)), example_count(batch)
     if any(not tensor.ndim or len(tensor) != count for tensor in tensors):
         yield batch
         return
-    size = max(_EXAMPLES, _ELEMENTS * count // max(1, sum(tensor.numel() for tensor in tensors)))
+    size = max(_FEWEST_EXAMPLES, _INPUT_ENTRIES * count // max(1, sum(tensor.numel() for tensor in tensors)))
     for start in range(0, count, size):
         yield tree_map(lambda leaf, at=start: leaf[at : at + size] if isinstance(leaf, Tensor) else leaf, batch)
 
 
 def _called(model: nn.Module, changes: Sequence[Change], batch: Batch) -> list[Tensor]:
-    """The same by one call for each."""
+    """The first output with each change, by one call for each."""
     return [next(tensors_of(call_with(model, change, batch))) for change in changes]
 
 
-def _recorded(model: nn.Module, changes: Sequence[Change], batch: Batch) -> "_Forks | None":
-    """The graph of a call; None if it cannot be recorded, or is not what the network does."""
+def _recorded(model: nn.Module, changes: Sequence[Change], batch: Batch) -> "_RecordedVariants | None":
+    """The recorded call; None if it cannot be recorded, or computes something other than the network."""
     try:
-        forks = _Forks(model, changes, batch)
-        found = forks.dense(batch)
-    except (RuntimeError, NotImplementedError):  # control flow that depends on the data, operations that torch cannot
+        variants = _RecordedVariants(model, changes, batch)
+        found = variants.dense(batch)
+    except (RuntimeError, NotImplementedError):  # control flow that depends on data, or an unsupported operation
         return None
     expected = next(tensors_of(call(model, batch)))
     same = expected.shape == found.shape and bool((found - expected).abs().max() <= _ROUNDING * expected.abs().max())
-    return forks if same else None
+    return variants if same else None
 
 
-class _Forks:
-    """A recorded call, and the rest of it from where each change sets in."""
+class _RecordedVariants:
+    """A recorded call of the dense network, and for each change the rest of it from where the change takes effect."""
 
     def __init__(self, model: nn.Module, changes: Sequence[Change], batch: Batch) -> None:
         state = state_of(model)
@@ -103,27 +104,27 @@ class _Forks:
 
     def outputs(self, batch: Batch) -> list[Tensor]:
         """The output with each change."""
-        walk = _Walk(self._root, self._forks, self._changes)
-        dense = cast(Tensor, walk.run(*self._dense, *tensors_of(batch)))
-        return [walk.outputs.get(number, dense) for number in range(len(self._changes))]
+        interpreter = _VariantInterpreter(self._root, self._remainders, self._changes)
+        dense = cast(Tensor, interpreter.run(*self._dense, *tensors_of(batch)))
+        return [interpreter.outputs.get(number, dense) for number in range(len(self._changes))]
 
     @cached_property
-    def _forks(self) -> dict[Node, list["_Fork"]]:
-        """By the operation where they set in."""
+    def _remainders(self) -> dict[Node, list["_Remainder"]]:
+        """The rest of the graph for each change, by the operation at which it begins."""
         nodes = list(self._root.graph.nodes)
         places = {node: place for place, node in enumerate(nodes)}
         parameters = dict(zip(self._names, nodes, strict=False))
-        forks: dict[Node, list[_Fork]] = {}
+        remainders: dict[Node, list[_Remainder]] = {}
         for number, change in enumerate(self._changes):
             users = [user for name in change for user in parameters[name].users]
             if users:
                 start = min(users, key=places.__getitem__)
-                forks.setdefault(start, []).append(_Fork.of(self._root, number, places, start, parameters))
-        return forks
+                remainders.setdefault(start, []).append(_Remainder.of(self._root, number, places, start, parameters))
+        return remainders
 
 
-class _Fork:
-    """The rest of a graph from one operation on."""
+class _Remainder:
+    """The rest of a graph from the operation at which one change takes effect."""
 
     def __init__(self, number: int, live: list[Node], names: Mapping[Node, str], rest: GraphModule) -> None:
         self.number, self._live, self._names, self._rest = number, live, names, rest
@@ -131,18 +132,26 @@ class _Fork:
     @classmethod
     def of(
         cls, root: GraphModule, number: int, places: Mapping[Node, int], start: Node, parameters: Mapping[str, Node]
-    ) -> "_Fork":
-        """What is alive just before an operation, and what leads from that to the output."""
+    ) -> "_Remainder":
+        """The rest of a graph, as a function of the values that are live just before `start`.
+
+        Args:
+            root: The graph.
+            number: Index of the change.
+            places: Position of every node.
+            start: The first operation that reads a tensor of the change.
+            parameters: The placeholder of every tensor that some change replaces.
+        """
         live = [
             node
             for node, place in places.items()
             if place < places[start] and any(places[user] >= places[start] for user in node.users)
         ]
         (output,) = next(node for node in places if node.op == "output").all_input_nodes
-        return cls(number, live, {node: name for name, node in parameters.items()}, part(root, live, [output]))
+        return cls(number, live, {node: name for name, node in parameters.items()}, subgraph(root, live, [output]))
 
     def run(self, values: Mapping[Node, Any], change: Change) -> Tensor:
-        """The output with a change, given the values of the dense network."""
+        """The output with a change, given the live values of the dense network."""
         given = []
         for node in self._live:
             name = self._names.get(node, "")
@@ -150,16 +159,21 @@ class _Fork:
         return self._rest(*given)[0]
 
 
-class _Walk(Interpreter):
-    """Runs the dense graph, and from where changes set in, the rest with each of them."""
+class _VariantInterpreter(Interpreter):
+    """Runs the dense graph, and at each operation the remainders that begin there.
 
-    def __init__(self, root: GraphModule, forks: Mapping[Node, list[_Fork]], changes: Sequence[Change]) -> None:
+    A remainder runs while the values that it needs are at hand, so no activation is kept until the end of the pass.
+    """
+
+    def __init__(
+        self, root: GraphModule, remainders: Mapping[Node, list[_Remainder]], changes: Sequence[Change]
+    ) -> None:
         super().__init__(root)
-        self._forks, self._changes = forks, changes
+        self._remainders, self._changes = remainders, changes
         self.outputs: dict[int, Tensor] = {}
 
     def run_node(self, n: Node) -> Any:
-        """Run the forks that set in here, then the operation itself."""
-        for fork in self._forks.get(n, ()):
-            self.outputs[fork.number] = fork.run(self.env, self._changes[fork.number])
+        """Run the remainders that begin at an operation, then the operation itself."""
+        for remainder in self._remainders.get(n, ()):
+            self.outputs[remainder.number] = remainder.run(self.env, self._changes[remainder.number])
         return super().run_node(n)

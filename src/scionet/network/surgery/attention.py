@@ -1,4 +1,4 @@
-"""Attention with fewer heads than its module was made for: the sizes that such modules keep beside their tensors."""
+"""Attention with fewer heads than the module was built with: module attributes that record numbers of heads."""
 
 import torch
 from torch import Tensor, nn
@@ -8,20 +8,24 @@ from scionet.errors import UnsupportedModel
 from scionet.network.plan import Choice, Plan
 
 _COUNTS = ("num_heads", "num_kv_heads", "num_attention_heads", "n_heads", "heads")
-"""Attributes by which modules count their heads."""
+"""Attributes in which modules store their number of heads."""
 
 _WIDTHS = ("attn_dim", "kv_dim", "key_attn_dim", "val_attn_dim", "all_head_size")
-"""Attributes by which modules count the channels of all their heads."""
+"""Attributes in which modules store the number of channels of all heads together."""
 
 
 def record_heads(model: nn.Module, plan: Plan) -> None:
-    """Set the sizes that attention modules record to what a plan leaves of their heads.
+    """Update the attributes of attention modules to the heads that a plan keeps.
+
+    Args:
+        model: The cut network, changed in place.
+        plan: The plan that it was cut to.
 
     Raises:
-        UnsupportedModel: If such a module cannot do with fewer heads.
+        UnsupportedModel: If a module cannot compute with fewer heads.
     """
     for choice in plan.choices:
-        module = _around(model, choice)
+        module = _attention_module(model, choice)
         if module is None or len(choice.kept) == choice.width:
             continue
         for name in (*_COUNTS, *_WIDTHS):
@@ -29,32 +33,37 @@ def record_heads(model: nn.Module, plan: Plan) -> None:
             if isinstance(size, int):
                 setattr(module, name, size * len(choice.kept) // choice.width)
         if type(module) is nn.MultiheadAttention:
-            _replace(module)
+            _convert(module)
 
 
-def _around(model: nn.Module, choice: Choice) -> nn.Module | None:
-    """The innermost module around a site that counts as many heads as the site has units."""
+def _attention_module(model: nn.Module, choice: Choice) -> nn.Module | None:
+    """The innermost module that contains a site and has as many heads as the site has units."""
     modules, path = dict(model.named_modules()), choice.site.partition(":")[0].split(".")
-    around = (modules.get(".".join(path[:length])) for length in range(len(path), -1, -1))
-    return next((m for m in around if any(getattr(m, name, None) == choice.width for name in _COUNTS)), None)
+    parents = (modules.get(".".join(path[:length])) for length in range(len(path), -1, -1))
+    return next((m for m in parents if any(getattr(m, name, None) == choice.width for name in _COUNTS)), None)
 
 
-def _replace(module: nn.MultiheadAttention) -> None:
-    """Make torch's attention, in place, one of ours: parameters, their names and hooks stay.
+def _convert(module: nn.MultiheadAttention) -> None:
+    """Convert torch's attention to `SelfAttention` in place, which keeps its parameters, their names and its hooks.
 
     Raises:
-        UnsupportedModel: If it does more than ours can.
+        UnsupportedModel: If it has features that `SelfAttention` does not support.
     """
     if module.in_proj_weight is None or module.bias_k is not None or module.add_zero_attn:
-        raise UnsupportedModel("heads of nn.MultiheadAttention with kdim, vdim, add_bias_kv or add_zero_attn stay")
+        raise UnsupportedModel(
+            "heads of nn.MultiheadAttention with kdim, vdim, add_bias_kv or add_zero_attn cannot be removed; leave the "
+            "module whole with ignored_layers"
+        )
     module.__class__ = SelfAttention
-    module._qkv_same_embed_dim = False  # else nn.TransformerEncoderLayer has a fused kernel of its own run
+    # Otherwise nn.TransformerEncoderLayer would run a fused kernel that assumes the original number of heads.
+    module._qkv_same_embed_dim = False
 
 
 class SelfAttention(nn.MultiheadAttention):
-    """torch's multi-head attention on one sequence, with any number of heads.
+    """torch's multi-head attention as self-attention, with any number of heads.
 
-    The original divides the width of the sequence by the number of heads; here a head keeps its size when others go.
+    The original computes the size of a head as the width of the sequence divided by the number of heads. Here a head
+    keeps its size when others are removed.
     """
 
     def forward(
@@ -68,30 +77,38 @@ class SelfAttention(nn.MultiheadAttention):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, None]:
-        """What `nn.MultiheadAttention` computes for ``attention(x, x, x, need_weights=False)``, masks as there.
+        """The same as `nn.MultiheadAttention` for ``attention(x, x, x, need_weights=False)``, with the same masks.
 
-        As there, `is_causal` is but a hint that the mask is causal; masks are taken as they are.
+        As in torch, `is_causal` is only a hint that `attn_mask` is causal; the mask itself is applied.
 
         Raises:
-            UnsupportedModel: If query, key and value are not one tensor, attention weights are asked for, or a causal
-                mask is said to be there and is not.
+            UnsupportedModel: If query, key and value are not the same tensor, attention weights are requested, or
+                `is_causal` is set without a mask.
         """
         if need_weights or query is not key or key is not value or (is_causal and attn_mask is None):
             raise UnsupportedModel(
-                "attention with pruned heads is called as attention(x, x, x, need_weights=False), and with attn_mask "
-                "where is_causal is set"
+                "attention with pruned heads must be called as attention(x, x, x, need_weights=False), with "
+                "attn_mask if is_causal is set"
             )
-        turned = query.ndim == 3 and not self.batch_first
-        joint = functional.linear(query.transpose(0, 1) if turned else query, self.in_proj_weight, self.in_proj_bias)
+        sequence_first = query.ndim == 3 and not self.batch_first
+        joint = functional.linear(
+            query.transpose(0, 1) if sequence_first else query, self.in_proj_weight, self.in_proj_bias
+        )
         heads = [part.unflatten(-1, (self.num_heads, -1)).transpose(-3, -2) for part in joint.chunk(3, -1)]
         mask, dropout = _mask(attn_mask, key_padding_mask, joint), self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(*heads, attn_mask=mask, dropout_p=dropout)
         out = self.out_proj(mixed.transpose(-3, -2).flatten(-2))
-        return (out.transpose(0, 1) if turned else out), None
+        return (out.transpose(0, 1) if sequence_first else out), None
 
 
 def _mask(attention: Tensor | None, padding: Tensor | None, like: Tensor) -> Tensor | None:
-    """What is added to the scores ``(batch, head, query, key)``: minus infinity where a mask of truth values is set."""
+    """The sum to add to the scores ``(batch, head, query, key)``; where a Boolean mask is set, minus infinity.
+
+    Args:
+        attention: The mask of query-key pairs, Boolean or floating-point.
+        padding: The mask of keys ``(batch, key)``, Boolean or floating-point.
+        like: A tensor of the device and type of the result.
+    """
     total = None
     for mask in (attention, None if padding is None else padding[..., None, None, :]):
         if mask is not None:

@@ -1,4 +1,4 @@
-"""Cutting a network to a plan, and proving that the cut is right. The only writer of structure."""
+"""Cutting a network to a plan, and verifying the cut. No other module changes the shapes of a network."""
 
 import copy
 import math
@@ -21,10 +21,15 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, to
 
 
 def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
-    """A copy of `model` without the units that `plan` removes; `model` itself is untouched.
+    """A copy of `model` without the units that `plan` removes; `model` itself is not changed.
+
+    Args:
+        model: The dense network.
+        plan: The plan.
+        sites: The network's sites.
 
     Raises:
-        InvalidSetting: If the plan is of another network.
+        InvalidSetting: If the plan belongs to another network.
         UnsupportedModel: If the model cannot be copied.
     """
     with torch.no_grad():
@@ -32,14 +37,14 @@ def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
         keep = kept_entries(sites, plan)
         state = state_of(model)
         shrunk = {name: shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in {*tensors, *keep}}
-        renewed = _renewed(state, shrunk)
-        pruned = copied(model, renewed)
-        _record_sizes(pruned, renewed, plan)
+        replacements = _replacements(state, shrunk)
+        pruned = copied(model, replacements)
+        _record_sizes(pruned, replacements, plan)
     return pruned
 
 
 def kept_entries(sites: Sites, plan: Plan) -> dict[str, dict[int, Tensor]]:
-    """Per tensor and dimension that shrinks, the entries that stay, ascending."""
+    """Per tensor and dimension that shrinks, the indices of the entries that stay, ascending."""
     masks: dict[tuple[str, int], np.ndarray] = {}
     for name, kept in plan.kept.items():
         removed = np.setdiff1d(np.arange(sites[name].width), kept)
@@ -54,11 +59,11 @@ def kept_entries(sites: Sites, plan: Plan) -> dict[str, dict[int, Tensor]]:
 
 
 def shrink(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
-    """A copy of a tensor with some entries of some dimensions alone.
+    """A copy of a tensor, restricted to some entries of some dimensions.
 
     Args:
         tensor: The tensor.
-        keep: By dimension, the entries that stay.
+        keep: By dimension, the indices of the entries that stay.
     """
     for dim, entries in keep.items():
         tensor = tensor.index_select(dim, entries.to(tensor.device))
@@ -66,12 +71,12 @@ def shrink(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
 
 
 def spread(tensor: Tensor, dense: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
-    """A dense tensor with what `shrink` would keep of it replaced: `shrink` gives `tensor` back.
+    """A copy of a dense tensor in which `tensor` replaces the entries that `shrink` keeps.
 
     Args:
-        tensor: What takes the place of the entries that stay.
-        dense: The dense tensor; is not changed.
-        keep: By dimension, the entries that stay.
+        tensor: The new entries, of the shape that `shrink` returns.
+        dense: The dense tensor.
+        keep: By dimension, the indices of the entries that stay.
     """
     if not keep:
         return tensor
@@ -84,54 +89,59 @@ def copied(model: nn.Module, instead: Mapping[int, Tensor] = MappingProxyType({}
 
     Args:
         model: The model.
-        instead: By identity of tensors of the model, those that take their places in the copy.
+        instead: Tensors for the copy, by the `id` of the tensors of the model that they replace.
 
     Raises:
-        UnsupportedModel: If it cannot be copied.
+        UnsupportedModel: If the model cannot be copied.
     """
     try:
-        return copy.deepcopy(model, dict(instead))
-    except Exception as error:  # whatever the attributes of a stranger's modules raise
+        return copy.deepcopy(model, dict(instead))  # the memo: replaced tensors are not copied, and ties survive
+    except Exception as error:  # the attributes of a user's modules can raise anything
         raise UnsupportedModel(
-            f"{type(model).__name__} cannot be copied by copy.deepcopy ({error}); remove what it holds besides "
-            "parameters, buffers and plain attributes (open files, non-leaf tensors), then prune"
+            f"{type(model).__name__} cannot be copied by copy.deepcopy ({error}); remove attributes other than "
+            "parameters, buffers and plain values (open files, non-leaf tensors), then prune"
         ) from error
 
 
 def install(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -> None:
-    """Put tensors of the shapes that `plan` makes into `model` in place and set the sizes its modules record.
+    """Replace tensors of `model` in place and update the sizes that its modules record.
 
-    Tied parameters stay tied; `requires_grad` stays as it was.
+    Tied parameters stay tied; `requires_grad` is kept.
+
+    Args:
+        model: The dense network.
+        tensors: New tensors by name, in the shapes that `plan` leaves.
+        plan: The plan.
     """
-    renewed = _renewed(state_of(model), tensors)
+    replacements = _replacements(state_of(model), tensors)
     for module in model.modules():
         for key, old in (*module._parameters.items(), *module._buffers.items()):
-            if id(old) in renewed:
-                setattr(module, key, renewed[id(old)])
-    _record_sizes(model, renewed, plan)
+            if id(old) in replacements:
+                setattr(module, key, replacements[id(old)])
+    _record_sizes(model, replacements, plan)
 
 
-def _renewed(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
-    """New parameters and buffers by the identity of those that they replace."""
-    renewed: dict[int, Tensor] = {}
+def _replacements(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
+    """New parameters and buffers by the `id` of those that they replace, in the old types and on the old devices."""
+    replacements: dict[int, Tensor] = {}
     for name, tensor in tensors.items():
         old = state[name]
-        fresh = tensor.to(old)
-        renewed[id(old)] = nn.Parameter(fresh, old.requires_grad) if isinstance(old, nn.Parameter) else fresh
-    return renewed
+        new = tensor.to(old)
+        replacements[id(old)] = nn.Parameter(new, old.requires_grad) if isinstance(old, nn.Parameter) else new
+    return replacements
 
 
-def _record_sizes(model: nn.Module, renewed: Mapping[int, Tensor], plan: Plan) -> None:
-    """Set the sizes that modules record beside the new tensors of a plan."""
-    fresh = {id(tensor) for tensor in renewed.values()}
+def _record_sizes(model: nn.Module, replacements: Mapping[int, Tensor], plan: Plan) -> None:
+    """Update the sizes that modules with replaced tensors record as attributes."""
+    new = {id(tensor) for tensor in replacements.values()}
     for module in model.modules():
-        if any(id(tensor) in fresh for tensor in (*module._parameters.values(), *module._buffers.values())):
+        if any(id(tensor) in new for tensor in (*module._parameters.values(), *module._buffers.values())):
             _record_size(module)
     record_heads(model, plan)
 
 
 def _record_size(module: nn.Module) -> None:
-    """Attributes that PyTorch's own layers keep beside their tensors."""
+    """Update the sizes that PyTorch's own layers store as attributes."""
     if isinstance(module, nn.modules.conv._ConvNd):
         if module.groups > 1:
             module.groups = module.groups * module.weight.shape[0] // module.out_channels
@@ -147,64 +157,64 @@ def _record_size(module: nn.Module) -> None:
 def verify(
     model: nn.Module, plan: Plan, sites: Sites, pruned: nn.Module, batch: Batch, tolerance: float | None = None
 ) -> float:
-    """Largest relative difference between the masked network and the cut one on `batch`.
+    """Compare the masked and the cut network on `batch` and return their largest relative difference.
 
-    A network that magnifies rounding (dead channels behind BatchNorm, say) can differ by more than the tolerance
-    although the cut is right. Both are then compared in float64, where only a wrong cut makes a difference.
+    A network that magnifies rounding errors (such as one with dead channels in front of BatchNorm) can exceed the
+    tolerance although the cut is right. The two are then compared in float64, where only a wrong cut shows.
 
     Args:
         model: The dense network.
         plan: The plan.
         sites: The dense network's sites.
-        pruned: What `cut` made.
+        pruned: The network that `cut` returned.
         batch: Inputs.
-        tolerance: Largest difference that passes, relative to the largest output; by default 1e-10 in float64, 1e-4
-            in float32, 2e-2 in float16, 1e-1 in bfloat16.
+        tolerance: Largest difference that is accepted, relative to the largest output; by default 1e-10 in float64,
+            1e-4 in float32, 2e-2 in float16, 1e-1 in bfloat16.
 
     Raises:
-        VerificationError: If the two differ by more, or give NaN or infinite values.
+        VerificationError: If the two differ by more, or an output is NaN or infinite.
     """
     tensors, dtype = masked_tensors(model, sites, plan), place_of(model)[1]
-    difference = _gap(model, tensors, pruned, batch)
+    difference = _network_difference(model, tensors, pruned, batch)
     allowed = TOLERANCES.get(dtype, max(TOLERANCES.values())) if tolerance is None else tolerance
     if difference <= allowed:
         return difference
-    exact = _gap_in_float64(model, tensors, pruned, batch) if math.isfinite(difference) else difference
+    exact = _difference_in_float64(model, tensors, pruned, batch) if math.isfinite(difference) else difference
     if not exact <= TOLERANCES[torch.float64]:
         raise VerificationError(
             f"the cut network differs from the masked one by {difference:.2e} (relative; allowed {allowed:.0e}), and "
-            f"by {exact:.2e} in float64; do not use it. Exclude the layers concerned by ignored_layers and report the "
-            "model"
+            f"by {exact:.2e} in float64; do not use it. Exclude the layers concerned with ignored_layers, and report "
+            "the model"
         )
     return difference
 
 
-def _gap(model: nn.Module, tensors: Mapping[str, Tensor], pruned: nn.Module, batch: Batch) -> float:
-    """Largest relative difference between `model` called with other tensors and the cut network; NaN if one is."""
+def _network_difference(model: nn.Module, tensors: Mapping[str, Tensor], pruned: nn.Module, batch: Batch) -> float:
+    """Largest relative difference between `model` called with `tensors` and the cut network; NaN if an output is."""
     batch = to_model(batch, model)
-    with undisturbed(model):  # on copies of the inputs: a network may write into them
+    with undisturbed(model):  # on copies of the inputs, since a network may write into them
         expected = list(tensors_of(call_with(model, tensors, copy.deepcopy(batch))))
     with undisturbed(pruned):
         found = list(tensors_of(call(pruned, copy.deepcopy(batch))))
-    gaps = [_difference(a, b) for a, b in zip(expected, found, strict=True)]
-    return float(np.max(gaps, initial=0.0))  # unlike the built-in, NaN if one of them is
+    differences = [_difference(a, b) for a, b in zip(expected, found, strict=True)]
+    return float(np.max(differences, initial=0.0))  # np.max propagates NaN; the built-in max does not
 
 
-def _gap_in_float64(model: nn.Module, tensors: Mapping[str, Tensor], pruned: nn.Module, batch: Batch) -> float:
-    """The same without rounding; infinite where the networks cannot be run in float64."""
+def _difference_in_float64(model: nn.Module, tensors: Mapping[str, Tensor], pruned: nn.Module, batch: Batch) -> float:
+    """The same in float64; infinite if the networks do not run in float64."""
     wide = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     try:
-        return _gap(copied(model).double(), wide, copied(pruned).double(), batch)
-    except (RuntimeError, TypeError):  # a type that is fixed in a forward, or a device without float64
+        return _network_difference(copied(model).double(), wide, copied(pruned).double(), batch)
+    except (RuntimeError, TypeError):  # a forward with a fixed type, or a device without float64
         return math.inf
 
 
 def _difference(expected: Tensor, found: Tensor) -> float:
-    """Largest difference of two tensors, relative to the largest entry of the first; infinite for unequal shapes."""
+    """Largest difference of two tensors, relative to the largest entry of the first; infinite if shapes differ."""
     if expected.shape != found.shape:
         return float("inf")
     if not (expected.is_floating_point() or expected.is_complex()) or not expected.numel():
         return float(not torch.equal(expected, found))
     wide = torch.promote_types(expected.dtype, torch.float64)
-    gap = (expected.to(wide) - found.to(wide)).abs().max()
-    return float(gap / expected.to(wide).abs().max().clamp_min(torch.finfo(torch.float32).tiny))
+    difference = (expected.to(wide) - found.to(wide)).abs().max()
+    return float(difference / expected.to(wide).abs().max().clamp_min(torch.finfo(torch.float32).tiny))

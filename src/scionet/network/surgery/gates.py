@@ -1,8 +1,9 @@
-"""A plan as parameters: scaled, zeroed or refitted consumer weights, without touching the model.
+"""A plan as other tensors for the same model: scaled, zeroed or refitted consumer weights.
 
-A *gate* multiplies what one unit gives to every consumer. By linearity that is a factor on the matching columns of the
-consumers' weights, so a gated network is the same module called with other tensors: it leaves no trace, can be
-differentiated with respect to the gates, and can be evaluated for many gates at once by `torch.func.vmap`.
+A *gate* multiplies the output of one unit at the input of every consumer. Consumers are linear, so this is a factor on
+the matching columns of their weights, and a gated network is the same module called with other tensors. The model is
+not changed, the output can be differentiated with respect to the gates, and `torch.func.vmap` evaluates many gates at
+once.
 """
 
 from collections.abc import Mapping
@@ -19,18 +20,18 @@ from scionet.network.sites import Site, Sites
 
 
 def plan_gates(sites: Sites, plan: Plan) -> dict[str, Tensor]:
-    """The gates of a plan: per site a float64 vector of shape ``(width,)``, 0 for removed units.
+    """The gates of a plan: per site a float64 vector of shape ``(width,)``, with 0 for removed units.
 
     Raises:
-        InvalidSetting: If the plan names a site that the network does not have, or one of another width.
+        InvalidSetting: If the plan names a site that the network does not have, or that has another width.
     """
     gates = {}
     for choice in plan.choices:
         if choice.site not in sites or sites[choice.site].width != choice.width:
             raise InvalidSetting(
-                f"the plan chooses among {choice.width} units of site {choice.site!r}; this network has "
-                + (f"{sites[choice.site].width} there" if choice.site in sites else "no such site")
-                + "; use the plan with the network it was made for"
+                f"the plan is for a network with {choice.width} units at site {choice.site!r}; this network has "
+                + (f"{sites[choice.site].width} units there" if choice.site in sites else "no such site")
+                + "; use the plan with the network that it was made for"
             )
         gate = torch.zeros(choice.width, dtype=torch.float64)
         gate[list(choice.kept)] = torch.tensor(choice.weights, dtype=torch.float64)
@@ -39,7 +40,14 @@ def plan_gates(sites: Sites, plan: Plan) -> dict[str, Tensor]:
 
 
 def column_factors(site: Site, consumer: str, gate: Tensor, columns: int) -> Tensor:
-    """Factor of every input column of one consumer, shape ``(columns,)``; 1 where the site has none."""
+    """The factor of every input column of one consumer, shape ``(columns,)``: the gate of its unit.
+
+    Args:
+        site: The gated site.
+        consumer: Name of the consumer's weight.
+        gate: The gates of the site, shape ``(width,)``.
+        columns: Number of input columns of the consumer; those that belong to no unit of the site get 1.
+    """
     unit_of = torch.full((columns,), site.width, device=gate.device)
     index = torch.as_tensor(site.slot(consumer, 1).index, device=gate.device)
     unit_of[index] = torch.arange(site.width, device=gate.device)[:, None]
@@ -49,16 +57,16 @@ def column_factors(site: Site, consumer: str, gate: Tensor, columns: int) -> Ten
 def gated_tensors(
     model: nn.Module, sites: Sites, gates: Mapping[str, Tensor], tensors: Mapping[str, Tensor] | None = None
 ) -> dict[str, Tensor]:
-    """Tensors that make `model` the gated network when it is called with them.
+    """The tensors with which `model` computes the gated network.
 
     Args:
         model: The dense network.
         sites: Its sites.
         gates: Per site the gates, shape ``(width,)``; sites without gates stay whole.
-        tensors: Replacement tensors in dense shapes, to which the gates are applied (refitted weights).
+        tensors: Replacement tensors in dense shapes (refitted weights), to which the gates are applied.
 
     Returns:
-        Replacement tensors by name: those given, and every consumer weight of a gated site.
+        Replacement tensors by name: the given ones, and every consumer weight of a gated site.
     """
     state = state_of(model)
     changed = {name: tensor.to(state[name]) for name, tensor in (tensors or {}).items()}
@@ -71,7 +79,7 @@ def gated_tensors(
 
 
 def masked_tensors(model: nn.Module, sites: Sites, plan: Plan) -> dict[str, Tensor]:
-    """Tensors that make `model` the masked network of a plan: refits applied, removed units silenced."""
+    """The tensors with which `model` computes the masked network of a plan: refitted, with removed units at zero."""
     return gated_tensors(model, sites, plan_gates(sites, plan), plan.tensors)
 
 
