@@ -103,7 +103,7 @@ def test_damaged_files_are_refused(layout, tmp_path: Path):
         with pytest.raises(CheckpointError, match="damaged"):
             read_sparse(path)
     save_file(parts, path)
-    with pytest.raises(CheckpointError, match="no sparse state"):
+    with pytest.raises(CheckpointError, match="contains no sparse state"):
         read_sparse(path)
     save_file(
         parts, path, {"scionet_sparse": header["scionet_sparse"].replace('"format_version":1', '"format_version":2')}

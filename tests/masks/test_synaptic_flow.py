@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scionet import Schedule, mask_weights
 from scionet.errors import UnsupportedModel
-from scionet.masks.gradients import slopes
+from scionet.masks.gradients import gradients
 from scionet.masks.mask_rule import MaskRule
 from scionet.masks.rounds import ScoringTask, rounds
 from scionet.masks.scores import SCORES
@@ -25,7 +25,7 @@ def flows(model: nn.Module, x: Tensor) -> tuple[float, dict[str, Tensor]]:
     """R and the scores."""
     flow = synaptic_flow(model, x)
     weights = {name: w.double().abs() for name, w in maskable(model).items()}
-    return float(flow(weights)), {name: weights[name] * s for name, s in slopes(flow, weights).items()}
+    return float(flow(weights)), {name: weights[name] * s for name, s in gradients(flow, weights).items()}
 
 
 def trained(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -174,7 +174,7 @@ def test_a_hundred_rounds_reach_the_last_weight_of_each_layer(he):
 
 
 def test_weights_that_are_added_have_scores_of_their_own():
-    """Their slopes are one and the same, for torch.autograd one tensor."""
+    """Their gradients are one and the same, for torch.autograd one tensor."""
 
     class Added(nn.Module):
         def __init__(self) -> None:

@@ -106,7 +106,7 @@ def test_masks_survive_saving(tmp_path: Path):
     with pytest.raises(CheckpointError, match="overwrite"):
         masks.save(path)
     path.write_bytes(path.read_bytes()[:-1] + bytes([1 - path.read_bytes()[-1]]))
-    with pytest.raises(CheckpointError, match="not those that were saved"):
+    with pytest.raises(CheckpointError, match="differ from those that were saved"):
         WeightMasks.load(path)
 
 

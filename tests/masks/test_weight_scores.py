@@ -15,7 +15,7 @@ from torch.func import functional_call
 from scionet import mask_weights
 from scionet.masks.mask_rule import MaskRule
 from scionet.masks.scores import SCORES, WeightView
-from scionet.masks.weights import maskable, wide
+from scionet.masks.weights import maskable, upcast
 
 NET = sizes_mlp(5, 7, 6, 4)
 DATA = [pairs(6, 5), pairs(3, 5, seed=2)]
@@ -25,7 +25,7 @@ X, Y = torch.cat([x for x, _ in DATA]), torch.cat([y for _, y in DATA])
 def view(
     model: nn.Module = NET, temperature: float | None = None, name: str = "snip", masked: bool = False
 ) -> WeightView:
-    weights = wide(maskable(model))
+    weights = upcast(maskable(model))
     rng = torch.Generator().manual_seed(7)
     masks = {n: torch.rand(w.shape, generator=rng) > (0.3 if masked else -1) for n, w in weights.items()}
     heat = SCORES[name].temperature if temperature is None else temperature
@@ -118,10 +118,12 @@ def test_temperature_divides_the_gradient_and_its_change_more():
 def test_signed_saliencies_are_the_decline_of_the_norm():
     """Sum of θ g = −½ d‖θ‖²/dt under gradient flow."""
     given = view()
-    slopes = given.loss.slopes(given.weights)
-    signed = sum(float(part.sum()) for part in given.times(slopes).values())
+    gradients = given.loss.gradient(given.weights)
+    signed = sum(float(part.sum()) for part in given.times(gradients).values())
     step = 1e-6
-    norms = [sum(float((w - s * step * slopes[n]).square().sum()) for n, w in given.weights.items()) for s in (1, -1)]
+    norms = [
+        sum(float((w - s * step * gradients[n]).square().sum()) for n, w in given.weights.items()) for s in (1, -1)
+    ]
     assert signed == pytest.approx(-0.5 * (norms[0] - norms[1]) / (2 * step), rel=1e-6)
 
 
@@ -134,26 +136,26 @@ def test_grasp_keeps_what_would_lower_the_gradient_norm():
         for sign in (1, -1):
             moved = {n: w.clone() for n, w in given.weights.items()}
             moved[name][index] *= 1 - sign * step
-            norms.append(sum(float(g.square().sum()) for g in given.loss.slopes(moved).values()))
+            norms.append(sum(float(g.square().sum()) for g in given.loss.gradient(moved).values()))
         assert (norms[0] - norms[1]) / (2 * step) == pytest.approx(-2 * float(found[name][index]), rel=1e-5)
 
 
 def test_grasp_of_a_quadratic_loss_is_worked_out_by_hand():
     """L = a w²/2: g = a w, H = a, so θ Hg = a² w²; Hg here by double backward of any functional."""
-    from scionet.masks.gradients import _along, slopes
+    from scionet.masks.gradients import _along, gradients
 
     w = {"w": torch.tensor([3.0], dtype=torch.float64)}
     loss = lambda at: (0.5 * 2.0 * at["w"] ** 2).sum()  # noqa: E731
-    gradient = slopes(loss, w)
+    gradient = gradients(loss, w)
     assert float(gradient["w"]) == 6
-    assert float(w["w"] * slopes(_along(loss, gradient), w)["w"]) == 4 * 9
+    assert float(w["w"] * gradients(_along(loss, gradient), w)["w"]) == 4 * 9
 
 
 def test_conservation_of_signed_saliency_in_a_network_without_biases():
     """Layer sums of θ g are equal, those of |θ g| are not."""
     model = sizes_mlp(5, 9, 8, 4, bias=False)
     given = view(model)
-    signed = [float(part.sum()) for part in given.times(given.loss.slopes(given.weights)).values()]
+    signed = [float(part.sum()) for part in given.times(given.loss.gradient(given.weights)).values()]
     np.testing.assert_allclose(signed, signed[0], rtol=1e-12)
     absolute = [float(part.sum()) for part in SCORES["snip"](given).values()]
     assert max(absolute) > 1.05 * min(absolute)
@@ -161,10 +163,12 @@ def test_conservation_of_signed_saliency_in_a_network_without_biases():
 
 def test_half_precision_is_scored_in_float32():
     half = copy.deepcopy(NET).bfloat16()
-    given = WeightView(half, wide(maskable(half)), view().masks, [(X.bfloat16(), Y)], X, 1.0, np.random.default_rng(0))
+    given = WeightView(
+        half, upcast(maskable(half)), view().masks, [(X.bfloat16(), Y)], X, 1.0, np.random.default_rng(0)
+    )
     plain = copy.deepcopy(half).float()
     other = WeightView(
-        plain, wide(maskable(plain)), view().masks, [(X.bfloat16().float(), Y)], X, 1.0, np.random.default_rng(0)
+        plain, upcast(maskable(plain)), view().masks, [(X.bfloat16().float(), Y)], X, 1.0, np.random.default_rng(0)
     )
     for name, score in SCORES["snip"](given).items():
         assert score.dtype == torch.float32

@@ -116,7 +116,7 @@ def test_wrong_numbers_and_backends(options, text):
 
 
 def test_objectives_that_are_no_set_functions_are_refused():
-    with pytest.raises(InvalidSetting, match="LineSearch is none: take one partition"):
+    with pytest.raises(InvalidSetting, match="LineSearch is not one: use n_partitions=1"):
         run(LineSearch([layer(0).term]))
 
 

@@ -166,7 +166,7 @@ def test_convolution_gram_equals_explicit_convolution():
     weight, columns = kernel.reshape(4, 45), np.arange(45).reshape(5, 9)
     target = unfolded @ weight.T
     term = Layer(unfolded, weight, target, columns, np.zeros(0, dtype=int)).term
-    found, rows = Contributions.of([term]), len(unfolded)
+    found, rows = Contributions.from_terms([term]), len(unfolded)
     flat = by_channel.reshape(5, -1)
     norm = (dense**2).sum()
     np.testing.assert_allclose(found.gram, flat @ flat.T / norm, rtol=1e-12, atol=1e-14)

@@ -48,7 +48,7 @@ def test_the_suppressor_is_missed_by_stale_gains_so_lazy_is_refused():
     found = greedy(objective, 2)
     assert (set(found.kept), objective.evaluations) == ({0, 1}, 5)
     assert 1 + found.values[-1] == pytest.approx(1.0)
-    with pytest.raises(InvalidSetting, match=r"submodular \(the gain of a unit never grows.*Exact or Stochastic"):
+    with pytest.raises(InvalidSetting, match=r"submodular \(the gain of a unit never grows.*Use Exact or Stochastic"):
         greedy(objective, 2, policy=Lazy())
     liar = Counted(objective.inner, frozenset(Fact))
     trapped = greedy(liar, 2, policy=Lazy())

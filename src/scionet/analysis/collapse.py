@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scionet.errors import InvalidSetting
-from scionet.masks.gradients import slopes
+from scionet.masks.gradients import gradients
 from scionet.masks.masking import mask_weights
 from scionet.masks.rounds import collapsed
 from scionet.masks.synaptic_flow import synaptic_flow
@@ -89,7 +89,7 @@ def conservation(
     weights = {name: weight.double().abs() for name, weight in maskable(model).items()}
     masked = {n: w * masks[n].to(w.device) if masks is not None and n in masks else w for n, w in weights.items()}
     flow = synaptic_flow(model, example_inputs)
-    scores = {name: masked[name] * slope for name, slope in slopes(flow, masked).items()}
+    scores = {name: masked[name] * slope for name, slope in gradients(flow, masked).items()}
     known = {n: s for n, s in sites.items() if {*s.producers, *s.consumers} <= scores.keys() and s.unit == "channel"}
     return Conservation(
         flow=float(flow(masked)),

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.masks.gradients import LossFunctional, Weights
-from scionet.masks.weights import maskable, wide_state
+from scionet.masks.weights import maskable, upcast_state
 from scionet.network.calling import undisturbed
 from scionet.network.example_loss import labelled
 from scionet.network.sites import Sites
@@ -92,11 +92,11 @@ def flow_rates(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool = 
     if step <= 0:
         raise InvalidSetting(f"step is a time above 0; given {step}")
     loss, theta = _problem(model, batches, batch_norms)
-    g, hg = loss.slopes(theta), loss.curvature(theta)
+    g, hg = loss.gradient(theta), loss.hessian_gradient(theta)
 
     def at(time: float) -> Weights:
         """θ after some time, by a midpoint step, which knows no Hessian."""
-        return _moved(theta, loss.slopes(_moved(theta, g, time / 2)), time)
+        return _moved(theta, loss.gradient(_moved(theta, g, time / 2)), time)
 
     norm, decline, lost, steepness = (_state(loss, at(step)) - _state(loss, at(-step))) / (2 * step)
     return FlowRates(
@@ -119,7 +119,7 @@ def filter_sums(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool =
         CalibrationError: If there are no batches, or labels are missing or do not fit.
     """
     loss, theta = _problem(model, batches, batch_norms)
-    g, hg = loss.slopes(theta), loss.curvature(theta)
+    g, hg = loss.gradient(theta), loss.hessian_gradient(theta)
     return {
         name: FilterSums(*(_by_filter(a[name], b[name]) for a, b in ((theta, g), (theta, hg), (g, g))))
         for name in maskable(model)
@@ -164,7 +164,7 @@ def _problem(model: nn.Module, batches: Iterable[Any], batch_norms: bool) -> tup
         pairs = [labelled(batch, model) for batch in batches]
     if not pairs:
         raise CalibrationError("there are no batches; give at least one pair (inputs, labels)")
-    base = {name: tensor.clone() for name, tensor in wide_state(model, torch.float64).items()}
+    base = {name: tensor.clone() for name, tensor in upcast_state(model, torch.float64).items()}
     theta = {name: base[name] for name, parameter in model.named_parameters() if parameter.is_floating_point()}
     return LossFunctional(model, base, pairs, batch_norms=batch_norms), theta
 
@@ -175,7 +175,7 @@ def _moved(weights: Weights, gradient: Weights, time: float) -> dict[str, Tensor
 
 def _state(loss: LossFunctional, weights: Weights) -> FloatArray:
     """‖θ‖², θ·g, L and ‖g‖²."""
-    g = loss.slopes(weights)
+    g = loss.gradient(weights)
     return np.array([_dot(weights, weights), _dot(weights, g), loss.value(weights), _dot(g, g)])
 
 

@@ -11,7 +11,7 @@ from scionet.errors import CalibrationError
 from scionet.masks.mask_rule import MaskRule
 from scionet.masks.rounds import ScoringTask
 from scionet.masks.scores import WeightScore
-from scionet.masks.weights import maskable, wide
+from scionet.masks.weights import maskable, upcast
 from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
 from scionet.network.calling import state_of, undisturbed
 from scionet.network.checkpoints.manifest import blank_inputs
@@ -60,7 +60,7 @@ class WeightRanker(MeasuredRanker):
         """
         producers = {name for site in sites.values() for name in site.producers}
         state = state_of(model)
-        weights = wide({**maskable(model), **{name: state[name] for name in sorted(producers)}})
+        weights = upcast({**maskable(model), **{name: state[name] for name in sorted(producers)}})
         masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
         example = None if sites.inputs is None else blank_inputs(sites.inputs)
         with undisturbed(model):
