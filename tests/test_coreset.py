@@ -137,12 +137,12 @@ def test_the_lines_of_the_page_work_as_they_stand():
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"n_examples": 0}, InvalidSetting, "0 examples asked for; the data hold 36"),
-        ({"n_examples": 37}, InvalidSetting, "37 examples asked for"),
+        ({"n_examples": 0}, InvalidSetting, "0 examples requested; give 1 to 36"),
+        ({"n_examples": 37}, InvalidSetting, "37 examples requested"),
         ({"criterion": "beauty"}, InvalidSetting, "facility_location, moments; given 'beauty'"),
         ({"describe": lambda x: x}, CalibrationError, "one finite vector per example"),
         ({"data": [torch.full((4, 2, 5, 5), torch.inf)]}, CalibrationError, "NaN or infinite"),
-        ({"model": nn.Flatten()}, UnsupportedModel, "give describe"),
+        ({"model": nn.Flatten()}, UnsupportedModel, "pass describe"),
         ({"data": [{"x": 1}]}, CalibrationError, "must be like example_inputs"),
     ],
 )

@@ -104,7 +104,7 @@ def test_what_cannot_be_is_explained() -> None:
         criterion(importance="lam")
     with pytest.raises(CalibrationError, match="no calibration batches"):
         importances(CRITERIA["magnitude"], model, sites, [])
-    with pytest.raises(UnsupportedModel, match="site '0' no importance; take another"):
+    with pytest.raises(UnsupportedModel, match="site '0' no importance; use another"):
         importances(CRITERIA["bn scale"], model, sites, SUBJECTS["mlp"].batches())
     with pytest.raises(CalibrationError, match="label"):
         importances(CRITERIA["taylor"], model, sites, SUBJECTS["mlp"].batches())

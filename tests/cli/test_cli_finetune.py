@@ -147,7 +147,7 @@ def test_a_toml_file(ready: Path) -> None:
         (["--pruned", "missing.safetensors"], "there is no file missing.safetensors"),
         (["--model", "scionet:resnet56"], "another architecture"),
         (["--split", "valid"], "give the split test or train"),
-        (["--train-images", "41"], r"41 pictures asked for; pictures has 1\.\.40"),
+        (["--train-images", "41"], "41 images requested; give 1 to 40, the size of pictures"),
         (["--validation-images", "40"], "leave some for 'train'"),
         (["--evaluate-rest"], "say by --train-images"),
         (["--evaluate-split", "train"], "split 'train' is seen before"),

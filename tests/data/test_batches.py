@@ -77,7 +77,7 @@ def decoded(preprocessing: Preprocessing, picture: Image.Image) -> Pixels:
     """The picture alone in a batch of one, shape (1, height, width, 3)."""
     buffer = BytesIO()
     picture.save(buffer, "PNG")
-    return np.stack([preprocessing.picture(buffer.getvalue())])
+    return np.stack([preprocessing.pixels(buffer.getvalue())])
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
@@ -236,7 +236,7 @@ def test_sample_depends_on_the_seed_and_reaches_every_picture() -> None:
 
 @pytest.mark.parametrize(("count", "per_class"), [(0, False), (14, False), (4, True)])
 def test_sample_refuses_more_than_there_is(count: int, per_class: bool) -> None:
-    with pytest.raises(InvalidSetting, match=f"{count} pictures asked for"):
+    with pytest.raises(InvalidSetting, match=f"{count} images requested"):
         sample(listed([3, 4, 6]), count, 0, per_class)
 
 

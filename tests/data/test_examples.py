@@ -56,7 +56,7 @@ def test_examples_survive_being_sent_to_a_worker(folder: ImageFolder) -> None:
 
 def test_a_damaged_example_is_named(folder: ImageFolder) -> None:
     (Path(folder.root) / folder.paths[4]).write_bytes(b"no picture")
-    with pytest.raises(CalibrationError, match=f"cannot use the picture {folder.paths[4]}"):
+    with pytest.raises(CalibrationError, match=f"cannot use the image {folder.paths[4]}"):
         ImageExamples(folder, SQUARE)[4]
 
 

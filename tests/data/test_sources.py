@@ -101,7 +101,7 @@ def test_a_hugging_face_data_set_that_is_not_there_is_named(tmp_path: Path, monk
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     (tmp_path / "empty").mkdir()
     for name in ("nobody/nothing", "empty"):
-        with pytest.raises(InvalidSetting, match=f"datasets cannot read {name}: .*save_to_disk made"):
+        with pytest.raises(InvalidSetting, match=f"datasets cannot read {name}: .*save_to_disk wrote"):
             read_source(f"huggingface:{name}", PLAIN, tmp_path)
 
 
@@ -126,16 +126,16 @@ def test_augmentation_changes_pictures_by_torchs_random_numbers(tmp_path) -> Non
 
 def test_tensors_are_not_augmented() -> None:
     examples = read_source("digits", PLAIN, Path()).train.choose([0, 1], Augmentation("shift"))
-    with pytest.raises(TrainingError, match="an augmentation changes pictures, not Tensor"):
+    with pytest.raises(TrainingError, match="augmentation applies to images, not to Tensor"):
         list(Batches(examples, 2))
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("digit", "data must be named as digits, images:PATH"),
-        ("images:", "data must be named as"),
-        ("digits:2", "data must be named as"),
+        ("digit", "data must be given as digits, images:PATH"),
+        ("images:", "data must be given as"),
+        ("digits:2", "data must be given as"),
         ("idx:nowhere", "has neither train-images-idx3-ubyte nor"),
         ("images:nowhere", "does not exist"),
         ("torchvision:CIFAR11", "torchvision has no data set 'CIFAR11'"),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scionet.differentiable.soft_greedy import SOFTEST, SoftGreedy, fit, padded, set_loss
+from scionet.differentiable.soft_greedy import MIN_SOFT_TAU, SoftGreedy, fit, padded, set_loss
 from scionet.errors import InvalidSetting
 
 
@@ -147,7 +147,7 @@ def test_ragged_instances_short_ones_and_empty_sets():
         (lambda f: f(instances(0), 2, 0.05, "soft"), "at least 0.1 in mode 'soft'"),
         (lambda f: f(instances(0), 2, 0.0), "tau must be above 0"),
         (lambda f: f(instances(0), 2, 1.0, "fuzzy"), "mode must be one of st, soft, hard"),
-        (lambda f: f(instances(0) - 1, 2), "at least 0 for each item"),
+        (lambda f: f(instances(0) - 1, 2), "nonnegative numbers for each item"),
         (lambda f: f(instances(0, n_features=5), 2), "features must be 6"),
         (lambda f: f(instances(0)[0], 2), r"items must be \(instances, items, features\)"),
         (lambda f: fit(f, [instances(0)[0]], [[12]]), "outside 0..11"),
@@ -196,7 +196,7 @@ def test_soft_selection_is_no_relaxation_of_greedy(mask, agreeing):
     for tau in TEMPERATURES:
         taken = softened(f, items, tau, mask)
         counts.append(int((taken.topk(4, 1).indices.sort(1).values == greedy).all(1).sum()))
-        if mask == "log" and tau >= SOFTEST:
+        if mask == "log" and tau >= MIN_SOFT_TAU:
             torch.testing.assert_close(f(items, 4, tau, "soft").mask.detach(), taken)
     np.testing.assert_allclose(counts, agreeing, atol=4)
 

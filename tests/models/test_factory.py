@@ -153,7 +153,7 @@ def test_build_finds_factories_without_the_network(
         ("torch.nn:linear", {}, InvalidSetting, "Linear"),
         ("no_such_module:model", {}, InvalidSetting, "PYTHONPATH"),
         ("scionet:resnet20", {"clases": 3}, InvalidSetting, "clases"),
-        ("builtins:dict", {}, UnsupportedModel, "made a dict"),
+        ("builtins:dict", {}, UnsupportedModel, "returned a dict"),
     ],
 )
 def test_build_explains_what_it_cannot_build(factory: str, kwargs: dict, error: type[PruneError], message: str) -> None:
@@ -239,7 +239,7 @@ def test_damaged_weights_are_refused(tmp_path: Path, name: str, length: int | No
 @pytest.mark.parametrize("content", [[torch.zeros(1)], {"weights": {"deep": torch.zeros(1)}}, torch.zeros(3)], ids=str)
 def test_weights_must_be_a_state_dict(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "w.pt")
-    with pytest.raises(CheckpointError, match="holds no state dict"):
+    with pytest.raises(CheckpointError, match="contains no state dict"):
         load_weights(resnet20(), tmp_path / "w.pt")
 
 

