@@ -44,7 +44,7 @@ def test_zoom_is_that_of_torchvision(seed: int, width: int, height: int, smalles
     assert np.array_equal(Augmentation("zoom", smallest_crop=smallest).transform(prepared)(image), expected)
 
 
-def test_shift_begins_with_the_preparation() -> None:
+def test_shift_starts_with_the_preprocessing() -> None:
     image = picture(30, 20)
     prepared = Preprocessing(16, 12)
     framed = np.asarray(prepared.framed(image))

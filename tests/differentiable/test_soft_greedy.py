@@ -169,7 +169,7 @@ def with_weights(weights: Tensor) -> SoftGreedy:
 
 
 def softened(f: SoftGreedy, items: Tensor, tau: float, mask: str) -> Tensor:
-    """How much four soft steps take of each item: what has been taken is masked softly, by one of two ways."""
+    """Fraction of each item that four soft steps select, with one of two soft masks of selected items."""
     level, taken = torch.zeros(64, 6).double(), torch.zeros(64, 12).double()
     for _ in range(4):
         gains = f.gains(level, items).detach()
@@ -187,7 +187,7 @@ TEMPERATURES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 1e-4, 1e-5)
     ("mask", "agreeing"),
     [("log", (52, 55, 58, 60, 59, 57, 47, 2)), ("penalty", (52, 55, 53, 11, 22, 49, 62, 64))],
 )
-def test_soft_selection_is_no_relaxation_of_greedy(mask, agreeing):
+def test_soft_selection_does_not_approximate_greedy_as_tau_decreases(mask, agreeing):
     generator = torch.Generator().manual_seed(0)
     items = torch.rand(64, 12, 6, generator=generator, dtype=torch.float64)
     f = with_weights(torch.rand(6, generator=generator, dtype=torch.float64))

@@ -1,4 +1,4 @@
-"""The inverse Fisher matrix in blocks, the scores made of it, and the update, against dense matrices in float64."""
+"""The block inverse Fisher matrix, its scores and its update, against dense float64 matrices."""
 
 import copy
 
@@ -31,7 +31,7 @@ def view(masked: bool = False) -> WeightView:
 
 
 def gradients_one_by_one(given: WeightView) -> dict[str, Tensor]:
-    """``(examples, weights of the tensor)``, 0 where they are masked."""
+    """Per-example gradients ``(examples, weights of the tensor)``, 0 at masked weights."""
     model = copy.deepcopy(NET)
     found: dict[str, list[Tensor]] = {name: [] for name in given.weights}
     with torch.no_grad():
@@ -52,7 +52,7 @@ def dense_fisher(gradients: Tensor, damping: float) -> Tensor:
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("block_size", [1, 6, 1000])
 def test_woodfisher_is_the_diagonal_of_the_inverse_of_each_block(block_size, masked):
-    """Also where blocks do not divide a tensor, and where they are larger than it."""
+    """Includes blocks that do not divide a tensor, and blocks larger than a tensor."""
     given = view(masked)
     found = woodfisher(block_size, 0.01)(given)
     for name, rows in gradients_one_by_one(given).items():
@@ -99,7 +99,7 @@ def test_layouts_lose_nothing(shapes, block_size, data):
     assert torch.equal(two[1], 2 * layout.rows(tensors))
 
 
-def test_one_weight_that_goes_costs_its_saliency():
+def test_removing_one_weight_costs_its_saliency():
     """½ δᵀFδ = w² / (2 [F⁻¹]_qq), and δ = −(w / [F⁻¹]_qq) F⁻¹ e_q."""
     rng = torch.Generator().manual_seed(0)
     fisher = dense_fisher(torch.randn(4, 6, generator=rng).double(), 0.1)
@@ -112,7 +112,7 @@ def test_one_weight_that_goes_costs_its_saliency():
 
 
 @pytest.mark.parametrize("block_size", [6, 1000])
-def test_the_update_is_the_least_costly_of_those_that_take_the_masked_weights_away(block_size):
+def test_the_update_is_the_cheapest_that_zeroes_the_masked_weights(block_size):
     """Against the equations of constrained minimisation, block by block, and on the network's own tensors."""
     masks, before = mask_weights(NET, 0.4, score="obd", batches=DATA).masks, hash_tensors(state_of(NET))
     found = compensated(NET, masks, DATA, block_size=block_size, damping=0.01)

@@ -1,4 +1,4 @@
-"""Counts, ties, schedules and patterns, against slow and obvious ones."""
+"""Counts, ties, schedules and patterns, against slow and obvious versions."""
 
 import itertools
 
@@ -35,12 +35,12 @@ def test_largest_is_sorting_by_score_and_index(values, data):
 
 
 @pytest.mark.parametrize(("density", "total", "kept"), [(0.7, 10, 7), (0.5, 5, 3), (0.1, 4, 0), (1.0, 9, 9)])
-def test_count_is_the_nearest_whole_number_halves_upwards(density, total, kept):
+def test_rounded_count_rounds_halves_up(density, total, kept):
     assert rounded_count(density, total) == kept
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), min_size=1, max_size=6), st.data())
-def test_shares_add_up_and_keep_floors_and_capacities(layers, data):
+def test_apportioned_counts_add_up_and_respect_floors_and_capacities(layers, data):
     sizes = [size for size, _ in layers]
     floors = [min(size, floor) for size, floor in layers]
     total = data.draw(st.integers(sum(floors), sum(sizes)))
@@ -51,7 +51,7 @@ def test_shares_add_up_and_keep_floors_and_capacities(layers, data):
         assert all(abs(n - total * size / sum(sizes)) < 1 for n, size in zip(found, sizes, strict=True))
 
 
-def test_largest_remainders_are_served_first_and_the_first_of_equal_ones():
+def test_largest_remainders_round_up_first_and_ties_go_to_the_first():
     assert apportion_with_floors([0, 0, 0], [9, 9, 9], [4, 3, 3], 5) == [2, 2, 1]  # ideals 2, 1.5, 1.5
 
 

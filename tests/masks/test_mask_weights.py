@@ -1,4 +1,4 @@
-"""The call: exact counts, no traces, no resurrection, and errors that say what to do."""
+"""`mask_weights`: exact counts, no side effects, no resurrection, and helpful errors."""
 
 import copy
 from typing import Any
@@ -98,8 +98,8 @@ def test_masks_within_masks_are_nested_and_counted_of_all_weights():
         mask_weights(model, pattern="2:4", within=first)
 
 
-def test_weights_come_back_if_asked():
-    """A score that is turned over in the second round."""
+def test_weights_return_if_requested():
+    """A score whose sign is reversed in the second round."""
     calls: list[int] = []
 
     def turning(view: Any) -> dict[str, Tensor]:
@@ -114,7 +114,7 @@ def test_weights_come_back_if_asked():
     assert not torch.cat([mask.flatten() for mask in stay.values()])[smallest]
 
 
-def test_collapse_is_reported_by_name_warned_of_and_refused_if_asked():
+def test_collapse_is_reported_warned_about_and_refused_on_request():
     model = sizes_mlp(5, 7, 4)
     with torch.no_grad():
         model[0].weight.mul_(1e-6)  # type: ignore[union-attr]
@@ -136,7 +136,7 @@ def test_a_minimum_that_does_not_bind_changes_nothing():
 
 
 def test_isomorphic_masks_compare_layers_of_one_role_and_shape_only():
-    """Two roles more than once, and a layer that differs by its groups; scaling all of one role changes nothing."""
+    """Two repeated roles and a layer with other groups; scaling all layers of one role changes nothing."""
     convs = (nn.Conv1d(4, 8, 2, groups=2), nn.Conv1d(8, 4, 2), nn.Conv1d(4, 8, 2, groups=2), nn.Conv1d(8, 4, 2))
     torch.manual_seed(0)
     model = nn.Sequential(*convs, nn.Conv1d(4, 8, 2, groups=2), nn.Conv1d(2, 8, 2))
@@ -155,7 +155,7 @@ def test_isomorphic_masks_compare_layers_of_one_role_and_shape_only():
     assert all(torch.equal(again[name], found[name]) for name in names)
 
 
-def test_layerwise_masks_do_not_change_with_the_scale_of_a_layer_and_global_ones_do():
+def test_local_masks_do_not_depend_on_the_scale_of_a_layer_but_global_masks_do():
     model = sizes_mlp(5, 7, 4)
     scaled = copy.deepcopy(model)
     with torch.no_grad():
@@ -176,7 +176,7 @@ class Detached(nn.Sequential):
 
 
 class Packed(nn.Module):
-    """As layers of quantised networks are: no floating-point parameter."""
+    """Like a layer of a quantised network, it has no floating-point parameters."""
 
 
 def dead() -> nn.Module:

@@ -1,4 +1,4 @@
-"""Every score of single weights against a slow one: dense Hessians, loops over examples, finite differences."""
+"""Every weight score against a slow version: dense Hessians, loops over examples, finite differences."""
 
 import copy
 from collections.abc import Callable
@@ -65,7 +65,7 @@ def test_scores_are_those_of_the_dense_gradient_and_hessian(name, masked):
     torch.testing.assert_close(found, SLOW[name](*dense(given)), rtol=1e-9, atol=1e-14)
 
 
-def test_every_score_has_an_oracle_and_stands_in_the_card():
+def test_every_score_has_an_oracle_and_is_documented():
     assert set(SCORES) == {*SLOW, "obd", "lamp", "random", "synflow", "woodfisher", "mfac"}
     card = Path(__file__).parents[2].joinpath("docs", "methods", "masks.md").read_text()
     assert [name for name in SCORES if f"`{name}`" not in card] == []
@@ -90,7 +90,7 @@ def test_obd_is_the_sum_over_examples_one_by_one():
         torch.testing.assert_close(found, 0.5 * given.weights[name] ** 2 * square / len(X))
 
 
-def test_lamp_divides_by_the_sum_of_all_that_are_no_smaller():
+def test_lamp_divides_by_the_sum_of_squares_of_weights_not_smaller():
     found = SCORES["lamp"](view(masked=True))
     for name, weight in view(masked=True).masked.items():
         squares = weight.flatten().tolist()
@@ -104,7 +104,7 @@ def test_lamp_divides_by_the_sum_of_all_that_are_no_smaller():
 
 
 def test_temperature_divides_the_gradient_and_its_change_more():
-    """At high temperature T all classes are alike: g is that of equal logits over T, and θ Hg falls with T³."""
+    """At high temperature T all classes are equally likely: g falls with T, and θ Hg with T³."""
     model = nn.Sequential(nn.Linear(5, 4, bias=False)).double()
     hot, hotter = view(model, 1e4), view(model, 2e4)
     (theta,), labels = hot.weights.values(), nn.functional.one_hot(Y, 4)
@@ -127,8 +127,8 @@ def test_signed_saliencies_are_the_decline_of_the_norm():
     assert signed == pytest.approx(-0.5 * (norms[0] - norms[1]) / (2 * step), rel=1e-6)
 
 
-def test_grasp_keeps_what_would_lower_the_gradient_norm():
-    """Shrinking a weight by ε changes ‖g‖² by −2 ε θ (Hg), so that the lowest scores go."""
+def test_grasp_keeps_weights_whose_removal_would_lower_the_gradient_norm():
+    """Shrinking a weight by ε changes ‖g‖² by −2 ε θ (Hg), so the lowest scores are removed."""
     given = view(name="grasp", temperature=1.0)
     found = SCORES["grasp"](given)
     for name, index in (("0.weight", (2, 3)), ("4.weight", (1, 1))):
@@ -140,7 +140,7 @@ def test_grasp_keeps_what_would_lower_the_gradient_norm():
         assert (norms[0] - norms[1]) / (2 * step) == pytest.approx(-2 * float(found[name][index]), rel=1e-5)
 
 
-def test_grasp_of_a_quadratic_loss_is_worked_out_by_hand():
+def test_grasp_of_a_quadratic_loss_matches_a_hand_calculation():
     """L = a w²/2: g = a w, H = a, so θ Hg = a² w²; Hg here by double backward of any functional."""
     from scionet.masks.gradients import _along, gradients
 

@@ -27,7 +27,7 @@ from scionet.selection.setfunctions import Coverage, RSquared
 
 
 def regression(seed: int) -> tuple[RSquared, np.ndarray]:
-    """Ten noisy columns of four factors, a response of four of them; the objective and the columns' correlations."""
+    """An objective with ten noisy columns of four factors, and the columns' correlations."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((40, 4)) @ rng.standard_normal((4, 10)) + 0.5 * rng.standard_normal((40, 10))
     x -= x.mean(axis=0)
@@ -48,7 +48,7 @@ def least_principal_eigenvalue(gram: np.ndarray, size: int) -> float:
     return min(float(np.linalg.eigvalsh(gram[np.ix_(s, s)])[0]) for s in sets)
 
 
-def test_the_suppressor_by_its_numbers():
+def test_the_suppressor_has_the_known_ratio():
     objective = LeastSquares([suppressor()], ridge=0.0)
     values = {s: 1 + set_value(objective, s) for s in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2))}
     expected = {(0,): 0.5, (1,): 0.0, (2,): 0.2025, (0, 1): 1.0, (0, 2): 0.556328, (1, 2): 0.2025}

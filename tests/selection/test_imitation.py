@@ -115,7 +115,7 @@ def test_line_search_takes_the_best_step_and_stays_on_the_simplex(seed, order):
         assert abs(after.sum() - 1) < 1e-10
 
 
-def test_line_search_removes_a_unit_it_has_no_use_for():
+def test_line_search_removes_a_useless_unit():
     gram = Contributions(np.array([[1.0, 0.9], [0.9, 1.0]]) / 4, np.array([0.2, 1.0]) / 2, 1.0)
     objective = LineSearch(gram)
     state = objective.commit(objective.commit(objective.start(), 0), 1)
@@ -273,7 +273,7 @@ def test_a_thousand_times_faster_than_a_forward_pass_for_each_candidate():
 
 
 def _forward(item: Layer, weights: np.ndarray) -> float:
-    """One candidate by one forward pass of the layer."""
+    """Evaluate one candidate by a forward pass of the layer."""
     gates = np.zeros(item.x.shape[1])
     gates[item.columns[:, 0]] = weights
     return float((((item.x * gates) @ item.weight.T - item.target) ** 2).sum())
