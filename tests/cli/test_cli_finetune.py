@@ -157,7 +157,7 @@ def test_a_toml_file(ready: Path) -> None:
         (["--teacher-weight", "0.5"], "need --teacher-weights"),
         (["--teacher-weights", "weights.pt"], "a teacher goes with teacher_weight above 0"),
         (["--features", "conv9", "--teacher-weights", "weights.pt"], "unknown feature of CifarResNet 'conv9'"),
-        (["--augmentation", "zoom"], "augmentation zoom needs the side"),
+        (["--augmentation", "zoom"], "needs a crop size"),
         (["--precision", "fp16"], "needs a GPU"),
         (["--learning-rate", "1e30"], "the loss is NaN or infinite at step"),
     ],

@@ -14,7 +14,7 @@ from scionet.cli import main
         (["--model", "resnet20"], "a model must be given as timm:NAME"),
         (["--model", "no_such_package:f"], "No module named 'no_such_package'"),
         (["--model-args", "classes"], "NAME=VALUE"),
-        (["--model-args", "colours=3"], "does not take the arguments"),
+        (["--model-args", "colours=3"], "does not accept the arguments"),
         (["--model-args", "classes=7"], "weights.pt does not fit CifarResNet"),
         (["--weights", "missing.pt"], "cannot read weights from missing.pt"),
         (["--weights", "prune.toml"], "cannot read weights from prune.toml"),

@@ -438,7 +438,7 @@ def test_registry_must_not_read_other_files(tmp_path: Path) -> None:
         (None, CheckpointError, r"names no factory; pass model, a fresh instance of .*Mixed"),
         ("scionet:resnet21", InvalidSetting, "resnet20"),
         ("scionet:resnet20", CheckpointError, "another architecture"),
-        ("collections:OrderedDict", UnsupportedModel, "made a OrderedDict"),
+        ("collections:OrderedDict", UnsupportedModel, "returned a OrderedDict"),
     ],
 )
 def test_factory_that_does_not_help(factory: str | None, error: type[Exception], message: str, tmp_path: Path) -> None:
