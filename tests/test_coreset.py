@@ -1,4 +1,4 @@
-"""Which examples to calibrate on."""
+"""Selection of calibration examples."""
 
 from itertools import pairwise
 
@@ -31,7 +31,7 @@ def vectors(name: str) -> np.ndarray:
 
 
 def medoids(points: np.ndarray, n: int) -> list[int]:
-    """Greedy k-medoids: each time the example that leaves all others nearest to a chosen one."""
+    """Greedy k-medoids: pick the example that minimises the distances of all examples to the closest pick."""
     distance = np.array([[np.linalg.norm(a - b) for b in points] for a in points])
     chosen: list[int] = []
     for _ in range(n):
@@ -41,7 +41,7 @@ def medoids(points: np.ndarray, n: int) -> list[int]:
 
 
 def herded(points: np.ndarray, n: int) -> list[int]:
-    """Each time the example that brings mean and second moments of the chosen ones nearest to those of all."""
+    """Pick the example that brings mean and second moments of the picks closest to those of all examples."""
     points = points / np.sqrt(np.square(points).sum(1).mean())
     lifted = np.array([np.concatenate([x, np.outer(x, x).ravel()]) for x in points])
     chosen: list[int] = []
@@ -61,7 +61,7 @@ def test_moments_are_those_of_all(name):
     assert choose(name, 7, criterion="moments") == herded(vectors(name), 7)
 
 
-def test_smaller_choices_are_beginnings_of_larger_ones_and_all_can_be_chosen():
+def test_smaller_selections_are_prefixes_of_larger_ones_and_all_can_be_selected():
     for criterion in ("facility_location", "moments"):
         paths = [choose("residual", n, criterion=criterion) for n in (1, 5, 20, 36)]
         assert all(long[: len(short)] == short for short, long in pairwise(paths))
@@ -108,13 +108,13 @@ def test_own_descriptions_and_labels_beside_the_inputs():
     assert found.tolist() == medoids(torch.cat(data()).flatten(1).numpy(), 5)
 
 
-def test_a_group_of_twins_is_represented_once():
+def test_a_group_of_equal_examples_is_represented_once():
     points = torch.eye(4).repeat_interleave(3, 0)
     found = select_examples(nn.Identity(), [points], 4, example_inputs=points[:1], describe=lambda x: x)
     assert sorted(found // 3) == [0, 1, 2, 3]
 
 
-def test_the_model_is_left_as_it_was():
+def test_the_model_is_not_modified():
     subject = SUBJECTS["residual"]
     model = subject.network().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -126,7 +126,7 @@ def test_the_model_is_left_as_it_was():
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_the_lines_of_the_page_work_as_they_stand():
+def test_the_code_of_the_page_runs():
     subject = SUBJECTS["residual"]
     names = {"model": subject.network(), "unlabelled_batches": subject.batches(5, 32)}
     exec(code_of("methods/coreset.md"), names)
@@ -137,12 +137,12 @@ def test_the_lines_of_the_page_work_as_they_stand():
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
-        ({"n_examples": 0}, InvalidSetting, "0 examples asked for; the data hold 36"),
-        ({"n_examples": 37}, InvalidSetting, "37 examples asked for"),
+        ({"n_examples": 0}, InvalidSetting, "0 examples requested; give 1 to 36"),
+        ({"n_examples": 37}, InvalidSetting, "37 examples requested"),
         ({"criterion": "beauty"}, InvalidSetting, "facility_location, moments; given 'beauty'"),
         ({"describe": lambda x: x}, CalibrationError, "one finite vector per example"),
         ({"data": [torch.full((4, 2, 5, 5), torch.inf)]}, CalibrationError, "NaN or infinite"),
-        ({"model": nn.Flatten()}, UnsupportedModel, "give describe"),
+        ({"model": nn.Flatten()}, UnsupportedModel, "pass describe"),
         ({"data": [{"x": 1}]}, CalibrationError, "must be like example_inputs"),
     ],
 )

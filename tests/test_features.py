@@ -1,4 +1,4 @@
-"""The selector beside scikit-learn's contract and its own definitions."""
+"""The feature selector, against scikit-learn's checks and its own definitions."""
 
 import numpy as np
 import pytest
@@ -15,12 +15,12 @@ from scionet.errors import InvalidSetting
 @parametrize_with_checks(
     [GreedySelector(), GreedySelector(1, objective="logistic"), GreedySelector(1, n_partitions=2, backend="threading")]
 )
-@pytest.mark.filterwarnings("ignore")  # checks give odd data on purpose
-def test_the_contract_of_scikit_learn(estimator, check):
+@pytest.mark.filterwarnings("ignore")  # the checks use odd data deliberately
+def test_the_selector_passes_scikit_learns_checks(estimator, check):
     check(estimator)
 
 
-def test_features_of_a_regression_are_those_of_repeated_fits():
+def test_selected_features_match_repeated_regressions():
     x, y = load_diabetes(return_X_y=True)
     order: list[int] = []
     for _ in range(4):

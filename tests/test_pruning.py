@@ -193,7 +193,7 @@ def test_report_is_for_a_person_to_read():
     assert f"({result.report.pruned.macs / result.report.dense.macs:.1%} kept)" in text
     assert f"({result.report.pruned.params / result.report.dense.params:.1%} kept)" in text
     assert f"{kept / width:.1%} kept at {len(result.sites)} sites; {len(result.report.refused)} left whole" in text
-    assert "number of units asked for is kept" in text
+    assert "requested number of units was selected" in text
     assert result.report.seconds.keys() >= {"discover", "select", "cut", "verify"}
 
 

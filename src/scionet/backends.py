@@ -1,4 +1,4 @@
-"""Where many processes work: the backends of joblib."""
+"""Joblib backends for parallel work."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +11,10 @@ from scionet.errors import InvalidSetting
 
 @contextmanager
 def configured(backend: BackendName, n_jobs: int | None) -> Iterator[None]:
-    """Joblib set to the backend.
+    """Configure joblib's backend and number of workers.
 
     Raises:
-        InvalidSetting: If there is no such backend, or it is not installed.
+        InvalidSetting: If the backend is unknown or not installed.
     """
     if backend not in get_args(BackendName):
         raise InvalidSetting(f"backend must be one of {', '.join(get_args(BackendName))}; given {backend!r}")
@@ -24,7 +24,7 @@ def configured(backend: BackendName, n_jobs: int | None) -> Iterator[None]:
         if backend == "ray":
             import_module("ray.util.joblib").register_ray()
         elif backend == "dask":
-            import_module("distributed")  # which registers joblib's backend
+            import_module("distributed")  # registers joblib's backend
     except ImportError as error:
         raise InvalidSetting(
             f"backend {backend!r} is not installed ({error}): pip install 'scionet[{backend}]'"

@@ -1,4 +1,4 @@
-"""Which examples to calibrate on: a few of many unlabelled ones, by what the network makes of them."""
+"""Select calibration examples from unlabelled data by the network's features."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -30,28 +30,29 @@ def select_examples(
     criterion: CriterionName = "facility_location",
     describe: Callable[[Batch], Tensor] | None = None,
 ) -> NDArray[np.int64]:
-    """Choose examples that stand for all of them.
+    """Select examples that represent the whole data set.
 
-    One forward pass describes each example; greedy selection then chooses. Needs no labels and is not random. Memory is
-    a few times 8 n² bytes for n examples: draw a few thousand candidates at random where there are more.
+    One forward pass describes each example by a vector; greedy selection picks examples by these vectors. It needs no
+    labels and is deterministic. Memory is a few times 8 n² bytes for n examples, so take a random subset of a few
+    thousand if there are more.
 
     Args:
-        model: The trained network; it is left as it was.
-        data: Batches like `example_inputs`, in a fixed order; what they hold beyond that is ignored.
-        n_examples: How many to choose.
-        example_inputs: What the model is called on.
-        criterion: ``"facility_location"``: every example is to be near a chosen one (greedy k-medoids, by lazy
-            selection); ``"moments"``: the chosen ones are to have the mean and the second moments of all (herding).
-        describe: Makes of a batch one vector per example, ``(batch, d)``; by default what goes into the network's last
-            layer, averaged over positions.
+        model: The trained network; not modified.
+        data: Batches like `example_inputs`, in a fixed order. Anything else in them, such as labels, is ignored.
+        n_examples: Number of examples to select.
+        example_inputs: Inputs of the model.
+        criterion: ``"facility_location"``: every example is close to a selected one (greedy k-medoids, by lazy
+            selection); ``"moments"``: selected examples match the mean and second moments of all (herding).
+        describe: Function from a batch to one vector per example, ``(batch, d)``. The default is the input of the
+            network's last layer, averaged over positions.
 
     Returns:
-        Positions in `data` in the order in which they were chosen, shape ``(n_examples,)``.
+        Positions in `data` in the order in which they were selected, shape ``(n_examples,)``.
 
     Raises:
-        InvalidSetting: If there is no such criterion, or there are fewer examples than asked for.
-        CalibrationError: If a batch does not fit, or a description is no finite vector per example.
-        UnsupportedModel: If the network has no layer to take descriptions from.
+        InvalidSetting: If the criterion is unknown, or there are fewer examples than requested.
+        CalibrationError: If a batch does not match `example_inputs`, or descriptions are not finite vectors.
+        UnsupportedModel: If the network has no linear layer or convolution to describe examples by.
     """
     if criterion not in get_args(CriterionName):
         raise InvalidSetting(f"criterion must be one of {', '.join(get_args(CriterionName))}; given {criterion!r}")
@@ -60,15 +61,15 @@ def select_examples(
         vectors = [_vectors(described(batch)) for batch in inputs]
     count = sum(map(len, vectors))
     if not 1 <= n_examples <= count:
-        raise InvalidSetting(f"{n_examples} examples asked for; the data hold {count} to choose from")
+        raise InvalidSetting(f"{n_examples} examples requested; give 1 to {count}, the size of the data")
     points = np.concatenate(vectors)
     if criterion == "moments":
         return np.array(greedy(Average(_moments(points)), n_examples, policy=EXACT).order)
-    return np.array(greedy(FacilityLocation(_nearness(points)), n_examples, policy=Lazy()).order)
+    return np.array(greedy(FacilityLocation(_similarity(points)), n_examples, policy=Lazy()).order)
 
 
-def _nearness(points: FloatArray) -> FloatArray:
-    """The largest distance between two points less that of each pair, shape ``(n, n)``."""
+def _similarity(points: FloatArray) -> FloatArray:
+    """The largest distance between two points minus that of each pair, shape ``(n, n)``."""
     squares = np.square(points).sum(axis=1)
     distances = squares[:, None] + squares - 2 * (points @ points.T)
     np.sqrt(np.maximum(distances, 0.0, out=distances), out=distances)
@@ -76,7 +77,7 @@ def _nearness(points: FloatArray) -> FloatArray:
 
 
 def _moments(points: FloatArray) -> Contributions:
-    """Inner products of the points' first and second moments, at equal mean sizes of the points."""
+    """Inner products of the points' first and second moments, after scaling the mean squared norm of points to 1."""
     gram = points @ points.T / max(float(np.square(points).sum(axis=1).mean()), np.finfo(np.float64).tiny)
     gram += gram**2
     whole = gram.sum(axis=1)
@@ -85,44 +86,44 @@ def _moments(points: FloatArray) -> Contributions:
 
 
 def _vectors(described: Tensor) -> FloatArray:
-    """One vector for each example of a batch.
+    """Check and convert the descriptions of a batch.
 
     Raises:
-        CalibrationError: If they are none.
+        CalibrationError: If they are not one finite vector per example.
     """
     found = described.detach().to("cpu", torch.float64).numpy()
     if found.ndim != 2 or not np.isfinite(found).all():
         raise CalibrationError(
             f"descriptions must be one finite vector per example, (batch, d); given shape {found.shape} with "
-            f"{np.count_nonzero(~np.isfinite(found))} NaN or infinite values; check the data, or give describe"
+            f"{np.count_nonzero(~np.isfinite(found))} NaN or infinite values; check the data, or pass describe"
         )
     return found
 
 
 @contextmanager
 def into_last_layer(model: nn.Module) -> Iterator[Callable[[Batch], Tensor]]:
-    """Runs the model and gives what goes into its last linear map or convolution, averaged over positions.
+    """A function that runs the model and returns the input of its last linear map or convolution.
+
+    The input is averaged over positions.
 
     Raises:
-        UnsupportedModel: If it has none.
+        UnsupportedModel: If the model has no such layer.
     """
-    seen: list[Tensor] = []
+    latest: list[Tensor] = []
 
-    def note(layer: nn.Module, args: tuple[Any, ...]) -> None:
+    def record(layer: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0]
         by_channel = x if isinstance(layer, nn.Linear) else x.movedim(1, -1)
-        seen[:] = [by_channel.flatten(1, -2).mean(1) if x.ndim > 2 else x]
+        latest[:] = [by_channel.flatten(1, -2).mean(1) if x.ndim > 2 else x]
 
     layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
     if not layers:
-        raise UnsupportedModel(
-            "the network has no linear layer or convolution to take descriptions from; give describe"
-        )
-    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+        raise UnsupportedModel("the network has no linear layer or convolution to describe examples by; pass describe")
+    hooks = [layer.register_forward_pre_hook(record) for layer in layers]
 
     def run(batch: Batch) -> Tensor:
         call(model, batch)
-        return seen[0]
+        return latest[0]
 
     try:
         yield run

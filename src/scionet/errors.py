@@ -1,4 +1,4 @@
-"""The errors a user can meet. Each text says what was given, what is allowed and what to do."""
+"""Errors raised by scionet. Each message says what was given, what is allowed and what to do."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,11 +7,11 @@ _SHOWN = 40
 
 
 class PruneError(ValueError):
-    """Root of all errors that scionet raises on purpose."""
+    """Base class of all errors that scionet raises deliberately."""
 
 
 class UnsupportedModel(PruneError):
-    """The network, or a part of it that was asked for, cannot be pruned."""
+    """The network, or a requested part of it, is not supported."""
 
 
 class InvalidSetting(PruneError):
@@ -19,7 +19,7 @@ class InvalidSetting(PruneError):
 
 
 class UnreachableBudget(PruneError):
-    """No plan meets the budget; the text names the nearest reachable costs."""
+    """No plan meets the budget; the message names the nearest reachable costs."""
 
 
 class CalibrationError(PruneError):
@@ -31,15 +31,15 @@ class LayerCollapse(PruneError):
 
 
 class CollapseWarning(UserWarning):
-    """A mask empties a whole layer, or would have without a minimum."""
+    """A mask empties a whole layer, or would do so without a minimum per layer."""
 
 
 class TrainingError(PruneError):
-    """A training cannot begin or go on: data that do not fit, a loss that is NaN, an optimiser of another network."""
+    """Training cannot start or continue, for example because the data do not fit or the loss is NaN."""
 
 
 class CheckpointError(PruneError):
-    """A file of a network or of a training is damaged, of another network, or of a newer format."""
+    """A checkpoint is damaged, belongs to another network, or has a newer format."""
 
 
 class VerificationError(PruneError):
@@ -47,7 +47,7 @@ class VerificationError(PruneError):
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> InvalidSetting:
-    """The error for a name that is not in a registry: the nearest names, and all that are allowed unless too many."""
+    """Error for a name that is not in a registry. Lists the nearest names and the first 40 allowed ones."""
     names = sorted(allowed)
     near = get_close_matches(given, names, n=3, cutoff=0.4)
     hint = f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""

@@ -18,28 +18,27 @@ from scionet.selection.setfunctions import RSquared
 
 
 class GreedySelector(SelectorMixin, BaseEstimator):
-    """Keeps the features that, added one at a time, help a linear or a logistic regression most.
+    """Forward selection of features for a linear or a logistic regression.
 
-    Unlike `sklearn.feature_selection.SequentialFeatureSelector` it maximises the fit to the training data, not a
-    cross-validated score: linear regressions are never refitted but grow by one Cholesky column per feature.
+    Unlike `sklearn.feature_selection.SequentialFeatureSelector`, it maximises the fit to the training data, not a
+    cross-validated score. Linear regressions are not refitted; they grow by one Cholesky column per feature.
 
     Args:
-        n_features_to_select: How many features to keep, or which fraction of them (a float inside (0, 1]); half of them
-            if not given.
-        objective: ``"r2"`` for numbers: the share of the variance that a linear regression explains; ``"logistic"`` for
-            classes: the share of the deviance that a multinomial logistic regression explains.
-        candidates: Look at every candidate in each step (``"exact"``) or at a random sample (``"stochastic"``).
-        epsilon: Stochastic candidates: the sample is (N / k) ln(1 / epsilon) features.
-        n_partitions: Shares of the two rounds of distributed selection; 1 for one round.
-        n_jobs: Workers of distributed selection; None for as many as there are.
-        backend: Of joblib: ``"loky"``, ``"threading"``, ``"sequential"``, ``"ray"`` or ``"dask"``.
+        n_features_to_select: Number of features to keep, or their fraction (a float in (0, 1]). None keeps half.
+        objective: ``"r2"`` for numeric targets: share of the variance explained by a linear regression. ``"logistic"``
+            for classes: share of the deviance explained by a multinomial logistic regression.
+        candidates: Evaluate every candidate at each step (``"exact"``) or a random sample (``"stochastic"``).
+        epsilon: Stochastic candidates: the sample has (N / k) ln(1 / epsilon) features.
+        n_partitions: Number of shares in distributed selection; 1 selects from all features in one round.
+        n_jobs: Number of workers in distributed selection; None uses all available.
+        backend: Joblib backend: ``"loky"``, ``"threading"``, ``"sequential"``, ``"ray"`` or ``"dask"``.
         random_state: Seed of samples and shares.
 
     Attributes:
         support_: Mask of the kept features, shape ``(n_features,)``.
         order_: Kept features in the order in which they were picked.
         scores_: The objective after each pick.
-        n_features_in_: Number of features seen.
+        n_features_in_: Number of features of the training data.
     """
 
     backend: BackendName
@@ -66,11 +65,11 @@ class GreedySelector(SelectorMixin, BaseEstimator):
         self.random_state = random_state
 
     def fit(self, X: Any, y: Any) -> "GreedySelector":
-        """Choose features.
+        """Select features.
 
         Args:
             X: Training data, shape ``(n_samples, n_features)``.
-            y: Target, shape ``(n_samples,)``: numbers or classes.
+            y: Numeric target or classes, shape ``(n_samples,)``.
 
         Raises:
             InvalidSetting: If a setting is out of range, or `y` is constant.
@@ -90,7 +89,7 @@ class GreedySelector(SelectorMixin, BaseEstimator):
         return self
 
     def _objective(self, x: Any, y: Any) -> Objective[Any]:
-        """The set function of the training data; also records the number and names of features."""
+        """Set function of the training data. Also records the number and names of features."""
         if self.objective not in ("r2", "logistic"):
             raise InvalidSetting(f"objective must be 'r2' or 'logistic'; given {self.objective!r}")
         classes = self.objective == "logistic"
@@ -117,7 +116,7 @@ class GreedySelector(SelectorMixin, BaseEstimator):
         if isinstance(wanted, int | np.integer) and 1 <= wanted <= size:
             return int(wanted)
         raise InvalidSetting(
-            f"n_features_to_select must be a whole number from 1 to {size}, a fraction inside (0, 1] or None; given "
+            f"n_features_to_select must be a whole number from 1 to {size}, a fraction in (0, 1] or None; given "
             f"{wanted!r}"
         )
 
@@ -126,7 +125,7 @@ class GreedySelector(SelectorMixin, BaseEstimator):
         return self.support_
 
     def __sklearn_tags__(self) -> Any:
-        """A target is needed."""
+        """Tags: a target is required."""
         tags = super().__sklearn_tags__()
         tags.target_tags.required = True
         return tags

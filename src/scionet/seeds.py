@@ -1,4 +1,4 @@
-"""Randomness as a function of a seed and of what it is for, so that nothing depends on what else was drawn before."""
+"""Random generators derived from a seed and a purpose, so that no use of randomness affects another."""
 
 import math
 from collections.abc import Callable
@@ -9,16 +9,16 @@ from numpy.typing import NDArray
 _GOLDEN = (5**0.5 - 1) / 2
 
 Generators = Callable[..., np.random.Generator]
-"""A generator for each purpose, named by texts and whole numbers, so that none depends on what others drew."""
+"""Maps a purpose, given as strings and whole numbers, to a generator of its own."""
 
 
 def seeded(seed: int) -> Generators:
-    """Generators that derive from one seed."""
+    """Make generators for purposes, derived from one seed."""
     return lambda *axes: np.random.default_rng([seed, *(b for axis in axes for b in f"{axis}/".encode())])
 
 
 def root(seed: int, *axes: object) -> int:
-    """A number from 0 to 2^63 − 1 for a purpose, from which generators of other kinds are counted on."""
+    """Seed from 0 to 2^63 − 1 for a purpose, for generators of other libraries."""
     return int(seeded(seed)(*axes).integers(2**63))
 
 

@@ -1,4 +1,4 @@
-"""Our order inside the pruners of Torch-Pruning."""
+"""scionet's greedy order as an importance of Torch-Pruning."""
 
 import copy
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # torch-pruning's own
 
 
 def paths(model, subject):
-    """The greedy paths of all sites, by way of the allocator."""
+    """The greedy paths of all sites, computed through the allocator."""
     sites = discover(model, subject.example())
     method = build("forward")
     fitting = Fitting(model, sites, method.settings)
@@ -35,7 +35,7 @@ def paths(model, subject):
 
 
 def cut_at_the_widths_of(pruned, dense, sites, orders):
-    """The dense network cut by ourselves: as wide as the pruned one, each site with the first units of its path."""
+    """The dense network cut by scionet to the pruned widths, each site to the first units of its path."""
     choices = []
     for name, site in sites.items():
         slot = site.slot(site.producers[0], 0)
@@ -46,7 +46,7 @@ def cut_at_the_widths_of(pruned, dense, sites, orders):
 
 @pytest.mark.parametrize("name", ["residual", "mlp", "flattened"])
 @pytest.mark.parametrize("across", [False, True])
-def test_the_pruner_makes_the_network_that_our_order_keeps(name, across):
+def test_the_pruner_makes_the_network_of_the_greedy_order(name, across):
     subject = SUBJECTS[name]
     model = subject.network()
     dense = copy.deepcopy(model)
@@ -63,7 +63,7 @@ def test_the_pruner_makes_the_network_that_our_order_keeps(name, across):
     assert call(model, subject.example()).shape == call(dense, subject.example()).shape
 
 
-def test_the_lines_of_the_page_work_as_they_stand():
+def test_the_code_of_the_page_runs():
     subject = SUBJECTS["residual"]
     names = {"model": subject.network(), "batches": subject.batches(), "example_inputs": subject.example()}
     before = measure(names["model"], subject.example()).macs
@@ -71,7 +71,7 @@ def test_the_lines_of_the_page_work_as_they_stand():
     assert measure(names["model"], subject.example()).macs < 0.6 * before
 
 
-def test_several_steps_look_again_and_ranking_over_all_layers_works():
+def test_several_steps_recompute_and_global_ranking_works():
     subject = SUBJECTS["residual"]
     model = subject.network()
     importance = GreedyImportance(model, subject.batches(), subject.example())
@@ -88,7 +88,7 @@ def test_several_steps_look_again_and_ranking_over_all_layers_works():
     assert all(state_of(model)[tensor].shape[dim] == size for (tensor, dim), size in first.items())
 
 
-def test_what_scionet_leaves_whole_stays_whole():
+def test_layers_that_scionet_leaves_whole_stay_whole():
     subject = SUBJECTS["residual"]
     model = subject.network()
     importance = GreedyImportance(model, subject.batches(), subject.example(), ignored_layers=["block1.conv1"])

@@ -1,4 +1,4 @@
-"""The criteria of Torch-Pruning as methods: the units that its own pruner keeps, and what cannot be."""
+"""Torch-Pruning's criteria as methods, against its own pruner, and errors for unsupported uses."""
 
 import copy
 
@@ -23,7 +23,7 @@ HERE = "scionet.adapters.torch_pruning_criteria:criterion"
 
 @pytest.mark.parametrize("name", ["residual", "mlp", "flattened"])
 @pytest.mark.parametrize("chosen", [name for name in CRITERIA if name != "bn scale"])
-def test_the_units_are_those_that_its_own_pruner_keeps(name: str, chosen: str) -> None:
+def test_the_kept_units_are_those_of_torch_prunings_own_pruner(name: str, chosen: str) -> None:
     subject, kind = SUBJECTS[name], CRITERIA[chosen]
     model = subject.network()
     dense, sites, importance = copy.deepcopy(model), discover(model, subject.example()), kind.make()
@@ -34,7 +34,7 @@ def test_the_units_are_those_that_its_own_pruner_keeps(name: str, chosen: str) -
         for name, m in model.named_modules()
         if isinstance(m, torch.nn.Linear | torch.nn.Conv2d) and name not in pruned
     ]
-    # not layer by layer: there it would score the later layers of a network that has lost channels already
+    # not layer by layer, where it would score later layers after earlier ones have lost channels
     pruner = tp.pruner.BasePruner(
         model,
         subject.example(),
@@ -69,7 +69,7 @@ def test_batchnorm_scales_are_absolute_values() -> None:
 
 
 @pytest.mark.parametrize("chosen", ["magnitude", "taylor"])
-def test_widths_and_repairs_are_ours_and_the_network_stays(chosen: str) -> None:
+def test_widths_and_repairs_are_scionets_and_the_network_is_unchanged(chosen: str) -> None:
     subject = SUBJECTS["residual"]
     model = subject.network()
     before = hash_tensors(state_of(model))
@@ -86,7 +86,7 @@ def test_widths_and_repairs_are_ours_and_the_network_stays(chosen: str) -> None:
     assert not results[0].plan.tensors
 
 
-def test_the_lines_of_the_page_work_as_they_stand() -> None:
+def test_the_code_of_the_page_runs() -> None:
     subject = SUBJECTS["residual"]
     names = {"model": subject.network(), "pairs": list(subject.pairs(2, 8)), "example": subject.example()}
     code = code_of("torch_pruning.md", 1, 2)
@@ -97,14 +97,14 @@ def test_the_lines_of_the_page_work_as_they_stand() -> None:
     assert names["result"].plan.method == "torch-pruning hessian"
 
 
-def test_what_cannot_be_is_explained() -> None:
+def test_unsupported_uses_are_explained() -> None:
     model, heads = SUBJECTS["mlp"].network(), SUBJECTS["heads"]
     sites = discover(model, SUBJECTS["mlp"].example())
     with pytest.raises(InvalidSetting, match=r"importance 'lam'.*lamp"):
         criterion(importance="lam")
     with pytest.raises(CalibrationError, match="no calibration batches"):
         importances(CRITERIA["magnitude"], model, sites, [])
-    with pytest.raises(UnsupportedModel, match="site '0' no importance; take another"):
+    with pytest.raises(UnsupportedModel, match="site '0' no importance; use another"):
         importances(CRITERIA["bn scale"], model, sites, SUBJECTS["mlp"].batches())
     with pytest.raises(CalibrationError, match="label"):
         importances(CRITERIA["taylor"], model, sites, SUBJECTS["mlp"].batches())

@@ -1,4 +1,4 @@
-"""Conservation of synaptic flow on networks of every kind, and how far scores compress without emptying a layer."""
+"""Conservation of synaptic flow, and the compression up to which scores empty no layer."""
 
 import itertools
 import math
@@ -20,8 +20,8 @@ GRID = [10 ** (quarter / 4) for quarter in range(18)]
 
 @pytest.mark.parametrize("name", ["residual", "mlp", "flattened"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_what_flows_into_units_flows_out(name, masked):
-    """Also through streams with several producers and consumers, and blocks of a flattened map."""
+def test_incoming_and_outgoing_flow_of_units_are_equal(name, masked):
+    """Includes streams with several producers and consumers, and flattened feature maps."""
     model, x = SUBJECTS[name].network(), SUBJECTS[name].example()
     sites, before = discover(model, x), hash_tensors(state_of(model))
     masks = mask_weights(model, 0.5, score="random").masks if masked else None
@@ -55,7 +55,7 @@ def test_depthwise_convolutions_pass_units_on():
 
 
 def mlp() -> nn.Module:
-    """MLP 784-100x5-10 at its usual initialisation."""
+    """MLP 784-100x5-10 with default initialisation."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         sizes = [784, 100, 100, 100, 100, 100, 10]
@@ -83,7 +83,7 @@ def test_critical_compressions_are_ordered_as_published():
     assert len(points[1].collapsed) == 1 and not points[1].connected
 
 
-def test_curves_say_what_is_wrong():
+def test_wrong_compressions_are_refused():
     with pytest.raises(InvalidSetting, match="1 or more"):
         collapse_curve(mlp(), "magnitude", [0.5], example_inputs=torch.zeros(1, 784))
     assert critical_compression([]) is None

@@ -1,4 +1,4 @@
-"""Identities of gradient flow on networks, in both modes of BatchNorm; scores beside what a removal really does."""
+"""Gradient-flow identities in both modes of BatchNorm, and measured effects of removals."""
 
 import copy
 from dataclasses import astuple
@@ -26,7 +26,7 @@ def test_identities_hold(name, batch_norms):
     assert hash_tensors(state_of(model)) == before and model.training
 
 
-def test_rates_of_a_linear_model_are_worked_out_by_hand():
+def test_rates_of_a_linear_model_match_a_hand_calculation():
     """Two classes with logits (w x, 0): L = log(1 + exp(−w x)) for label 0, whose derivatives are known."""
     model = nn.Linear(1, 2, bias=False).double()
     with torch.no_grad():
@@ -54,7 +54,7 @@ def test_filters_in_front_of_batch_statistics_have_no_scale():
         assert np.abs(plain[name].first).max() > 1e-4
 
 
-def test_removals_are_those_of_a_network_with_zeros():
+def test_removal_effects_match_a_network_with_zeros():
     model, pairs = SUBJECTS["mlp"].network(), SUBJECTS["mlp"].pairs(2, 8)
     sites = discover(model, SUBJECTS["mlp"].example())
     found = removal_effects(model, pairs, sites)
@@ -68,7 +68,7 @@ def test_removals_are_those_of_a_network_with_zeros():
             assert found[site][unit] == pytest.approx(float(lost), rel=1e-9)
 
 
-def test_correlation_is_that_of_ranks():
+def test_rank_correlation_is_spearmans():
     scores = {"a": np.array([1.0, 2, 3, 4]), "b": np.array([1.0, 2, 3])}
     effects = {"a": np.array([0.1, -0.2, 0.3, 9]), "b": np.array([-3.0, 2, 1])}
     assert rank_correlation(scores, effects) == pytest.approx({"a": 1.0, "b": -1.0})
@@ -76,7 +76,7 @@ def test_correlation_is_that_of_ranks():
         rank_correlation(scores, {"a": effects["a"]})
 
 
-def test_what_is_missing_is_said():
+def test_missing_batches_and_wrong_steps_are_refused():
     with pytest.raises(CalibrationError, match="no batches"):
         flow_rates(SUBJECTS["mlp"].network(), [])
     with pytest.raises(InvalidSetting, match="step"):

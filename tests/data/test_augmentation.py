@@ -23,7 +23,7 @@ def test_shift_is_that_of_torchvision(seed: int, side: int, padding: int) -> Non
     transforms = import_torchvision().transforms
     theirs = transforms.Compose([transforms.RandomCrop(side, padding), transforms.RandomHorizontalFlip()])
     image = picture(side, side)
-    ours = Augmentation("shift", padding).of(Preprocessing())
+    ours = Augmentation("shift", padding).transform(Preprocessing())
     torch.manual_seed(seed)
     expected = np.asarray(theirs(image))
     torch.manual_seed(seed)
@@ -41,14 +41,14 @@ def test_zoom_is_that_of_torchvision(seed: int, width: int, height: int, smalles
     torch.manual_seed(seed)
     expected = np.asarray(theirs(image))
     torch.manual_seed(seed)
-    assert np.array_equal(Augmentation("zoom", smallest_crop=smallest).of(prepared)(image), expected)
+    assert np.array_equal(Augmentation("zoom", smallest_crop=smallest).transform(prepared)(image), expected)
 
 
-def test_shift_begins_with_the_preparation() -> None:
+def test_shift_starts_with_the_preprocessing() -> None:
     image = picture(30, 20)
     prepared = Preprocessing(16, 12)
     framed = np.asarray(prepared.framed(image))
-    found = {Augmentation("shift", 0).of(prepared)(image).tobytes() for _ in range(20)}
+    found = {Augmentation("shift", 0).transform(prepared)(image).tobytes() for _ in range(20)}
     assert found == {framed.tobytes(), framed[:, ::-1].tobytes()}
 
 
@@ -56,8 +56,8 @@ def test_shift_begins_with_the_preparation() -> None:
     ("settings", "message"),
     [
         ({"kind": "shfit"}, r"unknown augmentation 'shfit'.*Did you mean 'shift'"),
-        ({"kind": "shift", "padding": -1}, "padding is 0 or more"),
-        ({"kind": "zoom", "smallest_crop": 0.0}, r"smallest_crop lies in \(0, 1\]"),
+        ({"kind": "shift", "padding": -1}, "padding must be at least 0"),
+        ({"kind": "zoom", "smallest_crop": 0.0}, r"smallest_crop in \(0, 1\]"),
     ],
 )
 def test_nonsense_is_refused(settings: dict, message: str) -> None:
@@ -66,5 +66,5 @@ def test_nonsense_is_refused(settings: dict, message: str) -> None:
 
 
 def test_zoom_needs_a_side() -> None:
-    with pytest.raises(InvalidSetting, match="zoom needs the side of its pictures; give a crop"):
-        Augmentation("zoom").of(Preprocessing(size=20))
+    with pytest.raises(InvalidSetting, match="'zoom' needs a crop size; set crop"):
+        Augmentation("zoom").transform(Preprocessing(size=20))

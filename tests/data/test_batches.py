@@ -74,10 +74,10 @@ def test_preprocessing_is_that_of_torchvision(width: int, height: int, size: int
 
 
 def decoded(preprocessing: Preprocessing, picture: Image.Image) -> Pixels:
-    """The picture alone in a batch of one, shape (1, height, width, 3)."""
+    """The image as a batch of one, shape (1, height, width, 3)."""
     buffer = BytesIO()
     picture.save(buffer, "PNG")
-    return np.stack([preprocessing.picture(buffer.getvalue())])
+    return np.stack([preprocessing.pixels(buffer.getvalue())])
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK", "1"])
@@ -155,7 +155,7 @@ def test_batches_refuse_bad_numbers(folder: ImageFolder, batch_size: int, indice
 
 @pytest.mark.parametrize("damage", [b"", b"no picture at all", None])
 @pytest.mark.parametrize("in_memory", [False, True])
-def test_damaged_picture_is_named(folder: ImageFolder, damage: bytes | None, in_memory: bool) -> None:
+def test_damaged_image_is_named(folder: ImageFolder, damage: bytes | None, in_memory: bool) -> None:
     path = Path(folder.root) / folder.paths[4]
     path.write_bytes(path.read_bytes()[:200] if damage is None else damage)
     with pytest.raises(CalibrationError, match=folder.paths[4]):
@@ -175,18 +175,18 @@ def test_damaged_zip_entry_is_named(directory: Path) -> None:
         all_of(folder)
 
 
-def test_missing_picture_is_named(folder: ImageFolder) -> None:
+def test_missing_image_is_named(folder: ImageFolder) -> None:
     (Path(folder.root) / folder.paths[2]).unlink()
     with pytest.raises(CalibrationError, match=folder.paths[2]):
         all_of(folder)
 
 
-def test_picture_smaller_than_the_crop_is_named(folder: ImageFolder) -> None:
+def test_image_smaller_than_the_crop_is_named(folder: ImageFolder) -> None:
     with pytest.raises(CalibrationError, match=rf"{folder.paths[0]}.* smaller than the crop of 18"):
         all_of(folder, Preprocessing(crop=18))
 
 
-def test_pictures_of_different_sizes_are_refused(folder: ImageFolder) -> None:
+def test_images_of_different_sizes_are_refused(folder: ImageFolder) -> None:
     with pytest.raises(CalibrationError, match=rf"{folder.paths[1]}.*give a size and a crop"):
         all_of(folder, Preprocessing())
 
@@ -227,7 +227,7 @@ def test_sample_per_class_takes_the_same_number_of_each(count: int, seed: int) -
     assert sampled == dict.fromkeys(range(3), count)
 
 
-def test_sample_depends_on_the_seed_and_reaches_every_picture() -> None:
+def test_sample_depends_on_the_seed_and_reaches_every_image() -> None:
     folder = listed([30, 40])
     draws = [sample(folder, 20, seed).tolist() for seed in range(30)]
     assert len({tuple(draw) for draw in draws}) == 30
@@ -235,13 +235,13 @@ def test_sample_depends_on_the_seed_and_reaches_every_picture() -> None:
 
 
 @pytest.mark.parametrize(("count", "per_class"), [(0, False), (14, False), (4, True)])
-def test_sample_refuses_more_than_there_is(count: int, per_class: bool) -> None:
-    with pytest.raises(InvalidSetting, match=f"{count} pictures asked for"):
+def test_sample_refuses_more_images_than_exist(count: int, per_class: bool) -> None:
+    with pytest.raises(InvalidSetting, match=f"{count} images requested"):
         sample(listed([3, 4, 6]), count, 0, per_class)
 
 
 def listed(counts: list[int]) -> ImageFolder:
-    """A folder of which only the labels matter."""
+    """A folder without files, of which only the labels are used."""
     folder = object.__new__(ImageFolder)
     labels = tuple(label for label, count in enumerate(counts) for _ in range(count))
     for name, value in {"root": "listed", "labels": labels, "paths": labels, "classes": tuple(counts)}.items():

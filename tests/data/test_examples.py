@@ -28,7 +28,7 @@ def folder(directory: Path) -> ImageFolder:
 
 
 @pytest.mark.parametrize("archive", [False, True])
-def test_examples_are_the_pictures_of_the_batches(directory: Path, archive: bool) -> None:
+def test_examples_are_the_images_of_the_batches(directory: Path, archive: bool) -> None:
     folder = ImageFolder(zipped(directory) if archive else directory, "train")
     examples = ImageExamples(folder, SQUARE, [11, 0, 5])
     assert len(examples) == 3
@@ -56,7 +56,7 @@ def test_examples_survive_being_sent_to_a_worker(folder: ImageFolder) -> None:
 
 def test_a_damaged_example_is_named(folder: ImageFolder) -> None:
     (Path(folder.root) / folder.paths[4]).write_bytes(b"no picture")
-    with pytest.raises(CalibrationError, match=f"cannot use the picture {folder.paths[4]}"):
+    with pytest.raises(CalibrationError, match=f"cannot use the image {folder.paths[4]}"):
         ImageExamples(folder, SQUARE)[4]
 
 
@@ -86,7 +86,7 @@ def test_parts_are_disjoint_and_complete(sizes: dict[str, int], left: int, seed:
     assert all(np.all(np.diff(part) > 0) for part in parts.values())
 
 
-def test_a_part_stays_when_others_are_added() -> None:
+def test_a_part_does_not_change_when_others_are_added() -> None:
     few, more = partition(100, {"test": 10}, 3), partition(100, {"test": 10, "validation": 20}, 3, rest="learn")
     assert np.array_equal(few["test"], more["test"])
     assert set(more["learn"]) < set(few["train"])

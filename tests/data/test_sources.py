@@ -1,4 +1,4 @@
-"""Labelled data from the text that names their source."""
+"""Labelled data from a source given as text."""
 
 import gzip
 import sys
@@ -44,7 +44,7 @@ def test_idx_files_are_read_as_they_are(tmp_path, compressed: bool) -> None:
     assert y == 1 and torch.equal(x, torch.from_numpy(images[4] / 255).float().expand(3, 5, 4))
 
 
-def test_batches_are_the_same_again_and_hold_everything(tmp_path) -> None:
+def test_batches_are_repeatable_and_complete(tmp_path) -> None:
     idx(tmp_path, compressed=False)
     batches = Batches(read_source(f"idx:{tmp_path}", PLAIN, Path()).train.choose(range(7), None), 3)
     first, second = list(batches), list(batches)
@@ -73,7 +73,7 @@ def test_a_function_gives_one_or_two_data_sets(tmp_path, monkeypatch) -> None:
 
 
 def saved(folder: Path, parts: dict[str, int], column: str = "img") -> None:
-    """A data set of Hugging Face in a folder: pictures whose red is their number."""
+    """A Hugging Face data set in a folder: images whose red value is their index."""
     features = datasets.Features({column: datasets.Image(), "label": datasets.ClassLabel(2)})
     rows = {
         name: {
@@ -97,11 +97,11 @@ def test_hugging_face_data_sets_by_their_columns(tmp_path: Path) -> None:
         read_source("huggingface:strange", PLAIN, tmp_path)
 
 
-def test_a_hugging_face_data_set_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_hugging_face_data_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     (tmp_path / "empty").mkdir()
     for name in ("nobody/nothing", "empty"):
-        with pytest.raises(InvalidSetting, match=f"datasets cannot read {name}: .*save_to_disk made"):
+        with pytest.raises(InvalidSetting, match=f"datasets cannot read {name}: .*save_to_disk wrote"):
             read_source(f"huggingface:{name}", PLAIN, tmp_path)
 
 
@@ -114,7 +114,7 @@ def test_torchvision_data_sets_are_read_where_they_are(tmp_path) -> None:
     assert torch.equal(x[0], torch.from_numpy(images[3] / 255).float())
 
 
-def test_augmentation_changes_pictures_by_torchs_random_numbers(tmp_path) -> None:
+def test_augmentation_uses_torchs_random_numbers(tmp_path) -> None:
     idx(tmp_path, compressed=False)
     part = read_source(f"idx:{tmp_path}", PLAIN, Path()).train
     changed = part.choose([0], Augmentation("shift", 2))
@@ -126,16 +126,16 @@ def test_augmentation_changes_pictures_by_torchs_random_numbers(tmp_path) -> Non
 
 def test_tensors_are_not_augmented() -> None:
     examples = read_source("digits", PLAIN, Path()).train.choose([0, 1], Augmentation("shift"))
-    with pytest.raises(TrainingError, match="an augmentation changes pictures, not Tensor"):
+    with pytest.raises(TrainingError, match="augmentation applies to images, not to Tensor"):
         list(Batches(examples, 2))
 
 
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("digit", "data must be named as digits, images:PATH"),
-        ("images:", "data must be named as"),
-        ("digits:2", "data must be named as"),
+        ("digit", "data must be given as digits, images:PATH"),
+        ("images:", "data must be given as"),
+        ("digits:2", "data must be given as"),
         ("idx:nowhere", "has neither train-images-idx3-ubyte nor"),
         ("images:nowhere", "does not exist"),
         ("torchvision:CIFAR11", "torchvision has no data set 'CIFAR11'"),

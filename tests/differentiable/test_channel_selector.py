@@ -1,4 +1,4 @@
-"""A selector of channels that is taught by sets, saved and loaded."""
+"""A channel selector: training on given sets, saving and loading."""
 
 import json
 from functools import cache
@@ -15,7 +15,7 @@ NAMES = ("size", "colour", "weight")
 
 
 def sites(count: int, seed: int) -> tuple[list[np.ndarray], list[list[int]]]:
-    """Channels of sites of different widths; the teacher takes them by a hidden combination of their statistics."""
+    """Sites of different widths, whose channels the teacher ranks by a hidden combination of their statistics."""
     rng = np.random.default_rng(seed)
     found = [rng.normal(size=(rng.integers(8, 20), 3)) * (1, 5, 0.1) + (0, 10, 0) for _ in range(count)]
     return found, [np.argsort(-(x[:, 0] + 10 * x[:, 2])).tolist() for x in found]
@@ -29,7 +29,7 @@ def taught() -> ChannelSelector:
 
 
 def shared_half(selector: ChannelSelector) -> float:
-    """Share of the teacher's better half that is found at new sites."""
+    """Share of the teacher's top half that is found at new sites."""
     return float(
         np.mean(
             [
@@ -45,7 +45,7 @@ def test_the_teachers_choice_is_found_at_new_sites():
     assert shared_half(taught()) > 0.9
 
 
-def test_learning_lowers_the_loss_and_is_the_same_again():
+def test_learning_lowers_the_loss_and_is_reproducible():
     first, second = ChannelSelector(NAMES), ChannelSelector(NAMES)
     losses = first.fit(*sites(6, 0), steps=10)
     assert losses == second.fit(*sites(6, 0), steps=10)
@@ -53,7 +53,7 @@ def test_learning_lowers_the_loss_and_is_the_same_again():
     assert ChannelSelector(NAMES, seed=1).rank(sites(1, 1)[0][0]) != ChannelSelector(NAMES).rank(sites(1, 1)[0][0])
 
 
-def test_making_a_selector_draws_no_random_numbers():
+def test_making_a_selector_uses_no_global_random_numbers():
     state = torch.get_rng_state()
     ChannelSelector(NAMES, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
@@ -93,7 +93,7 @@ def test_a_saved_selector_ranks_as_before(tmp_path):
         selector.save(tmp_path / "selector.pt")
 
 
-def test_files_that_are_no_selectors_are_refused(tmp_path):
+def test_files_that_are_not_selectors_are_refused(tmp_path):
     path = tmp_path / "selector.safetensors"
     with pytest.raises(CheckpointError, match="missing"):
         ChannelSelector.load(path)
@@ -102,13 +102,13 @@ def test_files_that_are_no_selectors_are_refused(tmp_path):
         with pytest.raises(CheckpointError, match="damaged"):
             ChannelSelector.load(path)
     save_file({"layer.theta": torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match="no selector"):
+    with pytest.raises(CheckpointError, match="not a channel selector"):
         ChannelSelector.load(path)
     good = ChannelSelector(NAMES).state_dict()
     for metadata, text in (
-        ({"format": "2", "statistics": json.dumps(NAMES)}, "format 2; this scionet reads 1"),
+        ({"format": "2", "statistics": json.dumps(NAMES)}, "format 2, but this version reads 1"),
         ({"format": "1", "statistics": json.dumps(NAMES[:2])}, "size mismatch"),
-        ({"format": "1", "statistics": "{"}, "no selector"),
+        ({"format": "1", "statistics": "{"}, "not a channel selector"),
     ):
         save_file(good, path, metadata)
         with pytest.raises(CheckpointError, match=text):
@@ -123,8 +123,8 @@ def test_files_that_are_no_selectors_are_refused(tmp_path):
         (lambda s: s.rank(np.zeros((0, 3))), "finite numbers"),
         (lambda s: s.fit([np.zeros((4, 3))], []), "one order per site"),
         (lambda s: s.fit([], []), "one order per site"),
-        (lambda s: s.fit([np.zeros((4, 3))], [[0, 1]]), "name 3 of 4 channels for density 0.75"),
-        (lambda s: s.fit([np.zeros((4, 3))], [[0, 1]], densities=[0.0]), "densities must lie inside"),
+        (lambda s: s.fit([np.zeros((4, 3))], [[0, 1]]), "at least 3 of 4 channels for density 0.75"),
+        (lambda s: s.fit([np.zeros((4, 3))], [[0, 1]], densities=[0.0]), "densities must lie in"),
         (lambda s: s.fit([np.zeros((4, 3))], [[0, 9]], densities=[0.5]), "outside 0..3"),
     ],
 )

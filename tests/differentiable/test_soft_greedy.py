@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scionet.differentiable.soft_greedy import SOFTEST, SoftGreedy, fit, padded, set_loss
+from scionet.differentiable.soft_greedy import MIN_SOFT_TAU, SoftGreedy, fit, padded, set_loss
 from scionet.errors import InvalidSetting
 
 
@@ -147,7 +147,7 @@ def test_ragged_instances_short_ones_and_empty_sets():
         (lambda f: f(instances(0), 2, 0.05, "soft"), "at least 0.1 in mode 'soft'"),
         (lambda f: f(instances(0), 2, 0.0), "tau must be above 0"),
         (lambda f: f(instances(0), 2, 1.0, "fuzzy"), "mode must be one of st, soft, hard"),
-        (lambda f: f(instances(0) - 1, 2), "at least 0 for each item"),
+        (lambda f: f(instances(0) - 1, 2), "nonnegative numbers for each item"),
         (lambda f: f(instances(0, n_features=5), 2), "features must be 6"),
         (lambda f: f(instances(0)[0], 2), r"items must be \(instances, items, features\)"),
         (lambda f: fit(f, [instances(0)[0]], [[12]]), "outside 0..11"),
@@ -169,7 +169,7 @@ def with_weights(weights: Tensor) -> SoftGreedy:
 
 
 def softened(f: SoftGreedy, items: Tensor, tau: float, mask: str) -> Tensor:
-    """How much four soft steps take of each item: what has been taken is masked softly, by one of two ways."""
+    """Fraction of each item that four soft steps select, with one of two soft masks of selected items."""
     level, taken = torch.zeros(64, 6).double(), torch.zeros(64, 12).double()
     for _ in range(4):
         gains = f.gains(level, items).detach()
@@ -187,7 +187,7 @@ TEMPERATURES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 1e-4, 1e-5)
     ("mask", "agreeing"),
     [("log", (52, 55, 58, 60, 59, 57, 47, 2)), ("penalty", (52, 55, 53, 11, 22, 49, 62, 64))],
 )
-def test_soft_selection_is_no_relaxation_of_greedy(mask, agreeing):
+def test_soft_selection_does_not_approximate_greedy_as_tau_decreases(mask, agreeing):
     generator = torch.Generator().manual_seed(0)
     items = torch.rand(64, 12, 6, generator=generator, dtype=torch.float64)
     f = with_weights(torch.rand(6, generator=generator, dtype=torch.float64))
@@ -196,7 +196,7 @@ def test_soft_selection_is_no_relaxation_of_greedy(mask, agreeing):
     for tau in TEMPERATURES:
         taken = softened(f, items, tau, mask)
         counts.append(int((taken.topk(4, 1).indices.sort(1).values == greedy).all(1).sum()))
-        if mask == "log" and tau >= SOFTEST:
+        if mask == "log" and tau >= MIN_SOFT_TAU:
             torch.testing.assert_close(f(items, 4, tau, "soft").mask.detach(), taken)
     np.testing.assert_allclose(counts, agreeing, atol=4)
 

@@ -1,4 +1,4 @@
-"""The inverse Fisher matrix in blocks, the scores made of it, and the update, against dense matrices in float64."""
+"""The block inverse Fisher matrix, its scores and its update, against dense float64 matrices."""
 
 import copy
 
@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 from scionet import mask_weights
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.masks.compensation import compensated, without
+from scionet.masks.compensation import compensated, optimal_brain_surgeon
 from scionet.masks.inverse_fisher import InverseProducts, Layout, inverse_blocks
 from scionet.masks.scores import SCORES, WeightView, mfac, woodfisher
-from scionet.masks.weights import maskable, wide
+from scionet.masks.weights import maskable, upcast
 from scionet.network.calling import hash_tensors, state_of
 
 NET = sizes_mlp(5, 7, 6, 4)
@@ -24,14 +24,14 @@ X, Y = torch.cat([x for x, _ in DATA]), torch.cat([y for _, y in DATA])
 
 
 def view(masked: bool = False) -> WeightView:
-    weights = wide(maskable(NET))
+    weights = upcast(maskable(NET))
     rng = torch.Generator().manual_seed(7)
     masks = {n: torch.rand(w.shape, generator=rng) > (0.3 if masked else -1) for n, w in weights.items()}
     return WeightView(NET, weights, masks, DATA, X, 1.0, np.random.default_rng(0))
 
 
 def gradients_one_by_one(given: WeightView) -> dict[str, Tensor]:
-    """``(examples, weights of the tensor)``, 0 where they are masked."""
+    """Per-example gradients ``(examples, weights of the tensor)``, 0 at masked weights."""
     model = copy.deepcopy(NET)
     found: dict[str, list[Tensor]] = {name: [] for name in given.weights}
     with torch.no_grad():
@@ -52,7 +52,7 @@ def dense_fisher(gradients: Tensor, damping: float) -> Tensor:
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("block_size", [1, 6, 1000])
 def test_woodfisher_is_the_diagonal_of_the_inverse_of_each_block(block_size, masked):
-    """Also where blocks do not divide a tensor, and where they are larger than it."""
+    """Includes blocks that do not divide a tensor, and blocks larger than a tensor."""
     given = view(masked)
     found = woodfisher(block_size, 0.01)(given)
     for name, rows in gradients_one_by_one(given).items():
@@ -83,7 +83,7 @@ def test_products_are_those_of_the_dense_inverse_in_any_order_of_the_gradients()
     inverses = torch.stack([torch.linalg.inv(dense_fisher(rows[:, block], 1e-3)) for block in (0, 1)])
     slow = torch.einsum("bij,bj->bi", inverses, x)
     for order in (torch.arange(9), torch.randperm(9, generator=rng)):
-        products = InverseProducts.of(rows[order], 1e-3)
+        products = InverseProducts.from_gradients(rows[order], 1e-3)
         torch.testing.assert_close(products.times(x), slow, rtol=1e-8, atol=1e-8)
         torch.testing.assert_close(products.diagonal, inverses.diagonal(dim1=1, dim2=2), rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(inverse_blocks(rows[order].split(4), 9, 1e-3), inverses, rtol=1e-8, atol=1e-8)
@@ -92,27 +92,27 @@ def test_products_are_those_of_the_dense_inverse_in_any_order_of_the_gradients()
 @given(st.lists(st.tuples(st.integers(1, 5), st.integers(1, 4)), min_size=1, max_size=3), st.integers(1, 9), st.data())
 def test_layouts_lose_nothing(shapes, block_size, data):
     tensors = {str(i): torch.randn(*shape).double() for i, shape in enumerate(shapes)}
-    layout = Layout.of(tensors, data.draw(st.sampled_from([block_size, None])))
+    layout = Layout.from_weights(tensors, data.draw(st.sampled_from([block_size, None])))
     back = layout.tensors(layout.rows(tensors))
     assert all(torch.equal(back[name], tensor) for name, tensor in tensors.items())
     two = layout.rows({name: torch.stack([tensor, 2 * tensor]) for name, tensor in tensors.items()})
     assert torch.equal(two[1], 2 * layout.rows(tensors))
 
 
-def test_one_weight_that_goes_costs_its_saliency():
+def test_removing_one_weight_costs_its_saliency():
     """½ δᵀFδ = w² / (2 [F⁻¹]_qq), and δ = −(w / [F⁻¹]_qq) F⁻¹ e_q."""
     rng = torch.Generator().manual_seed(0)
     fisher = dense_fisher(torch.randn(4, 6, generator=rng).double(), 0.1)
     weights, inverse = torch.randn(6, generator=rng).double(), torch.linalg.inv(fisher)
     for q in range(6):
         kept = torch.ones(6).double().index_fill(0, torch.tensor(q), 0)
-        delta = without(fisher[None], weights[None], kept[None])[0] - weights
+        delta = optimal_brain_surgeon(fisher[None], weights[None], kept[None])[0] - weights
         torch.testing.assert_close(delta, -weights[q] / inverse[q, q] * inverse[:, q])
         assert float(0.5 * delta @ fisher @ delta) == pytest.approx(float(weights[q] ** 2 / (2 * inverse[q, q])))
 
 
 @pytest.mark.parametrize("block_size", [6, 1000])
-def test_the_update_is_the_least_costly_of_those_that_take_the_masked_weights_away(block_size):
+def test_the_update_is_the_cheapest_that_zeroes_the_masked_weights(block_size):
     """Against the equations of constrained minimisation, block by block, and on the network's own tensors."""
     masks, before = mask_weights(NET, 0.4, score="obd", batches=DATA).masks, hash_tensors(state_of(NET))
     found = compensated(NET, masks, DATA, block_size=block_size, damping=0.01)
@@ -134,9 +134,9 @@ def test_the_update_is_the_least_costly_of_those_that_take_the_masked_weights_aw
 def test_wrong_blocks_and_missing_labels_are_refused():
     masks = mask_weights(NET, 0.5).masks
     for wrong in ({"block_size": 0}, {"damping": 0.0}, {"block_size": 2.5}, {"damping": float("nan")}):
-        with pytest.raises(InvalidSetting, match="block_size is a whole number"):
+        with pytest.raises(InvalidSetting, match="block_size must be a positive whole number"):
             woodfisher(**wrong)  # type: ignore[arg-type]
-        with pytest.raises(InvalidSetting, match="block_size is a whole number"):
+        with pytest.raises(InvalidSetting, match="block_size must be a positive whole number"):
             compensated(NET, masks, DATA, **wrong)  # type: ignore[arg-type]
     with pytest.raises(CalibrationError, match="no batches"):
         compensated(NET, masks, [])

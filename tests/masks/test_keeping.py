@@ -1,4 +1,4 @@
-"""Counts, ties, schedules and patterns, against slow and obvious ones."""
+"""Counts, ties, schedules and patterns, against slow and obvious versions."""
 
 import itertools
 
@@ -8,7 +8,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scionet.errors import InvalidSetting
-from scionet.masks.keeping import count, keep_global, keep_groups, keep_pattern, largest, shares_above
+from scionet.masks.keeping import (
+    apportion_with_floors,
+    keep_global,
+    keep_groups,
+    keep_largest,
+    keep_pattern,
+    rounded_count,
+)
 from scionet.masks.schedule import Schedule
 
 few = st.lists(st.integers(0, 3), min_size=1, max_size=12)
@@ -23,29 +30,29 @@ def ranked(values: list[int], candidates: list[bool], n_kept: int) -> list[bool]
 def test_largest_is_sorting_by_score_and_index(values, data):
     candidates = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
     n_kept = data.draw(st.integers(0, sum(candidates)))
-    found = largest(torch.tensor(values, dtype=torch.float64), torch.tensor(candidates), n_kept)
+    found = keep_largest(torch.tensor(values, dtype=torch.float64), torch.tensor(candidates), n_kept)
     assert found.tolist() == ranked(values, candidates, n_kept)
 
 
 @pytest.mark.parametrize(("density", "total", "kept"), [(0.7, 10, 7), (0.5, 5, 3), (0.1, 4, 0), (1.0, 9, 9)])
-def test_count_is_the_nearest_whole_number_halves_upwards(density, total, kept):
-    assert count(density, total) == kept
+def test_rounded_count_rounds_halves_up(density, total, kept):
+    assert rounded_count(density, total) == kept
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), min_size=1, max_size=6), st.data())
-def test_shares_add_up_and_keep_floors_and_capacities(layers, data):
+def test_apportioned_counts_add_up_and_respect_floors_and_capacities(layers, data):
     sizes = [size for size, _ in layers]
     floors = [min(size, floor) for size, floor in layers]
     total = data.draw(st.integers(sum(floors), sum(sizes)))
-    found = shares_above(floors, sizes, sizes, total)
+    found = apportion_with_floors(floors, sizes, sizes, total)
     assert sum(found) == total
     assert all(low <= n <= size for low, n, size in zip(floors, found, sizes, strict=True))
     if not any(floors):
         assert all(abs(n - total * size / sum(sizes)) < 1 for n, size in zip(found, sizes, strict=True))
 
 
-def test_largest_remainders_are_served_first_and_the_first_of_equal_ones():
-    assert shares_above([0, 0, 0], [9, 9, 9], [4, 3, 3], 5) == [2, 2, 1]  # ideals 2, 1.5, 1.5
+def test_largest_remainders_round_up_first_and_ties_go_to_the_first():
+    assert apportion_with_floors([0, 0, 0], [9, 9, 9], [4, 3, 3], 5) == [2, 2, 1]  # ideals 2, 1.5, 1.5
 
 
 @given(few, few, st.integers(0, 2), st.data())

@@ -1,4 +1,4 @@
-"""The call: exact counts, no traces, no resurrection, and errors that say what to do."""
+"""`mask_weights`: exact counts, no side effects, no resurrection, and helpful errors."""
 
 import copy
 from typing import Any
@@ -13,7 +13,7 @@ from scionet.errors import CalibrationError, InvalidSetting, LayerCollapse, Unre
 from scionet.masks.mask_rule import MaskRule
 from scionet.masks.rounds import ScoringTask, rounds
 from scionet.masks.scores import SCORES, WeightScore
-from scionet.masks.weights import alike, maskable
+from scionet.masks.weights import isomorphic_groups, maskable
 from scionet.network.calling import hash_tensors, state_of
 
 BATCHES = [pairs(6, 5), pairs(3, 5, seed=2)]
@@ -90,16 +90,16 @@ def test_masks_within_masks_are_nested_and_counted_of_all_weights():
         assert sum(found.counts.values()) == int(density * total + 0.5)
         assert not any(bool((found[name] & ~first[name]).any()) for name in first)
     assert all(torch.equal(mask_weights(model, 0.9, within=first).masks[name], first[name]) for name in first)
-    with pytest.raises(UnreachableBudget, match=r"density 0\.95 keeps .* weights, of which the masks .* give a lower"):
+    with pytest.raises(UnreachableBudget, match=r"density 0\.95 keeps .* weights, but the masks .* use a lower"):
         mask_weights(model, 0.95, within=first)
     with pytest.raises(InvalidSetting, match="with the same ignored_layers"):
         mask_weights(model, 0.5, within=first, ignored_layers=["0"])
-    with pytest.raises(InvalidSetting, match="a pattern is made of all weights"):
+    with pytest.raises(InvalidSetting, match="cannot be combined with a pattern"):
         mask_weights(model, pattern="2:4", within=first)
 
 
-def test_weights_come_back_if_asked():
-    """A score that is turned over in the second round."""
+def test_weights_return_if_requested():
+    """A score whose sign is reversed in the second round."""
     calls: list[int] = []
 
     def turning(view: Any) -> dict[str, Tensor]:
@@ -114,7 +114,7 @@ def test_weights_come_back_if_asked():
     assert not torch.cat([mask.flatten() for mask in stay.values()])[smallest]
 
 
-def test_collapse_is_reported_by_name_warned_of_and_refused_if_asked():
+def test_collapse_is_reported_warned_about_and_refused_on_request():
     model = sizes_mlp(5, 7, 4)
     with torch.no_grad():
         model[0].weight.mul_(1e-6)  # type: ignore[union-attr]
@@ -123,7 +123,7 @@ def test_collapse_is_reported_by_name_warned_of_and_refused_if_asked():
     assert result.report.collapsed == ("0.weight",) and "COLLAPSED" in str(result.report)
     with pytest.raises(LayerCollapse, match=r"'0\.weight'.*min_per_layer"):
         mask_weights(model, 0.2, on_collapse="raise")
-    with pytest.warns(CollapseWarning, match=r"min_per_layer=2 holds 0\.weight"):
+    with pytest.warns(CollapseWarning, match=r"min_per_layer=2 applies to 0\.weight"):
         held = mask_weights(model, 0.2, min_per_layer=2)
     assert held.masks.counts == {"0.weight": 2, "2.weight": 11} and held.report.protected == ("0.weight",)
     assert mask_weights(model, 0.2, score="lamp").report.collapsed == ()
@@ -136,12 +136,12 @@ def test_a_minimum_that_does_not_bind_changes_nothing():
 
 
 def test_isomorphic_masks_compare_layers_of_one_role_and_shape_only():
-    """Two roles more than once, and a layer that differs by its groups; scaling all of one role changes nothing."""
+    """Two repeated roles and a layer with other groups; scaling all layers of one role changes nothing."""
     convs = (nn.Conv1d(4, 8, 2, groups=2), nn.Conv1d(8, 4, 2), nn.Conv1d(4, 8, 2, groups=2), nn.Conv1d(8, 4, 2))
     torch.manual_seed(0)
     model = nn.Sequential(*convs, nn.Conv1d(4, 8, 2, groups=2), nn.Conv1d(2, 8, 2))
     names = [f"{i}.weight" for i in range(6)]
-    assert alike(model, names) == [[names[0], names[2], names[4]], [names[1], names[3]], [names[5]]]
+    assert isomorphic_groups(model, names) == [[names[0], names[2], names[4]], [names[1], names[3]], [names[5]]]
     found = mask_weights(model, 0.3, scope="isomorphic").masks
     weights = dict(model.named_parameters())
     for group, size, kept in (((0, 2, 4), 96, 29), ((1, 3), 128, 38), ((5,), 32, 10)):
@@ -155,7 +155,7 @@ def test_isomorphic_masks_compare_layers_of_one_role_and_shape_only():
     assert all(torch.equal(again[name], found[name]) for name in names)
 
 
-def test_layerwise_masks_do_not_change_with_the_scale_of_a_layer_and_global_ones_do():
+def test_local_masks_do_not_depend_on_the_scale_of_a_layer_but_global_masks_do():
     model = sizes_mlp(5, 7, 4)
     scaled = copy.deepcopy(model)
     with torch.no_grad():
@@ -176,7 +176,7 @@ class Detached(nn.Sequential):
 
 
 class Packed(nn.Module):
-    """As layers of quantised networks are: no floating-point parameter."""
+    """Like a layer of a quantised network, it has no floating-point parameters."""
 
 
 def dead() -> nn.Module:
@@ -208,15 +208,15 @@ NET = sizes_mlp(5, 7, 4)
         (NET, {"score": "synflow"}, CalibrationError, "example_inputs"),
         (NET, {"score": "synflw"}, InvalidSetting, "Did you mean 'synflow'"),
         (NET, {"score": NAN_SCORE}, CalibrationError, "NaN"),
-        (NET, {"score": SHORT_SCORE}, InvalidSetting, r"shape \(7, 5\), the score \(1, 5\)"),
+        (NET, {"score": SHORT_SCORE}, InvalidSetting, r"shape \(7, 5\), but its score has \(1, 5\)"),
         (dead(), {"score": "snip", "batches": BATCHES}, CalibrationError, "0 throughout in round 1"),
-        (infinite(), {}, UnsupportedModel, r"'0\.weight' holds NaN or infinite"),
+        (infinite(), {}, UnsupportedModel, r"'0\.weight' contains NaN or infinite"),
         (Packed(), {}, UnsupportedModel, "quantised"),
         (Detached(*NET), {"score": "snip", "batches": BATCHES}, UnsupportedModel, "no_grad"),
         (NET, {"density": 0.01}, UnreachableBudget, r"keeps 1 of 63 weights; 2 layers need 2.*at least 0\.0317"),
         (NET, {"min_per_layer": 30}, UnreachableBudget, "at least"),
-        (NET, {"density": None}, InvalidSetting, "either a density or a pattern"),
-        (NET, {"density": 0}, InvalidSetting, "density lies above 0"),
+        (NET, {"density": None}, InvalidSetting, "either density or pattern"),
+        (NET, {"density": 0}, InvalidSetting, r"density must lie in \(0, 1\]"),
         (NET, {"density": None, "pattern": "4:2"}, InvalidSetting, "N below M"),
         (NET, {"scop": "local"}, InvalidSetting, "scop"),
     ],

@@ -1,4 +1,4 @@
-"""Sparse states come back bit for bit, in memory and in files; 2:4 weights are refused where there is no kernel."""
+"""Sparse states load back bit for bit; 2:4 weights are refused without a kernel."""
 
 import copy
 from pathlib import Path
@@ -19,7 +19,7 @@ LAYOUTS = {"coo": torch.sparse_coo, "csr": torch.sparse_csr}
 
 
 class Tied(nn.Module):
-    """One weight that stands in two places, and a weight that is exactly 0."""
+    """A network with a tied weight, and a weight that is exactly 0."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ def test_a_state_loads_back_bit_for_bit_from_memory_and_from_a_file(make, layout
         assert all(torch.equal(found[name], mask) for name, mask in masks.items())
 
 
-def test_a_file_is_smaller_where_little_is_left(tmp_path):
+def test_a_sparse_file_is_smaller_at_low_density(tmp_path):
     model = small_vgg()
     masks = mask_weights(model, 0.05, min_per_layer=1, on_collapse="allow").masks
     sizes = {
@@ -67,7 +67,7 @@ def test_a_file_is_smaller_where_little_is_left(tmp_path):
     assert sizes["csr"] < sizes["coo"] < 0.4 * dense
 
 
-def test_a_state_of_another_network_is_refused_and_nothing_is_changed():
+def test_a_state_of_another_network_is_refused_and_nothing_changes():
     model = small_vgg()
     state = sparse_state(model, mask_weights(model, 0.5).masks)
     other = nn.Sequential(*list(small_vgg())[:-1], nn.Linear(64, 3))
@@ -103,7 +103,7 @@ def test_damaged_files_are_refused(layout, tmp_path: Path):
         with pytest.raises(CheckpointError, match="damaged"):
             read_sparse(path)
     save_file(parts, path)
-    with pytest.raises(CheckpointError, match="no sparse state"):
+    with pytest.raises(CheckpointError, match="contains no sparse state"):
         read_sparse(path)
     save_file(
         parts, path, {"scionet_sparse": header["scionet_sparse"].replace('"format_version":1', '"format_version":2')}
@@ -112,7 +112,7 @@ def test_damaged_files_are_refused(layout, tmp_path: Path):
         read_sparse(path)
 
 
-def test_two_of_four_is_refused_where_there_is_no_kernel_or_no_such_mask(monkeypatch):
+def test_semi_structured_is_refused_without_kernel_or_suitable_mask(monkeypatch):
     model = nn.Sequential(nn.Conv2d(4, 8, 1), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 3)).eval()
     masks = mask_weights(model, pattern="2:4").masks
     with pytest.raises(UnsupportedModel, match=r"'2\.weight' has no 2:4 kernel here: .*NVIDIA GPU.*sparse_state"):

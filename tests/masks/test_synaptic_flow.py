@@ -1,4 +1,4 @@
-"""Synaptic flow: the closed form, the conservation laws, and how far it masks without emptying a layer."""
+"""Synaptic flow: closed form, conservation laws, and the compression up to which no layer is emptied."""
 
 import copy
 import warnings
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from scionet import Schedule, mask_weights
 from scionet.errors import UnsupportedModel
-from scionet.masks.gradients import slopes
+from scionet.masks.gradients import gradients
 from scionet.masks.mask_rule import MaskRule
 from scionet.masks.rounds import ScoringTask, rounds
 from scionet.masks.scores import SCORES
@@ -25,11 +25,11 @@ def flows(model: nn.Module, x: Tensor) -> tuple[float, dict[str, Tensor]]:
     """R and the scores."""
     flow = synaptic_flow(model, x)
     weights = {name: w.double().abs() for name, w in maskable(model).items()}
-    return float(flow(weights)), {name: weights[name] * s for name, s in slopes(flow, weights).items()}
+    return float(flow(weights)), {name: weights[name] * s for name, s in gradients(flow, weights).items()}
 
 
 def trained(model: nn.Module, seed: int = 0) -> nn.Module:
-    """BatchNorm statistics, scales, shifts and biases as after a training."""
+    """Set BatchNorm statistics, scales, shifts and biases as after training."""
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
@@ -55,7 +55,7 @@ def test_layers_of_a_trained_network_carry_the_whole_flow():
     np.testing.assert_allclose([float(score.sum()) for score in found.values()], total, rtol=1e-12)
 
 
-def test_what_flows_into_a_neuron_flows_out():
+def test_incoming_and_outgoing_flow_of_a_neuron_are_equal():
     _, found = flows(trained(small_vgg()), torch.zeros(1, 3, 32, 32))
     scores = list(found.values())
     for before, after in pairwise(scores):
@@ -74,7 +74,7 @@ def test_cuts_of_a_residual_network_carry_the_whole_flow_and_branches_less():
     assert max(sums.values()) <= total * (1 + 1e-12)
 
 
-def test_flow_is_what_a_network_of_absolute_weights_without_shifts_gives():
+def test_flow_is_the_output_of_a_network_with_absolute_weights_without_shifts():
     model, x = trained(small_vgg()), torch.zeros(1, 3, 32, 32)
     plain = copy.deepcopy(model).double()
     with torch.no_grad():
@@ -86,7 +86,7 @@ def test_flow_is_what_a_network_of_absolute_weights_without_shifts_gives():
 
 
 class Smooth(nn.Module):
-    """Functions that are not homogeneous, called as functions and as modules."""
+    """Inhomogeneous functions, called as functions and as modules."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class Smooth(nn.Module):
         return torch.tanh(self.second(nn.functional.silu(self.act(self.norm(self.first(x))))).sigmoid())
 
 
-def test_what_is_not_homogeneous_is_passed_over():
+def test_inhomogeneous_functions_become_the_identity():
     model = Smooth()
     total, found = flows(model, torch.zeros(1, 4))
     np.testing.assert_allclose([float(score.sum()) for score in found.values()], total, rtol=1e-12)
@@ -106,7 +106,7 @@ def test_what_is_not_homogeneous_is_passed_over():
 
 
 class Attention(nn.Module):
-    """Attention written in three ways, each behind a map of its own."""
+    """Three implementations of attention, each after its own linear map."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ def kept(model: nn.Module, n_kept: int, **options: object) -> list[int]:
 
 @pytest.mark.parametrize("he", [False, True])
 def test_a_hundred_rounds_reach_the_last_weight_of_each_layer(he):
-    """MLP 784-100x5-10: six weights are left, one for each layer; with one round or ten, layers are emptied."""
+    """MLP 784-100x5-10: one weight per layer is left; with one round or ten, layers are emptied."""
     model = sizes_mlp(784, *[100] * 5, 10, he=he).float()
     x = torch.zeros(1, 784)
     assert kept(model, 6, score="synflow", example_inputs=x) == [1] * 6
@@ -173,8 +173,8 @@ def test_a_hundred_rounds_reach_the_last_weight_of_each_layer(he):
     assert kept(model, 378, score="synflow", example_inputs=x, schedule=Schedule(1))[:5] == [0] * 5
 
 
-def test_weights_that_are_added_have_scores_of_their_own():
-    """Their slopes are one and the same, for torch.autograd one tensor."""
+def test_weights_that_are_summed_have_separate_scores():
+    """Their gradients are equal, and autograd returns the same tensor for both."""
 
     class Added(nn.Module):
         def __init__(self) -> None:
@@ -193,8 +193,8 @@ def test_weights_that_are_added_have_scores_of_their_own():
         torch.testing.assert_close(found[name], task.weights[name].double().abs() * ahead)
 
 
-def test_no_round_takes_as_much_as_a_cut_carries():
-    """Theorem 3: over 100 rounds, what a round prunes is less than any layer carries; in one round it is not."""
+def test_no_round_removes_as_much_score_as_a_cut_carries():
+    """Theorem 3: with 100 rounds, no round removes as much score as a layer carries; with one round, it does."""
     model, x = sizes_mlp(784, *[100] * 5, 10).float(), torch.zeros(1, 784)
     weights, flow = maskable(model), synaptic_flow(model, x)
     largest = {}
@@ -227,7 +227,7 @@ def test_synflow_does_not_empty_layers_at_a_thousandth_where_others_do():
 
 
 def test_a_residual_network_stays_connected_at_a_thousandth_though_branches_are_emptied():
-    """The identity shortcuts carry the flow past a branch: what no score may empty are the stem and the classifier."""
+    """Identity shortcuts carry the flow past branches, so only the stem and the classifier must keep weights."""
     torch.manual_seed(0)
     model, x = resnet20().eval(), torch.zeros(1, 3, 16, 16)
     result = mask_weights(model, 1e-3, score="synflow", example_inputs=x, on_collapse="allow")

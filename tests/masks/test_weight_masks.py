@@ -1,4 +1,4 @@
-"""Masks on a network: applied, trained under, copied, stored, compiled, run by several processes, taken away."""
+"""Masks on a network: attach, train, copy, save, compile, run in several processes, detach."""
 
 import copy
 import socket
@@ -24,7 +24,7 @@ def masked() -> tuple[nn.Module, WeightMasks, nn.Module]:
     return model, masks, attached
 
 
-def test_a_masked_network_is_one_with_zeros_and_detaching_leaves_them():
+def test_a_masked_network_has_zeros_and_detaching_keeps_them():
     model, masks, attached = masked()
     plain = copy.deepcopy(model)
     with torch.no_grad():
@@ -64,7 +64,7 @@ def test_masks_survive_copies_and_state_dicts():
 
 
 def test_masks_survive_compilation():
-    """Captured as one graph; code is not generated, so that no compiler is needed."""
+    """Captured as one graph, without code generation, so that no compiler is needed."""
     _, _, attached = masked()
     found = torch.compile(attached, backend="aot_eager", fullgraph=True)(X)
     torch.testing.assert_close(found, attached(X))
@@ -106,7 +106,7 @@ def test_masks_survive_saving(tmp_path: Path):
     with pytest.raises(CheckpointError, match="overwrite"):
         masks.save(path)
     path.write_bytes(path.read_bytes()[:-1] + bytes([1 - path.read_bytes()[-1]]))
-    with pytest.raises(CheckpointError, match="not those that were saved"):
+    with pytest.raises(CheckpointError, match="differ from those that were saved"):
         WeightMasks.load(path)
 
 
@@ -120,7 +120,7 @@ def test_other_files_are_refused(tmp_path: Path):
         WeightMasks.load(tmp_path / "b.safetensors")
 
 
-def test_masks_that_do_not_fit_are_refused_and_nothing_is_changed():
+def test_masks_that_do_not_fit_are_refused_and_nothing_changes():
     model, masks, attached = masked()
     other = sizes_mlp(5, 8, 6, 4)
     with pytest.raises(InvalidSetting, match=r"'0.weight' \(7, 5\): the network has \(8, 5\)"):
@@ -168,7 +168,7 @@ def test_shuffled_masks_keep_counts_and_differ():
     assert all(torch.equal(masks.shuffled(0)[name], shuffled[name]) for name in masks)
 
 
-def test_patterns_are_kept_where_they_fit_and_reported_where_not():
+def test_patterns_apply_where_they_fit_and_are_reported_elsewhere():
     model = small_vgg()
     result = mask_weights(model, pattern="2:4")
     assert result.report.whole == ("0.weight",)  # three input channels

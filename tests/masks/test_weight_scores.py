@@ -1,4 +1,4 @@
-"""Every score of single weights against a slow one: dense Hessians, loops over examples, finite differences."""
+"""Every weight score against a slow version: dense Hessians, loops over examples, finite differences."""
 
 import copy
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from torch.func import functional_call
 from scionet import mask_weights
 from scionet.masks.mask_rule import MaskRule
 from scionet.masks.scores import SCORES, WeightView
-from scionet.masks.weights import maskable, wide
+from scionet.masks.weights import maskable, upcast
 
 NET = sizes_mlp(5, 7, 6, 4)
 DATA = [pairs(6, 5), pairs(3, 5, seed=2)]
@@ -25,7 +25,7 @@ X, Y = torch.cat([x for x, _ in DATA]), torch.cat([y for _, y in DATA])
 def view(
     model: nn.Module = NET, temperature: float | None = None, name: str = "snip", masked: bool = False
 ) -> WeightView:
-    weights = wide(maskable(model))
+    weights = upcast(maskable(model))
     rng = torch.Generator().manual_seed(7)
     masks = {n: torch.rand(w.shape, generator=rng) > (0.3 if masked else -1) for n, w in weights.items()}
     heat = SCORES[name].temperature if temperature is None else temperature
@@ -65,7 +65,7 @@ def test_scores_are_those_of_the_dense_gradient_and_hessian(name, masked):
     torch.testing.assert_close(found, SLOW[name](*dense(given)), rtol=1e-9, atol=1e-14)
 
 
-def test_every_score_has_an_oracle_and_stands_in_the_card():
+def test_every_score_has_an_oracle_and_is_documented():
     assert set(SCORES) == {*SLOW, "obd", "lamp", "random", "synflow", "woodfisher", "mfac"}
     card = Path(__file__).parents[2].joinpath("docs", "methods", "masks.md").read_text()
     assert [name for name in SCORES if f"`{name}`" not in card] == []
@@ -90,7 +90,7 @@ def test_obd_is_the_sum_over_examples_one_by_one():
         torch.testing.assert_close(found, 0.5 * given.weights[name] ** 2 * square / len(X))
 
 
-def test_lamp_divides_by_the_sum_of_all_that_are_no_smaller():
+def test_lamp_divides_by_the_sum_of_squares_of_weights_not_smaller():
     found = SCORES["lamp"](view(masked=True))
     for name, weight in view(masked=True).masked.items():
         squares = weight.flatten().tolist()
@@ -104,7 +104,7 @@ def test_lamp_divides_by_the_sum_of_all_that_are_no_smaller():
 
 
 def test_temperature_divides_the_gradient_and_its_change_more():
-    """At high temperature T all classes are alike: g is that of equal logits over T, and θ Hg falls with T³."""
+    """At high temperature T all classes are equally likely: g falls with T, and θ Hg with T³."""
     model = nn.Sequential(nn.Linear(5, 4, bias=False)).double()
     hot, hotter = view(model, 1e4), view(model, 2e4)
     (theta,), labels = hot.weights.values(), nn.functional.one_hot(Y, 4)
@@ -118,15 +118,17 @@ def test_temperature_divides_the_gradient_and_its_change_more():
 def test_signed_saliencies_are_the_decline_of_the_norm():
     """Sum of θ g = −½ d‖θ‖²/dt under gradient flow."""
     given = view()
-    slopes = given.loss.slopes(given.weights)
-    signed = sum(float(part.sum()) for part in given.times(slopes).values())
+    gradients = given.loss.gradient(given.weights)
+    signed = sum(float(part.sum()) for part in given.times(gradients).values())
     step = 1e-6
-    norms = [sum(float((w - s * step * slopes[n]).square().sum()) for n, w in given.weights.items()) for s in (1, -1)]
+    norms = [
+        sum(float((w - s * step * gradients[n]).square().sum()) for n, w in given.weights.items()) for s in (1, -1)
+    ]
     assert signed == pytest.approx(-0.5 * (norms[0] - norms[1]) / (2 * step), rel=1e-6)
 
 
-def test_grasp_keeps_what_would_lower_the_gradient_norm():
-    """Shrinking a weight by ε changes ‖g‖² by −2 ε θ (Hg), so that the lowest scores go."""
+def test_grasp_keeps_weights_whose_removal_would_lower_the_gradient_norm():
+    """Shrinking a weight by ε changes ‖g‖² by −2 ε θ (Hg), so the lowest scores are removed."""
     given = view(name="grasp", temperature=1.0)
     found = SCORES["grasp"](given)
     for name, index in (("0.weight", (2, 3)), ("4.weight", (1, 1))):
@@ -134,26 +136,26 @@ def test_grasp_keeps_what_would_lower_the_gradient_norm():
         for sign in (1, -1):
             moved = {n: w.clone() for n, w in given.weights.items()}
             moved[name][index] *= 1 - sign * step
-            norms.append(sum(float(g.square().sum()) for g in given.loss.slopes(moved).values()))
+            norms.append(sum(float(g.square().sum()) for g in given.loss.gradient(moved).values()))
         assert (norms[0] - norms[1]) / (2 * step) == pytest.approx(-2 * float(found[name][index]), rel=1e-5)
 
 
-def test_grasp_of_a_quadratic_loss_is_worked_out_by_hand():
+def test_grasp_of_a_quadratic_loss_matches_a_hand_calculation():
     """L = a w²/2: g = a w, H = a, so θ Hg = a² w²; Hg here by double backward of any functional."""
-    from scionet.masks.gradients import _along, slopes
+    from scionet.masks.gradients import _along, gradients
 
     w = {"w": torch.tensor([3.0], dtype=torch.float64)}
     loss = lambda at: (0.5 * 2.0 * at["w"] ** 2).sum()  # noqa: E731
-    gradient = slopes(loss, w)
+    gradient = gradients(loss, w)
     assert float(gradient["w"]) == 6
-    assert float(w["w"] * slopes(_along(loss, gradient), w)["w"]) == 4 * 9
+    assert float(w["w"] * gradients(_along(loss, gradient), w)["w"]) == 4 * 9
 
 
 def test_conservation_of_signed_saliency_in_a_network_without_biases():
     """Layer sums of θ g are equal, those of |θ g| are not."""
     model = sizes_mlp(5, 9, 8, 4, bias=False)
     given = view(model)
-    signed = [float(part.sum()) for part in given.times(given.loss.slopes(given.weights)).values()]
+    signed = [float(part.sum()) for part in given.times(given.loss.gradient(given.weights)).values()]
     np.testing.assert_allclose(signed, signed[0], rtol=1e-12)
     absolute = [float(part.sum()) for part in SCORES["snip"](given).values()]
     assert max(absolute) > 1.05 * min(absolute)
@@ -161,10 +163,12 @@ def test_conservation_of_signed_saliency_in_a_network_without_biases():
 
 def test_half_precision_is_scored_in_float32():
     half = copy.deepcopy(NET).bfloat16()
-    given = WeightView(half, wide(maskable(half)), view().masks, [(X.bfloat16(), Y)], X, 1.0, np.random.default_rng(0))
+    given = WeightView(
+        half, upcast(maskable(half)), view().masks, [(X.bfloat16(), Y)], X, 1.0, np.random.default_rng(0)
+    )
     plain = copy.deepcopy(half).float()
     other = WeightView(
-        plain, wide(maskable(plain)), view().masks, [(X.bfloat16().float(), Y)], X, 1.0, np.random.default_rng(0)
+        plain, upcast(maskable(plain)), view().masks, [(X.bfloat16().float(), Y)], X, 1.0, np.random.default_rng(0)
     )
     for name, score in SCORES["snip"](given).items():
         assert score.dtype == torch.float32

@@ -38,7 +38,7 @@ def test_cifar_resnets_have_the_published_state(name: str, blocks: int) -> None:
 
 
 @pytest.mark.parametrize(("name", "blocks"), DEPTHS.items())
-def test_cifar_resnets_cost_what_a_hand_sum_says(name: str, blocks: int) -> None:
+def test_cifar_resnets_cost_as_much_as_a_hand_sum(name: str, blocks: int) -> None:
     convolutions = [(3, 16, 32)] + [(16, 16, 32)] * (2 * blocks)
     convolutions += [(16, 32, 16)] + [(32, 32, 16)] * (2 * blocks - 1)
     convolutions += [(32, 64, 8)] + [(64, 64, 8)] * (2 * blocks - 1)
@@ -114,7 +114,7 @@ def test_efficientnet_lite0_has_the_weights_of_its_package() -> None:
     assert not torch.equal(efficientnet_lite0(pretrained=False).state_dict()["_fc.weight"], expected["_fc.weight"])
     convolutions = {type(m) for m in model.modules() if isinstance(m, nn.Conv2d)}
     assert convolutions
-    assert nn.Conv2d not in convolutions  # subclasses, which is why the network is here
+    assert nn.Conv2d not in convolutions  # only subclasses, which this test is about
     assert 380e6 < macs_of(model, torch.zeros(1, 3, 224, 224)) < 410e6
 
 
@@ -156,7 +156,7 @@ def test_build_finds_factories_without_the_network(
         ("builtins:dict", {}, UnsupportedModel, "returned a dict"),
     ],
 )
-def test_build_explains_what_it_cannot_build(factory: str, kwargs: dict, error: type[PruneError], message: str) -> None:
+def test_wrong_factories_are_explained(factory: str, kwargs: dict, error: type[PruneError], message: str) -> None:
     with pytest.raises(error, match=message):
         build(factory, **kwargs)
 
@@ -168,7 +168,7 @@ def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "nested.pth", "lightning.ckpt"])
-def test_weights_come_back(tmp_path: Path, name: str) -> None:
+def test_saved_weights_load_back(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
     source, target = resnet20(), resnet20()
     state = source.state_dict()

@@ -1,4 +1,4 @@
-"""Predefined architectures against published counts: parameters, MACs, and epochs of Scratch-B."""
+"""Known counts: parameters, multiply-accumulate operations, and epochs of Scratch-B."""
 
 import pytest
 import torch
@@ -65,6 +65,6 @@ def test_rounding_is_that_of_the_official_code(width: int, removed: float, expec
     assert kept(width, 1 - removed) == expected
 
 
-def test_logits_have_the_classes_that_were_asked_for() -> None:
+def test_logits_have_the_requested_number_of_classes() -> None:
     assert build("scionet.models.predefined:vgg16_a", classes=7).eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     assert build("scionet.models.predefined:thinet_30", classes=5).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 5)

@@ -1,4 +1,4 @@
-"""Two rounds over many workers."""
+"""Distributed selection in two rounds."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def test_both_rounds_by_definition(objective):
     assert found.selection.values[-1] == max(f.values[-1] for f in (found.merged, *found.local))
 
 
-def test_seeds_decide_and_backends_do_not():
+def test_the_result_depends_on_the_seed_and_not_on_the_backend():
     objective = regression()
     options = {"policy": Stochastic(0.3)}
     first = run(objective, seed=1, **options)
@@ -55,7 +55,7 @@ def test_seeds_decide_and_backends_do_not():
 
 
 class Jealous(RSquared):
-    """Worth less wherever units of two kinds come together: the second round loses to a worker."""
+    """Mixing units of two kinds lowers the value, so that the second round loses to a worker."""
 
     def __init__(self, kinds: np.ndarray) -> None:
         super().__init__(np.eye(len(kinds) + 1)[:, :-1], np.arange(len(kinds) + 1.0))
@@ -71,7 +71,7 @@ class Jealous(RSquared):
 
     def _value(self, units):
         worth = self.worth[np.unique(units)]
-        # the unit of kind 0 is the best start, but spoils what the others are worth
+        # the unit of kind 0 is the best first pick, but lowers the value of the others
         return float(worth.max() if len(set(self.kinds[units])) == 2 else worth.sum())
 
 
@@ -86,7 +86,7 @@ def test_a_worker_that_beats_the_second_round_wins():
     assert found.selection.values[-1] == pytest.approx(1.8)
 
 
-def test_edges_empty_shares_too_many_units_and_none():
+def test_empty_shares_too_many_units_and_no_units():
     tiny = Modular(np.array([3.0, 1.0, 2.0]))
     found = run(tiny, n_units=2, n_partitions=8)
     assert any(not share for share in found.partition)
@@ -96,7 +96,7 @@ def test_edges_empty_shares_too_many_units_and_none():
     assert run(coverage(), policy=Lazy()) == run(coverage())
 
 
-def test_quality_beside_plain_greedy():
+def test_two_rounds_come_close_to_plain_greedy():
     for seed in range(5):
         objective = coverage(seed)
         assert run(objective, 15, 5, seed=seed).selection.values[-1] > 0.97 * greedy(objective, 15).values[-1]
@@ -115,8 +115,8 @@ def test_wrong_numbers_and_backends(options, text):
         run(coverage(), **options)
 
 
-def test_objectives_that_are_no_set_functions_are_refused():
-    with pytest.raises(InvalidSetting, match="LineSearch is none: take one partition"):
+def test_objectives_that_are_not_set_functions_are_refused():
+    with pytest.raises(InvalidSetting, match="LineSearch is not one: use n_partitions=1"):
         run(LineSearch([layer(0).term]))
 
 

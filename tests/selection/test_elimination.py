@@ -1,4 +1,4 @@
-"""ThiNet and the LASSO on inner products against plain definitions on data."""
+"""ThiNet and LASSO on inner products, against their definitions on data."""
 
 from itertools import combinations
 
@@ -14,7 +14,7 @@ SEEDS = st.integers(0, 2**32 - 1)
 
 
 def data(seed: int, units: int = 7, rows: int = 40) -> tuple[np.ndarray, np.ndarray]:
-    """Contributions, one column for each unit, and a target that is nearly their sum."""
+    """Contributions, one column per unit, and a target close to their sum."""
     rng = np.random.default_rng(seed)
     columns = rng.normal(size=(rows, units)) @ (np.eye(units) + 0.5 * rng.normal(size=(units, units)))
     return columns, columns.sum(axis=1) + 0.1 * rng.normal(size=rows)
@@ -87,7 +87,7 @@ def test_lasso_follows_a_solver_of_its_own() -> None:
     raise AssertionError("no penalty leaves four units")
 
 
-def test_of_duplicates_one_goes_at_no_cost() -> None:
+def test_lasso_drops_one_of_two_duplicates_at_no_cost() -> None:
     columns, _ = data(5)
     columns[:, 6] = columns[:, 0]
     target = columns.sum(axis=1)
@@ -97,7 +97,7 @@ def test_of_duplicates_one_goes_at_no_cost() -> None:
     assert len({0, 6} & set(lasso(products(columns, target), 6).kept)) == 1
 
 
-def test_units_that_do_nothing_are_worth_nothing() -> None:
+def test_units_without_contribution_get_weight_0() -> None:
     found = rescaled(Contributions(np.zeros((3, 3)), np.zeros(3), 1.0), [2, 0])
     assert found.kept == (0, 2) and found.weights == (0.0, 0.0) and found.values == (-1.0, -1.0)
     assert len(lasso(Contributions(np.zeros((3, 3)), np.zeros(3), 1.0), 2).kept) == 2

@@ -1,4 +1,4 @@
-"""The engine: policies, repetition, ends, ties, replay."""
+"""The greedy engine: policies, repetition, stop rules, ties, replay."""
 
 import math
 
@@ -16,7 +16,7 @@ from scionet.selection.setfunctions import Coverage, Modular
 
 
 class Watched(Modular):
-    """Remembers how many candidates it was asked for."""
+    """Records the number of candidates of each evaluation."""
 
     def __init__(self, weights):
         super().__init__(weights)
@@ -33,7 +33,7 @@ def coverage(seed: int, size: int = 40) -> Coverage:
     return Coverage(rng.random((size, 200)) < 0.05, rng.random(200))
 
 
-def test_takes_the_largest_and_the_lowest_among_ties():
+def test_the_largest_gain_is_picked_and_ties_go_to_the_lowest_index():
     found = greedy(Modular(np.array([1.0, 3.0, 2.0, 3.0, 2.0])), 4)
     assert found.order == (1, 3, 2, 4)
     assert found.kept == (1, 2, 3, 4)
@@ -41,7 +41,7 @@ def test_takes_the_largest_and_the_lowest_among_ties():
     assert found.status is Status.REACHED
 
 
-def test_twins_tie_in_spite_of_rounding():
+def test_equal_units_tie_despite_rounding():
     assert greedy(Modular(np.array([1.0, 2.0, 2.0 + 1e-14])), 1).order == (1,)
     assert greedy(Modular(np.array([1.0, 2.0, 2.0 + 1e-6])), 1).order == (2,)
 
@@ -57,7 +57,7 @@ def test_prefixes_of_a_path_are_the_paths_of_smaller_sizes(seed, n_units):
         assert (cut.kept, cut.order, cut.values, cut.weights) == (alone.kept, alone.order, alone.values, alone.weights)
 
 
-def test_prefix_with_repetition_counts_different_units():
+def test_prefix_with_repetition_counts_distinct_units():
     objective = Average([layer(1, size=30, rows=100).term])
     path = greedy(objective, 20, repetition=True)
     assert len(path.order) > 20
@@ -120,7 +120,7 @@ def test_bad_settings_are_refused():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_gains_that_are_no_numbers_are_an_error_that_names_the_unit(bad):
+def test_nan_gains_raise_an_error_that_names_the_unit(bad):
     class Broken(Modular):
         def gains(self, state, candidates):
             return np.where(candidates == 2, bad, 1.0)
@@ -129,19 +129,19 @@ def test_gains_that_are_no_numbers_are_an_error_that_names_the_unit(bad):
         greedy(Broken(np.ones(4)), 2)
 
 
-def test_ends_when_it_is_enough():
+def test_selection_ends_when_the_stop_rule_is_satisfied():
     found = greedy(Modular(np.array([1.0, 3.0, 2.0])), 3, enough=lambda value: value >= 5)
     assert (found.order, found.status) == ((1, 2), Status.ENOUGH)
 
 
-def test_nothing_and_more_than_there_is():
+def test_zero_units_and_more_units_than_exist():
     assert greedy(coverage(0), 0).kept == ()
     found = greedy(coverage(0), 41)
     assert (len(found.kept), found.status) == (40, Status.EXHAUSTED)
 
 
 def hull_with_inner_points() -> Contributions:
-    """Four corners of a square and, after them, six points that are never an extreme point."""
+    """Four corners of a square, followed by six interior points."""
     rng = np.random.default_rng(0)
     corners = np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
     phi = np.vstack([corners, 1e-3 * rng.standard_normal((6, 2)) + [0.5, 0.0]])

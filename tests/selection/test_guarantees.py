@@ -17,9 +17,9 @@ from scionet.selection.guarantees import (
     certified_share,
     distributed_factor,
     greedy_factor,
+    set_value,
     stochastic_factor,
     submodularity_ratio,
-    worth,
 )
 from scionet.selection.policies import Stochastic
 from scionet.selection.quadratic import Average, LeastSquares
@@ -27,7 +27,7 @@ from scionet.selection.setfunctions import Coverage, RSquared
 
 
 def regression(seed: int) -> tuple[RSquared, np.ndarray]:
-    """Ten noisy columns of four factors, a response of four of them; the objective and the columns' correlations."""
+    """An objective with ten noisy columns of four factors, and the columns' correlations."""
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((40, 4)) @ rng.standard_normal((4, 10)) + 0.5 * rng.standard_normal((40, 10))
     x -= x.mean(axis=0)
@@ -40,7 +40,7 @@ def regression(seed: int) -> tuple[RSquared, np.ndarray]:
 
 
 def optimum(objective, k: int) -> float:
-    return max(worth(objective, units) for units in combinations(range(objective.size), k))
+    return max(set_value(objective, units) for units in combinations(range(objective.size), k))
 
 
 def least_principal_eigenvalue(gram: np.ndarray, size: int) -> float:
@@ -48,9 +48,9 @@ def least_principal_eigenvalue(gram: np.ndarray, size: int) -> float:
     return min(float(np.linalg.eigvalsh(gram[np.ix_(s, s)])[0]) for s in sets)
 
 
-def test_the_suppressor_by_its_numbers():
+def test_the_suppressor_has_the_known_ratio():
     objective = LeastSquares([suppressor()], ridge=0.0)
-    values = {s: 1 + worth(objective, s) for s in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2))}
+    values = {s: 1 + set_value(objective, s) for s in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2))}
     expected = {(0,): 0.5, (1,): 0.0, (2,): 0.2025, (0, 1): 1.0, (0, 2): 0.556328, (1, 2): 0.2025}
     assert values == pytest.approx(expected, abs=1e-6)
     assert submodularity_ratio(objective, (), 2) == pytest.approx(0.5)
@@ -110,7 +110,7 @@ def test_a_unit_that_is_always_zero_leaves_no_guarantee():
     empty = np.zeros((3, 3))
     objective = LeastSquares([type(term)(empty, term.xy * 0, 1.0, term.columns, term.fixed, term.weight)], ridge=0.0)
     assert objective.spectral_ratio() == 0.0
-    assert best_possible(objective, (0,), 0.0) == worth(objective, (0, 1, 2))
+    assert best_possible(objective, (0,), 0.0) == set_value(objective, (0, 1, 2))
 
 
 def test_factors():
@@ -125,5 +125,5 @@ def test_factors():
         lambda: submodularity_ratio(Average([layer(0).term]), (), 2),
         lambda: best_possible(Average([layer(0).term]), (0,)),
     ):
-        with pytest.raises(InvalidSetting, match=r"given|none"):
+        with pytest.raises(InvalidSetting, match=r"given|not one"):
             call()

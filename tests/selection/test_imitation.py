@@ -115,7 +115,7 @@ def test_line_search_takes_the_best_step_and_stays_on_the_simplex(seed, order):
         assert abs(after.sum() - 1) < 1e-10
 
 
-def test_line_search_removes_a_unit_it_has_no_use_for():
+def test_line_search_removes_a_useless_unit():
     gram = Contributions(np.array([[1.0, 0.9], [0.9, 1.0]]) / 4, np.array([0.2, 1.0]) / 2, 1.0)
     objective = LineSearch(gram)
     state = objective.commit(objective.commit(objective.start(), 0), 1)
@@ -166,7 +166,7 @@ def test_convolution_gram_equals_explicit_convolution():
     weight, columns = kernel.reshape(4, 45), np.arange(45).reshape(5, 9)
     target = unfolded @ weight.T
     term = Layer(unfolded, weight, target, columns, np.zeros(0, dtype=int)).term
-    found, rows = Contributions.of([term]), len(unfolded)
+    found, rows = Contributions.from_terms([term]), len(unfolded)
     flat = by_channel.reshape(5, -1)
     norm = (dense**2).sum()
     np.testing.assert_allclose(found.gram, flat @ flat.T / norm, rtol=1e-12, atol=1e-14)
@@ -273,7 +273,7 @@ def test_a_thousand_times_faster_than_a_forward_pass_for_each_candidate():
 
 
 def _forward(item: Layer, weights: np.ndarray) -> float:
-    """One candidate by one forward pass of the layer."""
+    """Evaluate one candidate by a forward pass of the layer."""
     gates = np.zeros(item.x.shape[1])
     gates[item.columns[:, 0]] = weights
     return float((((item.x * gates) @ item.weight.T - item.target) ** 2).sum())

@@ -1,4 +1,4 @@
-"""Lazy selection: the picks of exact selection with fewer questions, and refused where it would be wrong."""
+"""Lazy selection: the same picks as exact selection with fewer evaluations; refused where it would be wrong."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ from scionet.selection.setfunctions import Coverage, FacilityLocation, Modular, 
 
 
 class Counted(Objective):
-    """Counts how many candidates are looked at."""
+    """Counts evaluated candidates."""
 
     def __init__(self, inner: Objective, claims: frozenset[Fact] | None = None) -> None:
         self.inner, self.size, self.evaluations = inner, inner.size, 0
@@ -43,12 +43,12 @@ def random_coverage(seed: int, size: int = 200) -> Coverage:
     return Coverage(rng.random((size, 400)) < 0.03, rng.random(400))
 
 
-def test_the_suppressor_is_missed_by_stale_gains_so_lazy_is_refused():
+def test_stale_gains_miss_a_suppressor_so_lazy_is_refused():
     objective = Counted(LeastSquares([suppressor()], ridge=0.0))
     found = greedy(objective, 2)
     assert (set(found.kept), objective.evaluations) == ({0, 1}, 5)
     assert 1 + found.values[-1] == pytest.approx(1.0)
-    with pytest.raises(InvalidSetting, match=r"submodular \(the gain of a unit never grows.*Exact or Stochastic"):
+    with pytest.raises(InvalidSetting, match=r"submodular \(the gain of a unit never grows.*Use Exact or Stochastic"):
         greedy(objective, 2, policy=Lazy())
     liar = Counted(objective.inner, frozenset(Fact))
     trapped = greedy(liar, 2, policy=Lazy())
@@ -57,7 +57,7 @@ def test_the_suppressor_is_missed_by_stale_gains_so_lazy_is_refused():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_the_same_picks_with_an_eighth_of_the_questions(seed):
+def test_lazy_makes_the_same_picks_with_an_eighth_of_the_evaluations(seed):
     exact, lazy = Counted(random_coverage(seed)), Counted(random_coverage(seed))
     assert greedy(exact, 15) == greedy(lazy, 15, policy=Lazy())
     assert exact.evaluations == sum(200 - n for n in range(15)) == 2895

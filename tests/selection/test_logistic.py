@@ -19,7 +19,7 @@ def problem(classes: int, seed: int = 0):
 
 
 def share(x, y, units) -> float:
-    """The definition for two classes, by another's solver."""
+    """The definition for two classes, with scikit-learn's solver."""
     z = (x - x.mean(0)) / x.std(0)
     targets = np.unique(y, return_inverse=True)[1]
     shares = np.bincount(targets) / len(y)

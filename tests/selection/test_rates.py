@@ -1,4 +1,4 @@
-"""The theorems of greedy forward selection as numbers."""
+"""Convergence rates of greedy forward selection, as its theorems state them."""
 
 import numpy as np
 import pytest

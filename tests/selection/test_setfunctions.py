@@ -23,7 +23,7 @@ def r_squared(x: np.ndarray, y: np.ndarray, chosen: set[int]) -> float:
 
 
 def functions(seed: int):
-    """Each objective with its definition on a set of units."""
+    """Each objective, and its definition as a function of a set of units."""
     rng = np.random.default_rng(seed)
     worth, similarity, covers = rng.random(6), rng.standard_normal((6, 9)), rng.random((6, 12)) < 0.3
     items, x, y = rng.random(12), rng.standard_normal((20, 6)), rng.standard_normal(20) + 3

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from scionet.masks import scores as weight_scores
 from scionet.masks.gradients import LossFunctional, Pairs
-from scionet.masks.keeping import count, keep_global
+from scionet.masks.keeping import keep_global, rounded_count
 from scionet.masks.schedule import Schedule
-from scionet.masks.weights import maskable, wide_state
+from scionet.masks.weights import maskable, upcast_state
 from scionet.methods import registry
 from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.criteria.unit_scores import ScoreRanker
@@ -35,8 +35,8 @@ METHODS: Mapping[str, Ranker] = {
 
 
 def counts(density: float, rounds: int, total: int) -> list[int]:
-    """Filters that remain after each round, by the telescoping schedule; fractions are of the original total."""
-    return [count(share, total) for share in Schedule(rounds, "telescoping").densities(density)]
+    """Filters left after each round: the telescoping schedule, each number from the first total."""
+    return [rounded_count(share, total) for share in Schedule(rounds, "telescoping").densities(density)]
 
 
 def floors(widths: Mapping[str, int]) -> dict[str, int]:
@@ -72,9 +72,9 @@ def _safe(score: Tensor, n_safe: int) -> Tensor:
 def gradient_norms(model: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> tuple[float, float]:
     """Gradient norm of the mean loss, over linear and convolution weights: in eval mode, and as in training."""
     weights = {name: weight.float() for name, weight in maskable(model).items()}
-    losses = (LossFunctional(model, wide_state(model), pairs, batch_norms=batch) for batch in (False, True))
+    losses = (LossFunctional(model, upcast_state(model), pairs, batch_norms=batch) for batch in (False, True))
     evaluated, trained = (
-        float(torch.stack([slope.square().sum() for slope in loss.slopes(weights).values()]).sum().sqrt())
+        float(torch.stack([slope.square().sum() for slope in loss.gradient(weights).values()]).sum().sqrt())
         for loss in losses
     )
     return evaluated, trained

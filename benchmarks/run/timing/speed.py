@@ -27,7 +27,7 @@ from benchmarks.run.untrained import TASKS, calibration, dense
 from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record_files import write_text
 from scionet.masks.scores import SCORES, WeightView
-from scionet.masks.weights import maskable, wide
+from scionet.masks.weights import maskable, upcast
 from scionet.models.factory import build
 from scionet.network.plan import Plan
 from scionet.pruning import prune
@@ -194,7 +194,7 @@ def _bf16(data: Path) -> Iterator[dict[str, Any]]:
 def _synflow() -> Iterator[dict[str, Any]]:
     """Compare one round of scoring with a forward and backward pass in single precision, both of one image."""
     model, example = build("torchvision:resnet50").eval(), torch.ones(1, 3, 224, 224)
-    weights = wide(maskable(model))
+    weights = upcast(maskable(model))
     whole = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
     view = WeightView(model, weights, whole, [], example, 1.0, np.random.default_rng(0))
 

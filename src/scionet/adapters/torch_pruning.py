@@ -1,11 +1,12 @@
-"""Greedy selection for the pruners of Torch-Pruning.
+"""Greedy selection as an importance for Torch-Pruning's pruners.
 
     from scionet.adapters.torch_pruning import GreedyImportance
 
     importance = GreedyImportance(model, batches, example_inputs)
     tp.pruner.BasePruner(model, example_inputs, importance=importance, pruning_ratio=0.5).step()
 
-Torch-Pruning then decides widths and cuts; weights stay as they were. `scionet.prune` also refits them.
+Torch-Pruning decides the widths and cuts the network, without changing the kept weights. `scionet.prune` also refits
+them.
 """
 
 from collections.abc import Iterable, Mapping
@@ -30,15 +31,16 @@ _FORWARD, _LIMITS, _RESOURCES = Forward(), Limits(), Resources()
 
 
 class GreedyImportance:
-    """An `importance` for Torch-Pruning: the earlier greedy selection takes a channel, the more it counts.
+    """An `importance` for Torch-Pruning: the earlier greedy selection picks a channel, the more important it is.
 
-    A channel's importance is the relative error of its consumers just before it was taken, summed over consumers: 1
-    each for the first channel, close to 0 for the last. So ranking across layers (`global_pruning=True`) means
-    something too.
-    Groups of channels that scionet does not prune (outputs of the network, channels it refuses) get none, nor do those
-    of attention heads, which are no single channels: Torch-Pruning leaves them whole.
+    A channel's importance is the relative error of its consumers just before it was picked, summed over consumers. Per
+    consumer it is 1 for the first channel and close to 0 for the last, so it can also be compared across layers
+    (`global_pruning=True`).
 
-    The network is looked at on first use, and again after its shapes have changed (iterative pruning).
+    Channels that scionet does not prune get no importance, and neither do those of attention heads, which are not
+    single channels. Torch-Pruning leaves these groups whole.
+
+    The importance is computed on first use, and again when shapes have changed (iterative pruning).
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class GreedyImportance:
         resources: Resources = _RESOURCES,
         seed: int = 0,
     ) -> None:
-        """Remember what to look at.
+        """Sample the calibration examples; the importance itself is computed on first use.
 
         Args:
             model: The network that the pruner prunes.
@@ -77,10 +79,10 @@ class GreedyImportance:
         self._scores: dict[tuple[str, int], FloatArray] = {}
 
     def __call__(self, group: Any) -> Tensor | None:
-        """Importance of each channel of a group, shape ``(channels,)``; None for a group that stays whole.
+        """Importance of each channel of a group, shape ``(channels,)``; None for a group that is left whole.
 
         Args:
-            group: Coupled channels, as Torch-Pruning's dependency graph gives them.
+            group: Coupled channels, as returned by Torch-Pruning's dependency graph.
         """
         names = {module: name for name, module in self.model.named_modules()}
         found = np.full(len(group[0].idxs), np.nan)
@@ -93,7 +95,7 @@ class GreedyImportance:
         return None if np.isnan(found).any() else torch.from_numpy(found)
 
     def scores(self) -> Mapping[tuple[str, int], FloatArray]:
-        """By weight and dimension the importance of each channel; NaN where scionet does not prune."""
+        """Importance of each channel, by weight and dimension; NaN for channels that scionet does not prune."""
         shapes = {name: tensor.shape for name, tensor in self.model.state_dict().items()}
         if shapes != self._seen:
             self._scores, self._seen = self._measured(), shapes
@@ -107,7 +109,7 @@ class GreedyImportance:
         for view, _ in survey(run, run.calibration, names):
             site = view.site
             path = self.ranker.rank(view, site.width, run.generators("rank", site.name))
-            score = _by_rank(path, site.width, float(len(site.consumers)))
+            score = _error_before_pick(path, site.width, float(len(site.consumers)))
             for slot in site.slots:
                 at = scores.setdefault(
                     (slot.tensor, slot.dim), np.full(run.sites.shapes[slot.tensor][slot.dim], np.nan)
@@ -116,8 +118,8 @@ class GreedyImportance:
         return scores
 
 
-def _by_rank(path: Selection, width: int, empty: float) -> FloatArray:
-    """The error before each unit was first taken, strictly falling along the path; 0 for units never taken."""
+def _error_before_pick(path: Selection, width: int, empty: float) -> FloatArray:
+    """The error before each unit was first picked, strictly decreasing along the path; 0 for units never picked."""
     scores, before = np.zeros(width), empty
     first: dict[int, float] = {}
     for unit, value in zip(path.order, path.values, strict=True):

@@ -1,4 +1,4 @@
-"""The criteria of Torch-Pruning for `scionet.prune`, with its widths and repairs.
+"""Torch-Pruning's criteria as methods of `scionet.prune`, with scionet's widths and repairs.
 
 from scionet.adapters.torch_pruning_criteria import criterion
 
@@ -30,10 +30,11 @@ class Criterion:
     """A criterion of Torch-Pruning.
 
     Attributes:
-        importance: Its class in ``torch_pruning.importance``.
-        options: What it is made with.
-        gradients: What of the labelled loss it reads: nothing, its gradient, or squared gradients of single examples.
-        summary: What it is, in one line.
+        importance: Name of its class in ``torch_pruning.importance``.
+        options: Arguments of the class.
+        gradients: Gradients of the task loss that it uses: ``""`` for none, ``"mean"``, or ``"single"`` for squared
+            per-example gradients.
+        summary: One-line description.
     """
 
     importance: str
@@ -42,7 +43,7 @@ class Criterion:
     summary: str
 
     def make(self) -> Any:
-        """The importance.
+        """Make the importance.
 
         Raises:
             InvalidSetting: If Torch-Pruning is not installed.
@@ -61,7 +62,7 @@ CRITERIA: Mapping[str, Criterion] = MappingProxyType(
         "hessian": Criterion("GroupHessianImportance", _NONE, "single", "Hessian diagonal (OBD-C), labelled batches."),
     }
 )
-"""Every criterion by the name that our tables give it."""
+"""All criteria, by the names used in the benchmark tables."""
 
 
 def criterion(importance: str = "magnitude") -> Ranker:
@@ -81,7 +82,7 @@ def criterion(importance: str = "magnitude") -> Ranker:
 
 @dataclass(frozen=True)
 class CriterionRanker(MeasuredRanker):
-    """Takes units by descending importance in the dense network, which is asked for once for all sites."""
+    """Ranks units by descending importance in the dense network, computed once for all sites."""
 
     importance: str
     criterion: Criterion
@@ -93,7 +94,7 @@ class CriterionRanker(MeasuredRanker):
 
     @property
     def uses_labels(self) -> bool:
-        """Whether the criterion reads gradients of the task loss."""
+        """Whether the criterion uses gradients of the task loss."""
         return bool(self.criterion.gradients)
 
     def measured(self, network: Network, calibration: Calibration) -> dict[str, FloatArray]:
@@ -101,7 +102,7 @@ class CriterionRanker(MeasuredRanker):
 
         Raises:
             CalibrationError: If there are no batches, or labels are needed and missing.
-            UnsupportedModel: If Torch-Pruning does not see a site as a group, or gives it no importance.
+            UnsupportedModel: If Torch-Pruning has no group for a site, or gives it no importance.
         """
         batches = calibration.pairs if self.uses_labels else calibration.inputs
         return importances(self.criterion, network, batches)
@@ -112,29 +113,29 @@ def importances(chosen: Criterion, network: Network, batches: Iterable[Any]) -> 
 
     Raises:
         CalibrationError: If there are no batches, or labels are needed and missing.
-        UnsupportedModel: If Torch-Pruning does not see a site as a group, or gives it no importance.
+        UnsupportedModel: If Torch-Pruning has no group for a site, or gives it no importance.
     """
     own, importance = copy.deepcopy(network.model).eval(), chosen.make()
     own.requires_grad_()
     with network.evaluating(), torch.enable_grad():
         first = next(iter(batches), None)
         if first is None:
-            raise CalibrationError("there are no calibration batches; give at least one")
+            raise CalibrationError("no calibration batches given; pass at least one")
         example = labelled(first, own)[0] if chosen.gradients else first
         if chosen.gradients:
             differentiate(own, importance, batches, chosen.gradients == "single")
-        graph = _torch_pruning().DependencyGraph().build_dependency(own, example_inputs=_given(example))
-    return {name: _of_site(graph, importance, own, site) for name, site in network.sites.items()}
+        graph = _torch_pruning().DependencyGraph().build_dependency(own, example_inputs=_torch_pruning_inputs(example))
+    return {name: _site_importance(graph, importance, own, site) for name, site in network.sites.items()}
 
 
 def differentiate(model: nn.Module, importance: Any, pairs: Iterable[Any], single: bool) -> None:
-    """Leave in a model's parameters the gradients of the mean loss of each batch, added up.
+    """Accumulate gradients of the mean loss of each batch in the model's parameters.
 
     Args:
-        model: Whose parameters.
+        model: The model.
         importance: An importance of Torch-Pruning.
         pairs: Batches of inputs and labels.
-        single: Whether it accumulates the squared gradients of single examples instead.
+        single: Whether the importance accumulates squared per-example gradients instead.
     """
     for pair in pairs:
         inputs, labels = labelled(pair, model)
@@ -148,15 +149,15 @@ def differentiate(model: nn.Module, importance: Any, pairs: Iterable[Any], singl
             importance.accumulate_grad(model)
 
 
-def _of_site(graph: Any, importance: Any, model: nn.Module, site: Site) -> FloatArray:
-    """The importance of a site's units, by the group of its first producer.
+def _site_importance(graph: Any, importance: Any, model: nn.Module, site: Site) -> FloatArray:
+    """Importance of a site's units, from the group of its first producer.
 
     Raises:
-        UnsupportedModel: If units are heads, or there is no such group, or it has no importance.
+        UnsupportedModel: If units are heads, the group does not exist, or it has no importance.
     """
     if site.unit == "head":
         raise UnsupportedModel(
-            f"Torch-Pruning does not score whole heads, such as site {site.name!r}; ignore its layers"
+            f"Torch-Pruning does not score whole heads, such as site {site.name!r}; add its layers to ignored_layers"
         )
     producer = site.producers[0]
     module = model.get_submodule(producer.rpartition(".")[0])
@@ -166,21 +167,25 @@ def _of_site(graph: Any, importance: Any, model: nn.Module, site: Site) -> Float
         group = graph.get_pruning_group(module, prune, idxs=sorted(slot.index.ravel().tolist()))
         found: Tensor | None = importance(group)
     except (ValueError, AttributeError, KeyError, IndexError, TypeError) as error:
-        raise UnsupportedModel(f"Torch-Pruning cannot group site {site.name!r} ({error}); ignore its layers") from error
+        raise UnsupportedModel(
+            f"Torch-Pruning has no group for site {site.name!r} ({error}); add its layers to ignored_layers"
+        ) from error
     if found is None:
-        raise UnsupportedModel(f"this criterion of Torch-Pruning gives site {site.name!r} no importance; take another")
-    places = dict(zip(group[0].idxs, found.detach().double().cpu().tolist(), strict=True))
-    return np.array([[places[channel] for channel in unit] for unit in slot.index.tolist()]).mean(1)
+        raise UnsupportedModel(
+            f"this criterion of Torch-Pruning gives site {site.name!r} no importance; use another criterion"
+        )
+    by_channel = dict(zip(group[0].idxs, found.detach().double().cpu().tolist(), strict=True))
+    return np.array([[by_channel[channel] for channel in unit] for unit in slot.index.tolist()]).mean(1)
 
 
-def _given(example: Any) -> Any:
-    """Example inputs as Torch-Pruning takes them: a tensor, a tuple, or a dict."""
+def _torch_pruning_inputs(example: Any) -> Any:
+    """Example inputs in the form that Torch-Pruning expects: a tensor, a tuple, or a dict."""
     args, kwargs = as_arguments(example)
     return kwargs if kwargs else args
 
 
 def _torch_pruning() -> Any:
-    """The package.
+    """Import Torch-Pruning.
 
     Raises:
         InvalidSetting: If it is not installed.

@@ -1,4 +1,4 @@
-"""Is synaptic flow conserved in a network, and at which compression does a score cut it apart?"""
+"""Conservation of synaptic flow, and the compression at which a score empties layers."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scionet.errors import InvalidSetting
-from scionet.masks.gradients import slopes
+from scionet.masks.gradients import gradients
 from scionet.masks.masking import mask_weights
 from scionet.masks.rounds import collapsed
 from scionet.masks.synaptic_flow import synaptic_flow
@@ -24,19 +24,19 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Conservation:
-    """Synaptic flow through a network, whole or masked.
+    """Synaptic flow through a network, dense or masked.
 
-    Where every path goes through a layer, its sum is the flow; layers inside a branch carry less. A unit's sums are
-    equal: what comes in through the weights that produce it goes out through those that consume it.
+    A layer that every path passes through carries the whole flow; a layer inside a branch carries less. The incoming
+    and outgoing flow of a unit are equal.
 
     Source: Tanaka et al., NeurIPS 2020, theorems 1 and 2.
 
     Attributes:
-        flow: R, what reaches the output.
+        flow: R, the flow at the output.
         layers: Sum of the scores of each parameter.
-        incoming: By site, the sum over the weights that produce each unit, ``(width,)``; depthwise convolutions, which
-            pass units on, left out.
-        outgoing: By site, the sum over the weights that consume each unit, ``(width,)``.
+        incoming: By site, the sum of scores over the weights that produce each unit, ``(width,)``. Depthwise
+            convolutions are left out, because they pass units on.
+        outgoing: By site, the sum of scores over the weights that consume each unit, ``(width,)``.
     """
 
     flow: float
@@ -46,21 +46,21 @@ class Conservation:
 
     @property
     def imbalance(self) -> float:
-        """Largest difference between what comes into a unit and what goes out, relative to R; 0 without flow."""
+        """Largest difference between incoming and outgoing flow of a unit, relative to R; 0 without flow."""
         gaps = [np.abs(self.incoming[name] - self.outgoing[name]).max() for name in self.incoming]
         return float(max(gaps, default=0.0)) / self.flow if self.flow else 0.0
 
 
 @dataclass(frozen=True)
 class Point:
-    """What a score leaves of a network at one compression.
+    """A network masked to one compression.
 
     Attributes:
-        score: Its name.
-        compression: Weights of the network per weight kept.
-        kept: Weights kept, by parameter.
-        collapsed: Parameters that keep none.
-        flow: Synaptic flow of the masked network; 0 where no path leads from input to output.
+        score: Name of the score.
+        compression: Number of all weights divided by that of kept weights.
+        kept: Number of kept weights, by parameter.
+        collapsed: Parameters without kept weights.
+        flow: Synaptic flow of the masked network; 0 if no path leads from input to output.
     """
 
     score: str
@@ -78,24 +78,24 @@ class Point:
 def conservation(
     model: nn.Module, example_inputs: Batch, sites: Sites, masks: WeightMasks | None = None
 ) -> Conservation:
-    """Measure synaptic flow; the network is left as it was.
+    """Measure the synaptic flow through layers and units.
 
     Args:
-        model: The network.
-        example_inputs: What it is called on.
-        sites: Its sites, whose units are looked at.
-        masks: Which weights stay; all, if none are given.
+        model: The network; not modified.
+        example_inputs: Inputs of the network.
+        sites: Sites whose units are measured.
+        masks: Which weights are kept; all by default.
     """
     weights = {name: weight.double().abs() for name, weight in maskable(model).items()}
     masked = {n: w * masks[n].to(w.device) if masks is not None and n in masks else w for n, w in weights.items()}
     flow = synaptic_flow(model, example_inputs)
-    scores = {name: masked[name] * slope for name, slope in slopes(flow, masked).items()}
+    scores = {name: masked[name] * slope for name, slope in gradients(flow, masked).items()}
     known = {n: s for n, s in sites.items() if {*s.producers, *s.consumers} <= scores.keys() and s.unit == "channel"}
     return Conservation(
         flow=float(flow(masked)),
         layers={name: float(score.sum()) for name, score in scores.items()},
-        incoming={name: _through(site, scores, _makers(model, site), 0) for name, site in known.items()},
-        outgoing={name: _through(site, scores, site.consumers, 1) for name, site in known.items()},
+        incoming={name: _unit_flow(site, scores, _proper_producers(model, site), 0) for name, site in known.items()},
+        outgoing={name: _unit_flow(site, scores, site.consumers, 1) for name, site in known.items()},
     )
 
 
@@ -108,22 +108,22 @@ def collapse_curve(
     batches: Iterable[Any] = (),
     **rule: Any,
 ) -> tuple[Point, ...]:
-    """What a score leaves at each compression; the network is left as it was.
+    """Mask a network to several compressions and report what is left.
 
     Args:
-        model: The network.
+        model: The network; not modified.
         score: Name of a weight score.
-        compressions: Weights of the network per weight kept, each 1 or more.
-        example_inputs: What the network is called on.
-        batches: Pairs of inputs and labels, for scores with labels.
-        **rule: As for `mask_weights`.
+        compressions: Number of all weights divided by that of kept weights; each at least 1.
+        example_inputs: Inputs of the network.
+        batches: Pairs of inputs and labels, for scores that use labels.
+        **rule: Settings of `mask_weights`.
 
     Raises:
-        InvalidSetting: If a compression is below 1.
-        PruneError: As `mask_weights` does.
+        InvalidSetting: If there are no compressions, or one is below 1.
+        PruneError: If `mask_weights` raises it.
     """
     if not compressions or min(compressions) < 1:
-        raise InvalidSetting(f"compressions are numbers of 1 or more, at least one; given {list(compressions)}")
+        raise InvalidSetting(f"give at least one compression, each 1 or more; given {list(compressions)}")
     flow, given = synaptic_flow(model, example_inputs), list(batches)
     magnitudes = {name: weight.abs() for name, weight in maskable(model).items()}
     points = []
@@ -131,15 +131,15 @@ def collapse_curve(
         options: dict[str, Any] = {"example_inputs": example_inputs, "batches": given, "on_collapse": "allow", **rule}
         masks = mask_weights(model, 1 / compression, score=score, **options).masks
         with torch.no_grad():
-            left = float(flow({name: size * masks[name] for name, size in magnitudes.items()}))
-        points.append(Point(score, compression, masks.counts, collapsed(masks), left))
+            remaining = float(flow({name: size * masks[name] for name, size in magnitudes.items()}))
+        points.append(Point(score, compression, masks.counts, collapsed(masks), remaining))
     return tuple(points)
 
 
 def critical_compression(points: Iterable[Point]) -> float | None:
-    """The largest compression up to which no layer has been emptied; None if one has at each.
+    """The largest compression up to which no layer is emptied; None if layers are emptied at every compression.
 
-    Source: Tanaka et al., NeurIPS 2020; there on a grid of powers of 10^0.25.
+    Source: Tanaka et al., NeurIPS 2020, on a grid of powers of 10^0.25.
     """
     critical = None
     for point in sorted(points, key=lambda point: point.compression):
@@ -149,8 +149,8 @@ def critical_compression(points: Iterable[Point]) -> float | None:
     return critical
 
 
-def _makers(model: nn.Module, site: Site) -> list[str]:
-    """Producers that make the units of other units, and do not pass them on one by one."""
+def _proper_producers(model: nn.Module, site: Site) -> list[str]:
+    """Producers that compute the units from other units, unlike depthwise convolutions, which pass them on."""
     return [name for name in site.producers if not _depthwise(model.get_submodule(name.rpartition(".")[0]))]
 
 
@@ -158,8 +158,8 @@ def _depthwise(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.conv._ConvNd) and module.groups == module.in_channels > 1
 
 
-def _through(site: Site, scores: Mapping[str, Tensor], names: Iterable[str], dim: int) -> FloatArray:
-    """Sum of the scores of these weights for each unit, which is in dimension `dim` of them."""
+def _unit_flow(site: Site, scores: Mapping[str, Tensor], names: Iterable[str], dim: int) -> FloatArray:
+    """Sum of the scores of these weights for each unit; units are in dimension `dim`."""
     total = torch.zeros(site.width, dtype=torch.float64)
     for name in names:
         entries = scores[name].movedim(dim, 0).flatten(1).sum(1).cpu()

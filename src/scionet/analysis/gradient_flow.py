@@ -1,6 +1,6 @@
-"""What pruning scores say of training: the identities of gradient flow, and how well scores foretell a removal.
+"""Gradient-flow identities behind pruning scores, and how well scores predict the effect of removing units.
 
-Under gradient flow dθ/dt = −g, with g and H the gradient and the Hessian of the loss L:
+Under gradient flow dθ/dt = −g, where g and H are the gradient and the Hessian of the loss L:
 
     d‖θ‖²/dt = −2 θ·g        d²‖θ‖²/dt² = 2 (‖g‖² + θᵀHg)        dL/dt = −‖g‖²        d‖g‖²/dt = −2 gᵀHg
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.masks.gradients import LossFunctional, Weights
-from scionet.masks.weights import maskable, wide_state
+from scionet.masks.weights import maskable, upcast_state
 from scionet.network.calling import undisturbed
 from scionet.network.example_loss import labelled
 from scionet.network.sites import Sites
@@ -30,14 +30,14 @@ FloatArray = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rate:
-    """A rate of change under gradient flow: by its identity, and by a difference along the flow."""
+    """A rate of change under gradient flow: predicted by its identity, and measured by a difference along the flow."""
 
     predicted: float
     measured: float
 
     @property
     def error(self) -> float:
-        """Difference relative to what was predicted."""
+        """Difference relative to the prediction."""
         return abs(self.measured - self.predicted) / max(abs(self.predicted), np.finfo(float).tiny)
 
 
@@ -47,7 +47,7 @@ class FlowRates:
 
     Attributes:
         norm: d‖θ‖²/dt.
-        norm_acceleration: d²‖θ‖²/dt²; what is measured is the rate of −2 θ·g.
+        norm_acceleration: d²‖θ‖²/dt², measured as the rate of −2 θ·g.
         loss: dL/dt.
         gradient_norm: d‖g‖²/dt.
     """
@@ -62,8 +62,9 @@ class FlowRates:
 class FilterSums:
     """Signed scores of the filters of one layer, ``(outputs,)`` each.
 
-    In front of a BatchNorm that takes the statistics of the batch, a filter has no scale: θ·g = 0 and θ·Hg = −‖g‖², up
-    to the BatchNorm's ε. So signed scores say nothing there, and scores are measured in eval mode.
+    The loss does not depend on the scale of a filter in front of a BatchNorm that uses batch statistics. Then θ·g = 0
+    and θ·Hg = −‖g‖², up to the BatchNorm's ε, and signed scores are meaningless. Scores are therefore computed in eval
+    mode.
 
     Attributes:
         first: θ·g.
@@ -77,33 +78,33 @@ class FilterSums:
 
 
 def flow_rates(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool = False, step: float = 1e-5) -> FlowRates:
-    """The identities beside central differences along the flow, in float64; the network is left as it was.
+    """Compare the identities with central differences along the flow, in float64.
 
     Args:
-        model: The network; θ are all its parameters.
+        model: The network; not modified. θ are all its parameters.
         batches: Pairs of inputs and labels.
-        batch_norms: Whether BatchNorms take the statistics of each batch, as in training.
-        step: Time to either side.
+        batch_norms: Whether BatchNorms use the statistics of each batch, as in training.
+        step: Time step of the central differences, to either side.
 
     Raises:
-        CalibrationError: If there are no batches, or labels are missing or do not fit.
+        CalibrationError: If there are no batches, or labels are missing or do not match.
         InvalidSetting: If the step is not above 0.
     """
     if step <= 0:
-        raise InvalidSetting(f"step is a time above 0; given {step}")
+        raise InvalidSetting(f"step must be above 0; given {step}")
     loss, theta = _problem(model, batches, batch_norms)
-    g, hg = loss.slopes(theta), loss.curvature(theta)
+    g, hg = loss.gradient(theta), loss.hessian_gradient(theta)
 
     def at(time: float) -> Weights:
-        """θ after some time, by a midpoint step, which knows no Hessian."""
-        return _moved(theta, loss.slopes(_moved(theta, g, time / 2)), time)
+        """θ at `time`, by a midpoint step, which uses no Hessian."""
+        return _moved(theta, loss.gradient(_moved(theta, g, time / 2)), time)
 
-    norm, decline, lost, steepness = (_state(loss, at(step)) - _state(loss, at(-step))) / (2 * step)
+    norm, inner, value, gradient_norm = (_state(loss, at(step)) - _state(loss, at(-step))) / (2 * step)
     return FlowRates(
         norm=Rate(-2 * _dot(theta, g), norm),
-        norm_acceleration=Rate(2 * (_dot(g, g) + _dot(theta, hg)), -2 * decline),
-        loss=Rate(-_dot(g, g), lost),
-        gradient_norm=Rate(-2 * _dot(g, hg), steepness),
+        norm_acceleration=Rate(2 * (_dot(g, g) + _dot(theta, hg)), -2 * inner),
+        loss=Rate(-_dot(g, g), value),
+        gradient_norm=Rate(-2 * _dot(g, hg), gradient_norm),
     )
 
 
@@ -111,15 +112,15 @@ def filter_sums(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool =
     """Signed scores of the filters of every linear map and convolution, in float64; see `FilterSums`.
 
     Args:
-        model: The network, which is left as it was; g and H are those of all its parameters.
+        model: The network; not modified. g and H are with respect to all its parameters.
         batches: Pairs of inputs and labels.
-        batch_norms: Whether BatchNorms take the statistics of each batch, as in training.
+        batch_norms: Whether BatchNorms use the statistics of each batch, as in training.
 
     Raises:
-        CalibrationError: If there are no batches, or labels are missing or do not fit.
+        CalibrationError: If there are no batches, or labels are missing or do not match.
     """
     loss, theta = _problem(model, batches, batch_norms)
-    g, hg = loss.slopes(theta), loss.curvature(theta)
+    g, hg = loss.gradient(theta), loss.hessian_gradient(theta)
     return {
         name: FilterSums(*(_by_filter(a[name], b[name]) for a, b in ((theta, g), (theta, hg), (g, g))))
         for name in maskable(model)
@@ -127,29 +128,29 @@ def filter_sums(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool =
 
 
 def removal_effects(model: nn.Module, batches: Iterable[Any], sites: Sites) -> dict[str, FloatArray]:
-    """How the loss changes when each unit alone is taken away, ``(width,)`` by site; one pass over the data per unit.
+    """Change of the loss when a single unit is removed, ``(width,)`` by site; takes one pass over the data per unit.
 
     Raises:
-        CalibrationError: If there are no batches, or labels are missing or do not fit.
+        CalibrationError: If there are no batches, or labels are missing or do not match.
     """
     loss, _ = _problem(model, batches, False)
-    whole, effects = loss.value({}), {}
+    dense, effects = loss.value({}), {}
     for name, site in sites.items():
         gates = 1 - torch.eye(site.width, dtype=torch.float64)
-        lost = [loss.value(_double(gated_tensors(model, sites, {name: gate}))) - whole for gate in gates]
-        effects[name] = np.array(lost)
+        changes = [loss.value(_double(gated_tensors(model, sites, {name: gate}))) - dense for gate in gates]
+        effects[name] = np.array(changes)
     return effects
 
 
 def rank_correlation(scores: Mapping[str, FloatArray], effects: Mapping[str, FloatArray]) -> dict[str, float]:
-    """Spearman's correlation within each site between scores and the size of the change of the loss.
+    """Spearman's correlation within each site between scores and absolute changes of the loss.
 
     Raises:
-        InvalidSetting: If they are not of the same sites and widths.
+        InvalidSetting: If scores and effects have different sites or widths.
     """
     widths, others = ({name: len(part) for name, part in parts.items()} for parts in (scores, effects))
     if widths != others:
-        raise InvalidSetting(f"scores and effects must be of the same sites and widths; given {widths} and {others}")
+        raise InvalidSetting(f"scores and effects must have the same sites and widths; given {widths} and {others}")
     found: dict[str, Any] = {name: spearmanr(scores[name], np.abs(effects[name])) for name in scores}
     return {name: float(result.statistic) for name, result in found.items()}
 
@@ -158,13 +159,13 @@ def _problem(model: nn.Module, batches: Iterable[Any], batch_norms: bool) -> tup
     """The loss in float64, and all parameters.
 
     Raises:
-        CalibrationError: If there are no batches, or labels are missing or do not fit.
+        CalibrationError: If there are no batches, or labels are missing or do not match.
     """
     with undisturbed(model):
         pairs = [labelled(batch, model) for batch in batches]
     if not pairs:
-        raise CalibrationError("there are no batches; give at least one pair (inputs, labels)")
-    base = {name: tensor.clone() for name, tensor in wide_state(model, torch.float64).items()}
+        raise CalibrationError("no batches given; pass at least one pair (inputs, labels)")
+    base = {name: tensor.clone() for name, tensor in upcast_state(model, torch.float64).items()}
     theta = {name: base[name] for name, parameter in model.named_parameters() if parameter.is_floating_point()}
     return LossFunctional(model, base, pairs, batch_norms=batch_norms), theta
 
@@ -175,7 +176,7 @@ def _moved(weights: Weights, gradient: Weights, time: float) -> dict[str, Tensor
 
 def _state(loss: LossFunctional, weights: Weights) -> FloatArray:
     """‖θ‖², θ·g, L and ‖g‖²."""
-    g = loss.slopes(weights)
+    g = loss.gradient(weights)
     return np.array([_dot(weights, weights), _dot(weights, g), loss.value(weights), _dot(g, g)])
 
 

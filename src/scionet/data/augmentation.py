@@ -1,4 +1,4 @@
-"""What is done to pictures at random while a network learns, with torch's random numbers; as in torchvision."""
+"""Random augmentation of training images, as in torchvision. Uses torch's random number generator."""
 
 import math
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from scionet.data.images import Preprocessing
 from scionet.errors import InvalidSetting, unknown
 
 RATIO = (3 / 4, 4 / 3)
-"""Width over height of a random crop, at least and at most."""
+"""Minimum and maximum aspect ratio (width over height) of a random crop."""
 ATTEMPTS = 10
 
 Box = tuple[int, int, int, int]
@@ -20,13 +20,13 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to pictures at random.
+    """Random augmentation of images. Both kinds flip an image with probability 1/2.
 
     Attributes:
-        kind: ``"shift"``: add black pixels on every side, crop to the old size, flip every other picture.
-            ``"zoom"``: crop a part of random area and shape, resize it to the crop of the preprocessing, flip.
+        kind: ``"shift"``: pad with black on every side, then crop randomly to the old size. ``"zoom"``: crop a region
+            of random area and shape, then resize it to the crop size of the preprocessing.
         padding: Shift: pixels added on every side.
-        smallest_crop: Zoom: smallest share of the area.
+        smallest_crop: Zoom: minimum area of the crop, as a fraction of the image.
     """
 
     kind: Literal["shift", "zoom"]
@@ -42,22 +42,22 @@ class Augmentation:
         if self.kind not in ("shift", "zoom"):
             raise unknown("augmentation", self.kind, ("shift", "zoom"))
         if self.padding < 0 or not 0 < self.smallest_crop <= 1:
-            raise InvalidSetting(f"padding is 0 or more, smallest_crop lies in (0, 1]; given {self}")
+            raise InvalidSetting(f"padding must be at least 0 and smallest_crop in (0, 1]; given {self}")
 
-    def of(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Image.Image]:
-        """What takes the place of `Preprocessing.framed`.
+    def transform(self, preprocessing: Preprocessing) -> Callable[[Image.Image], Image.Image]:
+        """The augmented replacement of `Preprocessing.framed`.
 
         Raises:
             InvalidSetting: If the kind is zoom and there is no crop.
         """
         if self.kind == "zoom" and preprocessing.crop is None:
-            raise InvalidSetting("augmentation zoom needs the side of its pictures; give a crop")
+            raise InvalidSetting("augmentation 'zoom' needs a crop size; set crop in the preprocessing")
         return _Augmented(self, preprocessing)
 
 
 @dataclass(frozen=True)
 class _Augmented:
-    """From a picture to a network's; sent to workers."""
+    """An augmentation with its preprocessing, in a form that can be sent to workers."""
 
     augmentation: Augmentation
     preprocessing: Preprocessing
@@ -73,14 +73,14 @@ class _Augmented:
 
 
 def _shifted(image: Image.Image, padding: int) -> Image.Image:
-    """The picture moved by at most the padding, black where nothing is left."""
+    """Shift the image by at most the padding and fill with black."""
     top, left = (int(torch.randint(2 * padding + 1, (1,))) for _ in range(2))
     width, height = image.size
     return ImageOps.expand(image, padding).crop((left, top, left + width, top + height))
 
 
 def _random_box(size: tuple[int, int], smallest: float) -> Box:
-    """A part of random area and shape (Szegedy et al., CVPR 2015); the largest allowed one where none was found."""
+    """A box of random area and shape (Szegedy et al., CVPR 2015); the largest central one if no attempt fits."""
     width, height = size
     lowest, highest = (math.log(ratio) for ratio in RATIO)
     for _ in range(ATTEMPTS):

@@ -1,4 +1,4 @@
-"""Pictures of an image folder as batches."""
+"""Images of a folder as batches."""
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -9,25 +9,25 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scionet.data.folders import ImageFolder, read_picture
+from scionet.data.folders import ImageFolder, read_image
 from scionet.data.images import Pixels, Preprocessing
 from scionet.errors import CalibrationError, InvalidSetting
 
 DECODERS = 2
-"""Threads that decode pictures while the network computes; pillow releases the interpreter lock."""
+"""Threads that decode images while the network computes; Pillow releases the interpreter lock."""
 
 
 @dataclass(frozen=True, eq=False)
 class ImageBatches:
-    """Batches of an image folder, the same at every iteration; made by `batches`.
+    """Batches of an image folder, identical in every iteration; made by `batches`.
 
     Attributes:
-        folder: The pictures.
-        preprocessing: What is done to each.
-        batch_size: Pictures per batch; the last batch may be smaller.
-        indices: Which pictures, in this order.
-        labels: Whether ``(images, labels)`` is given instead of images alone.
-        pixels: All pictures decoded, shape ``(len(indices), height, width, 3)``, if they are held in memory.
+        folder: The image folder.
+        preprocessing: Preprocessing of each image.
+        batch_size: Images per batch; the last batch may be smaller.
+        indices: Indices of the images, in order.
+        labels: Whether batches are ``(images, labels)`` instead of images.
+        pixels: All decoded images, shape ``(len(indices), height, width, 3)``, if they are kept in memory.
     """
 
     folder: ImageFolder
@@ -42,7 +42,7 @@ class ImageBatches:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
-        """Images, float32 ``(batch, 3, height, width)``, and their labels, int64 ``(batch,)``, if asked for."""
+        """Images, float32 ``(batch, 3, height, width)``, with labels, int64 ``(batch,)``, if requested."""
         starts = range(0, len(self.indices), self.batch_size)
         chunks = [self.indices[start : start + self.batch_size] for start in starts]
         for chunk, pixels in zip(chunks, self._decoded(chunks), strict=True):
@@ -50,7 +50,7 @@ class ImageBatches:
             yield (images, torch.tensor([self.folder.labels[i] for i in chunk])) if self.labels else images
 
     def _decoded(self, chunks: Sequence[Sequence[int]]) -> Iterator[Pixels]:
-        """The pictures of each chunk, from memory or from the files."""
+        """The images of each chunk, from memory or from files."""
         if self.pixels is None:
             yield from _decode(self.folder, self.preprocessing, chunks)
         else:
@@ -65,55 +65,55 @@ def batches(
     labels: bool = False,
     in_memory: bool = False,
 ) -> ImageBatches:
-    """Batches that can be iterated over again and again.
+    """Make batches that can be iterated over repeatedly.
 
     Args:
-        folder: The pictures.
-        preprocessing: What is done to each.
-        batch_size: Pictures per batch.
-        indices: Which pictures, in this order; None takes all.
-        labels: Give ``(images, labels)`` instead of images alone.
-        in_memory: Decode all pictures once and keep their pixels (3 bytes per pixel). Quick where the same pictures
-            are passed several times.
+        folder: The image folder.
+        preprocessing: Preprocessing of each image.
+        batch_size: Images per batch.
+        indices: Indices of the images, in order; None takes all.
+        labels: Yield ``(images, labels)`` instead of images.
+        in_memory: Decode all images once and keep their pixels (3 bytes per pixel). Faster if they are read several
+            times.
 
     Raises:
-        InvalidSetting: If the batch size is not positive, no picture is chosen, or an index is out of range.
-        CalibrationError: When iterated over (at once with `in_memory`), if a picture cannot be decoded or differs in
-            size; the text names the file.
+        InvalidSetting: If the batch size is not positive, `indices` is empty, or an index is out of range.
+        CalibrationError: When iterated over (at once with `in_memory`), if an image cannot be decoded or differs in
+            size; the message names the file.
     """
     chosen = folder.chosen(indices)
     if batch_size < 1:
-        raise InvalidSetting(f"batch size must be positive; given {batch_size}")
+        raise InvalidSetting(f"batch_size must be at least 1; given {batch_size}")
     pixels = next(_decode(folder, preprocessing, [chosen])) if in_memory else None
     return ImageBatches(folder, preprocessing, batch_size, chosen, labels, pixels)
 
 
 def _decode(folder: ImageFolder, preprocessing: Preprocessing, chunks: Sequence[Sequence[int]]) -> Iterator[Pixels]:
-    """The pictures of each chunk, one chunk ahead of the one that is asked for."""
+    """The decoded images of each chunk; the next chunk is decoded in the background."""
     pool = ThreadPoolExecutor(DECODERS)
     with folder.reader() as read:
 
         def submit(chunk: Sequence[int]) -> list[Future[Pixels]]:
-            return [pool.submit(read_picture, folder, preprocessing.picture, read, index) for index in chunk]
+            return [pool.submit(read_image, folder, preprocessing.pixels, read, index) for index in chunk]
 
         try:
             ahead = submit(chunks[0])
             for number, chunk in enumerate(chunks):
                 current, ahead = ahead, submit(chunks[number + 1]) if number + 1 < len(chunks) else []
-                yield _stack(folder, chunk, [picture.result() for picture in current])
+                yield _stack(folder, chunk, [image.result() for image in current])
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _stack(folder: ImageFolder, chunk: Sequence[int], pictures: Sequence[Pixels]) -> Pixels:
-    """Pictures as one array.
+def _stack(folder: ImageFolder, chunk: Sequence[int], images: Sequence[Pixels]) -> Pixels:
+    """Stack images into one array.
 
     Raises:
-        CalibrationError: If one differs in size from the first; the text names the file.
+        CalibrationError: If an image differs in size from the first; the message names the file.
     """
-    first = pictures[0].shape
-    for index, picture in zip(chunk, pictures, strict=True):
-        if picture.shape != first:
-            sizes = f"{picture.shape[:2]} pixels, and {folder.paths[chunk[0]]} has {first[:2]}"
+    first = images[0].shape
+    for index, image in zip(chunk, images, strict=True):
+        if image.shape != first:
+            sizes = f"{image.shape[:2]} pixels, but {folder.paths[chunk[0]]} has {first[:2]}"
             raise CalibrationError(f"{folder.paths[index]} has {sizes}; give a size and a crop to make them equal")
-    return np.stack(pictures)
+    return np.stack(images)

@@ -6,16 +6,16 @@ from torch import Tensor
 
 
 def digits(seed: int = 0) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """scikit-learn's 1,797 handwritten digits, four fifths to train and one fifth to validate.
+    """scikit-learn's 1,797 handwritten digits: four fifths for training, one fifth for validation.
 
     Args:
-        seed: Seed of the split, which keeps the shares of the classes.
+        seed: Seed of the split, which is stratified by class.
 
     Returns:
         Training images, training labels, validation images, validation labels. Images are float32
         ``(count, 1, 8, 8)``, from 0 (paper) to 1 (ink); labels are int64.
     """
-    from sklearn.datasets import load_digits  # a second to import, and needed here only
+    from sklearn.datasets import load_digits  # takes a second to import
     from sklearn.model_selection import train_test_split
 
     images, labels = load_digits(return_X_y=True)

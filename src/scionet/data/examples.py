@@ -1,4 +1,4 @@
-"""Examples to learn from, one by one: pictures, and rows of any kind."""
+"""Map-style data sets of training examples: images of a folder, and rows of any collection."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scionet.data.augmentation import Augmentation
-from scionet.data.folders import ImageFolder, read_picture
-from scionet.data.images import Pixels, Preprocessing, decoded
+from scionet.data.folders import ImageFolder, read_image
+from scionet.data.images import Pixels, Preprocessing, decode
 
 
 class ImageExamples:
-    """Pictures of an image folder one by one, as a map-style data set to learn from."""
+    """Images of a folder as a map-style data set."""
 
     def __init__(
         self,
@@ -25,60 +25,60 @@ class ImageExamples:
         indices: Sequence[int] | NDArray[np.int64] | None = None,
         augmentation: Augmentation | None = None,
     ) -> None:
-        """Choose pictures.
+        """Make the data set.
 
         Args:
-            folder: The pictures.
-            preprocessing: What is done to each.
-            indices: Which pictures, in this order; None takes all.
-            augmentation: What is done to each at random, with torch's random numbers.
+            folder: The image folder.
+            preprocessing: Preprocessing of each image.
+            indices: Indices of the images, in order; None takes all.
+            augmentation: Random augmentation of each image, with torch's generator.
 
         Raises:
-            InvalidSetting: If no picture is chosen, an index is out of range, or the augmentation needs a crop.
+            InvalidSetting: If `indices` is empty, an index is out of range, or the augmentation needs a crop.
         """
         self._folder, self._preprocessing = folder, preprocessing
         self._indices = folder.chosen(indices)
-        self._framed = preprocessing.framed if augmentation is None else augmentation.of(preprocessing)
+        self._framed = preprocessing.framed if augmentation is None else augmentation.transform(preprocessing)
         self._open: tuple[int, Callable[[int], bytes], ExitStack] | None = None
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self._indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """A picture, float32 ``(3, height, width)``, and its label.
+        """An image, float32 ``(3, height, width)``, and its label.
 
         Raises:
-            CalibrationError: If it cannot be decoded; the text names the file.
+            CalibrationError: If the image cannot be decode; the message names the file.
         """
         number = self._indices[index]
-        pixels = read_picture(self._folder, self._pixels, self._reader(), number)
+        pixels = read_image(self._folder, self._pixels, self._reader(), number)
         return self._preprocessing.tensor(np.stack([pixels]))[0], self._folder.labels[number]
 
     def _pixels(self, data: bytes) -> Pixels:
-        return np.asarray(self._framed(decoded(data)))
+        return np.asarray(self._framed(decode(data)))
 
     def _reader(self) -> Callable[[int], bytes]:
-        """Opened once in each process: processes that share an open zip file read at one another's places."""
+        """The folder's reader, opened once per process: a shared zip file has one position for all processes."""
         if self._open is None or self._open[0] != os.getpid():
             stack = ExitStack()
             self._open = os.getpid(), stack.enter_context(self._folder.reader()), stack
         return self._open[1]
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the open file, for workers."""
+        """State for workers, without the open file."""
         return {**vars(self), "_open": None}
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Rows of any kind as examples to learn from: a Hugging Face data set, a list, a data set of torchvision.
+    """Rows of any collection as examples: a Hugging Face data set, a list, or a torchvision data set.
 
     Attributes:
-        rows: Anything with a length and an index.
-        inputs: Where a row holds the input: a key, or a position.
-        label: Where it holds the label.
-        transform: Makes a tensor of the input, such as transforms of torchvision; may use random numbers.
+        rows: A collection with a length and integer indexing.
+        inputs: Key or position of the input in a row.
+        label: Key or position of the label.
+        transform: Converts the input to a tensor, such as a torchvision transform; may be random.
     """
 
     rows: Any

@@ -1,4 +1,4 @@
-"""Labelled pictures in a directory or a zip file."""
+"""Labelled images in a directory or a zip file."""
 
 import zipfile
 import zlib
@@ -18,16 +18,16 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 @dataclass(frozen=True)
 class ImageFolder:
-    """Labelled pictures in a directory or a zip file, laid out as ``[split/]class/name.jpg``.
+    """Labelled images in a directory or a zip file, laid out as ``[split/]class/name.jpg``.
 
-    Nothing is extracted: pictures are read from the zip file where they stand.
+    A zip file is not extracted; images are read from it directly.
 
     Attributes:
         root: The directory or zip file.
-        split: Folder above the classes, such as ``"train"``; None where the classes stand at the top.
-        classes: Names of the class folders, sorted; the position of a name is its label.
-        paths: Every picture below `root`, sorted by class and name.
-        labels: The label of every picture.
+        split: Folder above the class folders, such as ``"train"``; None if these are at the top.
+        classes: Names of the class folders, sorted. The position of a name is its label.
+        paths: Paths of all images below `root`, sorted by class and name.
+        labels: Label of each image.
     """
 
     root: str | Path
@@ -37,12 +37,12 @@ class ImageFolder:
     labels: tuple[int, ...] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        """List the pictures.
+        """List the images.
 
         Raises:
-            InvalidSetting: If there is no such directory or zip file, no such split, or no picture in a class folder.
+            InvalidSetting: If the directory, zip file or split does not exist, or has no images in class folders.
         """
-        found = sorted(_pictures(Path(self.root)))
+        found = sorted(_image_paths(Path(self.root)))
         above = () if self.split is None else (self.split,)
         paths = [parts for parts in found if len(parts) == len(above) + 2 and parts[:-2] == above]
         if not paths:
@@ -54,25 +54,28 @@ class ImageFolder:
         object.__setattr__(self, "labels", tuple(label_of[parts[-2]] for parts in paths))
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.paths)
 
     def chosen(self, indices: Sequence[int] | NDArray[np.int64] | None) -> tuple[int, ...]:
-        """Indices of pictures, checked; None takes all.
+        """Check indices of images; None takes all.
 
         Raises:
-            InvalidSetting: If there is none, or one is out of range.
+            InvalidSetting: If `indices` is empty, or an index is out of range.
         """
         chosen = tuple(range(len(self))) if indices is None else tuple(int(i) for i in indices)
         if not chosen:
-            raise InvalidSetting(f"no picture of {self.root} is chosen; give at least one index")
+            raise InvalidSetting(f"no image of {self.root} is selected; give at least one index")
         if min(chosen) < 0 or max(chosen) >= len(self):
-            raise InvalidSetting(f"indices {min(chosen)}..{max(chosen)} are outside of the {len(self)} pictures")
+            raise InvalidSetting(
+                f"indices must lie in 0..{len(self) - 1}, since there are {len(self)} images; given "
+                f"{min(chosen)}..{max(chosen)}"
+            )
         return chosen
 
     @contextmanager
     def reader(self) -> Iterator[Callable[[int], bytes]]:
-        """A function from the index of a picture to its file's bytes; safe to call from several threads."""
+        """A thread-safe function from an image's index to its file's bytes."""
         root = Path(self.root)
         if root.is_dir():
             yield lambda index: (root / self.paths[index]).read_bytes()
@@ -81,32 +84,32 @@ class ImageFolder:
                 yield lambda index: archive.read(self.paths[index])
 
 
-def read_picture(
+def read_image(
     folder: ImageFolder, prepare: Callable[[bytes], Pixels], read: Callable[[int], bytes], index: int
 ) -> Pixels:
-    """One picture, ready but for the normalisation.
+    """Read, decode, resize and crop one image.
 
     Args:
-        folder: Where it is.
-        prepare: Makes pixels of a file's bytes.
+        folder: The image folder.
+        prepare: Converts a file's bytes to pixels.
         read: A reader of the folder.
-        index: Which one.
+        index: Index of the image.
 
     Raises:
-        CalibrationError: If it cannot be read, decoded or cropped; the text names the file.
+        CalibrationError: If the image cannot be read, decoded or cropped; the message names the file.
     """
     try:
         return prepare(read(index))
     except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         name = f"{folder.paths[index]} in {folder.root}"
-        raise CalibrationError(f"cannot use the picture {name}: {error}; repair or remove it") from error
+        raise CalibrationError(f"cannot use the image {name}: {error}; repair or remove it") from error
 
 
-def _pictures(root: Path) -> Iterator[tuple[str, ...]]:
-    """Paths of all pictures below a directory or in a zip file, relative to it and split at the slashes.
+def _image_paths(root: Path) -> Iterator[tuple[str, ...]]:
+    """Relative paths of all images below a directory or in a zip file, split at slashes.
 
     Raises:
-        InvalidSetting: If it is neither.
+        InvalidSetting: If `root` is neither.
     """
     if root.is_dir():
         names = (path.relative_to(root).as_posix() for path in root.rglob("*"))
@@ -114,17 +117,17 @@ def _pictures(root: Path) -> Iterator[tuple[str, ...]]:
         with zipfile.ZipFile(root) as archive:
             names = archive.namelist()
     else:
-        state = "is neither" if root.exists() else "does not exist"
-        raise InvalidSetting(f"{root} {state}; give a directory or a zip file laid out as [split/]class/name.jpg")
+        problem = "is neither a directory nor a zip file" if root.exists() else "does not exist"
+        raise InvalidSetting(f"{root} {problem}; give a directory or a zip file laid out as [split/]class/name.jpg")
     split = (tuple(name.split("/")) for name in names if name.lower().endswith(SUFFIXES))
     return (parts for parts in split if not parts[-1].startswith("."))
 
 
 def _nothing_found(root: str | Path, split: str | None, found: list[tuple[str, ...]]) -> str:
-    """Why there are no pictures, for a person who gave the wrong split or the wrong folder."""
-    given = f"{root} has no pictures at {'class' if split is None else split + '/class'}/name.jpg"
+    """Error message for a wrong split or folder."""
+    given = f"{root} has no images at {'class' if split is None else split + '/class'}/name.jpg"
     if not found:
-        return f"{given}, nor elsewhere; allowed are the types {', '.join(SUFFIXES)}"
+        return f"{given}, nor elsewhere; supported types are {', '.join(SUFFIXES)}"
     splits = sorted({parts[0] for parts in found if len(parts) == 3})
     advice = f"give the split {' or '.join(splits[:4])}" if splits else "give a folder with one folder per class"
-    return f"{given}, but for example {'/'.join(found[0])}; {advice}"
+    return f"{given}, but has, for example, {'/'.join(found[0])}; {advice}"

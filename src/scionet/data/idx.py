@@ -1,4 +1,4 @@
-"""Files in the format of MNIST, perhaps compressed."""
+"""Read files in the format of MNIST, optionally compressed."""
 
 import gzip
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ _HEADER, _UINT8 = 4, 8
 
 @dataclass(frozen=True, eq=False)
 class IdxRows:
-    """Grey pictures and their labels, row by row.
+    """Greyscale images with labels.
 
     Attributes:
         images: Shape ``(count, height, width)``.
@@ -26,16 +26,16 @@ class IdxRows:
     labels: NDArray[np.uint8]
 
     def __len__(self) -> int:
-        """Number of pictures."""
+        """Number of images."""
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """A picture and its label."""
+        """An image and its label."""
         return Image.fromarray(self.images[index]), int(self.labels[index])
 
 
 def read_idx(folder: Path, part: str) -> IdxRows:
-    """One part of a folder of MNIST's files.
+    """Read one part of a folder with MNIST's four files.
 
     Args:
         folder: The folder.
@@ -48,19 +48,19 @@ def read_idx(folder: Path, part: str) -> IdxRows:
 
 
 def _array(folder: Path, name: str) -> NDArray[np.uint8]:
-    """An array of a file in the format of MNIST, or of the same compressed by gzip.
+    """Read the array of a file, optionally compressed with gzip.
 
     Raises:
-        InvalidSetting: If there is none, or it is damaged.
+        InvalidSetting: If the file is missing or damaged.
     """
     found = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
     if found is None:
-        raise InvalidSetting(f"{folder} has neither {name} nor {name}.gz; give the folder of MNIST's four files")
+        raise InvalidSetting(f"{folder} has neither {name} nor {name}.gz; give the folder with MNIST's four files")
     try:
         content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
         if content[:3] != bytes((0, 0, _UINT8)):
-            raise ValueError("it does not begin as an array of bytes does")
+            raise ValueError("its header is not that of a byte array")
         shape = np.frombuffer(content, ">i4", content[3], _HEADER)
         return np.frombuffer(content, np.uint8, offset=_HEADER * (1 + len(shape))).reshape(shape)
     except (OSError, EOFError, ValueError) as error:
-        raise InvalidSetting(f"{found} is damaged: {error}; get it again") from error
+        raise InvalidSetting(f"{found} is damaged: {error}; download it again") from error

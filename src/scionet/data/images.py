@@ -1,4 +1,4 @@
-"""One picture at a time: from the bytes of a file to a network's input."""
+"""Preprocessing of images: from the bytes of a file to a network's input."""
 
 from dataclasses import dataclass
 from io import BytesIO
@@ -13,21 +13,21 @@ from torch import Tensor
 from scionet.errors import InvalidSetting, unknown
 
 Pixels = NDArray[np.uint8]
-"""One picture, shape ``(height, width, 3)``, or several of one size, shape ``(count, height, width, 3)``."""
+"""One image, shape ``(height, width, 3)``, or several of one size, shape ``(count, height, width, 3)``."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a picture becomes a network's input: resize, crop at the centre, scale to 0..1, normalise.
+    """Preprocessing of an image: resize, centre crop, scale to 0..1, normalise.
 
     Attributes:
-        size: Length in pixels to which the shorter side is resized; None leaves the picture as it is.
-        crop: Side in pixels of the square taken from the centre; None takes all.
+        size: Length in pixels to which the shorter side is resized; None does not resize.
+        crop: Side in pixels of the centre crop; None does not crop.
         mean: Mean of each channel, for pixels scaled to 0..1.
         std: Standard deviation of each channel.
-        interpolation: The filter of the resize.
+        interpolation: Filter of the resize.
     """
 
     size: int | None = None
@@ -40,31 +40,31 @@ class Preprocessing:
         """Check sizes and deviations.
 
         Raises:
-            InvalidSetting: If a size or a deviation is not positive, the crop is larger than the resized picture, or
-                the interpolation is unknown.
+            InvalidSetting: If a size or a deviation is not positive, the crop is larger than the resized image, or the
+                interpolation is unknown.
         """
         if any(side is not None and side < 1 for side in (self.size, self.crop)):
             raise InvalidSetting(f"size and crop must be at least 1 pixel; given {self.size} and {self.crop}")
         if self.size is not None and self.crop is not None and self.crop > self.size:
-            raise InvalidSetting(f"crop {self.crop} is larger than size {self.size}; give a crop of at most the size")
+            raise InvalidSetting(f"crop must be at most size; crop {self.crop} is larger than size {self.size}")
         if min(self.std) <= 0:
             raise InvalidSetting(f"std must be positive in every channel; given {self.std}")
         if self.interpolation not in _FILTERS:
             raise unknown("interpolation", self.interpolation, _FILTERS)
 
-    def picture(self, data: bytes) -> Pixels:
-        """Decode, resize and crop one picture.
+    def pixels(self, data: bytes) -> Pixels:
+        """Decode, resize and crop one image.
 
         Raises:
-            ValueError: If the bytes are no picture, or the picture is smaller than the crop.
+            ValueError: If the bytes are not an image, or the image is smaller than the crop.
         """
-        return np.asarray(self.framed(decoded(data)))
+        return np.asarray(self.framed(decode(data)))
 
     def framed(self, image: Image.Image) -> Image.Image:
         """Resize and crop.
 
         Raises:
-            ValueError: If the picture is smaller than the crop.
+            ValueError: If the image is smaller than the crop.
         """
         if self.size is not None:
             image = image.resize(_scaled(image.size, self.size), self.filter)
@@ -72,7 +72,7 @@ class Preprocessing:
 
     @property
     def filter(self) -> Image.Resampling:
-        """The filter of the resize, as pillow has it."""
+        """The Pillow filter of the resize."""
         return _FILTERS[self.interpolation]
 
     def tensor(self, pixels: Pixels) -> Tensor:
@@ -82,20 +82,20 @@ class Preprocessing:
         return planes.sub_(mean).div_(std)
 
 
-def decoded(data: bytes) -> Image.Image:
-    """A picture in three colours.
+def decode(data: bytes) -> Image.Image:
+    """Decode an image to RGB.
 
     Raises:
-        ValueError: If the bytes are none.
+        ValueError: If the bytes are not an image.
     """
     try:
         return Image.open(BytesIO(data)).convert("RGB")
     except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"no readable picture ({error})") from error
+        raise ValueError(f"not a readable image ({error})") from error
 
 
 def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
-    """Width and height with the shorter side resized to `shorter`, the longer one rounded down as in torchvision."""
+    """Width and height after resizing the shorter side to `shorter`; the longer is rounded down as in torchvision."""
     width, height = size
     if width <= height:
         return shorter, shorter * height // width
@@ -103,10 +103,10 @@ def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
 
 
 def _centre(size: tuple[int, int], crop: int) -> tuple[int, int, int, int]:
-    """The box of a square at the centre, rounded as in torchvision.
+    """The box of the centre crop, rounded as in torchvision.
 
     Raises:
-        ValueError: If the square is larger than the picture.
+        ValueError: If the crop is larger than the image.
     """
     width, height = size
     if crop > min(size):

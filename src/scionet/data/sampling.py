@@ -1,4 +1,4 @@
-"""Random subsets and disjoint random parts, the same for the same seed."""
+"""Random subsets and disjoint random parts, reproducible by seed."""
 
 from collections.abc import Mapping
 
@@ -13,71 +13,71 @@ from scionet.seeds import seeded
 def sampled(
     pool: NDArray[np.int64], count: int | None, rng: np.random.Generator, what: str, source: object = "the rest"
 ) -> NDArray[np.int64]:
-    """So many of a pool, without repetition.
+    """Sample from a pool without replacement.
 
     Args:
-        pool: What to draw from.
-        count: How many; None takes all and draws nothing.
-        rng: What draws.
-        what: What they are, in an error's text.
-        source: What they come from, there.
+        pool: Values to sample from.
+        count: Number of values; None returns the whole pool and uses no random numbers.
+        rng: Random generator.
+        what: Plural noun for the values, for the error message.
+        source: Name of the pool, for the error message.
 
     Returns:
-        What was sampled, ascending.
+        The sampled values, ascending.
 
     Raises:
-        InvalidSetting: If there are fewer.
+        InvalidSetting: If `count` is below 1 or larger than the pool.
     """
     if count is None:
         return pool
     if not 1 <= count <= len(pool):
-        raise InvalidSetting(f"{count} {what} asked for; {source} has 1..{len(pool)} to give")
+        raise InvalidSetting(f"{count} {what} requested; give 1 to {len(pool)}, the size of {source}")
     return np.sort(rng.choice(pool, count, replace=False))
 
 
 def sample(folder: ImageFolder, count: int, seed: int, per_class: bool = False) -> NDArray[np.int64]:
-    """A random subset without repetition, the same for the same seed.
+    """Sample images without replacement, reproducibly by seed.
 
     Args:
-        folder: The pictures.
-        count: How many; with `per_class`, how many of every class.
-        seed: Seed of the draw.
-        per_class: Generators from every class separately.
+        folder: The image folder.
+        count: Number of images; with `per_class`, the number per class.
+        seed: Seed of the sample.
+        per_class: Whether to sample from each class separately.
 
     Returns:
         Indices, ascending.
 
     Raises:
-        InvalidSetting: If there are fewer pictures than asked for.
+        InvalidSetting: If there are fewer images than requested.
     """
     rng = np.random.default_rng(seed)
     labels = np.asarray(folder.labels)
     pools = [np.flatnonzero(labels == c) for c in range(len(folder.classes))] if per_class else [np.arange(len(folder))]
     source = f"a class of {folder.root}" if per_class else folder.root
-    return np.sort(np.concatenate([sampled(pool, count, rng, "pictures", source) for pool in pools]))
+    return np.sort(np.concatenate([sampled(pool, count, rng, "images", source) for pool in pools]))
 
 
 def partition(count: int, sizes: Mapping[str, int], seed: int, rest: str = "train") -> dict[str, NDArray[np.int64]]:
-    """Disjoint random parts of the numbers from 0 to ``count - 1``, the same for the same seed.
+    """Split the indices from 0 to ``count - 1`` into disjoint random parts, reproducibly by seed.
 
-    A part stays what it is when others are added behind it.
+    A part does not change if further parts are added after it.
 
     Args:
         count: Number of examples.
-        sizes: Number of examples of each part, such as ``{"test": 1000, "validation": 500, "score": 256}``.
-        seed: Seed of the draw.
-        rest: Name of the part that gets what is left.
+        sizes: Number of examples per part, such as ``{"test": 1000, "validation": 500, "score": 256}``.
+        seed: Seed of the split.
+        rest: Name of the part with the remaining examples.
 
     Returns:
         Indices of each part, ascending.
 
     Raises:
-        InvalidSetting: If a size is negative, nothing is left, or a name is given twice.
+        InvalidSetting: If a size is negative, no examples remain, or a name is used twice.
     """
     if rest in sizes or min(sizes.values(), default=0) < 0 or sum(sizes.values()) >= count:
         raise InvalidSetting(
-            f"cannot take {dict(sizes)} from {count} examples and leave some for {rest!r}; give other names, and sizes "
-            "of 0 or more that add up to less"
+            f"cannot take {dict(sizes)} from {count} examples and leave some for {rest!r}; names must be distinct, and "
+            "sizes nonnegative with a sum below the number of examples"
         )
     order = seeded(seed)("partition").permutation(count)
     parts = np.split(order, np.cumsum([*sizes.values()], dtype=np.int64))

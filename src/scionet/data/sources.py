@@ -1,4 +1,4 @@
-"""Labelled data from the text that names their source, with training and test part apart."""
+"""Labelled data from a source given as text, split into training and test part."""
 
 import importlib
 from collections.abc import Callable, Iterator, Sequence
@@ -29,11 +29,11 @@ _TEST_NAMES = ("test", "val", "validation")
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Labelled examples of one part, to be read in any choice and with any augmentation.
+    """Labelled examples of one part of a source.
 
     Attributes:
         count: Number of examples.
-        choose: Examples by their indices; pictures are changed at random if an augmentation is given.
+        choose: Function from indices, and an optional augmentation of images, to examples.
     """
 
     count: int
@@ -42,11 +42,11 @@ class Part:
 
 @dataclass(frozen=True, eq=False)
 class Labelled:
-    """What a source has.
+    """The parts of a source.
 
     Attributes:
-        train: Examples to learn from.
-        test: Examples to measure on, if the source keeps some apart.
+        train: Training examples.
+        test: Test examples, if the source has a test part.
     """
 
     train: Part
@@ -55,12 +55,12 @@ class Labelled:
 
 @dataclass(frozen=True, eq=False)
 class Batches:
-    """Examples in their order as batches that can be iterated over again and again.
+    """Batches of examples in order, which can be iterated over repeatedly.
 
     Attributes:
         examples: The examples.
-        batch_size: Examples of a batch; the last may be smaller.
-        workers: Processes that read; 0 reads here.
+        batch_size: Examples per batch; the last batch may be smaller.
+        workers: Number of worker processes; 0 reads in this process.
     """
 
     examples: Examples
@@ -75,20 +75,24 @@ class Batches:
 
 
 def read_source(source: str, preprocessing: Preprocessing, folder: Path, seed: int = 0) -> Labelled:
-    """Labelled data from the text that names their source.
+    """Read labelled data.
 
     Args:
-        source: ``digits`` (scikit-learn's, one fifth apart as the test part), ``images:PATH`` (a folder or zip file
-            laid out as ``[split/]class/name.jpg``), ``idx:PATH`` (a folder of MNIST's files, perhaps compressed),
-            ``torchvision:NAME`` (a data set that is there already; nothing is downloaded), ``huggingface:NAME`` (of the
-            hub, or a folder that `save_to_disk` made), or ``package.module:function``, which gives ``train`` or
-            ``(train, test)``, map-style data sets of pairs.
-        preprocessing: How pictures become inputs.
-        folder: What paths are relative to.
+        source: One of
+
+            - ``digits``: scikit-learn's digits, with one fifth held out as the test part;
+            - ``images:PATH``: a folder or zip file laid out as ``[split/]class/name.jpg``;
+            - ``idx:PATH``: a folder with MNIST's four files, optionally compressed;
+            - ``torchvision:NAME``: a data set that is already on disk; nothing is downloaded;
+            - ``huggingface:NAME``: a data set of the hub, or a folder written by `save_to_disk`;
+            - ``package.module:function``: a function that returns ``train`` or ``(train, test)``, map-style data sets
+              of pairs.
+        preprocessing: Preprocessing of images.
+        folder: Folder to which paths are relative.
         seed: Seed of the split of the digits.
 
     Raises:
-        InvalidSetting: If the text is malformed, a package is not installed, or there are no such data.
+        InvalidSetting: If `source` is malformed, a package is not installed, or the data do not exist.
     """
     kind, _, name = source.partition(":")
     readers: dict[str, Callable[[], Labelled]] = {
@@ -102,32 +106,34 @@ def read_source(source: str, preprocessing: Preprocessing, folder: Path, seed: i
         return readers[kind]()
     if name and kind not in readers:
         return _function(kind, name, preprocessing)
-    raise InvalidSetting(f"data must be named as {FORMS}; given {source!r}")
+    raise InvalidSetting(f"data must be given as {FORMS}; given {source!r}")
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """From a pillow picture to an input, float32 ``(3, height, width)``; tensors pass as they are.
+    """Converts a Pillow image to an input, float32 ``(3, height, width)``; tensors are passed through.
 
     Attributes:
         preprocessing: Resize, crop, scale, normalise.
-        augmentation: What is done at random before scaling.
+        augmentation: Random augmentation before scaling.
     """
 
     preprocessing: Preprocessing
     augmentation: Augmentation | None = None
 
     def __call__(self, value: Any) -> Tensor:
-        """The input.
+        """Convert one value.
 
         Raises:
-            InvalidSetting: If it is a tensor and there is an augmentation.
+            InvalidSetting: If the value is not an image and there is an augmentation.
         """
         if not isinstance(value, Image.Image):
             if self.augmentation is not None:
-                raise InvalidSetting(f"an augmentation changes pictures, not {type(value).__name__}; take 'none'")
+                raise InvalidSetting(f"augmentation applies to images, not to {type(value).__name__}; use 'none'")
             return torch.as_tensor(value)
-        frame = self.preprocessing.framed if self.augmentation is None else self.augmentation.of(self.preprocessing)
+        frame = (
+            self.preprocessing.framed if self.augmentation is None else self.augmentation.transform(self.preprocessing)
+        )
         return self.preprocessing.tensor(np.array([frame(value.convert("RGB"))]))[0]
 
 
@@ -147,7 +153,7 @@ def _digits(seed: int) -> Labelled:
 
 
 def _images(path: Path, preprocessing: Preprocessing) -> Labelled:
-    """An image folder; its splits are train and test, or val, or validation."""
+    """An image folder with split train, and optionally test, val or validation."""
 
     def part(folder: ImageFolder) -> Part:
         return Part(
@@ -185,10 +191,10 @@ def _torchvision(name: str, folder: Path, preprocessing: Preprocessing) -> Label
 
 
 def _huggingface(name: str, folder: Path, preprocessing: Preprocessing) -> Labelled:
-    """A data set of the Hugging Face hub, or one that was saved in a folder, with columns image or img, and label.
+    """A data set of the Hugging Face hub or in a folder, with a column image or img, and a column label.
 
     Raises:
-        InvalidSetting: If the package is not installed, there is no such data set, or the columns have other names.
+        InvalidSetting: If the package is not installed, the data set does not exist, or columns have other names.
     """
     try:
         datasets = importlib.import_module("datasets")
@@ -200,13 +206,13 @@ def _huggingface(name: str, folder: Path, preprocessing: Preprocessing) -> Label
     except (OSError, ValueError) as error:
         raise InvalidSetting(
             f"datasets cannot read {name}: {error}; give the name of a data set of the hub, or a folder below {folder} "
-            "that save_to_disk made"
+            "that save_to_disk wrote"
         ) from error
     columns = found["train"].column_names
     inputs = next((c for c in ("image", "img") if c in columns), None)
     label = next((c for c in ("label", "labels", "fine_label") if c in columns), None)
     if inputs is None or label is None:
-        raise InvalidSetting(f"{name} has the columns {columns}; there must be image or img, and label")
+        raise InvalidSetting(f"{name} has the columns {columns}; it must have image or img, and label")
     test = next((found[n] for n in _TEST_NAMES if n in found), None)
     return Labelled(
         _part(found["train"], preprocessing, inputs, label),
@@ -215,15 +221,15 @@ def _huggingface(name: str, folder: Path, preprocessing: Preprocessing) -> Label
 
 
 def _function(module_name: str, name: str, preprocessing: Preprocessing) -> Labelled:
-    """What a function gives: a data set of pairs, or two of them.
+    """Data returned by a function: a data set of pairs, or two of them.
 
     Raises:
-        InvalidSetting: If there is no such function.
+        InvalidSetting: If the function does not exist.
     """
     try:
         make = getattr(importlib.import_module(module_name), name)
     except (ModuleNotFoundError, AttributeError) as error:
-        raise InvalidSetting(f"{error}; data must be named as {FORMS}") from error
+        raise InvalidSetting(f"{error}; data must be given as {FORMS}") from error
     made = make()
     train, test = made if isinstance(made, tuple) else (made, None)
     return Labelled(_part(train, preprocessing), None if test is None else _part(test, preprocessing))

@@ -1,4 +1,4 @@
-"""A selector of channels that learns from an expensive one: cheap statistics of the channels in, an order out."""
+"""A channel selector that learns to imitate an expensive selection from cheap statistics of the channels."""
 
 import json
 from collections.abc import Sequence
@@ -18,28 +18,28 @@ from scionet.files.atomic import whole_file
 FloatArray = NDArray[np.float64]
 
 FORMAT = "1"
-"""Version of the file; raised when an older reader could misread one."""
+"""Version of the file format; increased when older readers could misread a file."""
 
 
 class ChannelSelector(nn.Module):
-    """Orders the channels of a site by hard greedy selection of a learned submodular function of their statistics.
+    """Orders the channels of a site by hard greedy maximisation of a learned submodular function.
 
-    A small net, the same for every channel, makes the features of `SoftGreedy` out of a channel's statistics; so a site
-    may have any width, and permuting the channels permutes the order.
+    A small network, shared by all channels, maps a channel's statistics to the features of `SoftGreedy`. A site may
+    therefore have any width, and the order is equivariant to permutations of the channels.
 
     Attributes:
-        statistics: What the columns of the input are.
-        layer: The function that is maximised.
+        statistics: Names of the input columns.
+        layer: The learned function.
     """
 
     def __init__(self, statistics: Sequence[str], n_hidden: int = 16, n_features: int = 16, seed: int = 0) -> None:
-        """Make an untaught selector.
+        """Make an untrained selector.
 
         Args:
-            statistics: Names of the statistics of a channel, one per column of the input.
-            n_hidden: Hidden units of the net.
-            n_features: Features that it makes of a channel.
-            seed: Of the net's first weights.
+            statistics: Names of the statistics of a channel, one per input column.
+            n_hidden: Number of hidden units.
+            n_features: Number of features per channel.
+            seed: Seed of the initial weights.
         """
         super().__init__()
         self.statistics = tuple(statistics)
@@ -58,27 +58,29 @@ class ChannelSelector(nn.Module):
         learning_rate: float = 0.03,
         tau: float = 0.3,
     ) -> list[float]:
-        """Learn to choose as somebody chose; see `soft_greedy.fit`.
+        """Learn to imitate given orders; see `soft_greedy.fit`.
 
         Args:
             sites: Statistics of the channels of each site, shape ``(n_i, statistics)``.
-            orders: The channels of each site in the order in which they were chosen, at least ``max(densities) * n_i``.
-            densities: Which fractions of each site are to be imitated, as sets.
+            orders: Channels of each site in the order of their selection, at least ``max(densities) * n_i``.
+            densities: Fractions of each order to imitate as sets.
             steps: Number of updates.
-            learning_rate: Of Adam.
+            learning_rate: Learning rate of Adam.
             tau: Temperature.
 
         Returns:
             The loss before each update.
 
         Raises:
-            InvalidSetting: If shapes do not fit, an order is too short, or a density is outside (0, 1].
+            InvalidSetting: If shapes do not match, an order is too short, or a density is outside (0, 1].
         """
         inputs = [self._tensor(site) for site in sites]
         if not all(0 < density <= 1 for density in densities):
-            raise InvalidSetting(f"densities must lie inside (0, 1]; given {list(densities)}")
+            raise InvalidSetting(f"densities must lie in (0, 1]; given {list(densities)}")
         if len(inputs) != len(orders) or not inputs:
-            raise InvalidSetting(f"there must be one order per site; given {len(orders)} and {len(inputs)}")
+            raise InvalidSetting(
+                f"there must be one order per site; given {len(orders)} orders for {len(inputs)} sites"
+            )
         self._encoder.standardise(torch.cat(inputs))
         repeated = [site for site in inputs for _ in densities]
         sets = [
@@ -90,13 +92,13 @@ class ChannelSelector(nn.Module):
 
     @torch.no_grad()
     def rank(self, site: FloatArray) -> list[int]:
-        """All channels of a site in the order in which they are chosen.
+        """All channels of a site in the order of their selection.
 
         Args:
-            site: Statistics of its channels, shape ``(n, statistics)``.
+            site: Statistics of the channels, shape ``(n, statistics)``.
 
         Raises:
-            InvalidSetting: If the shape does not fit, or a number is NaN or infinite.
+            InvalidSetting: If the shape does not match, or a number is NaN or infinite.
         """
         channels = self._tensor(site)
         return self.layer(channels[None], len(channels), mode="hard").order[0].tolist()
@@ -114,10 +116,10 @@ class ChannelSelector(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> "ChannelSelector":
-        """Read what `save` wrote. Nothing is unpickled.
+        """Load a selector that `save` wrote. Nothing is unpickled.
 
         Raises:
-            CheckpointError: If the file is missing, damaged, of a newer format or no selector.
+            CheckpointError: If the file is missing, damaged, of a newer format or not a selector.
         """
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -125,7 +127,7 @@ class ChannelSelector(nn.Module):
                 state = {name: file.get_tensor(name).clone() for name in file.keys()}
             if metadata["format"] != FORMAT:
                 raise CheckpointError(
-                    f"{path} has format {metadata['format']}; this scionet reads {FORMAT}; upgrade it"
+                    f"{path} has format {metadata['format']}, but this version reads {FORMAT}; upgrade scionet"
                 )
             n_features, n_hidden = state["layer.feature_map.outwards.weight"].shape
             selector = cls(json.loads(metadata["statistics"]), n_hidden, n_features)
@@ -133,7 +135,7 @@ class ChannelSelector(nn.Module):
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
             if isinstance(error, CheckpointError):
                 raise
-            raise CheckpointError(f"{path} is missing, damaged or no selector of channels ({error})") from error
+            raise CheckpointError(f"{path} is missing, damaged or not a channel selector ({error})") from error
         return selector
 
     @property
@@ -142,22 +144,22 @@ class ChannelSelector(nn.Module):
         return self.layer.feature_map
 
     def _tensor(self, site: FloatArray) -> Tensor:
-        """The statistics as a tensor in the net's type and place.
+        """Convert statistics to a tensor with the dtype and device of the selector.
 
         Raises:
-            InvalidSetting: If the shape does not fit, or a number is NaN or infinite.
+            InvalidSetting: If the shape does not match, or a number is NaN or infinite.
         """
         array = np.asarray(site, dtype=np.float64)
         if array.ndim != 2 or not len(array) or array.shape[1] != len(self.statistics) or not np.isfinite(array).all():
             raise InvalidSetting(
-                f"a site must be finite numbers (channels, {len(self.statistics)}), the statistics "
+                f"a site must be an array of finite numbers (channels, {len(self.statistics)}) with the statistics "
                 f"{', '.join(self.statistics)} of each channel; given shape {array.shape}"
             )
         return torch.from_numpy(array).to(self.layer.theta)
 
 
 class _Encoder(nn.Module):
-    """Statistics, standardised, through one hidden layer to features of at least 0."""
+    """Maps standardised statistics through one hidden layer to nonnegative features."""
 
     mean: Tensor
     scale: Tensor
@@ -169,7 +171,7 @@ class _Encoder(nn.Module):
         self.register_buffer("scale", torch.ones(n_statistics))
 
     def standardise(self, channels: Tensor) -> None:
-        """Take mean and scale from channels ``(n, statistics)``; a statistic that never varies keeps scale 1."""
+        """Set mean and scale from channels ``(n, statistics)``. Constant statistics keep scale 1."""
         deviation = channels.std(0, correction=0)
         self.mean.copy_(channels.mean(0))
         self.scale.copy_(torch.where(deviation > 1e-6, deviation, 1.0))
@@ -181,14 +183,14 @@ class _Encoder(nn.Module):
 
 
 def _first(order: Sequence[int], density: float, width: int) -> list[int]:
-    """The channels that stay at a density.
+    """The channels kept at a density.
 
     Raises:
-        InvalidSetting: If the order has fewer.
+        InvalidSetting: If the order is too short.
     """
     count = max(1, round(density * width))
     if len(order) < count:
         raise InvalidSetting(
-            f"an order must name {count} of {width} channels for density {density}; given {len(order)}"
+            f"an order must contain at least {count} of {width} channels for density {density}; given {len(order)}"
         )
     return list(order[:count])

@@ -1,7 +1,7 @@
-"""Greedy selection as a differentiable layer: the function that is maximised can be learned from chosen sets.
+"""Greedy selection as a differentiable layer, whose objective can be learned from example sets.
 
-Source: Powers et al., *Differentiable Greedy Networks*, 2018 (arXiv 1810.12464). This is a reconstruction: the paper's
-feature map, loss and temperature are not published, and there is no official code.
+Source: Powers et al., *Differentiable Greedy Networks*, 2018 (arXiv 1810.12464). This is a reconstruction: the paper
+does not give its feature map, loss and temperature, and there is no official code.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,8 +17,8 @@ from scionet.errors import InvalidSetting
 Mode = Literal["st", "soft", "hard"]
 ConcaveName = Literal["log1p", "sqrt"]
 
-SOFTEST = 0.1
-"""Below this temperature purely soft selection is no relaxation of greedy selection, and is refused."""
+MIN_SOFT_TAU = 0.1
+"""Smallest temperature of mode ``"soft"``. Below it, soft selection does not approximate greedy selection."""
 _FLOOR = 1e-12
 _OFFSET = 1e-3
 _NEVER = -1e30
@@ -26,12 +26,12 @@ _NEVER = -1e30
 
 @dataclass(frozen=True, eq=False)
 class SoftSelection:
-    """What a selection of k items from each of B instances gave.
+    """A selection of k items from each of B instances.
 
     Attributes:
-        probabilities: Of each item in each step, shape ``(B, k, n)``; rows are 0 where no item was left.
-        mask: How much of each item is selected, shape ``(B, n)``.
-        order: The item of each step, shape ``(B, k)``; -1 where none was left.
+        probabilities: Probability of each item at each step, shape ``(B, k, n)``; rows are 0 if no item was left.
+        mask: Selected fraction of each item, shape ``(B, n)``.
+        order: The item picked at each step, shape ``(B, k)``; -1 if no item was left.
     """
 
     probabilities: Tensor
@@ -42,25 +42,25 @@ class SoftSelection:
 class SoftGreedy(nn.Module):
     """k steps of greedy maximisation of ``f(A) = sum_u w_u h(sum_{v in A} phi_u(v))``, unrolled.
 
-    phi is not negative, the weights are the softplus of a parameter, and h is concave with h(0) = 0: f is monotone and
-    submodular whatever the parameters are, so the value of a hard selection is at least 1 - 1/e of the best one.
-    Nothing is claimed of how f relates to what the items are chosen for.
+    phi is nonnegative, w is the softplus of a parameter, and h is concave with h(0) = 0. So f is monotone and
+    submodular for any parameters, and the value of a hard selection is at least 1 - 1/e of the best one. Nothing is
+    guaranteed about how f relates to the purpose of the selection.
 
     Attributes:
         theta: The weights before the softplus, shape ``(U,)``.
-        feature_map: From items ``(..., d)`` to features ``(..., U)`` of at least 0; None: as they are.
+        feature_map: Maps items ``(..., d)`` to nonnegative features ``(..., U)``; None uses the items themselves.
     """
 
     def __init__(self, n_features: int, feature_map: nn.Module | None = None, concave: ConcaveName = "log1p") -> None:
-        """Make the layer, with all weights alike.
+        """Make the layer with equal weights.
 
         Args:
-            n_features: Number U of features.
-            feature_map: A small network; its output must not be negative.
-            concave: h: ``"log1p"``, or ``"sqrt"`` (with finite slope at 0).
+            n_features: Number of features U.
+            feature_map: A small network with nonnegative output.
+            concave: The function h: ``"log1p"`` or ``"sqrt"`` (with finite slope at 0).
 
         Raises:
-            InvalidSetting: If there is no such h.
+            InvalidSetting: If `concave` is unknown.
         """
         super().__init__()
         if concave not in get_args(ConcaveName):
@@ -70,11 +70,11 @@ class SoftGreedy(nn.Module):
         self._concave: Callable[[Tensor], Tensor] = torch.log1p if concave == "log1p" else _shifted_root
 
     def value(self, items: Tensor, mask: Tensor) -> Tensor:
-        """F of the selection.
+        """The value f of a selection.
 
         Args:
             items: Shape ``(B, n, d)``.
-            mask: How much of each item is selected, shape ``(B, n)``.
+            mask: Selected fraction of each item, shape ``(B, n)``.
 
         Returns:
             Shape ``(B,)``.
@@ -83,11 +83,11 @@ class SoftGreedy(nn.Module):
         return self._concave(level) @ self._weights(level)
 
     def gains(self, level: Tensor, features: Tensor) -> Tensor:
-        """What each item adds to f, shape ``(B, n)``.
+        """Gain of f by each item, shape ``(B, n)``.
 
         Args:
-            level: Summed features of what is selected, shape ``(B, U)``.
-            features: Of all items, shape ``(B, n, U)``.
+            level: Summed features of the selected items, shape ``(B, U)``.
+            features: Features of all items, shape ``(B, n, U)``.
         """
         rise = self._concave(level[:, None] + features) - self._concave(level)[:, None]
         return rise @ self._weights(rise)
@@ -99,15 +99,15 @@ class SoftGreedy(nn.Module):
 
         Args:
             items: Shape ``(B, n, d)``.
-            k: Number of steps; those after the last item select nothing.
+            k: Number of steps. Steps after the last item select nothing.
             tau: Temperature of the softmax over gains.
-            mode: ``"st"``: the best item is taken whole, gradients are those of the softmax (straight-through), so the
-                selection is that of greedy at every temperature; ``"hard"``: without gradients; ``"soft"``: each item
-                by its probability, for analysis, at temperatures of 0.1 or more.
-            valid: Which items are none of the padding, shape ``(B, n)``; all if not given.
+            mode: ``"st"``: greedy selection with the gradients of the softmax (straight-through). ``"hard"``: greedy
+                selection without gradients. ``"soft"``: each item is weighted by its probability; for analysis, at
+                temperatures of at least 0.1.
+            valid: Which items are not padding, shape ``(B, n)``; all by default.
 
         Raises:
-            InvalidSetting: If a setting is out of range, shapes do not fit, or a feature is negative.
+            InvalidSetting: If a setting is out of range, shapes do not match, or a feature is negative.
         """
         self._check(items, k, tau, mode)
         features = self._features(items)
@@ -119,17 +119,17 @@ class SoftGreedy(nn.Module):
             logits = self.gains(level, features) / tau
             if mode == "soft":
                 logits = logits + torch.log((1 - taken).clamp_min(_FLOOR))
-            share = _softmax(logits, left)
+            soft = _softmax(logits, left)
             best = logits.masked_fill(~left, _NEVER).argmax(1)
-            some = left.any(1)
-            whole = functional.one_hot(best, left.shape[1]).to(share) * some[:, None]
-            step = {"st": whole + share - share.detach(), "soft": share, "hard": whole}[mode]
+            any_left = left.any(1)
+            hard = functional.one_hot(best, left.shape[1]).to(soft) * any_left[:, None]
+            step = {"st": hard + soft - soft.detach(), "soft": soft, "hard": hard}[mode]
             level = level + torch.einsum("bn,bnu->bu", step, features)
             taken = taken + step
             if mode != "soft":
-                left = left & ~whole.bool()
-            probabilities.append(share)
-            order.append(torch.where(some, best, -1))
+                left = left & ~hard.bool()
+            probabilities.append(soft)
+            order.append(torch.where(any_left, best, -1))
         empty = features.new_zeros(len(items), 0, features.shape[1])
         return SoftSelection(
             torch.stack(probabilities, 1) if k else empty,
@@ -138,17 +138,17 @@ class SoftGreedy(nn.Module):
         )
 
     def _features(self, items: Tensor) -> Tensor:
-        """Phi of all items.
+        """Features phi of all items.
 
         Raises:
-            InvalidSetting: If one is negative, or they are not as many as the weights.
+            InvalidSetting: If a feature is negative, or their number differs from that of the weights.
         """
         features = items if self.feature_map is None else self.feature_map(items)
         if features.shape[-1] != len(self.theta) or not bool((features >= 0).all()):
             least = float(features.detach().min()) if features.numel() else 0.0
             raise InvalidSetting(
-                f"features must be {len(self.theta)} numbers of at least 0 for each item (end the feature map in a "
-                f"softplus); given {features.shape[-1]}, the least {least:.3g}"
+                f"features must be {len(self.theta)} nonnegative numbers for each item (end the feature map with a "
+                f"softplus); given {features.shape[-1]} with minimum {least:.3g}"
             )
         return features
 
@@ -158,23 +158,23 @@ class SoftGreedy(nn.Module):
     def _check(self, items: Tensor, k: int, tau: float, mode: str) -> None:
         if mode not in get_args(Mode):
             raise InvalidSetting(f"mode must be one of {', '.join(get_args(Mode))}; given {mode!r}")
-        least = SOFTEST if mode == "soft" else 0.0
+        least = MIN_SOFT_TAU if mode == "soft" else 0.0
         if not tau > 0 or tau < least:
             raise InvalidSetting(
-                f"tau must be above 0, and at least {SOFTEST} in mode 'soft', which below that is no relaxation of "
-                f"greedy selection; given {tau} in mode {mode!r}"
+                f"tau must be above 0, and at least {MIN_SOFT_TAU} in mode 'soft', which does not approximate "
+                f"greedy selection below that; given {tau} in mode {mode!r}"
             )
         if items.ndim != 3 or k < 0 or not items.shape[1]:
             raise InvalidSetting(
-                f"items must be (instances, items, features) and k at least 0; given {items.shape}, {k}"
+                f"items must be (instances, items, features) and k at least 0; given {tuple(items.shape)} and {k}"
             )
 
 
 def set_loss(probabilities: Tensor, gold: Tensor) -> Tensor:
-    """How unlikely the steps make the items of the given sets, whatever their order.
+    """Negative log-likelihood of picking items of the given sets, in any order.
 
-    ``- log sum_{v in gold} p_t(v)``, averaged over the first ``|gold|`` steps of all instances; instances without gold
-    items, and steps after the last item, do not count.
+    ``- log sum_{v in gold} p_t(v)``, averaged over the first ``|gold|`` steps of all instances. Instances without gold
+    items and steps after the last item are excluded.
 
     Args:
         probabilities: Shape ``(B, k, n)``.
@@ -197,14 +197,14 @@ def fit(
     tau: float = 0.3,
     mode: Mode = "st",
 ) -> list[float]:
-    """Learn from sets that somebody chose: full batches, Adam.
+    """Train a layer to imitate given sets, with Adam on full batches.
 
     Args:
-        layer: Is trained in place.
+        layer: The layer, trained in place.
         instances: Items of each instance, shape ``(n_i, d)``.
-        gold: The items that were chosen from each.
+        gold: Indices of the items in each instance's set.
         steps: Number of updates.
-        learning_rate: Of Adam.
+        learning_rate: Learning rate of Adam.
         tau: Temperature.
         mode: ``"st"`` or ``"soft"``.
 
@@ -212,15 +212,15 @@ def fit(
         The loss before each update.
 
     Raises:
-        InvalidSetting: If there are no instances, or sets do not fit them.
+        InvalidSetting: If there are no instances, or the sets do not match them.
     """
     items, valid = padded(instances)
     chosen = torch.zeros(valid.shape, dtype=torch.bool, device=items.device)
     if len(gold) != len(instances):
-        raise InvalidSetting(f"there must be one set per instance; given {len(gold)} and {len(instances)}")
+        raise InvalidSetting(f"there must be one set per instance; given {len(gold)} sets, {len(instances)} instances")
     for row, (members, instance) in enumerate(zip(gold, instances, strict=True)):
         if any(not 0 <= item < len(instance) for item in members):
-            raise InvalidSetting(f"set {row} names items outside 0..{len(instance) - 1}; given {list(members)}")
+            raise InvalidSetting(f"set {row} contains items outside 0..{len(instance) - 1}; given {list(members)}")
         chosen[row, list(members)] = True
     k = int(chosen.sum(1).max())
     optimiser = torch.optim.Adam(layer.parameters(), lr=learning_rate)
@@ -235,7 +235,7 @@ def fit(
 
 
 def padded(instances: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-    """Instances of different sizes as one tensor ``(B, n, d)``, and which of its items are real ``(B, n)``.
+    """Pad instances of different sizes to one tensor ``(B, n, d)``, with a mask of the real items ``(B, n)``.
 
     Raises:
         InvalidSetting: If there are none, or they differ in their number of features.
@@ -249,7 +249,7 @@ def padded(instances: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def _softmax(logits: Tensor, left: Tensor) -> Tensor:
-    """The softmax over the items that are left; rows of zeros where none is."""
+    """Softmax over the remaining items; rows are 0 if none remain."""
     return logits.masked_fill(~left, _NEVER).softmax(1) * left
 
 

@@ -1,4 +1,4 @@
-"""Writing files so that nothing is ever half written and nothing is lost."""
+"""Atomic writing of files: a file is either complete or unchanged."""
 
 import os
 from collections.abc import Iterator
@@ -14,20 +14,20 @@ _RANDOM_BYTES = 4
 
 @contextmanager
 def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[PruneError]) -> Iterator[Path]:
-    """A path to write to, which takes the place of `path` when the block ends well and vanishes when it does not.
+    """Yield a temporary path that replaces `path` if the block succeeds, and is deleted if it fails.
 
-    It lies in the same folder, so that the last step is one rename. Where `path` is a symbolic link, what it points to
-    is replaced.
+    The temporary file is in the same folder, so that the last step is a rename. If `path` is a symbolic link, its
+    target is replaced.
 
     Args:
-        path: The file that is to be.
-        suffix: How its name must end, with the dot.
-        overwrite: Whether it may exist already.
-        error: What to raise where the file cannot be written.
+        path: The file to write.
+        suffix: Required suffix of its name, with the dot.
+        overwrite: Whether the file may already exist.
+        error: Type of the error to raise if the file cannot be written.
 
     Raises:
         InvalidSetting: If `path` does not end in `suffix`.
-        PruneError: As `error`, if it exists or cannot be written.
+        PruneError: As `error`, if the file exists or cannot be written.
     """
     if Path(path).suffix != suffix:
         raise InvalidSetting(f"the name of the file must end in {suffix}; given {path}")
@@ -46,12 +46,12 @@ def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[Pr
         advice = "give a path in a writable folder with room"
         raise error(f"cannot write {path}: {reason.strerror or reason}; {advice}") from reason
     finally:
-        with suppress(OSError):  # where it could not be made, it need not go
+        with suppress(OSError):  # it may never have been created
             temporary.unlink()
 
 
 def clear_leftovers(path: str | Path) -> None:
-    """Remove the temporary files that processes left behind which were killed while they wrote `path`."""
+    """Remove temporary files left by processes that were killed while writing `path`."""
     target = Path(path).resolve()
     for temporary in target.parent.glob(f".{'[0-9a-f]' * 2 * _RANDOM_BYTES}.{escape(target.name)}"):
         temporary.unlink(missing_ok=True)

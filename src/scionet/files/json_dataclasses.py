@@ -1,4 +1,4 @@
-"""Frozen dataclasses as canonical JSON and back, with every field checked against its annotation."""
+"""Convert frozen dataclasses to canonical JSON and back, checking every field against its annotation."""
 
 import json
 from collections.abc import Mapping
@@ -8,17 +8,17 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 
 def to_json(value: Any) -> str:
-    """Canonical JSON: sorted keys, no spaces, UTF-8 text as it is.
+    """Canonical JSON: sorted keys, no spaces, unescaped Unicode.
 
     Raises:
         ValueError: If a number is NaN or infinite.
-        TypeError: If a value has no JSON form.
+        TypeError: If a value cannot be represented in JSON.
     """
     return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses and mappings as dicts, tuples as lists, all the way down."""
+    """Convert dataclasses and mappings to dicts and tuples to lists, recursively."""
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
@@ -29,15 +29,15 @@ def plain(value: Any) -> Any:
 
 
 def build(kind: Any, value: Any, where: str = "record") -> Any:
-    """The inverse of `plain`: a value of the annotated type `kind`.
+    """The inverse of `plain`: build a value of the annotated type `kind`.
 
     Args:
         kind: A dataclass, ``tuple[...]``, ``Mapping[...]``, ``Literal[...]``, an optional type, or a plain type.
-        value: What JSON gave.
-        where: Path to the value, for error texts.
+        value: The parsed JSON value.
+        where: Path to the value, for error messages.
 
     Raises:
-        ValueError: If a field is missing, unknown or of another type; the text names its path.
+        ValueError: If a field is missing, unknown or of another type; the message names its path.
     """
     if is_dataclass(kind):
         return _build_dataclass(kind, value, where)

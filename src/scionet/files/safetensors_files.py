@@ -1,4 +1,4 @@
-"""Reading safetensors files, with errors that say what to do."""
+"""Read safetensors files, with helpful errors."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ from scionet.errors import CheckpointError
 
 @contextmanager
 def opened(path: str | Path, writer: str) -> Iterator[Any]:
-    """A safetensors file, open for reading.
+    """Open a safetensors file for reading.
 
     Args:
         path: The file.
-        writer: What writes such files, for the error.
+        writer: Name of the function that writes such files, for the error message.
 
     Raises:
-        CheckpointError: If it is missing, unreadable or damaged.
+        CheckpointError: If the file is missing, unreadable or damaged.
     """
     if not Path(path).is_file():
         raise CheckpointError(f"there is no file {path}; give the path of a file that {writer} wrote")
@@ -29,12 +29,12 @@ def opened(path: str | Path, writer: str) -> Iterator[Any]:
             yield file
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
-            f"{path} is truncated, unreadable or no safetensors file ({error}); copy or save it again"
+            f"{path} is truncated, unreadable or not a safetensors file ({error}); copy or save it again"
         ) from error
 
 
 def tensors_in(path: str | Path, writer: str) -> dict[str, Tensor]:
-    """All tensors, in memory of their own: those of the library lie in the mapped file.
+    """Read all tensors into memory of their own, since safetensors returns views of the mapped file.
 
     Raises:
         CheckpointError: If the file is missing, unreadable or damaged.

@@ -1,4 +1,4 @@
-"""One routine for ∂R/∂θ, and the R of the task loss: gradients, Hessian times gradient, squares over examples."""
+"""Gradients ∂R/∂θ of a scalar functional, and the task loss as such a functional."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,48 +25,49 @@ from scionet.network.multiprocess import summed
 
 Weights = Mapping[str, Tensor]
 Functional = Callable[[Weights], Tensor]
-"""A scalar R of the weights."""
+"""Maps weights to a scalar R."""
 Pairs = Sequence[tuple[Batch, Tensor]]
 
 AT_ONCE = 2**24
-"""Numbers in the gradients of single examples that are computed together."""
+"""Maximum number of entries in per-example gradients that are computed together."""
 
 
-def slopes(functional: Functional, weights: Weights) -> dict[str, Tensor]:
-    """∂R/∂θ for each weight, 0 where R does not depend on it.
+def gradients(functional: Functional, weights: Weights) -> dict[str, Tensor]:
+    """∂R/∂θ for each weight; 0 if R does not depend on it.
 
     Raises:
-        UnsupportedModel: If R depends on none as far as torch.autograd sees.
+        UnsupportedModel: If autograd finds no dependence of R on any weight.
     """
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     with torch.enable_grad():
         value = functional(leaves)
         if not value.requires_grad:
             raise UnsupportedModel(
-                "the network's output does not depend on its weights as far as torch.autograd sees: its forward runs "
-                "under no_grad, or detaches; take that away, or choose a score without gradients, such as 'magnitude'"
+                "autograd finds no dependence of the network's output on its weights: its forward uses no_grad or "
+                "detach; remove these, or use a score without gradients, such as 'magnitude'"
             )
         found = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
     return dict(zip(weights, found, strict=True))
 
 
 class LossFunctional:
-    """The mean cross-entropy of all examples of all processes, as a function of the weights.
+    """Mean cross-entropy over all examples of all processes, as a function of the weights.
 
-    The network is called with other tensors, in their type; it keeps its own.
+    The network is called functionally with other tensors, in their dtype. Its own tensors are not modified.
     """
 
     def __init__(
         self, model: nn.Module, base: Weights, pairs: Pairs, temperature: float = 1.0, batch_norms: bool = False
     ) -> None:
-        """Prepare.
+        """Make the functional.
 
         Args:
             model: The network.
-            base: Its tensors; the weights of a call take the place of theirs.
-            pairs: Inputs and labels on its device.
-            temperature: Logits are divided by it.
-            batch_norms: Whether BatchNorms take the statistics of each batch, as in training, and not their own.
+            base: Its tensors. The weights of a call override them.
+            pairs: Inputs and labels on the network's device.
+            temperature: Divisor of the logits.
+            batch_norms: Whether BatchNorms use the statistics of each batch, as in training, instead of the running
+                statistics.
         """
         self._model, self._base, self._pairs, self._temperature = model, base, pairs, temperature
         self._batch_norms = batch_norms
@@ -80,58 +81,58 @@ class LossFunctional:
             total = torch.stack([loss(weights) for loss in self._losses()]).sum()
             return float(summed(total)) / self._examples
 
-    def slopes(self, weights: Weights) -> dict[str, Tensor]:
+    def gradient(self, weights: Weights) -> dict[str, Tensor]:
         """The gradient g."""
         with self._running():
-            return self._summed([slopes(loss, weights) for loss in self._losses()], weights)
+            return self._summed([gradients(loss, weights) for loss in self._losses()], weights)
 
-    def curvature(self, weights: Weights) -> dict[str, Tensor]:
-        """H g: the gradient of g · stopgrad(g), by double backward."""
-        gradient = self.slopes(weights)
+    def hessian_gradient(self, weights: Weights) -> dict[str, Tensor]:
+        """H g, computed as the gradient of g · stopgrad(g) by double backward."""
+        gradient = self.gradient(weights)
         with self._running(), attention_unfused():  # fused kernels have no second derivative
-            found = [slopes(_along(loss, gradient), weights) for loss in self._losses()]
+            found = [gradients(_along(loss, gradient), weights) for loss in self._losses()]
         return self._summed(found, weights)
 
-    def squares(self, weights: Weights) -> dict[str, Tensor]:
-        """Mean over examples of the squared gradient of each: the diagonal of the empirical Fisher matrix."""
+    def squared_gradients(self, weights: Weights) -> dict[str, Tensor]:
+        """Mean of the squared per-example gradients: the diagonal of the empirical Fisher matrix."""
         total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-        for some in self.single(weights):
-            for name, each in some.items():
-                total[name] += each.square().sum(0)
+        for chunk in self.example_gradients(weights):
+            for name, gradient in chunk.items():
+                total[name] += gradient.square().sum(0)
         return self._summed([total], weights)
 
-    def single(self, weights: Weights) -> Iterator[dict[str, Tensor]]:
-        """Gradients of the losses of single examples of this process, some at a time, ``(examples, *weight)``."""
-        few = max(1, AT_ONCE // sum(weight.numel() for weight in weights.values()))
+    def example_gradients(self, weights: Weights) -> Iterator[dict[str, Tensor]]:
+        """Per-example gradients of this process in chunks, ``(examples, *weight)``."""
+        chunk_size = max(1, AT_ONCE // sum(weight.numel() for weight in weights.values()))
         with self._running(), attention_unfused():
             for inputs, labels in self._pairs:
-                for rows in (slice(start, start + few) for start in range(0, example_count(inputs), few)):
-                    yield self._of_each(weights, _rows(inputs, rows), labels[rows])
+                for rows in _slices(example_count(inputs), chunk_size):
+                    yield self._batch_gradients(weights, _rows(inputs, rows), labels[rows])
 
-    def _of_each(self, weights: Weights, inputs: Batch, labels: Tensor) -> dict[str, Tensor]:
-        """Gradients of single examples, ``(examples, *weight)``."""
+    def _batch_gradients(self, weights: Weights, inputs: Batch, labels: Tensor) -> dict[str, Tensor]:
+        """Per-example gradients of a batch, ``(examples, *weight)``."""
 
-        def lost(at: Weights, example: Batch, label: Tensor) -> Tensor:
+        def example_loss(at: Weights, example: Batch, label: Tensor) -> Tensor:
             single = tree_map(lambda leaf: leaf.unsqueeze(0) if isinstance(leaf, Tensor) else leaf, example)
-            return self._lost(at, single, label[None])
+            return self._batch_loss(at, single, label[None])
 
         with torch.enable_grad():
-            return vmap(grad(lost), in_dims=(None, _in_dims(inputs), 0))(dict(weights), inputs, labels)
+            return vmap(grad(example_loss), in_dims=(None, _in_dims(inputs), 0))(dict(weights), inputs, labels)
 
     def _losses(self) -> list[Functional]:
-        """The sum of the losses of each batch's examples."""
-        return [partial(self._lost, inputs=inputs, labels=labels) for inputs, labels in self._pairs]
+        """For each batch, the sum of its examples' losses."""
+        return [partial(self._batch_loss, inputs=inputs, labels=labels) for inputs, labels in self._pairs]
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """The mode in which the network runs; it is as before afterwards."""
+        """Run in eval mode, with BatchNorms in train mode if requested. Modes are restored afterwards."""
         with undisturbed(self._model):
             for module in self._model.modules():
                 if self._batch_norms and isinstance(module, nn.modules.batchnorm._BatchNorm):
                     module.training = True
             yield
 
-    def _lost(self, weights: Weights, inputs: Batch, labels: Tensor) -> Tensor:
+    def _batch_loss(self, weights: Weights, inputs: Batch, labels: Tensor) -> Tensor:
         args, kwargs = as_arguments(_cast(inputs, self._dtype))
         outputs = functional_call(self._model, {**self._base, **weights}, args, kwargs)
         return cross_entropies(next(tensors_of(outputs)) / self._temperature, labels).sum()
@@ -157,10 +158,14 @@ def _along(functional: Functional, direction: Weights) -> Functional:
 
 
 def _cast(inputs: Batch, dtype: torch.dtype) -> Batch:
-    """Floating-point inputs in another type."""
+    """Convert floating-point inputs to another dtype."""
     return tree_map(
         lambda leaf: leaf.to(dtype) if isinstance(leaf, Tensor) and leaf.is_floating_point() else leaf, inputs
     )
+
+
+def _slices(size: int, chunk_size: int) -> Iterator[slice]:
+    return (slice(start, start + chunk_size) for start in range(0, size, chunk_size))
 
 
 def _rows(inputs: Batch, rows: slice) -> Batch:

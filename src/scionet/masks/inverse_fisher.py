@@ -1,6 +1,6 @@
-"""The inverse of the damped empirical Fisher matrix F = λ I + (1/N) Σ g gᵀ, in blocks on its diagonal, in float64.
+"""Inverse of the damped empirical Fisher matrix F = λ I + (1/N) Σ g gᵀ, block-diagonal, in float64.
 
-g are the gradients of single examples. The Fisher matrix stands for the Hessian.
+g are per-example gradients. The Fisher matrix approximates the Hessian.
 """
 
 import math
@@ -15,25 +15,25 @@ from scionet.masks.gradients import LossFunctional, Weights
 from scionet.network.multiprocess import world
 
 BLOCK_SIZE, DAMPING = 64, 1e-5
-"""Where nothing else is said; the damping is that of M-FAC. WoodFisher's code takes 1e-3, which outweighs the gradients
-of a network that has learned its examples; see docs/methods/masks.md."""
+"""Defaults. The damping is that of M-FAC. WoodFisher's code uses 1e-3, which dominates the small gradients of a
+well-trained network; see docs/methods/masks.md."""
 
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """How the weights of a network lie in blocks.
+    """How the weights of a network are arranged in blocks.
 
     Attributes:
         shapes: Shape of each weight tensor by name.
-        block_size: Consecutive entries of one tensor that make a block, its last one filled up with zeros; None makes
-            one block of all weights of all tensors.
+        block_size: Number of consecutive entries of one tensor in a block; the last block is padded with zeros. None
+            puts all weights of all tensors into one block.
     """
 
     shapes: Mapping[str, torch.Size]
     block_size: int | None
 
     @classmethod
-    def of(cls, weights: Weights, block_size: int | None) -> "Layout":
+    def from_weights(cls, weights: Weights, block_size: int | None) -> "Layout":
         """The layout of these weights."""
         return cls({name: weight.shape for name, weight in weights.items()}, block_size)
 
@@ -43,8 +43,8 @@ class Layout:
         for name, shape in self.shapes.items():
             tensor = tensors[name].double()
             flat = tensor.reshape(*tensor.shape[: tensor.ndim - len(shape)], shape.numel())
-            filled = flat if self.block_size is None else nn.functional.pad(flat, (0, -shape.numel() % self.block_size))
-            parts.append(filled)
+            padded = flat if self.block_size is None else nn.functional.pad(flat, (0, -shape.numel() % self.block_size))
+            parts.append(padded)
         joined = torch.cat(parts, -1)
         return joined.unflatten(-1, (-1, self.block_size or joined.shape[-1]))
 
@@ -56,49 +56,49 @@ class Layout:
         return {n: p[: s.numel()].view(s) for (n, s), p in zip(self.shapes.items(), parts, strict=True)}
 
 
-def examples_of_one_process(loss: LossFunctional, weights: Weights, layout: Layout) -> Iterator[Tensor]:
-    """Gradients of the losses of single examples as blocks, some at a time, ``(examples, blocks, size)``.
+def example_gradient_blocks(loss: LossFunctional, weights: Weights, layout: Layout) -> Iterator[Tensor]:
+    """Per-example gradients as blocks, in chunks of ``(examples, blocks, size)``.
 
     Raises:
         InvalidSetting: If there are several processes.
     """
     if world()[1] > 1:
-        raise InvalidSetting("the Fisher matrix in blocks is made in one process; give all batches to one")
-    for some in loss.single(weights):
-        yield layout.rows(some)
+        raise InvalidSetting("the block Fisher matrix is not supported with several processes; run it in one")
+    for chunk in loss.example_gradients(weights):
+        yield layout.rows(chunk)
 
 
-def refuse_blocks(block_size: int | None, damping: float) -> None:
-    """Check what blocks are made by.
+def check_block_settings(block_size: int | None, damping: float) -> None:
+    """Check block size and damping.
 
     Raises:
-        InvalidSetting: If it is out of range.
+        InvalidSetting: If one is out of range.
     """
     if not (block_size is None or (isinstance(block_size, int) and block_size >= 1)) or not 0 < damping < math.inf:
         raise InvalidSetting(
-            f"block_size is a whole number of 1 or more, and damping a finite number above 0; given {block_size} and "
-            f"{damping}"
+            f"block_size must be a positive whole number or None, and damping a finite number above 0; given "
+            f"{block_size} and {damping}"
         )
 
 
 def inverse_blocks(gradients: Iterable[Tensor], count: int, damping: float) -> Tensor:
-    """The inverse, block by block, by the formula of Sherman and Morrison.
+    """Compute the inverse of each block with the Sherman-Morrison formula.
 
-    F⁻¹ ← F⁻¹ − u uᵀ / (N + gᵀu) with u = F⁻¹ g, from I/λ on.
+    F⁻¹ ← F⁻¹ − u uᵀ / (N + gᵀu) with u = F⁻¹ g, starting from I/λ.
 
     Source: Singh, Alistarh, *WoodFisher*, NeurIPS 2020.
 
     Args:
-        gradients: Gradients of single examples, some at a time, ``(examples, blocks, size)``.
-        count: N, how many there are.
+        gradients: Per-example gradients in chunks of ``(examples, blocks, size)``.
+        count: Number of examples N.
         damping: λ.
 
     Returns:
         Shape ``(blocks, size, size)``.
     """
     inverse = torch.zeros(0)
-    for some in gradients:
-        for g in some:
+    for chunk in gradients:
+        for g in chunk:
             if not inverse.numel():
                 inverse = (torch.eye(g.shape[1]).to(g) / damping).repeat(len(g), 1, 1)
             u = torch.einsum("bij,bj->bi", inverse, g)
@@ -108,7 +108,7 @@ def inverse_blocks(gradients: Iterable[Tensor], count: int, damping: float) -> T
 
 @dataclass(frozen=True, eq=False)
 class InverseProducts:
-    """The same inverse by N vectors of its size: it is multiplied with, and never made.
+    """The same inverse in matrix-free form: N vectors give its products with vectors and its diagonal.
 
     F⁻¹ x = x/λ − Σ_j (h_jᵀx / d_j) h_j.
 
@@ -126,16 +126,16 @@ class InverseProducts:
     damping: float
 
     @classmethod
-    def of(cls, gradients: Tensor, damping: float) -> "InverseProducts":
-        """From the gradients of single examples, ``(examples, blocks, size)``.
+    def from_gradients(cls, gradients: Tensor, damping: float) -> "InverseProducts":
+        """Compute h and d from per-example gradients, ``(examples, blocks, size)``.
 
         h_i = g_i/λ − Σ_{j<i} (h_jᵀg_i / d_j) h_j and d_i = N + g_iᵀh_i.
         """
         directions = torch.empty_like(gradients)
         denominators = gradients.new_empty(gradients.shape[:2])
         for i, g in enumerate(gradients):
-            known = cls(directions[:i], denominators[:i], damping)
-            directions[i] = known.times(g)
+            previous = cls(directions[:i], denominators[:i], damping)
+            directions[i] = previous.times(g)
             denominators[i] = len(gradients) + (g * directions[i]).sum(1)
         return cls(directions, denominators, damping)
 

@@ -1,4 +1,4 @@
-"""From scores to what is kept: exact counts, ties to the lowest index."""
+"""Select the weights to keep from their scores, with exact counts. Ties go to the lowest index."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,18 +8,18 @@ from torch import Tensor
 Tensors = Mapping[str, Tensor]
 
 
-def count(density: float, total: int) -> int:
-    """The whole number nearest to `density` × `total`, halves upwards."""
+def rounded_count(density: float, total: int) -> int:
+    """`density` × `total`, rounded to the nearest whole number; halves are rounded up."""
     return int(density * total + 0.5)
 
 
-def largest(scores: Tensor, candidates: Tensor, n_kept: int) -> Tensor:
-    """The `n_kept` candidates of highest score, of equal ones those of lowest index.
+def keep_largest(scores: Tensor, candidates: Tensor, n_kept: int) -> Tensor:
+    """Mask of the `n_kept` candidates with the highest scores; ties go to the lowest index.
 
     Args:
         scores: Finite numbers, shape ``(N,)``.
         candidates: Booleans ``(N,)``, at least `n_kept` of them true.
-        n_kept: How many.
+        n_kept: Number of candidates to keep.
 
     Returns:
         Booleans ``(N,)``.
@@ -34,43 +34,45 @@ def largest(scores: Tensor, candidates: Tensor, n_kept: int) -> Tensor:
     return kept
 
 
-def shares(capacities: Sequence[int], sizes: Sequence[int], total: int) -> list[int]:
-    """A whole number for each layer, in proportion to its size and at most its capacity; they add up to `total`.
+def apportion(capacities: Sequence[int], sizes: Sequence[int], total: int) -> list[int]:
+    """Divide `total` among layers in proportion to their sizes, up to their capacities.
 
-    Largest remainders, of equal ones the first. What a layer has no room for goes to the others.
+    Uses largest remainders; ties go to the first layer. What exceeds a layer's capacity goes to the other layers.
     """
-    given = [0] * len(sizes)
-    while (rest := total - sum(given)) > 0:
-        roomy = [i for i in range(len(sizes)) if given[i] < capacities[i]]
-        weight = sum(sizes[i] for i in roomy)
-        parts = {i: divmod(rest * sizes[i], weight) for i in roomy}
+    counts = [0] * len(sizes)
+    while (rest := total - sum(counts)) > 0:
+        not_full = [i for i in range(len(sizes)) if counts[i] < capacities[i]]
+        weight = sum(sizes[i] for i in not_full)
+        parts = {i: divmod(rest * sizes[i], weight) for i in not_full}
         spare = rest - sum(whole for whole, _ in parts.values())
-        lucky = sorted(roomy, key=lambda i: (-parts[i][1], i))[:spare]
-        for i in roomy:
-            given[i] = min(capacities[i], given[i] + parts[i][0] + (i in lucky))
-    return given
+        rounded_up = sorted(not_full, key=lambda i: (-parts[i][1], i))[:spare]
+        for i in not_full:
+            counts[i] = min(capacities[i], counts[i] + parts[i][0] + (i in rounded_up))
+    return counts
 
 
-def shares_above(floors: Sequence[int], capacities: Sequence[int], sizes: Sequence[int], total: int) -> list[int]:
-    """As `shares`, but a layer whose share is below its floor gets that, at the expense of the others."""
-    fixed: set[int] = set()
+def apportion_with_floors(
+    floors: Sequence[int], capacities: Sequence[int], sizes: Sequence[int], total: int
+) -> list[int]:
+    """As `apportion`, but each layer gets at least its floor, at the expense of the others."""
+    at_floor: set[int] = set()
     while True:
-        room = [0 if i in fixed else capacity for i, capacity in enumerate(capacities)]
-        given = shares(room, sizes, total - sum(floors[i] for i in fixed))
-        low = {i for i, n in enumerate(given) if i not in fixed and n < floors[i]}
-        if not low:
-            return [floors[i] if i in fixed else n for i, n in enumerate(given)]
-        fixed |= low
+        room = [0 if i in at_floor else capacity for i, capacity in enumerate(capacities)]
+        counts = apportion(room, sizes, total - sum(floors[i] for i in at_floor))
+        below = {i for i, n in enumerate(counts) if i not in at_floor and n < floors[i]}
+        if not below:
+            return [floors[i] if i in at_floor else n for i, n in enumerate(counts)]
+        at_floor |= below
 
 
 def keep_global(scores: Tensors, candidates: Tensors, n_kept: int, minimum: int = 0) -> dict[str, Tensor]:
-    """The weights of highest score in the whole network; at least `minimum` in each layer."""
+    """Keep the weights with the highest scores in the whole network, and at least `minimum` per layer."""
     reserved = {
-        n: largest(scores[n].flatten(), candidates[n].flatten(), _floor(candidates[n], minimum)) for n in scores
+        n: keep_largest(scores[n].flatten(), candidates[n].flatten(), _floor(candidates[n], minimum)) for n in scores
     }
     flat = torch.cat([scores[name].flatten() for name in scores])
-    taken, allowed = torch.cat(list(reserved.values())), torch.cat([candidates[name].flatten() for name in scores])
-    kept = taken | largest(flat, allowed & ~taken, n_kept - int(taken.count_nonzero()))
+    floor, allowed = torch.cat(list(reserved.values())), torch.cat([candidates[name].flatten() for name in scores])
+    kept = floor | keep_largest(flat, allowed & ~floor, n_kept - int(floor.count_nonzero()))
     parts = kept.split([scores[name].numel() for name in scores])
     return {name: part.view(scores[name].shape) for name, part in zip(scores, parts, strict=True)}
 
@@ -78,14 +80,16 @@ def keep_global(scores: Tensors, candidates: Tensors, n_kept: int, minimum: int 
 def keep_groups(
     scores: Tensors, candidates: Tensors, n_kept: int, groups: Sequence[Sequence[str]], minimum: int = 0
 ) -> dict[str, Tensor]:
-    """The weights of highest score in each group of layers, all at one density; at least `minimum` in each layer.
+    """Keep the weights with the highest scores in each group of layers, and at least `minimum` per layer.
+
+    All groups have the same density, up to rounding and the minimum.
 
     Args:
         scores: Finite numbers by layer.
-        candidates: Booleans in their shapes.
-        n_kept: How many stay; shared among groups by largest remainders.
-        groups: Names of the layers of each group; every layer stands in one.
-        minimum: How many stay in each layer at least.
+        candidates: Booleans of the same shapes.
+        n_kept: Total number of weights to keep, apportioned to groups by largest remainders.
+        groups: Names of the layers in each group. Every layer is in exactly one group.
+        minimum: Minimum number of weights to keep per layer.
 
     Returns:
         Booleans by layer.
@@ -94,16 +98,16 @@ def keep_groups(
     sizes = [sum(scores[name].numel() for name in group) for group in groups]
     room = [sum(int(candidates[name].count_nonzero()) for name in group) for group in groups]
     found: dict[str, Tensor] = {}
-    for group, n in zip(groups, shares_above(floors, room, sizes, n_kept), strict=True):
+    for group, n in zip(groups, apportion_with_floors(floors, room, sizes, n_kept), strict=True):
         parts = ({name: tensors[name] for name in group} for tensors in (scores, candidates))
         found |= keep_global(*parts, n_kept=n, minimum=minimum)
     return {name: found[name] for name in scores}
 
 
 def keep_pattern(scores: Tensor, n: int, m: int) -> Tensor:
-    """The `n` highest of every `m` consecutive inputs, of equal ones the first.
+    """Keep the `n` highest of every `m` consecutive inputs; ties go to the first.
 
-    Inputs are dimension 1; of a convolution, each pixel of the kernel has its own groups, as hardware lays them out.
+    Inputs are dimension 1. In a convolution, each kernel position has its own groups, as in hardware layouts.
     """
     rows = scores.movedim(1, -1)
     groups = rows.reshape(-1, m)

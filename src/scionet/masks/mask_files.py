@@ -1,4 +1,4 @@
-"""Masks in one file: safetensors with a JSON header. No pickle."""
+"""Read and write masks as one safetensors file with a JSON header. No pickle."""
 
 import json
 from collections.abc import Mapping
@@ -20,14 +20,14 @@ _KEY, _WRITER = "scionet_masks", "WeightMasks.save"
 
 @dataclass(frozen=True)
 class MaskHeader:
-    """What a file says of its masks: how many weights each keeps."""
+    """File header: the format version, and the number of kept weights per mask."""
 
     format_version: int
     counts: Mapping[str, int]
 
 
 def write_masks(path: str | Path, masks: Mapping[str, Tensor], overwrite: bool) -> Path:
-    """Write boolean tensors by name, whole or not at all.
+    """Write boolean tensors by name, atomically.
 
     Raises:
         CheckpointError: If the file exists or cannot be written.
@@ -41,32 +41,34 @@ def write_masks(path: str | Path, masks: Mapping[str, Tensor], overwrite: bool) 
 
 
 def read_masks(path: str | Path) -> dict[str, Tensor]:
-    """What `write_masks` wrote, on the processor.
+    """Read what `write_masks` wrote, onto the CPU.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, of a newer format, or holds something else.
+        CheckpointError: If the file is missing, damaged, of a newer format, or contains something else.
     """
     with opened(path, _WRITER) as file:
         header = _header(path, file.metadata() or {})
     tensors = tensors_in(path, _WRITER)
     found = {name: int(mask.count_nonzero()) for name, mask in tensors.items() if mask.dtype == torch.bool}
     if found != dict(header.counts):
-        raise CheckpointError(f"{path}: the masks are not those that were saved; copy or save the file again")
+        raise CheckpointError(f"{path}: the masks differ from those that were saved; copy or save the file again")
     return {name: tensors[name] for name in header.counts}
 
 
 def _header(path: str | Path, metadata: Mapping[str, str]) -> MaskHeader:
-    """What a file says of itself.
+    """Parse the header.
 
     Raises:
-        CheckpointError: If it holds something else, or is of a newer format.
+        CheckpointError: If the file contains something else, or is of a newer format.
     """
     if _KEY not in metadata:
-        raise CheckpointError(f"{path} holds no weight masks; give a file that {_WRITER} wrote")
+        raise CheckpointError(f"{path} contains no weight masks; give a file that {_WRITER} wrote")
     try:
         header = build(MaskHeader, json.loads(metadata[_KEY]))
     except ValueError as error:
         raise CheckpointError(f"{path}: its header is damaged ({error}); copy or save it again") from error
     if header.format_version > FORMAT_VERSION:
-        raise CheckpointError(f"{path} is of format {header.format_version}; this version reads {FORMAT_VERSION}")
+        raise CheckpointError(
+            f"{path} has format {header.format_version}, but this version reads up to {FORMAT_VERSION}; upgrade scionet"
+        )
     return header

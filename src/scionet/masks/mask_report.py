@@ -1,4 +1,4 @@
-"""What masking did, in numbers."""
+"""Report of a masking run."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,15 +6,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class MaskReport:
-    """What masking did.
+    """Counts of kept weights, and layers that need attention.
 
     Attributes:
         score: Name of the score.
-        kept: Weights kept and there were, by parameter.
-        rounds: Weights kept after each round.
-        collapsed: Parameters that keep none, while others do.
-        protected: Parameters that keep as few as `min_per_layer` asks for, and might keep fewer without.
-        whole: Parameters that a pattern leaves whole, because their inputs do not divide into its groups.
+        kept: Number of kept weights and of all weights, by parameter.
+        rounds: Number of kept weights after each round.
+        collapsed: Parameters that keep no weights, while others do.
+        protected: Parameters that would keep fewer weights without `min_per_layer`.
+        whole: Parameters that a pattern leaves whole, because their inputs are not a multiple of its group size.
     """
 
     score: str
@@ -30,15 +30,15 @@ class MaskReport:
         return sum(n for n, _ in self.kept.values()) / sum(n for _, n in self.kept.values())
 
     def __str__(self) -> str:
-        """The report for a person to read."""
+        """Human-readable summary."""
         total, before = (sum(numbers) for numbers in zip(*self.kept.values(), strict=True))
         lines = [
             f"{self.score}: {total:,} of {before:,} weights kept ({self.density:.3%}), {len(self.rounds)} round(s)"
         ]
         lines += [f"  {name}: {n:,} of {size:,} ({n / size:.2%})" for name, (n, size) in self.kept.items()]
         notes = {
-            "COLLAPSED, no weight left": self.collapsed,
-            "held at the minimum per layer": self.protected,
-            "left whole, inputs do not divide into groups": self.whole,
+            "COLLAPSED, no weights left": self.collapsed,
+            "kept at the minimum per layer": self.protected,
+            "left whole, inputs are not a multiple of the group size": self.whole,
         }
         return "\n".join([*lines, *(f"{text}: {', '.join(names)}" for text, names in notes.items() if names)])

@@ -1,4 +1,4 @@
-"""How masks are made of scores, as data."""
+"""Settings of `mask_weights`."""
 
 import re
 from dataclasses import dataclass
@@ -13,53 +13,53 @@ OnCollapse = Literal["warn", "raise", "allow"]
 
 @dataclass(frozen=True)
 class MaskRule:
-    """What `mask_weights` is asked for; see there."""
+    """How masks are computed from scores; see `mask_weights`."""
 
     density: float | None = None
-    """Fraction of all maskable weights that stay."""
+    """Fraction of all maskable weights to keep."""
     scope: Scope = "global"
-    """Weights compete in the whole network; within layers of equal role and shape, all such groups at one density; or
-    within each layer, at one density."""
+    """Which weights compete: ``"global"``: all; ``"isomorphic"``: those of layers with equal role and shape;
+    ``"local"``: those of each layer. All groups have the same density."""
     pattern: str | None = None
-    """``"2:4"`` keeps 2 of every 4 consecutive inputs; in place of a density."""
+    """N:M pattern in place of a density: ``"2:4"`` keeps 2 of every 4 consecutive inputs."""
     schedule: Schedule | None = None
-    """The rounds; None takes those of the score."""
+    """Rounds of scoring and masking. None uses the default of the score."""
     min_per_layer: int = 0
-    """Weights that stay in each layer at least."""
+    """Minimum number of weights to keep per layer."""
     resurrect: bool = False
-    """Whether a weight that an earlier round masked may come back."""
+    """Whether a weight that was masked in an earlier round may return."""
     on_collapse: OnCollapse = "warn"
-    """What happens where a layer is emptied: a `CollapseWarning`, an error, or nothing but a line of the report."""
+    """If a layer is emptied: raise a `CollapseWarning`, raise an error, or only mention it in the report."""
     temperature: float | None = None
-    """What logits are divided by; None takes that of the score."""
+    """Divisor of the logits. None uses the default of the score."""
     seed: int = 0
-    """Root of all randomness."""
+    """Seed of all randomness."""
 
     def __post_init__(self) -> None:
         """Check ranges and combinations.
 
         Raises:
-            InvalidSetting: If a value is out of range; all problems are listed.
+            InvalidSetting: If a value is not allowed; all problems are listed.
         """
         match = None if self.pattern is None else re.fullmatch(r"([1-9]\d*):([1-9]\d*)", str(self.pattern))
         checks = {
-            "give either a density or a pattern": (self.density is None) != (self.pattern is None),
-            "density lies above 0 and is at most 1": self.density is None or 0 < self.density <= 1,
-            "scope is 'global', 'isomorphic' or 'local'": self.scope in ("global", "isomorphic", "local"),
-            "pattern is a text N:M with N below M, such as '2:4'": self.pattern is None
+            "give either density or pattern": (self.density is None) != (self.pattern is None),
+            "density must lie in (0, 1]": self.density is None or 0 < self.density <= 1,
+            "scope must be 'global', 'isomorphic' or 'local'": self.scope in ("global", "isomorphic", "local"),
+            "pattern must be N:M with N below M, such as '2:4'": self.pattern is None
             or (match is not None and int(match[1]) < int(match[2])),
-            "a pattern is made in one round, without schedule or min_per_layer": self.pattern is None
+            "pattern cannot be combined with schedule or min_per_layer": self.pattern is None
             or (self.schedule is None and not self.min_per_layer),
-            "min_per_layer is a whole number of 0 or more": isinstance(self.min_per_layer, int)
+            "min_per_layer must be a whole number of at least 0": isinstance(self.min_per_layer, int)
             and self.min_per_layer >= 0,
-            "on_collapse is 'warn', 'raise' or 'allow'": self.on_collapse in ("warn", "raise", "allow"),
-            "temperature is above 0": self.temperature is None or self.temperature > 0,
-            "seed is a whole number from 0 on": isinstance(self.seed, int) and self.seed >= 0,
+            "on_collapse must be 'warn', 'raise' or 'allow'": self.on_collapse in ("warn", "raise", "allow"),
+            "temperature must be above 0": self.temperature is None or self.temperature > 0,
+            "seed must be a whole number of at least 0": isinstance(self.seed, int) and self.seed >= 0,
         }
         refuse(self, checks)
 
     @property
-    def of(self) -> tuple[int, int]:
+    def pattern_sizes(self) -> tuple[int, int]:
         """N and M of the pattern."""
         n, _, m = str(self.pattern).partition(":")
         return int(n), int(m)

@@ -1,6 +1,6 @@
-"""Scores of single weights: short decorated functions. The highest stay.
+"""Scores of single weights, as short decorated functions. Weights with the highest scores are kept.
 
-A score sees the dense weights θ, and the masks m of the rounds before; gradients are taken at m∘θ, in eval mode.
+A score gets the dense weights θ and the masks m of earlier rounds. Gradients are computed at m∘θ, in eval mode.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,34 +12,34 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
-from scionet.masks.gradients import LossFunctional, Weights, slopes
+from scionet.masks.gradients import LossFunctional, Weights, gradients
 from scionet.masks.inverse_fisher import (
     BLOCK_SIZE,
     DAMPING,
     InverseProducts,
     Layout,
-    examples_of_one_process,
+    check_block_settings,
+    example_gradient_blocks,
     inverse_blocks,
-    refuse_blocks,
 )
 from scionet.masks.schedule import ONE_SHOT, Schedule
 from scionet.masks.synaptic_flow import synaptic_flow
-from scionet.masks.weights import wide_state
+from scionet.masks.weights import upcast_state
 from scionet.network.calling import Batch
 
 
 @dataclass(frozen=True, eq=False)
 class WeightView:
-    """A network and what is known when its weights are scored.
+    """Inputs of a weight score.
 
     Attributes:
         model: The network.
         weights: Its weights θ by name, in float32 or wider.
-        masks: Booleans in their shapes: what is left of them.
+        masks: Which weights are still kept, as booleans of their shapes.
         batches: Pairs of inputs and labels on the network's device; empty for scores that need none.
-        example_inputs: What the network is called on, if that is known.
-        temperature: Logits are divided by it.
-        rng: Random numbers.
+        example_inputs: Inputs of the network, if known.
+        temperature: Divisor of the logits.
+        rng: Random generator.
     """
 
     model: nn.Module
@@ -57,12 +57,12 @@ class WeightView:
 
     @property
     def loss(self) -> LossFunctional:
-        """The loss of the labels, as a function of the weights."""
-        return LossFunctional(self.model, wide_state(self.model), self.batches, self.temperature)
+        """The task loss, as a function of the weights."""
+        return LossFunctional(self.model, upcast_state(self.model), self.batches, self.temperature)
 
-    def times(self, slopes: Weights) -> dict[str, Tensor]:
+    def times(self, gradients: Weights) -> dict[str, Tensor]:
         """θ∘∂R/∂θ."""
-        return {name: weight * slopes[name] for name, weight in self.weights.items()}
+        return {name: weight * gradients[name] for name, weight in self.weights.items()}
 
 
 Scoring = Callable[[WeightView], Mapping[str, Tensor]]
@@ -70,14 +70,14 @@ Scoring = Callable[[WeightView], Mapping[str, Tensor]]
 
 @dataclass(frozen=True)
 class WeightScore:
-    """How much each weight is worth.
+    """A score of single weights.
 
     Attributes:
-        compute: The function.
+        compute: Function that computes it.
         uses_labels: Whether batches must be pairs of inputs and labels.
-        uses_inputs: Whether the form of the inputs must be known.
-        temperature: What logits are divided by unless that is said.
-        schedule: The rounds unless they are said.
+        uses_inputs: Whether example inputs are required.
+        temperature: Default divisor of the logits.
+        schedule: Default rounds.
     """
 
     compute: Scoring
@@ -92,7 +92,7 @@ class WeightScore:
 
 
 def score(**needs: Any) -> Callable[[Scoring], WeightScore]:
-    """Make a score of a function; for the arguments see `WeightScore`."""
+    """Decorator that makes a score from a function; for the arguments, see `WeightScore`."""
     return lambda compute: WeightScore(compute, **needs)
 
 
@@ -110,78 +110,79 @@ def magnitude(view: WeightView) -> Mapping[str, Tensor]:
 
 @score()
 def lamp(view: WeightView) -> Mapping[str, Tensor]:
-    """θ_u² / Σ θ_v² over all v of the layer from u upwards in magnitude; of equal ones the lower index is the larger.
+    """θ_u² / Σ θ_v² over all weights v of the layer that are not smaller than u; ties count the lower index as larger.
 
-    The largest of each layer scores 1, so with a global scope no layer is emptied before all others have one weight.
+    The largest weight of each layer scores 1. With a global scope, no layer is therefore emptied before all others are
+    down to one weight.
 
     Source: Lee et al., *Layer-adaptive Sparsity for the Magnitude-based Pruning*, ICLR 2021.
     """
-    return {name: _share_of_larger(weight) for name, weight in view.masked.items()}
+    return {name: _lamp_scores(weight) for name, weight in view.masked.items()}
 
 
 @score(uses_labels=True)
 def snip(view: WeightView) -> Mapping[str, Tensor]:
     """|θ g| with the gradient g of the mean loss: connection sensitivity, or loss preservation.
 
-    Source: Lee et al., *SNIP*, ICLR 2019; Lubana and Dick, ICLR 2021. Differs from the former in
-    that the weights that are scored are those that stay, that biases are not masked, and in several batches.
+    Source: Lee et al., *SNIP*, ICLR 2019; Lubana and Dick, ICLR 2021. Differs from the former in scoring the current
+    weights, in not masking biases, and in using several batches.
     """
-    return {name: s.abs() for name, s in view.times(view.loss.slopes(view.masked)).items()}
+    return {name: s.abs() for name, s in view.times(view.loss.gradient(view.masked)).items()}
 
 
 @score(uses_labels=True)
 def biased_loss(view: WeightView) -> Mapping[str, Tensor]:
-    """|θ| |θ g|: loss preservation with a bias to small magnitude. Source: Lubana and Dick, ICLR 2021."""
-    found = view.times(view.loss.slopes(view.masked))
+    """|θ| |θ g|: loss preservation, biased towards removing small weights. Source: Lubana and Dick, ICLR 2021."""
+    found = view.times(view.loss.gradient(view.masked))
     return {name: weight.abs() * found[name].abs() for name, weight in view.weights.items()}
 
 
 @score(uses_labels=True, temperature=200.0)
 def grasp(view: WeightView) -> Mapping[str, Tensor]:
-    """θ∘Hg: taking a weight away changes ‖g‖² by −2 θ (Hg) to first order, so what goes raises the gradient norm.
+    """θ∘Hg: removing a weight changes ‖g‖² by −2 θ (Hg) to first order, so removals raise the gradient norm.
 
-    Source: Wang et al., *Picking Winning Tickets Before Training by Preserving Gradient Flow*, ICLR 2020,
-    whose S = −θ∘Hg keeps the smallest. Differs in one gradient over all examples, where the authors' code halves them,
-    in eval mode, and in that the last layer keeps its weights.
+    Source: Wang et al., *Picking Winning Tickets Before Training by Preserving Gradient Flow*, ICLR 2020, who define
+    S = −θ∘Hg and keep the smallest. Differs in using eval mode, one gradient over all examples (the authors' code
+    splits them in halves), and the last layer's own weights.
     """
-    return view.times(view.loss.curvature(view.masked))
+    return view.times(view.loss.hessian_gradient(view.masked))
 
 
 @score(uses_labels=True)
 def gradient_preservation(view: WeightView) -> Mapping[str, Tensor]:
-    """|θ∘Hg|: what goes changes the gradient norm least. Source: Lubana and Dick, ICLR 2021."""
-    return {name: s.abs() for name, s in view.times(view.loss.curvature(view.masked)).items()}
+    """|θ∘Hg|: removals change the gradient norm least. Source: Lubana and Dick, ICLR 2021."""
+    return {name: s.abs() for name, s in view.times(view.loss.hessian_gradient(view.masked)).items()}
 
 
 @score(uses_labels=True)
 def obd(view: WeightView) -> Mapping[str, Tensor]:
-    """½ θ² F, where F, the mean of the squared gradients of single examples, stands for the diagonal of the Hessian.
+    """½ θ² F, where F, the mean of squared per-example gradients, approximates the diagonal of the Hessian.
 
     Source: LeCun, Denker, Solla, *Optimal Brain Damage*, 1989, with the empirical Fisher matrix for the Hessian.
     """
-    found = view.loss.squares(view.masked)
+    found = view.loss.squared_gradients(view.masked)
     return {name: 0.5 * weight.square() * found[name] for name, weight in view.weights.items()}
 
 
 def woodfisher(block_size: int = BLOCK_SIZE, damping: float = DAMPING) -> WeightScore:
-    """θ² / (2 [F⁻¹]_qq), what the loss rises by when a weight goes and the others of its block make up for it.
+    """θ² / (2 [F⁻¹]_qq): increase of the loss if a weight is removed and the others of its block compensate.
 
-    F is the damped empirical Fisher matrix in blocks, every example one gradient; see `inverse_fisher`.
+    F is the block-diagonal, damped empirical Fisher matrix with one gradient per example; see `inverse_fisher`.
 
     Source: Singh, Alistarh, *WoodFisher: Efficient Second-Order Approximation for Neural Network Compression*, NeurIPS
     2020; the saliency is that of Hassibi, Stork, *Optimal Brain Surgeon*, NIPS 1992. Differs in the default of λ.
 
     Args:
-        block_size: Consecutive weights of one tensor in a block; numbers in memory are weights × block_size.
+        block_size: Number of consecutive weights of one tensor in a block. Memory holds weights × block_size numbers.
         damping: λ.
 
     Raises:
         InvalidSetting: If a setting is out of range.
     """
-    refuse_blocks(block_size, damping)
+    check_block_settings(block_size, damping)
 
     def compute(view: WeightView) -> Mapping[str, Tensor]:
-        layout = Layout.of(view.weights, block_size)
+        layout = Layout.from_weights(view.weights, block_size)
         count = sum(len(labels) for _, labels in view.batches)
         inverse = inverse_blocks(_masked_gradients(view, layout), count, damping)
         return layout.tensors(layout.rows(view.weights).square() / (2 * inverse.diagonal(dim1=1, dim2=2)))
@@ -190,23 +191,23 @@ def woodfisher(block_size: int = BLOCK_SIZE, damping: float = DAMPING) -> Weight
 
 
 def mfac(damping: float = DAMPING, block_size: int | None = None) -> WeightScore:
-    """The same with all weights in one block, without the matrix: numbers in memory are weights × examples.
+    """As `woodfisher` with all weights in one block, matrix-free. Memory holds weights × examples numbers.
 
     Source: Frantar, Kurtic, Alistarh, *M-FAC: Efficient Matrix-Free Approximations of Second-Order Information*,
     NeurIPS 2021, with its damping.
 
     Args:
         damping: λ.
-        block_size: Consecutive weights of one tensor in a block; None puts all weights of all tensors into one.
+        block_size: Number of consecutive weights of one tensor in a block; None puts all weights into one block.
 
     Raises:
         InvalidSetting: If a setting is out of range.
     """
-    refuse_blocks(block_size, damping)
+    check_block_settings(block_size, damping)
 
     def compute(view: WeightView) -> Mapping[str, Tensor]:
-        layout = Layout.of(view.weights, block_size)
-        inverse = InverseProducts.of(torch.cat([*_masked_gradients(view, layout)]), damping)
+        layout = Layout.from_weights(view.weights, block_size)
+        inverse = InverseProducts.from_gradients(torch.cat([*_masked_gradients(view, layout)]), damping)
         return layout.tensors(layout.rows(view.weights).square() / (2 * inverse.diagonal))
 
     return WeightScore(compute, uses_labels=True)
@@ -217,18 +218,18 @@ def synflow(view: WeightView) -> Mapping[str, Tensor]:
     """|θ| ∂R/∂|θ| of the synaptic flow R, in float64.
 
     Source: Tanaka et al., *Pruning neural networks without any data by iteratively conserving synaptic flow*, NeurIPS
-    2020, algorithm 1. Differs from the authors' code in that biases and running means are 0, so that flow is conserved
-    in trained networks too, that counts are exact, and that the network's own tensors are not touched.
+    2020, algorithm 1. Differs from the authors' code in setting biases and running means to 0, which conserves the flow
+    in trained networks too. Counts are exact, and the network's tensors are not modified.
 
     Raises:
-        CalibrationError: If the form of the inputs is not known.
+        CalibrationError: If there are no example inputs.
     """
     if view.example_inputs is None:
-        raise CalibrationError("score 'synflow' needs the form of the inputs: give example_inputs, or a batch")
+        raise CalibrationError("score 'synflow' needs the shape of the inputs: pass example_inputs, or a batch")
     flow = synaptic_flow(view.model, view.example_inputs)
     magnitudes = {name: weight.double().abs_() for name, weight in view.masked.items()}
-    found = slopes(flow, magnitudes)
-    # In place of the magnitudes, since all are as large as the network; slopes may be one tensor for several weights.
+    found = gradients(flow, magnitudes)
+    # Reuse the magnitudes' memory, which is that of the network. Gradients of several weights may share one tensor.
     return {name: size.copy_(view.weights[name]).abs_().mul_(found[name]) for name, size in magnitudes.items()}
 
 
@@ -249,13 +250,13 @@ SCORES: dict[str, WeightScore] = {
 
 
 def _masked_gradients(view: WeightView, layout: Layout) -> Iterator[Tensor]:
-    """Gradients of single examples as blocks, 0 where weights are masked."""
+    """Per-example gradients as blocks, 0 at masked weights."""
     masks = layout.rows(view.masks)
-    for some in examples_of_one_process(view.loss, view.masked, layout):
-        yield some * masks
+    for chunk in example_gradient_blocks(view.loss, view.masked, layout):
+        yield chunk * masks
 
 
-def _share_of_larger(weight: Tensor) -> Tensor:
+def _lamp_scores(weight: Tensor) -> Tensor:
     flat = weight.double().flatten().square()
     order = flat.argsort(descending=True, stable=True)
     found = torch.empty_like(flat)

@@ -1,4 +1,4 @@
-"""Masked weights as torch's sparse tensors: a state that loads back, and 2:4 weights for hardware made for them."""
+"""Masked weights as sparse torch tensors: state dicts that load back, and 2:4 weights for NVIDIA GPUs."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,46 +17,46 @@ SparseLayout = Literal["coo", "csr"]
 def sparse_state(model: nn.Module, masks: WeightMasks, layout: SparseLayout = "coo") -> dict[str, Tensor]:
     """A network's state dict with masked weights as sparse tensors; `load_sparse_` is the inverse.
 
-    Exactly the weights that stay are stored, also those that are 0.
+    Exactly the kept weights are stored, including those that are 0.
 
     Args:
-        model: The network, whose weights need not be 0 where they are masked. It is left as it was.
-        masks: Which weights stay.
-        layout: ``"coo"`` in the weights' shapes, or ``"csr"`` with rows of outputs, ``(out, everything else)``.
+        model: The network; not modified. Its masked weights need not be 0.
+        masks: Which weights are kept.
+        layout: ``"coo"`` with the weights' shapes, or ``"csr"`` with one row per output, ``(out, everything else)``.
 
     Raises:
-        InvalidSetting: If masks do not fit the network, or there is no such layout.
+        InvalidSetting: If masks do not fit the network, or the layout is unknown.
     """
     if layout not in ("coo", "csr"):
-        raise InvalidSetting(f"layout is 'coo' or 'csr'; given {layout!r}")
+        raise InvalidSetting(f"layout must be 'coo' or 'csr'; given {layout!r}")
     masks.refuse_misfit(model)
     parameters = dict(model.named_parameters())
-    known = {id(parameters[name]): mask for name, mask in masks.items()}
-    make = coo if layout == "coo" else csr
+    mask_of = {id(parameters[name]): mask for name, mask in masks.items()}
+    to_sparse = coo if layout == "coo" else csr
     return {
-        name: make(tensor.detach(), known[id(tensor)]) if id(tensor) in known else tensor.detach().clone()
+        name: to_sparse(tensor.detach(), mask_of[id(tensor)]) if id(tensor) in mask_of else tensor.detach().clone()
         for name, tensor in model.state_dict(keep_vars=True).items()
     }
 
 
 def load_sparse_(model: nn.Module, state: Mapping[str, Tensor]) -> WeightMasks:
-    """Load what `sparse_state` gave into a network, in place: zeros where weights are masked.
+    """Load a state of `sparse_state` into a network, in place. Masked weights become 0.
 
     Args:
-        model: A network of the same architecture; it is left as it was if the state does not fit.
+        model: A network of the same architecture; not modified if the state does not fit.
         state: The state.
 
     Returns:
         The masks.
 
     Raises:
-        InvalidSetting: If the state is of another network.
+        InvalidSetting: If the state belongs to another network.
     """
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     if wrong := sorted(n for n in shapes.keys() | state.keys() if not _fits(state.get(n), shapes.get(n))):
         raise InvalidSetting(
-            f"the sparse state is of another network: {len(wrong)} tensors differ, such as {wrong[0]!r}; give a "
-            "network of the architecture that it was made from"
+            f"the sparse state belongs to another network: {len(wrong)} tensors differ, such as {wrong[0]!r}; load it "
+            "into a network of the same architecture"
         )
     model.load_state_dict({n: (t if _plain(t) else _dense(t)).view(shapes[n]) for n, t in state.items()})
     parameters = dict(model.named_parameters())
@@ -65,56 +65,56 @@ def load_sparse_(model: nn.Module, state: Mapping[str, Tensor]) -> WeightMasks:
 
 
 def semi_structured(model: nn.Module, masks: WeightMasks) -> nn.Module:
-    """A copy of a network whose masked linear maps compute with 2:4 sparse weights, for inference on NVIDIA GPUs.
+    """Copy a network and convert masked linear maps to 2:4 sparse weights, for inference on NVIDIA GPUs.
 
     Args:
         model: The network, on the GPU, in half precision; see `torch.sparse.to_sparse_semi_structured`.
-        masks: Of ``mask_weights(pattern="2:4")``. Masked convolutions, which torch has no such kernels for, and what
-            the pattern leaves whole get plain zeros.
+        masks: Masks from ``mask_weights(pattern="2:4")``. Masked convolutions, for which torch has no 2:4 kernels, and
+            weights that the pattern leaves whole get plain zeros.
 
     Raises:
         InvalidSetting: If masks do not fit the network.
-        UnsupportedModel: If no linear map is masked 2:4, or device, type or shape do not allow it; the text says what.
+        UnsupportedModel: If no linear map has a 2:4 mask, or device, dtype or shape do not allow it.
     """
     pruned = masks.applied(model)
-    places = {f"{name}.weight": module for name, module in pruned.named_modules() if isinstance(module, nn.Linear)}
-    linear = [name for name, mask in masks.items() if name in places and is_two_of_four(mask)]
+    linears = {f"{name}.weight": module for name, module in pruned.named_modules() if isinstance(module, nn.Linear)}
+    linear = [name for name, mask in masks.items() if name in linears and is_two_of_four(mask)]
     if not linear:
         raise UnsupportedModel(
-            "no linear map is masked 2:4; make masks by mask_weights(model, pattern='2:4'), of a network with "
-            "nn.Linear whose inputs are a multiple of 4"
+            "no linear map is masked 2:4; make masks with mask_weights(model, pattern='2:4') for a network with "
+            "nn.Linear layers whose number of inputs is a multiple of 4"
         )
     for name in linear:
         try:
-            weight = torch.sparse.to_sparse_semi_structured(places[name].weight.detach())
+            weight = torch.sparse.to_sparse_semi_structured(linears[name].weight.detach())
         except (RuntimeError, NotImplementedError, ValueError) as error:
             raise UnsupportedModel(
                 f"{name!r} has no 2:4 kernel here: {error}; move the network to an NVIDIA GPU of compute capability "
-                "8.0 or more in float16 or bfloat16, or take sparse_state"
+                "8.0 or more in float16 or bfloat16, or use sparse_state"
             ) from error
-        places[name].weight = nn.Parameter(weight, requires_grad=False)
+        linears[name].weight = nn.Parameter(weight, requires_grad=False)
     return pruned
 
 
 def is_two_of_four(mask: Tensor) -> bool:
-    """Whether exactly two of every four consecutive inputs stay, of a mask ``(outputs, inputs)``."""
+    """Whether a mask ``(outputs, inputs)`` keeps exactly two of every four consecutive inputs."""
     return mask.ndim == 2 and mask.shape[1] % 4 == 0 and bool((mask.view(-1, 4).sum(1) == 2).all())
 
 
 def coo(weight: Tensor, mask: Tensor) -> Tensor:
-    """A weight by the coordinates of what stays."""
-    where = mask.to(weight.device)
+    """The kept entries of a weight as a COO tensor."""
+    kept = mask.to(weight.device)
     return torch.sparse_coo_tensor(
-        where.nonzero().T, weight[where], weight.shape, is_coalesced=True, check_invariants=True
+        kept.nonzero().T, weight[kept], weight.shape, is_coalesced=True, check_invariants=True
     )
 
 
 def csr(weight: Tensor, mask: Tensor) -> Tensor:
-    """A weight as rows of outputs, ``(out, everything else)``."""
-    rows, where = weight.flatten(1), mask.to(weight.device).flatten(1)
-    starts = nn.functional.pad(where.sum(1).cumsum(0), (1, 0))
+    """The kept entries of a weight as a CSR tensor with one row per output, ``(out, everything else)``."""
+    rows, kept = weight.flatten(1), mask.to(weight.device).flatten(1)
+    starts = nn.functional.pad(kept.sum(1).cumsum(0), (1, 0))
     with no_beta_warning():
-        return torch.sparse_csr_tensor(starts, where.nonzero()[:, 1], rows[where], rows.shape, check_invariants=True)
+        return torch.sparse_csr_tensor(starts, kept.nonzero()[:, 1], rows[kept], rows.shape, check_invariants=True)
 
 
 def _fits(tensor: Tensor | None, shape: torch.Size | None) -> bool:
@@ -134,7 +134,7 @@ def _dense(tensor: Tensor) -> Tensor:
 
 
 def _pattern(tensor: Tensor) -> Tensor:
-    """True where something is stored."""
+    """True where an entry is stored."""
     stored = tensor.coalesce() if tensor.layout == torch.sparse_coo else tensor
     pattern = stored.clone()
     pattern.values().fill_(1)
@@ -143,7 +143,7 @@ def _pattern(tensor: Tensor) -> Tensor:
 
 @contextmanager
 def no_beta_warning() -> Iterator[None]:
-    """Without torch's note that its CSR tensors are in beta."""
+    """Suppress torch's warning that CSR tensors are in beta."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         yield

@@ -1,4 +1,4 @@
-"""A state with sparse tensors in one file: safetensors with a JSON header. No pickle."""
+"""Read and write sparse states as one safetensors file with a JSON header. No pickle."""
 
 import json
 from collections.abc import Mapping
@@ -22,16 +22,16 @@ _SMALL = 2**31
 
 @dataclass(frozen=True)
 class SparseHeader:
-    """What a file says of its sparse tensors: the shape of each by name."""
+    """File header: the format version, and the shapes of the sparse tensors by name."""
 
     format_version: int
     shapes: Mapping[str, tuple[int, ...]]
 
 
 def save_sparse(path: str | Path, state: Mapping[str, Tensor], *, overwrite: bool = False) -> Path:
-    """Save what `scionet.masks.sparse.sparse_state` gave, whole or not at all.
+    """Save a state of `scionet.masks.sparse.sparse_state`, atomically.
 
-    Indices are stored in 32 bits where they fit.
+    Indices are stored in 32 bits if they fit.
 
     Raises:
         CheckpointError: If the file exists or cannot be written.
@@ -51,35 +51,35 @@ def save_sparse(path: str | Path, state: Mapping[str, Tensor], *, overwrite: boo
 
 
 def read_sparse(path: str | Path) -> dict[str, Tensor]:
-    """What `save_sparse` wrote, on the processor.
+    """Read what `save_sparse` wrote, onto the CPU.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, of a newer format, or holds something else.
+        CheckpointError: If the file is missing, damaged, of a newer format, or contains something else.
     """
     with opened(path, _WRITER) as file:
         header = _header(path, file.metadata() or {})
     tensors = tensors_in(path, _WRITER)
     try:
-        sparse = {name: _made(name, shape, tensors) for name, shape in header.shapes.items()}
+        sparse = {name: _assembled(name, shape, tensors) for name, shape in header.shapes.items()}
     except (KeyError, RuntimeError) as error:
         raise CheckpointError(f"{path}: its sparse tensors are damaged ({error}); copy or save it again") from error
     return tensors | sparse
 
 
 def _parts(tensor: Tensor) -> dict[str, Tensor]:
-    """Values and indices, on the processor."""
+    """Values and indices, on the CPU."""
     if tensor.layout == torch.sparse_coo:
         stored = tensor.coalesce()
         indices = {"indices": stored.indices()}
     else:
         stored, indices = tensor, {"crow": tensor.crow_indices(), "col": tensor.col_indices()}
-    kind = torch.int32 if tensor.shape.numel() < _SMALL else torch.int64
-    found = {"values": stored.values().detach(), **{name: index.to(kind) for name, index in indices.items()}}
+    dtype = torch.int32 if tensor.shape.numel() < _SMALL else torch.int64
+    found = {"values": stored.values().detach(), **{name: index.to(dtype) for name, index in indices.items()}}
     return {name: part.to("cpu").contiguous() for name, part in found.items()}
 
 
-def _made(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> Tensor:
-    """A sparse tensor of its parts, which are taken out of `tensors`; its indices are checked."""
+def _assembled(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> Tensor:
+    """Build a sparse tensor from its parts, which are removed from `tensors`, and check its indices."""
     values = tensors.pop(f"{name}/values")
     if f"{name}/indices" in tensors:
         indices = tensors.pop(f"{name}/indices").long()
@@ -90,17 +90,19 @@ def _made(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) -> Tens
 
 
 def _header(path: str | Path, metadata: Mapping[str, str]) -> SparseHeader:
-    """What a file says of itself.
+    """Parse the header.
 
     Raises:
-        CheckpointError: If it holds something else, or is of a newer format.
+        CheckpointError: If the file contains something else, or is of a newer format.
     """
     if _KEY not in metadata:
-        raise CheckpointError(f"{path} holds no sparse state; give a file that {_WRITER} wrote")
+        raise CheckpointError(f"{path} contains no sparse state; give a file that {_WRITER} wrote")
     try:
         header = build(SparseHeader, json.loads(metadata[_KEY]))
     except ValueError as error:
         raise CheckpointError(f"{path}: its header is damaged ({error}); copy or save it again") from error
     if header.format_version > FORMAT_VERSION:
-        raise CheckpointError(f"{path} is of format {header.format_version}; this version reads {FORMAT_VERSION}")
+        raise CheckpointError(
+            f"{path} has format {header.format_version}, but this version reads up to {FORMAT_VERSION}; upgrade scionet"
+        )
     return header

@@ -1,7 +1,7 @@
-"""Synaptic flow: what reaches the output of a network of absolute weights from an input of ones.
+"""Synaptic flow R: the summed output of a network with absolute weights for an input of ones.
 
-R = 1ᵀ (∏ |W_l|) 1, in float64. So that the scores θ ∂R/∂θ are conserved, the network must be positively homogeneous:
-biases and running means are 0, and what is not homogeneous is replaced; see `scionet.masks.homogeneous`.
+R = 1ᵀ (∏ |W_l|) 1, in float64. The scores θ ∂R/∂θ are conserved only in a positively homogeneous network. Biases and
+running means are therefore set to 0, and inhomogeneous functions are replaced; see `scionet.masks.homogeneous`.
 """
 
 from typing import Any
@@ -14,28 +14,28 @@ from torch.utils._pytree import tree_map
 from scionet.errors import PruneError, UnsupportedModel
 from scionet.masks.gradients import Functional, Weights
 from scionet.masks.homogeneous import Homogeneous
-from scionet.masks.weights import wide
+from scionet.masks.weights import upcast
 from scionet.network.calling import Batch, as_arguments, attention_unfused, first_of, place_of, tensors_of, undisturbed
 
 ZEROED = ("bias", "running_mean")
-"""How the names of tensors end that would be added."""
+"""Suffixes of the names of additive tensors."""
 
 
 def synaptic_flow(model: nn.Module, example_inputs: Batch) -> Functional:
-    """R as a function of the weights' magnitudes, which are 0 or more.
+    """R as a function of the nonnegative magnitudes of the weights.
 
     Args:
-        model: The network, which keeps its tensors and flags.
-        example_inputs: What it is called on; of the values only those of integers (tokens) matter.
+        model: The network; not modified.
+        example_inputs: Inputs of the network. Only the values of integer inputs (tokens) matter.
 
     Raises:
-        UnsupportedModel: When R is asked for: if the network does not run in this way, or R is not finite.
+        UnsupportedModel: When R is evaluated: if the network does not run in this way, or R is not finite.
     """
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     args, kwargs = as_arguments(_ones(example_inputs, model))
 
     def flow(weights: Weights) -> Tensor:
-        rest = wide({name: tensor for name, tensor in state.items() if name not in weights}, torch.float64)
+        rest = upcast({name: tensor for name, tensor in state.items() if name not in weights}, torch.float64)
         tensors = {name: _magnitude(name, tensor) for name, tensor in rest.items()}
         tensors |= {name: weight.double() for name, weight in weights.items()}
         grad = torch.is_grad_enabled()
@@ -47,7 +47,7 @@ def synaptic_flow(model: nn.Module, example_inputs: Batch) -> Functional:
             except (RuntimeError, ValueError, TypeError, AttributeError) as error:
                 raise UnsupportedModel(
                     f"{type(model).__name__} does not run on float64 inputs of ones with homogeneous layers "
-                    f"({type(error).__name__}: {error}); choose a score with data, such as 'snip', or 'magnitude'"
+                    f"({type(error).__name__}: {error}); use a score with data, such as 'snip', or 'magnitude'"
                 ) from error
         return _finite(next(t for t in tensors_of(outputs) if t.is_floating_point()).double().sum())
 
@@ -61,7 +61,7 @@ def _magnitude(name: str, tensor: Tensor) -> Tensor:
 
 
 def _ones(inputs: Batch, model: nn.Module) -> Batch:
-    """One example: ones for floating-point numbers, integers as they are."""
+    """One example, with floating-point inputs replaced by ones; integers stay."""
     device = place_of(model)[0]
 
     def one(leaf: Any) -> Any:
@@ -75,14 +75,14 @@ def _ones(inputs: Batch, model: nn.Module) -> Batch:
 
 
 def _finite(flow: Tensor) -> Tensor:
-    """The flow itself.
+    """Return the flow.
 
     Raises:
-        UnsupportedModel: If it is NaN or infinite.
+        UnsupportedModel: If the flow is NaN or infinite.
     """
     if not bool(torch.isfinite(flow)):
         raise UnsupportedModel(
-            f"the synaptic flow is {float(flow)}: it leaves the range of float64, about 1e308; divide the weights of "
-            "the stem by a constant (which changes no ranking), or choose another score, such as 'magnitude'"
+            f"the synaptic flow is {float(flow)}, outside the range of float64 (about 1e308); divide the weights of "
+            "the first layer by a constant (which changes no ranking), or use another score, such as 'magnitude'"
         )
     return flow

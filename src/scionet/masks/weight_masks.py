@@ -1,4 +1,4 @@
-"""Masks of single weights: applied to a network, taken away, saved."""
+"""Masks of single weights: attach them to a network, detach, save and load them."""
 
 import copy
 from collections.abc import Iterator, Mapping
@@ -16,16 +16,16 @@ from scionet.seeds import seeded
 
 
 class Masked(nn.Module):
-    """A parametrization that gives 0 in place of masked weights.
+    """Parametrization that replaces masked weights by 0.
 
-    What trains is the weight behind it, whose masked entries get no gradient. The mask is a buffer: it is part of the
-    state dict, moves with the network, and is copied with it.
+    Training updates the underlying weight, whose masked entries get no gradient. The mask is a buffer: it is part of
+    the state dict, moves with the network and is copied with it.
     """
 
     mask: Tensor
 
     def __init__(self, mask: Tensor, order: tuple[str, ...]) -> None:
-        """Keep where `mask` is true; `order` is that of the module's parameters, to be had again afterwards."""
+        """Keep entries where `mask` is true; `order` is the parameter order that detaching restores."""
         super().__init__()
         self.order = order
         self.register_buffer("mask", mask)
@@ -35,29 +35,29 @@ class Masked(nn.Module):
         return torch.where(self.mask, weight, torch.zeros((), dtype=weight.dtype, device=weight.device))
 
     def right_inverse(self, weight: Tensor) -> Tensor:
-        """What assigning to the weight stores: all of it."""
+        """The value that an assignment to the weight stores: all of it."""
         return weight
 
 
 @dataclass(frozen=True, eq=False)
 class WeightMasks(Mapping[str, Tensor]):
-    """Which weights stay: booleans by parameter name, in the parameters' shapes.
+    """Which weights are kept: booleans by parameter name, in the parameters' shapes.
 
     Attributes:
-        masks: True where a weight stays.
+        masks: True where a weight is kept.
     """
 
     masks: Mapping[str, Tensor]
 
     def __post_init__(self) -> None:
-        """Check that they are masks.
+        """Check that all masks are boolean.
 
         Raises:
-            InvalidSetting: If one is not boolean.
+            InvalidSetting: If one is not.
         """
         wrong = {name: str(mask.dtype) for name, mask in self.masks.items() if mask.dtype != torch.bool}
         if wrong:
-            raise InvalidSetting(f"masks are boolean tensors; given {wrong}; convert them with tensor.bool()")
+            raise InvalidSetting(f"masks must be boolean tensors; given {wrong}; convert them with tensor.bool()")
 
     def __getitem__(self, name: str) -> Tensor:
         """The mask of one parameter."""
@@ -73,19 +73,19 @@ class WeightMasks(Mapping[str, Tensor]):
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of weights that stay, by parameter."""
+        """Number of kept weights, by parameter."""
         return {name: int(mask.count_nonzero()) for name, mask in self.masks.items()}
 
     @property
     def density(self) -> float:
-        """Fraction of weights that stay."""
+        """Fraction of weights kept."""
         return sum(self.counts.values()) / sum(mask.numel() for mask in self.masks.values())
 
     def refuse_misfit(self, model: nn.Module) -> None:
-        """Check that these are masks of a network's weights.
+        """Check that the masks fit a network's weights.
 
         Raises:
-            InvalidSetting: If the network has no such weights, or they are masked already.
+            InvalidSetting: If the network does not have these weights, or they are already masked.
         """
         weights = maskable(model)
         problems = [
@@ -95,16 +95,17 @@ class WeightMasks(Mapping[str, Tensor]):
             if name not in weights or weights[name].shape != mask.shape
         ]
         if problems:
-            raise InvalidSetting(f"masks do not fit: {'; '.join(problems[:8])}; use those that were made for it")
+            raise InvalidSetting(f"masks do not fit: {'; '.join(problems[:8])}; use masks made for this network")
 
     def attach_(self, model: nn.Module) -> None:
-        """Mask a network in place: its weights read 0 where they are masked, also after every training step.
+        """Mask a network in place. Masked weights read as 0, also after training steps.
 
-        Weights behind the masks keep their values until `detach_masks_` makes the zeros plain. Tied weights are masked
-        wherever they stand. Make the optimiser before or after: parameters stay the same objects.
+        The underlying weights keep their values until `detach_masks_` replaces them by plain zeros. Tied weights are
+        masked everywhere. Parameters stay the same objects, so the optimiser may be created before or after.
 
         Raises:
-            InvalidSetting: If the network has no such weights, or they are masked already; it is then as it was.
+            InvalidSetting: If the network does not have these weights, or they are already masked. The network is then
+                not modified.
         """
         self.refuse_misfit(model)
         parameters = dict(model.named_parameters())
@@ -127,16 +128,18 @@ class WeightMasks(Mapping[str, Tensor]):
         return masked
 
     def shuffled(self, seed: int) -> "WeightMasks":
-        """Random masks that keep as many weights of each parameter: the control that any score must beat.
+        """Random masks with the same number of kept weights per parameter: the control that a score must beat.
 
         Source: Frankle et al., *Pruning Neural Networks at Initialization: Why Are We Missing the Mark?*, ICLR 2021.
         """
-        draw = seeded(seed)
-        orders = {name: torch.from_numpy(draw("shuffled", name).permutation(m.numel())) for name, m in self.items()}
+        generators = seeded(seed)
+        orders = {
+            name: torch.from_numpy(generators("shuffled", name).permutation(m.numel())) for name, m in self.items()
+        }
         return WeightMasks({n: m.flatten()[orders[n].to(m.device)].view(m.shape) for n, m in self.items()})
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
-        """Save as one ``.safetensors`` file with a JSON header, whole or not at all.
+        """Save as one ``.safetensors`` file with a JSON header, atomically.
 
         Raises:
             CheckpointError: If the file exists or cannot be written.
@@ -146,16 +149,16 @@ class WeightMasks(Mapping[str, Tensor]):
 
     @classmethod
     def load(cls, path: str | Path) -> "WeightMasks":
-        """Masks that `save` wrote, on the processor.
+        """Load masks that `save` wrote, onto the CPU.
 
         Raises:
-            CheckpointError: If the file is missing, damaged, of a newer format, or holds something else.
+            CheckpointError: If the file is missing, damaged, of a newer format, or contains something else.
         """
         return cls(read_masks(path))
 
 
 def detach_masks_(model: nn.Module) -> None:
-    """Take masks away in place and leave plain zeros; parameters stay the same objects.
+    """Remove masks in place and set masked weights to plain zeros; parameters stay the same objects.
 
     Raises:
         InvalidSetting: If the network has no masks.
@@ -169,7 +172,7 @@ def detach_masks_(model: nn.Module) -> None:
         if isinstance(link, Masked)
     ]
     if not masked:
-        raise InvalidSetting("the network has no masks to take away; WeightMasks.attach_ puts them there")
+        raise InvalidSetting("the network has no masks to detach; WeightMasks.attach_ attaches them")
     for module, key, order in masked:
         parametrize.remove_parametrizations(module, key, leave_parametrized=True)
         for name in [name for name in order if name in module._parameters]:
@@ -177,7 +180,7 @@ def detach_masks_(model: nn.Module) -> None:
 
 
 def _places(model: nn.Module, names: Mapping[int, str]) -> Iterator[tuple[nn.Module, str, str]]:
-    """Modules and keys where these parameters stand, and their names."""
+    """Modules and attribute names of these parameters, and their full names."""
     for module in model.modules():
         for key, parameter in module._parameters.items():
             if id(parameter) in names:

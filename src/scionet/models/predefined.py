@@ -1,7 +1,7 @@
-"""Pruned architectures from the literature, with random weights, to train from scratch (Scratch-E and Scratch-B).
+"""Pruned architectures predefined by papers, with untrained weights, for the Scratch-E and Scratch-B baselines.
 
-Source: Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, and its code. ResNet-50-2x is missing, since
-its blocks select input channels with an index layer. The models are built by the factory name
+Source: Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, and its code. ResNet-50-2x is missing, because
+its blocks read their input through an index layer. Build them with `scionet.models.factory.build` as
 ``scionet.models.predefined:NAME``.
 """
 
@@ -14,7 +14,7 @@ from scionet.models.factory import build
 from scionet.models.resnets import resnet56, resnet110
 
 Widths = Sequence[int | None]
-"""Output channels of the convolutions in order; None stands for a 2 x 2 max-pooling layer."""
+"""Channels of the convolutions in order; None is a 2 x 2 max-pool."""
 
 VGG16: Widths = (64, 64, None, 128, 128, None, *(256,) * 3, None, *(512,) * 3, None, *(512,) * 3)
 VGG16_A: Widths = (32, 64, None, 128, 128, None, *(256,) * 3, None, *(256,) * 3, None, *(256,) * 3)
@@ -24,10 +24,10 @@ _FIVE: Widths = (24, 22, None, 41, 51, None, 108, 89, 111, None, 184, 276, 228, 
 
 
 class Vgg(nn.Module):
-    """A VGG network: 3 x 3 convolutions and max-pooling layers, followed by a head."""
+    """3 x 3 convolutions and max-pools, followed by a head."""
 
     def __init__(self, widths: Widths, norm: bool, head: nn.Sequential) -> None:
-        """Build convolutions of these widths, with BatchNorm instead of bias if `norm`; `head` takes their output."""
+        """Make convolutions of these widths, with BatchNorm and without bias if `norm`, followed by `head`."""
         super().__init__()
         self.features = nn.Sequential(*_layers(widths, norm))
         self.head = head
@@ -80,19 +80,19 @@ def resnet34_a(classes: int = 1000) -> nn.Module:
 
 
 def _thinet(inner: Sequence[int], classes: int = 1000) -> nn.Module:
-    """ResNet-50 with the given inner width of the bottleneck blocks of each stage."""
+    """ResNet-50 with one inner width per stage for its bottlenecks."""
     model = build("torchvision:resnet50", num_classes=classes)
     for stage, width in enumerate(inner, 1):
         for block in getattr(model, f"layer{stage}"):
-            block.conv1 = _resized(block.conv1, out=width)
+            block.conv1 = _resized(block.conv1, out_channels=width)
             block.conv2 = _resized(block.conv2, width, width)
-            block.conv3 = _resized(block.conv3, into=width)
+            block.conv3 = _resized(block.conv3, in_channels=width)
             block.bn1, block.bn2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
     return model
 
 
 def _vgg_imagenet(widths: Widths, classes: int = 1000) -> nn.Module:
-    """VGG-16 for ImageNet without BatchNorm, with its three fully connected layers."""
+    """VGG-16 for ImageNet without BatchNorm, with three fully connected layers."""
     last = next(width for width in reversed(widths) if width)
     hidden = (nn.Linear(last * 49, 4096), nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(4096, 4096))
     head = nn.Sequential(nn.Flatten(), *hidden, nn.ReLU(inplace=True), nn.Dropout(), nn.Linear(4096, classes))
@@ -100,7 +100,7 @@ def _vgg_imagenet(widths: Widths, classes: int = 1000) -> nn.Module:
 
 
 def _vgg_pooled(widths: Widths, classes: int = 1000) -> nn.Module:
-    """The same with global average pooling and one linear layer instead of the last pool and three linear layers."""
+    """As `_vgg_imagenet`, but with global average pooling and one linear layer as the head."""
     last = next(width for width in reversed(widths) if width)
     return Vgg(widths, False, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes)))
 
@@ -116,34 +116,28 @@ vgg_5x = partial(_vgg_imagenet, _FIVE)
 
 
 def kept(width: int, density: float) -> int:
-    """The number of channels that the official code keeps: ``int(width * (1 - removed))`` in floating point."""
+    """Number of channels that the official code keeps: ``int(width * (1 - removed))``, in floating point."""
     return int(width * (1 - round(1 - density, 10)))
 
 
 def _narrow(model: nn.Module, densities: Sequence[float], skipped: Sequence[int]) -> nn.Module:
-    """Narrow the first convolution of each basic block.
-
-    Args:
-        model: A ResNet with basic blocks, changed in place.
-        densities: Fraction of the channels that is kept in each stage.
-        skipped: Numbers of convolutions that keep their width; counted from 1, without those of shortcuts.
-    """
+    """Narrow the first convolution of each basic block. Convolutions are numbered from 1, without shortcuts."""
     number = 2
     for stage, density in enumerate(densities, 1):
         for block in getattr(model, f"layer{stage}"):
             if number not in skipped:
                 width = kept(block.conv1.out_channels, density)
-                block.conv1, block.bn1 = _resized(block.conv1, out=width), nn.BatchNorm2d(width)
-                block.conv2 = _resized(block.conv2, into=width)
+                block.conv1, block.bn1 = _resized(block.conv1, out_channels=width), nn.BatchNorm2d(width)
+                block.conv2 = _resized(block.conv2, in_channels=width)
             number += 2
     return model
 
 
-def _resized(conv: nn.Conv2d, into: int | None = None, out: int | None = None) -> nn.Conv2d:
-    """A convolution with the same settings, other widths, and random weights."""
+def _resized(conv: nn.Conv2d, in_channels: int | None = None, out_channels: int | None = None) -> nn.Conv2d:
+    """A convolution of the same kind with other widths and new weights."""
     return nn.Conv2d(
-        into or conv.in_channels,
-        out or conv.out_channels,
+        in_channels or conv.in_channels,
+        out_channels or conv.out_channels,
         conv.kernel_size,  # pyright: ignore[reportArgumentType]
         conv.stride,  # pyright: ignore[reportArgumentType]
         conv.padding,  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""ProxylessNet-Mobile of Cai et al., *ProxylessNAS*, ICLR 2019: the result of their search for a mobile processor."""
+"""ProxylessNet-Mobile of Cai et al., *ProxylessNAS*, ICLR 2019: the architecture found for a mobile CPU."""
 
 from collections import OrderedDict
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 EPS = 1e-3
-"""The epsilon of every BatchNorm."""
+"""ε of every BatchNorm."""
 STAGES = (
     (16, 1, ((3, 1),)),
     (32, 2, ((5, 3), (3, 3), None, None)),
@@ -16,14 +16,14 @@ STAGES = (
     (192, 2, ((7, 6), (7, 6), (7, 3), (7, 3))),
     (320, 1, ((7, 6),)),
 )
-"""For each stage: channels, stride, and (kernel size, expansion) of each block; None where the search left it out."""
+"""Channels, stride, and the kernel size and expansion of each block; None for blocks that the search removed."""
 
 
 class InvertedResidual(nn.Module):
-    """An inverted residual block: expand the channels, apply a depthwise convolution, project."""
+    """An inverted residual block: expansion, depthwise convolution, projection."""
 
     def __init__(self, channels: int, width: int, kernel: int, stride: int, expansion: int) -> None:
-        """Map `channels` to `width` channels; with a shortcut if input and output have the same shape."""
+        """Map `channels` to `width` channels, with a shortcut if channels and resolution do not change."""
         super().__init__()
         inner = channels * expansion
         parts = {
@@ -36,15 +36,15 @@ class InvertedResidual(nn.Module):
         self.residual = channels == width and stride == 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """``(batch, channels, height, width)`` to ``(batch, width, height / stride, width / stride)``."""
+        """``(batch, channels, height, width)``; height and width are divided by the stride."""
         return self.mobile_inverted_conv(x) + x if self.residual else self.mobile_inverted_conv(x)
 
 
 class ProxylessMobile(nn.Module):
-    """ProxylessNet-Mobile, with the parameter names of the authors' code."""
+    """ProxylessNet-Mobile. Parameters have the names of the authors' code."""
 
     def __init__(self, classes: int) -> None:
-        """Build the network with random weights."""
+        """Make the network with untrained weights."""
         super().__init__()
         self.first_conv = convolution(3, 32, 3, 2)
         self.blocks = nn.Sequential(*blocks(32))
@@ -59,7 +59,7 @@ class ProxylessMobile(nn.Module):
 
 
 def blocks(channels: int) -> Iterator[nn.Module]:
-    """All blocks. Blocks that were left out are identities, so that the others have the authors' numbers."""
+    """All blocks. Removed blocks are identities, so that the numbering is that of the authors' code."""
     for width, stride, shapes in STAGES:
         for number, shape in enumerate(shapes):
             if shape is None:
@@ -73,7 +73,7 @@ def blocks(channels: int) -> Iterator[nn.Module]:
 def convolution(
     channels: int, width: int, kernel: int = 1, stride: int = 1, groups: int = 1, activation: bool = True
 ) -> nn.Sequential:
-    """A convolution with BatchNorm and, if `activation` is set, ReLU6."""
+    """A convolution with BatchNorm, followed by ReLU6 if `activation`."""
     layers: dict[str, nn.Module] = {
         "conv": nn.Conv2d(channels, width, kernel, stride, kernel // 2, groups=groups, bias=False),
         "bn": nn.BatchNorm2d(width, eps=EPS),
@@ -84,8 +84,8 @@ def convolution(
 
 
 def proxyless_mobile(classes: int = 1000) -> ProxylessMobile:
-    """ProxylessNet-Mobile for 224 x 224 pixels with random weights: 4.1 M parameters, 320 MMACs.
+    """ProxylessNet-Mobile for 224 x 224 pixels with untrained weights: 4.1 M parameters, 320 MMACs.
 
-    Parameters have the names of the authors' code, so their weights should load; this has not been tested.
+    Parameters have the names of the authors' code, so their weights should load. This is untested.
     """
     return ProxylessMobile(classes)

@@ -1,14 +1,14 @@
-"""Small residual networks: the CIFAR ResNets of He et al., and a network for handwritten digits."""
+"""Small residual networks: the CIFAR ResNets of He et al., and one for handwritten digits."""
 
 from torch import Tensor, nn
 from torch.nn import functional
 
 
 class PaddedShortcut(nn.Module):
-    """The shortcut without parameters of He et al., option A: strided pixels, with zeros in the added channels."""
+    """The parameter-free shortcut of He et al., option A: subsample pixels and pad channels with zeros."""
 
     def __init__(self, stride: int, added: int) -> None:
-        """Keep every `stride`-th pixel; put half of the `added` channels before and half after the existing ones."""
+        """Keep every `stride`-th pixel; add half of the `added` channels before and half after the existing ones."""
         super().__init__()
         self.stride = stride
         self.added = added
@@ -20,10 +20,10 @@ class PaddedShortcut(nn.Module):
 
 
 class Residual(nn.Module):
-    """A residual block: two 3 x 3 convolutions with BatchNorm, and a shortcut around them."""
+    """Two 3 x 3 convolutions with BatchNorm and a shortcut."""
 
     def __init__(self, channels: int, width: int, stride: int, shortcut: nn.Module) -> None:
-        """Map `channels` to `width` channels; `shortcut` must map the block's input to the same shape."""
+        """Map `channels` to `width` channels; `shortcut` must return the same shape."""
         super().__init__()
         self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(width)
@@ -40,11 +40,11 @@ class Residual(nn.Module):
 class CifarResNet(nn.Module):
     """The CIFAR ResNet of He et al., "Deep Residual Learning for Image Recognition" (2016), section 4.2.
 
-    Three stages of 16, 32 and 64 channels with 2n convolutions each; shortcuts of option A.
+    Three stages with 16, 32 and 64 channels and 2n convolutions each; shortcuts are of option A.
     """
 
     def __init__(self, blocks: int, classes: int = 10) -> None:
-        """Build the network with `blocks` residual blocks per stage: depth 6 * blocks + 2."""
+        """Make the network with `blocks` residual blocks per stage, of depth 6 * blocks + 2."""
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
@@ -55,7 +55,7 @@ class CifarResNet(nn.Module):
 
     @staticmethod
     def _stage(channels: int, width: int, stride: int, blocks: int) -> nn.Sequential:
-        """Blocks of one width; the first one changes width and resolution."""
+        """Blocks of one width; the first changes width and resolution."""
         shortcut = nn.Identity() if channels == width else PaddedShortcut(stride, width - channels)
         first = Residual(channels, width, stride, shortcut)
         return nn.Sequential(first, *(Residual(width, width, 1, nn.Identity()) for _ in range(blocks - 1)))
@@ -93,10 +93,10 @@ def resnet110(classes: int = 10) -> CifarResNet:
 
 
 class DigitsNet(nn.Module):
-    """A small residual network for 8 x 8 digits: three blocks of 16, 32 and 64 channels, projection shortcuts."""
+    """A small residual network for 8 x 8 digits: blocks of 16, 32 and 64 channels with projection shortcuts."""
 
     def __init__(self) -> None:
-        """Build the network with random weights."""
+        """Make the network with untrained weights."""
         super().__init__()
         self.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
@@ -118,5 +118,5 @@ class DigitsNet(nn.Module):
 
 
 def digits_cnn() -> DigitsNet:
-    """The network of `scionet demo`: 78,000 parameters, 2.1 MMACs."""
+    """The demo's network: 78,000 parameters, 2.1 MMACs."""
     return DigitsNet()

@@ -1,4 +1,4 @@
-"""Greedy selection in two rounds over many workers: each picks from its share, then one picks from what they picked."""
+"""Distributed greedy selection: each worker selects from its share, then one selection merges the workers' picks."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -15,13 +15,13 @@ from scionet.selection.policies import EXACT, Policy
 
 @dataclass(frozen=True)
 class TwoRounds:
-    """What both rounds found.
+    """The selections of both rounds.
 
     Attributes:
-        selection: The best of the second round and of all workers.
-        partition: The units that each worker chose from, ascending; some may be empty.
-        local: What each worker found.
-        merged: What the second round found among the workers' picks.
+        selection: The best of the merged selection and the workers' selections.
+        partition: The units of each worker's share, ascending; a share may be empty.
+        local: Each worker's selection.
+        merged: The second round's selection from the workers' picks.
     """
 
     selection: Selection
@@ -40,23 +40,23 @@ def distributed(
     n_jobs: int | None = None,
     backend: BackendName = "loky",
 ) -> TwoRounds:
-    """Pick up to `n_units` of each random share of the units in parallel, then `n_units` of all that were picked.
+    """Select up to `n_units` from each random share of the units in parallel, then `n_units` from all picks.
 
-    The result depends on the seed and the number of partitions, not on backend or number of workers. One partition is
-    plain greedy.
+    The result depends on the seed and the number of partitions, not on the backend or the number of workers. With one
+    partition it is plain greedy selection.
 
     Source: Khanna et al., *Scalable Greedy Feature Selection via Weak Submodularity*, AISTATS 2017, and Mirzasoleiman
-    et al., *Distributed Submodular Maximization*, NIPS 2013 (GreeDi). The best worker's set is kept where it beats the
-    second round: the guarantee of both papers, ``E f >= (nu / 2) (1 - exp(-gamma)) f(OPT)``, rests on that.
+    et al., *Distributed Submodular Maximization*, NIPS 2013 (GreeDi). The best worker's set is returned if it beats the
+    second round. The guarantee of both papers, ``E f >= (nu / 2) (1 - exp(-gamma)) f(OPT)``, requires this.
 
     Args:
-        objective: What to maximise; must be a set function, and is sent to the workers.
+        objective: Objective to maximise; must be a set function. It is sent to the workers.
         n_units: Number of units to keep.
         n_partitions: Number of shares.
-        seed: Decides the shares, and the samples of a stochastic policy.
-        policy: Which candidates are looked at in each step of both rounds.
-        n_jobs: Number of workers; None for as many as the backend has.
-        backend: Of joblib. ``"ray"`` and ``"dask"`` use the cluster that was connected before (or a local one).
+        seed: Seed of the partition and of the samples of a stochastic policy.
+        policy: Which candidates are evaluated at each step of both rounds.
+        n_jobs: Number of workers. None uses all that the backend offers.
+        backend: Joblib backend. ``"ray"`` and ``"dask"`` use the connected cluster, or a local one.
 
     Raises:
         InvalidSetting: If a number is out of range, the backend is unknown or not installed, or the objective is not
@@ -68,15 +68,15 @@ def distributed(
         )
     if Fact.WEAKLY_SUBMODULAR not in objective.facts:
         raise InvalidSetting(
-            f"distributed selection needs a weakly submodular set function; {type(objective).__name__} is none: take "
-            "one partition"
+            f"distributed selection requires a weakly submodular set function; {type(objective).__name__} is not one: "
+            "use n_partitions=1"
         )
     shares = _shares(objective.size, n_partitions, seed)
     generators = [np.random.default_rng([seed, number]) for number in range(n_partitions + 1)]
     if n_partitions == 1:
         whole = greedy(objective, n_units, policy=policy, rng=generators[0])
         return TwoRounds(whole, (tuple(range(objective.size)),), (whole,), whole)
-    from joblib import Parallel, delayed  # imported where it is used
+    from joblib import Parallel, delayed  # slow to import
 
     with configured(backend, n_jobs):
         jobs = [
@@ -92,6 +92,6 @@ def distributed(
 
 
 def _shares(size: int, n_partitions: int, seed: int) -> list[IntArray]:
-    """Each unit at a worker of its own choice, independently and uniformly; units of a share ascend."""
-    at = np.random.default_rng([seed, n_partitions, size]).integers(n_partitions, size=size)
-    return [np.flatnonzero(at == number) for number in range(n_partitions)]
+    """Assign each unit to a share independently and uniformly at random; units within a share ascend."""
+    share_of_unit = np.random.default_rng([seed, n_partitions, size]).integers(n_partitions, size=size)
+    return [np.flatnonzero(share_of_unit == number) for number in range(n_partitions)]

@@ -1,6 +1,6 @@
-"""Units chosen by what their consumers' output loses, each kept unit rescaled by least squares: ThiNet and the LASSO.
+"""ThiNet and LASSO: select units by reconstructing their consumers' output, then rescale each kept unit.
 
-Both work on the inner products of the units' contributions alone, whatever the number of examples.
+Both use only the inner products of the units' contributions, so their cost does not depend on the number of examples.
 """
 
 import warnings
@@ -13,18 +13,18 @@ from scionet.selection.objective import FloatArray
 from scionet.selection.terms import Contributions
 
 RIDGE = 1e-10
-"""Added to the diagonal, times its mean: duplicate units make the inner products singular."""
+"""Ridge relative to the mean of the diagonal. Duplicate units make the Gram matrix singular without it."""
 
 
 def thinet(contributions: Contributions, n_units: int) -> Selection:
-    """Remove, one at a time, the unit whose contribution keeps the sum of all removed ones smallest.
+    """Remove units one at a time, keeping the squared sum of the removed contributions as small as possible.
 
     Source: Luo et al., *ThiNet: A Filter Level Pruning Method for Deep Neural Network Compression*, ICCV 2017: greedy
-    removal, then least squares for a multiplier of each channel that stays. Differs in that all outputs and positions
-    count, where the paper samples some; one removal costs O(N).
+    removal, then a least-squares multiplier for each kept channel. Differs in using all outputs and positions, where
+    the paper samples some. One removal costs O(N).
 
     Args:
-        contributions: Of the units.
+        contributions: Contributions of the units.
         n_units: Number of units to keep.
     """
     gram = contributions.gram
@@ -40,15 +40,17 @@ def thinet(contributions: Contributions, n_units: int) -> Selection:
 
 
 def lasso(contributions: Contributions, n_units: int) -> Selection:
-    """Keep the units with the largest multipliers where an L1 penalty on them leaves so many.
+    """Keep the units with the largest multipliers, at the L1 penalty that leaves `n_units` of them.
 
-    Source: He et al., *Channel Pruning for Accelerating Very Deep Neural Networks*, ICCV 2017, with a multiplier of
-    each channel refitted after the choice. Differs in that the whole path of penalties is followed (LARS) instead of a
-    doubled and bisected one: the number of units is exact. Where the path skips it, the smallest multipliers go; where
-    it ends earlier, units that contribute most come in.
+    If no penalty leaves exactly `n_units`, the smallest multipliers are dropped. If the path ends with fewer units, the
+    units with the largest contributions are added.
+
+    Source: He et al., *Channel Pruning for Accelerating Very Deep Neural Networks*, ICCV 2017, with the multipliers
+    refitted after selection. Differs in following the whole path of penalties (LARS) instead of doubling and bisecting
+    the penalty, so the number of units is exact.
 
     Args:
-        contributions: Of the units, and what they are to add up to.
+        contributions: Contributions of the units, and their target.
         n_units: Number of units to keep.
     """
     multipliers = np.abs(_path(contributions))
@@ -60,28 +62,29 @@ def lasso(contributions: Contributions, n_units: int) -> Selection:
 
 
 def rescaled(contributions: Contributions, order: list[int]) -> Selection:
-    """These units with the multipliers that imitate the target best, and the error whenever one more had come in."""
+    """Fit the least-squares multipliers of these units, and record the error after each unit in order."""
     gram, cross = contributions.gram[np.ix_(order, order)], contributions.cross[order]
     ridge = RIDGE * max(float(np.diag(gram).mean()), np.finfo(np.float64).tiny)
     factor = cholesky(gram + ridge * np.eye(len(order)), lower=True)
     explained = solve_triangular(factor, cross, lower=True)
     weights = solve_triangular(factor, explained, lower=True, trans=1)
     errors = np.maximum(contributions.square - np.cumsum(explained**2), 0.0)
-    places = np.argsort(order)
-    kept = tuple(int(order[place]) for place in places)
-    return Selection(kept, tuple(order), tuple((-errors).tolist()), tuple(weights[places].tolist()), Status.REPLAYED)
+    ascending = np.argsort(order)
+    kept = tuple(int(order[position]) for position in ascending)
+    return Selection(kept, tuple(order), tuple((-errors).tolist()), tuple(weights[ascending].tolist()), Status.REPLAYED)
 
 
 def _path(contributions: Contributions) -> FloatArray:
     """Multipliers of all units, ``(N, penalties)``, from the largest penalty to none.
 
-    The path is linear between its corners, and at these units come in or go out with 0: so in the midst between them.
+    The path is linear between its knots. At a knot, units enter or leave with multiplier 0, so the midpoints between
+    knots are used.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import lars_path_gram
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ConvergenceWarning)  # of duplicates, of which one is left out
+        warnings.simplefilter("ignore", ConvergenceWarning)  # LARS drops duplicates and warns
         found = lars_path_gram(Xy=contributions.cross, Gram=contributions.gram.copy(), n_samples=1, method="lasso")
-    corners = np.asarray(found[2], dtype=np.float64)
-    return np.concatenate([(corners[:, :-1] + corners[:, 1:]) / 2, corners[:, -1:]], axis=1)
+    knots = np.asarray(found[2], dtype=np.float64)
+    return np.concatenate([(knots[:, :-1] + knots[:, 1:]) / 2, knots[:, -1:]], axis=1)

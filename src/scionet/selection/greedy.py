@@ -1,4 +1,4 @@
-"""Greedy forward selection: pick, one at a time, the unit that helps most."""
+"""Greedy forward selection: repeatedly pick the unit with the largest gain."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -13,29 +13,29 @@ from scionet.selection.policies import EXACT, Policy
 
 
 class Status(Enum):
-    """Why a selection ended as it did."""
+    """Why a selection ended."""
 
-    REACHED = "the number of units asked for is kept"
-    ENOUGH = "the value satisfied the stop rule before the number of units asked for was reached"
+    REACHED = "the requested number of units was selected"
+    ENOUGH = "the stop rule was satisfied before the requested number of units was selected"
     SATURATED = (
-        "picking with repetition stopped bringing in new units before the number asked for was reached; "
-        "from then on repeats were forbidden"
+        "selection with repetition stopped adding new units before the requested number was reached; "
+        "repeats were forbidden from there on"
     )
-    EXHAUSTED = "every unit was tried, and fewer units than asked for are kept"
-    REPLAYED = "the units were taken in a given order"
+    EXHAUSTED = "every unit was tried, and fewer units than requested were kept"
+    REPLAYED = "the units were picked in a given order"
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which units are kept, and the path that led there.
+    """The kept units and the sequence of picks.
 
     Attributes:
-        kept: Units with a weight other than 0, ascending.
-        order: Units in the order in which they were picked; a unit that was picked twice stands twice.
+        kept: Units with nonzero weight, ascending.
+        order: Units in the order in which they were picked. A unit that was picked twice appears twice.
         values: The objective's value after each pick.
         weights: Multiplier of each kept unit.
-        status: Why the path ended.
-        certified: The share of the best possible gain that the selection is certain to have, where it was computed.
+        status: Why the selection ended.
+        certified: Lower bound on the selection's share of the best possible gain; None if it was not computed.
     """
 
     kept: tuple[int, ...]
@@ -58,30 +58,30 @@ def greedy(
     max_picks_per_unit: int = 20,
     patience_per_unit: int = 10,
 ) -> Selection:
-    """Pick the candidate of the largest gain, the lowest index among ties, until `n_units` different units are kept.
+    """Pick the candidate with the largest gain until `n_units` distinct units are kept. Ties go to the lowest index.
 
-    With repetition only extreme points of the hull of the units' outputs are ever chosen, so the number of different
-    units saturates. After ``max_picks_per_unit * n_units`` picks, or ``patience_per_unit * n_units`` picks without a
-    new unit, repeats are forbidden from there on, and the status says so.
+    With repetition, only extreme points of the convex hull of the units' outputs are ever picked, so the number of
+    distinct units saturates. Repeats are forbidden after ``max_picks_per_unit * n_units`` picks, or after
+    ``patience_per_unit * n_units`` picks without a new unit. The status then says so.
 
-    Source: Ye et al., *Good Subnetworks Provably Exist*, ICML 2020, Algorithm 1. Differs from the released code, which
-    never repeats a unit and always samples 50 candidates: both are choices here.
+    Source: Ye et al., *Good Subnetworks Provably Exist*, ICML 2020, Algorithm 1. The released code never repeats a unit
+    and always samples 50 candidates; here, both are options.
 
     Args:
-        objective: What to maximise.
-        n_units: Number of different units to keep. If the objective cannot keep as many, every unit is tried.
-        policy: Which candidates are looked at in each step.
-        among: The units that may be picked; all if not given.
+        objective: Objective to maximise.
+        n_units: Number of distinct units to keep. If the objective cannot keep that many, every unit is tried.
+        policy: Which candidates are evaluated at each step.
+        among: Units that may be picked; all by default.
         repetition: Whether a unit may be picked again, which raises its weight.
-        rng: Source of randomness, for policies that need one.
-        enough: Stop rule; is given the value after each pick.
-        max_picks_per_unit: Cap on picks with repetition, per unit asked for.
-        patience_per_unit: Cap on picks without a new unit, per unit asked for.
+        rng: Random generator, for policies that need one.
+        enough: Stop rule, called with the value after each pick.
+        max_picks_per_unit: Cap on picks with repetition, per requested unit.
+        patience_per_unit: Cap on picks without a new unit, per requested unit.
 
     Raises:
         InvalidSetting: If a number is negative, a generator is missing, or the policy relies on facts that the
             objective does not have.
-        CalibrationError: If a gain is not a number.
+        CalibrationError: If a gain is NaN or infinite.
     """
     _check(n_units, max_picks_per_unit, patience_per_unit)
     policy.check(objective)
@@ -107,12 +107,12 @@ def greedy(
 
 
 def replay(objective: Objective[Any], order: Iterable[int], n_units: int | None = None) -> Selection:
-    """Pick units in a given order: the same curve of values for a path that came from elsewhere.
+    """Pick units in a given order and record the objective's values.
 
     Args:
-        objective: What to record.
+        objective: Objective to evaluate.
         order: Units, in the order in which they are picked.
-        n_units: End as soon as so many different units are kept.
+        n_units: Stop as soon as this many distinct units are kept.
     """
     run = _Run(objective, objective.start())
     for unit in order:
@@ -123,26 +123,26 @@ def replay(objective: Objective[Any], order: Iterable[int], n_units: int | None 
 
 
 def prefix(objective: Objective[Any], path: Selection, n_units: int) -> Selection:
-    """The selection of `n_units` on the way to a larger one: greedy paths are nested.
+    """The first `n_units` of a larger selection. Greedy selections are nested, so this is the smaller selection.
 
-    Costs nothing for a set function; for other objectives the picks are replayed, since all weights depend on the
-    number of picks.
+    Free for a set function. For other objectives the picks are replayed, since all weights depend on the number of
+    picks.
 
     Args:
-        objective: The objective with which the path was found.
+        objective: The objective of the larger selection.
         path: A selection of at least `n_units`.
-        n_units: Number of different units to keep.
+        n_units: Number of distinct units to keep.
 
     Raises:
-        InvalidSetting: If the path is shorter.
+        InvalidSetting: If the larger selection has fewer units.
     """
     if not 0 <= n_units <= len(path.kept):
-        raise InvalidSetting(f"a path of {len(path.kept)} units has prefixes of 0 to {len(path.kept)}; given {n_units}")
+        raise InvalidSetting(f"n_units must be from 0 to {len(path.kept)}, the size of the selection; given {n_units}")
     return shortened(path, n_units) if objective.facts else replay(objective, path.order, n_units)
 
 
 def shortened(path: Selection, n_units: int) -> Selection:
-    """The first `n_units` different units of a path whose objective is a set function."""
+    """The first `n_units` distinct units of a selection whose objective is a set function."""
     n_picks = _picks_for(path.order, n_units)
     order = path.order[:n_picks]
     kept = tuple(sorted(set(order)))
@@ -151,7 +151,7 @@ def shortened(path: Selection, n_units: int) -> Selection:
 
 @dataclass
 class _Run(Generic[State]):
-    """A selection that is under way."""
+    """A selection in progress."""
 
     objective: Objective[State]
     state: State
@@ -181,7 +181,7 @@ class _Run(Generic[State]):
 
 
 def _picks_for(order: tuple[int, ...], n_units: int) -> int:
-    """Number of picks after which so many different units have been picked."""
+    """Number of picks after which `n_units` distinct units have been picked."""
     seen: set[int] = set()
     for count, unit in enumerate(order):
         if len(seen) == n_units:
@@ -192,7 +192,7 @@ def _picks_for(order: tuple[int, ...], n_units: int) -> int:
 
 def _check(n_units: int, max_picks_per_unit: int, patience_per_unit: int) -> None:
     if n_units < 0:
-        raise InvalidSetting(f"n_units must be 0 or more; given {n_units}")
+        raise InvalidSetting(f"n_units must be at least 0; given {n_units}")
     if min(max_picks_per_unit, patience_per_unit) < 1:
         raise InvalidSetting(
             f"max_picks_per_unit and patience_per_unit must be at least 1; given {max_picks_per_unit} and "

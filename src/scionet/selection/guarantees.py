@@ -1,7 +1,7 @@
-"""What is guaranteed of a greedy selection: in advance, and of a finished run.
+"""Guarantees for greedy selection: a priori bounds and certificates for a finished selection.
 
-All bounds are for monotone objectives and relative to the value of the empty set. ``gamma`` is the submodularity ratio:
-1 or more for submodular objectives, between 0 and 1 for weakly submodular ones.
+All bounds hold for monotone objectives and are relative to the value of the empty set. ``gamma`` is the submodularity
+ratio: 1 or more for submodular objectives, between 0 and 1 for weakly submodular ones.
 """
 
 import math
@@ -14,22 +14,22 @@ from scionet.errors import InvalidSetting
 from scionet.selection.greedy import Selection, replay
 from scionet.selection.objective import Fact, Objective
 
-_LARGEST = 16
-"""Beyond so many units the definition of the submodularity ratio is not enumerated."""
+_MAX_ENUMERATED = 16
+"""Largest number of units for which the submodularity ratio is enumerated."""
 
 
 def greedy_factor(gamma: float = 1.0) -> float:
-    """The share of the best value that greedy selection reaches: ``1 - exp(-gamma)``.
+    """Share of the best value that greedy selection reaches: ``1 - exp(-gamma)``.
 
-    Source: Das, Kempe, ICML 2011, Theorem 3.2; gamma of the selected set and its size.
+    Source: Das, Kempe, ICML 2011, Theorem 3.2, with gamma for the selected set and its size.
     """
     return 1.0 - math.exp(-_ratio(gamma))
 
 
 def stochastic_factor(epsilon: float, gamma: float = 1.0) -> float:
-    """The share that greedy selection among random candidates reaches on average: ``1 - exp(-gamma (1 - epsilon))``.
+    """Share that stochastic greedy selection reaches on average: ``1 - exp(-gamma (1 - epsilon))``.
 
-    Source: Khanna et al., AISTATS 2017, from the gain of one step; not less than ``1 - exp(-gamma) - epsilon``.
+    Source: Khanna et al., AISTATS 2017, from the gain of one step. At least ``1 - exp(-gamma) - epsilon``.
 
     Raises:
         InvalidSetting: If epsilon lies outside (0, 1), or gamma is negative.
@@ -40,7 +40,7 @@ def stochastic_factor(epsilon: float, gamma: float = 1.0) -> float:
 
 
 def distributed_factor(gamma: float = 1.0, nu: float = 1.0) -> float:
-    """The share that two rounds over random shares reach on average: ``(nu / 2) (1 - exp(-gamma))``.
+    """Share that distributed greedy selection reaches on average: ``(nu / 2) (1 - exp(-gamma))``.
 
     Args:
         gamma: Submodularity ratio.
@@ -52,31 +52,32 @@ def distributed_factor(gamma: float = 1.0, nu: float = 1.0) -> float:
 
 
 def submodularity_ratio(objective: Objective[Any], chosen: tuple[int, ...], size: int) -> float:
-    """The definition: how far the gains of single units fall short of the gain of a set of them, at worst.
+    """Compute the submodularity ratio from its definition.
 
-    The least of ``sum_{s in S} f(s | L) / f(S | L)`` over all L within `chosen` and all S outside L of up to `size`
-    units. Exponential in both: for small problems and tests. Larger ones have `LeastSquares.spectral_ratio`.
+    It is the minimum of ``sum_{s in S} f(s | L) / f(S | L)`` over all L within `chosen` and all S outside L of up to
+    `size` units. The cost is exponential in both, so this is for small problems and tests. For larger ones, see
+    `LeastSquares.spectral_ratio`.
 
     Source: Das, Kempe, *Submodular meets Spectral*, ICML 2011, Definition 2.3.
 
     Args:
         objective: A monotone set function of at most 16 units.
-        chosen: Units that L is taken from.
-        size: Most units of S.
+        chosen: Units from which L is formed.
+        size: Maximum number of units in S.
 
     Raises:
-        InvalidSetting: If the objective is too large, or no monotone set function.
+        InvalidSetting: If the objective is too large or not a monotone set function.
     """
-    if objective.size > _LARGEST or Fact.MONOTONE not in objective.facts:
+    if objective.size > _MAX_ENUMERATED or Fact.MONOTONE not in objective.facts:
         raise InvalidSetting(
-            f"the submodularity ratio is enumerated for monotone set functions of at most {_LARGEST} units; given "
-            f"{type(objective).__name__} of {objective.size} units"
+            f"the submodularity ratio is enumerated only for monotone set functions of at most {_MAX_ENUMERATED} "
+            f"units; given {type(objective).__name__} of {objective.size} units"
         )
     values: dict[frozenset[int], float] = {}
 
     def value(units: frozenset[int]) -> float:
         if units not in values:
-            values[units] = worth(objective, tuple(sorted(units)))
+            values[units] = set_value(objective, tuple(sorted(units)))
         return values[units]
 
     ratios = [math.inf]
@@ -91,39 +92,39 @@ def submodularity_ratio(objective: Objective[Any], chosen: tuple[int, ...], size
 
 
 def best_possible(objective: Objective[Any], kept: tuple[int, ...], gamma: float = 1.0) -> float:
-    """An upper bound of the value of every set as large as `kept`, certified by the gains that are left.
+    """Upper bound on the value of every set of the same size as `kept`, from the remaining gains.
 
-    ``f(OPT) <= f(S) + (1 / gamma) * (sum of the |S| largest gains)``, and no set is worth more than all units together.
+    ``f(OPT) <= f(S) + (1 / gamma) * (sum of the |S| largest gains)``, capped at the value of all units together.
 
     Args:
         objective: A monotone set function.
         kept: The selected units.
-        gamma: A lower bound of the submodularity ratio; 1 for submodular objectives, 0 where none is known.
+        gamma: A lower bound on the submodularity ratio; 1 for submodular objectives, 0 if none is known.
 
     Raises:
-        InvalidSetting: If the objective is no monotone set function, or gamma is negative.
+        InvalidSetting: If the objective is not a monotone set function, or gamma is negative.
     """
     if Fact.MONOTONE not in objective.facts:
-        raise InvalidSetting(f"a certificate needs a monotone set function; {type(objective).__name__} is none")
-    everything = worth(objective, tuple(range(objective.size)))
+        raise InvalidSetting(f"a certificate requires a monotone set function; {type(objective).__name__} is not one")
+    value_of_all = set_value(objective, tuple(range(objective.size)))
     if _ratio(gamma) == 0.0:
-        return everything
+        return value_of_all
     state = objective.start()
     for unit in kept:
         state = objective.commit(state, unit)
     value, rest = objective.value(state), np.setdiff1d(np.arange(objective.size), kept)
     gains = np.sort(objective.gains(state, rest))[::-1][: len(kept)] if len(rest) else np.zeros(0)
-    return min(everything, value + float(np.maximum(gains, 0.0).sum()) / gamma)
+    return min(value_of_all, value + float(np.maximum(gains, 0.0).sum()) / gamma)
 
 
 def certified_share(objective: Objective[Any], selection: Selection, gamma: float = 1.0) -> float:
-    """The share of the best possible gain over the empty set that a selection is certain to have, from 0 to 1."""
+    """Lower bound on a selection's share of the best possible gain over the empty set, from 0 to 1."""
     empty = objective.value(objective.start())
     bound = best_possible(objective, selection.kept, gamma) - empty
-    return min(1.0, (worth(objective, selection.kept) - empty) / bound) if bound > 0 else 1.0
+    return min(1.0, (set_value(objective, selection.kept) - empty) / bound) if bound > 0 else 1.0
 
 
-def worth(objective: Objective[Any], units: tuple[int, ...]) -> float:
+def set_value(objective: Objective[Any], units: tuple[int, ...]) -> float:
     """The value of a set."""
     return replay(objective, units).values[-1] if units else objective.value(objective.start())
 
@@ -133,10 +134,10 @@ def _subsets(units: tuple[int, ...], largest: int) -> list[frozenset[int]]:
 
 
 def _ratio(given: float) -> float:
-    """The number itself.
+    """Return the ratio.
 
     Raises:
-        InvalidSetting: If it is negative or not a number.
+        InvalidSetting: If it is negative or NaN.
     """
     if not given >= 0:
         raise InvalidSetting(f"a ratio must be at least 0; given {given}")

@@ -1,4 +1,4 @@
-"""The likelihood of a logistic regression on the chosen columns, as a set function."""
+"""Likelihood of a logistic regression on the chosen columns, as a set function."""
 
 from dataclasses import dataclass
 
@@ -6,16 +6,16 @@ import numpy as np
 
 from scionet.errors import InvalidSetting
 from scionet.selection.objective import BoolArray, Fact, FloatArray, IntArray, Objective
-from scionet.selection.setfunctions import numbers
+from scionet.selection.setfunctions import finite_array
 
 _STEPS = 50
 _CHUNK = 2**24
-"""Numbers in the stacked designs of the candidates that are fitted together."""
+"""Maximum number of entries in the design matrices of candidates that are fitted together."""
 
 
 @dataclass(frozen=True, eq=False)
 class LogisticState:
-    """The chosen columns in order, the regression on them, shape ``(columns + 1, classes - 1)``, and its value."""
+    """The chosen columns in order, their coefficients, shape ``(columns + 1, classes - 1)``, and the value."""
 
     chosen: tuple[int, ...]
     coefficients: FloatArray
@@ -23,11 +23,11 @@ class LogisticState:
 
 
 class LogisticLikelihood(Objective[LogisticState]):
-    """The share of the deviance that a multinomial logistic regression with intercept on the chosen columns explains.
+    """Share of the deviance explained by a multinomial logistic regression with intercept on the chosen columns.
 
-    ``f(S) = max_b (l(b) - l(intercept alone)) / -l(intercept alone)``, l the mean log-likelihood minus
-    ``(ridge / 2) ||b||^2`` of the slopes on columns of mean 0 and variance 1; the ridge keeps separable classes finite.
-    Candidates are fitted side by side by Newton's method, from the present regression on.
+    ``f(S) = max_b (l(b) - l(intercept alone)) / -l(intercept alone)``, where l is the mean log-likelihood minus
+    ``(ridge / 2) ||b||^2``. The penalty applies to the slopes on standardised columns and keeps them finite if classes
+    are separable. Candidates are fitted in parallel by Newton's method, starting from the current regression.
 
     Source: Elenberg, Khanna, Dimakis, Negahban, *Restricted Strong Convexity Implies Weak Submodularity*, 2018.
     """
@@ -37,16 +37,16 @@ class LogisticLikelihood(Objective[LogisticState]):
 
         Args:
             x: Regressors, shape ``(samples, N)``.
-            y: Class of each sample, shape ``(samples,)``; two classes or more.
+            y: Class of each sample, shape ``(samples,)``; at least two classes.
             ridge: Strength of the penalty, above 0.
 
         Raises:
-            InvalidSetting: If the shapes do not fit, there is one class, or the ridge is not positive.
+            InvalidSetting: If the shapes do not match, there is only one class, or the ridge is not positive.
         """
-        x, names = numbers("x", x, 2), np.unique(np.asarray(y))
+        x, names = finite_array("x", x, 2), np.unique(np.asarray(y))
         if np.shape(y) != x.shape[:1] or len(names) < 2:
             raise InvalidSetting(
-                f"y must hold one class per row of x, of two classes or more; given {len(names)} classes, shapes "
+                f"y must hold one class per row of x and at least two classes; given {len(names)} classes, shapes "
                 f"{x.shape}, {np.shape(y)}"
             )
         if not ridge > 0:
@@ -66,7 +66,7 @@ class LogisticLikelihood(Objective[LogisticState]):
         return LogisticState((), self._intercept, 0.0)
 
     def gains(self, state: LogisticState, candidates: IntArray) -> FloatArray:
-        """Further share of the deviance that each candidate explains."""
+        """Increase of the explained share of the deviance by each candidate."""
         fresh = np.array([unit not in state.chosen for unit in candidates], dtype=bool)
         gains = np.zeros(len(candidates))
         chunk = max(1, _CHUNK // (len(self._x) * (len(state.chosen) + 2)))
@@ -83,7 +83,7 @@ class LogisticLikelihood(Objective[LogisticState]):
         return LogisticState((*state.chosen, unit), coefficients[0], float(values[0]))
 
     def value(self, state: LogisticState) -> float:
-        """The share of the null deviance that is explained, from 0 to 1."""
+        """Explained share of the null deviance, from 0 to 1."""
         return state.value
 
     def weights(self, state: LogisticState) -> FloatArray:
@@ -92,7 +92,7 @@ class LogisticLikelihood(Objective[LogisticState]):
         return indicator.astype(np.float64)
 
     def _fitted(self, state: LogisticState, units: IntArray) -> tuple[FloatArray, FloatArray]:
-        """The regressions with each unit: coefficients ``(units, columns, classes - 1)`` and values ``(units,)``."""
+        """Fit one regression per unit: coefficients ``(units, columns, classes - 1)`` and values ``(units,)``."""
         shared = np.column_stack([np.ones(len(self._x)), self._x[:, list(state.chosen)]])
         own = self._x[:, units].T[:, :, None]
         designs = np.concatenate([np.broadcast_to(shared, (len(units), *shared.shape)), own], axis=2)
@@ -115,17 +115,17 @@ class LogisticLikelihood(Objective[LogisticState]):
         return found, 1.0 + level / self._null
 
     def _newton_step(self, designs: FloatArray, at: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """The step towards the maximum, and half the squared Newton decrement, for each unit."""
+        """Newton step and half the squared Newton decrement, for each unit."""
         units, rows, width = designs.shape
         classes = at.shape[2]
-        chances = self._chances(designs, at)
+        probabilities = self._probabilities(designs, at)
         penalty = np.full(width, self._ridge)
         penalty[0] = 0.0
-        slope = designs.swapaxes(1, 2) @ (self._targets - chances) / rows - penalty[:, None] * at
+        slope = designs.swapaxes(1, 2) @ (self._targets - probabilities) / rows - penalty[:, None] * at
         curvature = np.empty((units, width, classes, width, classes))
         for a in range(classes):
             for b in range(classes):
-                weights = chances[:, :, a] * ((a == b) - chances[:, :, b]) / rows
+                weights = probabilities[:, :, a] * ((a == b) - probabilities[:, :, b]) / rows
                 curvature[:, :, a, :, b] = designs.swapaxes(1, 2) @ (weights[:, :, None] * designs)
         curvature = curvature.reshape(units, width * classes, width * classes)
         curvature[:, np.arange(width * classes), np.arange(width * classes)] += np.repeat(penalty, classes) + 1e-12
@@ -133,8 +133,8 @@ class LogisticLikelihood(Objective[LogisticState]):
         decrement = (step * slope.reshape(units, -1, 1)).sum(axis=(1, 2)) / 2
         return step.reshape(slope.shape), decrement
 
-    def _chances(self, designs: FloatArray, at: FloatArray) -> FloatArray:
-        """Probability of each class but the first, shape ``(units, samples, classes - 1)``."""
+    def _probabilities(self, designs: FloatArray, at: FloatArray) -> FloatArray:
+        """Probability of each class except the first, shape ``(units, samples, classes - 1)``."""
         scores = designs @ at
         top = np.maximum(scores.max(axis=2, keepdims=True), 0.0)
         raised = np.exp(scores - top)

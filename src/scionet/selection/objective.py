@@ -1,4 +1,4 @@
-"""The contract between an objective and the engine that maximises it."""
+"""Interface between an objective and the engines that maximise it."""
 
 from abc import ABC, abstractmethod
 from enum import Enum
@@ -15,29 +15,29 @@ State = TypeVar("State")
 
 
 class Fact(Enum):
-    """What is known about an objective as a function of the *set* of kept units; engines rely on nothing else.
+    """A property of an objective as a function of the *set* of kept units. Engines rely on nothing else.
 
-    An objective with any fact is a set function: its value depends on which units are kept and on nothing else, and
-    every kept unit has weight 1.
+    An objective with any fact is a set function: its value depends only on which units are kept, and every kept unit
+    has weight 1.
     """
 
     MONOTONE = "adding a unit never lowers the value"
-    SUBMODULAR = "the gain of a unit never grows when other units are added: a stale gain is an upper bound"
+    SUBMODULAR = "the gain of a unit never grows when other units are added, so an old gain is an upper bound"
     WEAKLY_SUBMODULAR = (
-        "the gains of the units of a set, taken one by one, add up to at least a positive constant times the gain of "
-        "the set: greedy keeps a multiplicative guarantee, but stale gains are no upper bounds"
+        "the gains of the single units of a set add up to at least a positive constant times the gain of the set: "
+        "greedy selection has a multiplicative guarantee, but old gains are not upper bounds"
     )
 
 
 class Objective(ABC, Generic[State]):
-    """What a subnetwork of some of `size` units is worth. Higher is better.
+    """The value of a subset of `size` units. Higher is better.
 
-    An imitation objective is worth minus its squared error relative to the target's mean square: 0 is perfect, and
-    -1 for each target is what giving nothing at all is worth.
+    The value of an imitation objective is minus its squared error, relative to the mean square of the target. A perfect
+    imitation has value 0, and an output of zero has value -1 per target.
 
     Attributes:
         size: Number of units N.
-        facts: What engines may rely on.
+        facts: Properties that engines may rely on.
     """
 
     size: int
@@ -45,27 +45,27 @@ class Objective(ABC, Generic[State]):
 
     @abstractmethod
     def start(self) -> State:
-        """The state in which no unit has been picked."""
+        """The state before the first pick."""
 
     @abstractmethod
     def gains(self, state: State, candidates: IntArray) -> FloatArray:
-        """Increase of the value by picking each candidate once more, one number for each candidate.
+        """Increase of the value by picking each candidate once more, shape ``(n,)``.
 
-        Of a candidate that does not have the largest increase, an upper bound may be given that is less than the
-        largest one by more than a tie: what is not the best need not be known exactly.
+        Only the largest gain must be exact. Other gains may be upper bounds, as long as they are below the largest one
+        by more than a tie.
 
         Args:
-            state: The present subnetwork; is not changed.
-            candidates: Distinct units, shape ``(n,)``. Units picked before are allowed.
+            state: The current state; not modified.
+            candidates: Distinct units, shape ``(n,)``. They may have been picked before.
         """
 
     @abstractmethod
     def commit(self, state: State, unit: int) -> State:
-        """The state after picking `unit` once more. The state given may be consumed: do not use it again."""
+        """The state after picking `unit` once more. May consume `state`: do not use that again."""
 
     @abstractmethod
     def value(self, state: State) -> float:
-        """The worth of the present subnetwork."""
+        """The value of the current state."""
 
     @abstractmethod
     def weights(self, state: State) -> FloatArray:

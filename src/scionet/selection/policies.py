@@ -1,4 +1,4 @@
-"""Which candidates a greedy step looks at: all, a random sample, or only those that may still be the best."""
+"""Which candidates a greedy step evaluates: all, a random sample, or only those that may still be the best."""
 
 import math
 from abc import ABC, abstractmethod
@@ -12,52 +12,52 @@ from scionet.errors import CalibrationError, InvalidSetting
 from scionet.selection.objective import Fact, FloatArray, IntArray, Objective
 
 TIE = 1e-10
-"""Gains that differ by less than this fraction of the best one are tied: rounding must not choose between twins."""
+"""Gains within this fraction of the best gain are tied, so that rounding does not decide between equal units."""
 
 Picker = Callable[[Any, IntArray], int]
-"""From the present state and the candidates, ascending, the one to take: the lowest index among ties."""
+"""Maps the current state and the ascending candidates to the unit to pick. Ties go to the lowest index."""
 
 
 class Policy(ABC):
-    """How the best candidate of a step is found.
+    """How a greedy step finds the best candidate.
 
     Attributes:
-        needs: Facts without which an objective is refused.
+        needs: Facts that an objective must have.
     """
 
     needs: frozenset[Fact] = frozenset()
 
     @abstractmethod
     def picker(self, objective: Objective[Any], n_units: int, rng: np.random.Generator | None) -> Picker:
-        """A picker for one run; it may remember what it saw.
+        """Make a picker for one selection; it may keep state between steps.
 
         Args:
-            objective: What is maximised.
-            n_units: Number of units asked for.
-            rng: Source of randomness, for policies that need one.
+            objective: Objective to maximise.
+            n_units: Requested number of units.
+            rng: Random generator, for policies that need one.
         """
 
     def check(self, objective: Objective[Any]) -> None:
-        """Refuse an objective that lacks a fact.
+        """Check that an objective has the required facts.
 
         Raises:
-            InvalidSetting: If it does.
+            InvalidSetting: If it lacks one.
         """
         missing = self.needs - objective.facts
         if missing:
             reasons = "; ".join(f"{fact.name.lower()} ({fact.value})" for fact in missing)
             raise InvalidSetting(
                 f"policy {type(self).__name__} relies on facts that {type(objective).__name__} does not have: "
-                f"{reasons}. Take Exact or Stochastic"
+                f"{reasons}. Use Exact or Stochastic"
             )
 
 
 @dataclass(frozen=True)
 class Exact(Policy):
-    """Every candidate is looked at in every step."""
+    """Evaluate every candidate at every step."""
 
     def picker(self, objective: Objective[Any], n_units: int, rng: np.random.Generator | None) -> Picker:
-        """Looks at all candidates."""
+        """Evaluate all candidates."""
         return lambda state, candidates: best(candidates, objective.gains(state, candidates))
 
 
@@ -66,14 +66,14 @@ EXACT = Exact()
 
 @dataclass(frozen=True)
 class Stochastic(Policy):
-    """A fresh random sample of the candidates is looked at in each step.
+    """Evaluate a new random sample of the candidates at each step.
 
-    Source: Mirzasoleiman et al., *Lazier Than Lazy Greedy*, AAAI 2015: for a monotone submodular objective the
+    Source: Mirzasoleiman et al., *Lazier Than Lazy Greedy*, AAAI 2015. For a monotone submodular objective, the
     expected value is at least ``1 - 1/e - epsilon`` of the best one, with ``N ln(1/epsilon)`` evaluations in total.
 
     Attributes:
-        epsilon: Sets the sample to ``ceil((N / n_units) ln(1 / epsilon))`` candidates; inside (0, 1).
-        sample_size: A fixed number of candidates instead (the released code of GFS, ICML 2020, takes 50).
+        epsilon: Sets the sample size to ``ceil((N / n_units) ln(1 / epsilon))``; inside (0, 1).
+        sample_size: A fixed sample size in place of that (50 in the released code of GFS, ICML 2020).
     """
 
     epsilon: float = 0.1
@@ -91,19 +91,19 @@ class Stochastic(Policy):
             raise InvalidSetting(f"sample_size must be at least 1, or None to use epsilon; given {self.sample_size}")
 
     def picker(self, objective: Objective[Any], n_units: int, rng: np.random.Generator | None) -> Picker:
-        """Looks at some of the candidates, drawn without replacement.
+        """Evaluate a sample of the candidates without replacement.
 
         Raises:
             InvalidSetting: If there is no random generator.
         """
         if rng is None:
-            raise InvalidSetting("random candidates need a generator; give rng=np.random.default_rng(seed)")
+            raise InvalidSetting("policy Stochastic needs a generator: pass rng=np.random.default_rng(seed)")
 
         def pick(state: Any, candidates: IntArray) -> int:
-            # the size implied by epsilon counts the units that may be chosen at all: fewer on one of several machines
-            wanted = self.sample_size or math.ceil(objective.size / n_units * math.log(1 / self.epsilon))
-            if wanted < len(candidates):
-                candidates = np.sort(rng.choice(candidates, wanted, replace=False))
+            # from all units N, not from those of one worker's share
+            size = self.sample_size or math.ceil(objective.size / n_units * math.log(1 / self.epsilon))
+            if size < len(candidates):
+                candidates = np.sort(rng.choice(candidates, size, replace=False))
             return best(candidates, objective.gains(state, candidates))
 
         return pick
@@ -111,9 +111,9 @@ class Stochastic(Policy):
 
 @dataclass(frozen=True)
 class Lazy(Policy):
-    """A candidate is looked at again only while its last known gain could still be the best: the picks of `Exact`.
+    """Re-evaluate a candidate only while its last known gain could still be the best. Makes the same picks as `Exact`.
 
-    A gain seen before is an upper bound of the present one only if the objective is submodular; others are refused.
+    An old gain is an upper bound on the current one only if the objective is submodular, so others are refused.
 
     Source: Minoux, *Accelerated greedy algorithms for maximizing submodular set functions*, 1978.
     """
@@ -121,50 +121,50 @@ class Lazy(Policy):
     needs = frozenset({Fact.SUBMODULAR})
 
     def picker(self, objective: Objective[Any], n_units: int, rng: np.random.Generator | None) -> Picker:
-        """Remembers the last gain of each unit."""
+        """Pick by the last known gain of each unit."""
         bounds = np.full(objective.size, np.inf)
 
-        def look(state: Any, units: IntArray) -> None:
-            bounds[units] = _numbers(units, objective.gains(state, units))
+        def evaluate(state: Any, units: IntArray) -> None:
+            bounds[units] = _checked_gains(units, objective.gains(state, units))
 
         def pick(state: Any, candidates: IntArray) -> int:
             fresh = np.zeros(len(candidates), dtype=bool)
             if np.isinf(bounds[candidates]).all():
-                look(state, candidates)
+                evaluate(state, candidates)
                 fresh[:] = True
             while True:
                 known = bounds[candidates]
                 top = known[fresh].max(initial=-math.inf)
                 stale = np.where(fresh, -math.inf, known)
                 next_up = int(stale.argmax())
-                if stale[next_up] < _tied(top):
-                    return int(candidates[np.argmax(fresh & (known >= _tied(top)))])
-                look(state, candidates[next_up : next_up + 1])
+                if stale[next_up] < _tie_threshold(top):
+                    return int(candidates[np.argmax(fresh & (known >= _tie_threshold(top)))])
+                evaluate(state, candidates[next_up : next_up + 1])
                 fresh[next_up] = True
 
         return pick
 
 
 def best(candidates: IntArray, gains: FloatArray) -> int:
-    """The candidate of the largest gain, the lowest index among ties. Candidates ascend."""
-    return int(candidates[np.argmax(gains >= _tied(_numbers(candidates, gains).max()))])
+    """The candidate with the largest gain. Candidates ascend; ties go to the lowest index."""
+    return int(candidates[np.argmax(gains >= _tie_threshold(_checked_gains(candidates, gains).max()))])
 
 
-def _tied(gain: float) -> float:
-    """The least gain that is not told apart from the best one."""
+def _tie_threshold(gain: float) -> float:
+    """The smallest gain that is tied with the best one."""
     return gain - TIE * abs(gain) if math.isfinite(gain) else gain
 
 
-def _numbers(candidates: IntArray, gains: FloatArray) -> FloatArray:
-    """The gains.
+def _checked_gains(candidates: IntArray, gains: FloatArray) -> FloatArray:
+    """Return the gains.
 
     Raises:
-        CalibrationError: If one of them is NaN or infinite.
+        CalibrationError: If a gain is NaN or infinite.
     """
     if not gains.max() < math.inf:
         bad = candidates[~(gains < math.inf)]
         raise CalibrationError(
-            f"the gain of {len(bad)} of {len(candidates)} units, first of unit {bad[0]}, is NaN or infinite; gains "
-            f"must be numbers: check the calibration data and the network for NaN and infinite values"
+            f"the gains of {len(bad)} of {len(candidates)} units, the first being unit {bad[0]}, are NaN or infinite; "
+            "check the calibration data and the network for NaN and infinite values"
         )
     return gains

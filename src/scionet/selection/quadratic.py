@@ -1,8 +1,8 @@
-"""Imitation of linear maps from second moments: average, line search, least squares.
+"""Objectives that imitate linear maps, computed from second moments: average, line search, least squares.
 
-A unit contributes ``A_i = W[:, columns_i] x[columns_i]`` to a consumer's output. With weights a_i the consumer gives
-``sum_i a_i A_i + W[:, fixed] x[fixed]``, and is to give y. All three objectives are worth minus the mean squared error
-relative to the mean square of y, summed over consumers.
+A unit contributes ``A_i = W[:, columns_i] x[columns_i]`` to a consumer's output. With weights a_i, the consumer's
+output is ``sum_i a_i A_i + W[:, fixed] x[fixed]``, and its target is y. The value of all three objectives is minus the
+mean squared error relative to the mean square of y, summed over consumers.
 """
 
 from collections.abc import Sequence
@@ -17,14 +17,14 @@ from scionet.selection.terms import Contributions, Term, common_size
 __all__ = ["Average", "Contributions", "LeastSquares", "LeastSquaresState", "LineSearch", "Term", "refit"]
 
 REFRESH = 256
-"""Line-search steps between two recomputations that remove drift."""
-GONE = 1e-14
-"""A line-search weight below this is 0."""
+"""Line-search steps after which the state is recomputed to remove rounding drift."""
+ZERO_WEIGHT = 1e-14
+"""Line-search weights below this are set to 0."""
 
 
 @dataclass(frozen=True, eq=False)
 class _Average:
-    """Multiplicities; n; ``<n (u - y), phi_i - y>`` for all i; ``||n (u - y)||^2``."""
+    """Multiplicities; n; ``<n (u - y), phi_i - y>`` for all i; ``||n (u - y)||^2``, with ``u`` the current output."""
 
     counts: FloatArray
     n_picks: int
@@ -35,19 +35,19 @@ class _Average:
 class Average(Objective[_Average]):
     """Imitation by the average of the picks: ``a_i = N c_i / n`` after n picks, c_i the multiplicity of unit i.
 
-    A pick costs O(N). All N units, each once, are exactly the dense map.
+    A pick costs O(N). Picking all N units once reproduces the dense map exactly.
 
-    Source: Ye et al., *Good Subnetworks Provably Exist*, ICML 2020; the target is the map's own dense output, as in
-    Ye et al., NeurIPS 2020, instead of the labels.
+    Source: Ye et al., *Good Subnetworks Provably Exist*, ICML 2020. The target is the map's dense output instead of the
+    labels, as in Ye et al., NeurIPS 2020.
     """
 
     def __init__(self, source: Sequence[Term] | Contributions) -> None:
         """Make the objective.
 
         Args:
-            source: The consumers of the units, or the inner products of their contributions.
+            source: Terms of the units' consumers, or the inner products of the units' contributions.
         """
-        given = source if isinstance(source, Contributions) else Contributions.of(source)
+        given = source if isinstance(source, Contributions) else Contributions.from_terms(source)
         self.size, self.facts = len(given.cross), frozenset()
         cross = self.size * given.cross
         self._centred = self.size**2 * given.gram - cross[:, None] - cross + given.square
@@ -55,7 +55,7 @@ class Average(Objective[_Average]):
         self._square = given.square
 
     def start(self) -> _Average:
-        """Nothing is given."""
+        """The state before the first pick."""
         return _Average(np.zeros(self.size), 0, np.zeros(self.size), 0.0)
 
     def gains(self, state: _Average, candidates: IntArray) -> FloatArray:
@@ -81,7 +81,7 @@ class Average(Objective[_Average]):
 
 @dataclass(frozen=True, eq=False)
 class _Convex:
-    """Weights on the simplex, their products with the Gram matrix, and the number of picks."""
+    """Simplex weights, their products with the Gram matrix, and the number of picks."""
 
     alpha: FloatArray
     with_gram: FloatArray
@@ -91,8 +91,8 @@ class _Convex:
 class LineSearch(Objective[_Convex]):
     """Imitation by a convex combination, ``a_i = N alpha_i``: a pick moves to ``(1 - s) alpha + s e_i``.
 
-    The step s in ``[-alpha_i / (1 - alpha_i), 1]`` is the best one, in closed form. A negative step moves weight away
-    from the unit, which leaves at the lower end; s = 1 drops all others. A pick costs O(N).
+    The step s is the best one in ``[-alpha_i / (1 - alpha_i), 1]``, in closed form. A negative step moves weight away
+    from the unit; at the lower limit it removes the unit, and s = 1 removes all others. A pick costs O(N).
 
     Source: Ye et al., *Greedy Optimization Provably Wins the Lottery*, NeurIPS 2020 (greedy local imitation).
     """
@@ -101,9 +101,9 @@ class LineSearch(Objective[_Convex]):
         """Make the objective.
 
         Args:
-            source: The consumers of the units, or the inner products of their contributions.
+            source: Terms of the units' consumers, or the inner products of the units' contributions.
         """
-        given = source if isinstance(source, Contributions) else Contributions.of(source)
+        given = source if isinstance(source, Contributions) else Contributions.from_terms(source)
         self.size, self.facts = len(given.cross), frozenset()
         self._gram = self.size**2 * given.gram
         self._diagonal = np.diag(self._gram).copy()
@@ -111,19 +111,19 @@ class LineSearch(Objective[_Convex]):
         self._square = given.square
 
     def start(self) -> _Convex:
-        """Nothing is given."""
+        """The state before the first pick."""
         return _Convex(np.zeros(self.size), np.zeros(self.size), 0)
 
     def gains(self, state: _Convex, candidates: IntArray) -> FloatArray:
-        """Decrease of the relative error by the best step."""
+        """Decrease of the relative error with the best step."""
         return self._steps(state, candidates)[1]
 
     def commit(self, state: _Convex, unit: int) -> _Convex:
-        """Take the best step along `unit`."""
+        """Take the best step towards `unit`."""
         step = self._steps(state, np.array([unit]))[0][0]
         alpha = (1 - step) * state.alpha
         alpha[unit] += step
-        alpha[alpha < GONE] = 0
+        alpha[alpha < ZERO_WEIGHT] = 0
         if (state.n_picks + 1) % REFRESH == 0:
             alpha /= alpha.sum()
             return _Convex(alpha, self._gram @ alpha, state.n_picks + 1)
@@ -139,15 +139,15 @@ class LineSearch(Objective[_Convex]):
         return self.size * state.alpha
 
     def _steps(self, state: _Convex, units: IntArray) -> tuple[FloatArray, FloatArray]:
-        """The best step along each unit, and its gain."""
+        """The best step towards each unit, and its gain."""
         if state.n_picks == 0:
             return np.ones(len(units)), 2 * self._cross[units] - self._diagonal[units]
         alpha, with_gram = state.alpha[units], state.with_gram[units]
         norm, match = state.alpha @ state.with_gram, state.alpha @ self._cross
         slope = self._cross[units] - with_gram - (match - norm)
         curvature = self._diagonal[units] - 2 * with_gram + norm
-        # u = phi_i up to rounding: the direction is noise
-        moves = (alpha < 1 - 1e-12) & (curvature > GONE * (self._diagonal[units] + norm))
+        # if u = phi_i up to rounding, the direction is noise
+        moves = (alpha < 1 - 1e-12) & (curvature > ZERO_WEIGHT * (self._diagonal[units] + norm))
         best = np.divide(slope, curvature, out=np.zeros_like(slope), where=moves)
         lowest = -np.divide(alpha, 1 - alpha, out=np.zeros_like(alpha), where=moves)
         step = np.clip(best, lowest, 1.0)
@@ -156,17 +156,17 @@ class LineSearch(Objective[_Convex]):
 
 @dataclass(frozen=True, eq=False)
 class LeastSquaresState:
-    """The chosen units and the regression of each term on them."""
+    """The chosen units, and each term's regression on them."""
 
     chosen: BoolArray
     fits: tuple[Fit, ...]
 
 
 class LeastSquares(Objective[LeastSquaresState]):
-    """Imitation with the consumers' weights refitted on the kept units: block orthogonal matching pursuit.
+    """Imitation with the consumers' weights refitted to the kept units (block orthogonal matching pursuit).
 
-    The error is ``min_B E||y - B x_S||^2 + ridge ||B||^2``, S the inputs of the kept units and the fixed ones. A pick
-    costs one block column of a Cholesky factor, and the gains of all other units come with it.
+    The error is ``min_B E||y - B x_S||^2 + ridge ||B||^2``, where S are the inputs of the kept units and the fixed
+    inputs. A pick costs one block column of a Cholesky factor and yields the gains of all other units.
 
     Source: El Halabi, Srinivas, Lacoste-Julien, *Data-Efficient Structured Pruning via Submodular Optimization*,
     NeurIPS 2022 (the objective and its weak submodularity).
@@ -176,7 +176,7 @@ class LeastSquares(Objective[LeastSquaresState]):
         """Make the objective.
 
         Args:
-            terms: The consumers of the units.
+            terms: Terms of the units' consumers.
             ridge: Ridge relative to the mean of the diagonal of `xx`, at least 0.
 
         Raises:
@@ -195,7 +195,7 @@ class LeastSquares(Objective[LeastSquaresState]):
         return np.sum([fit.gains[candidates] for fit in state.fits], axis=0)
 
     def commit(self, state: LeastSquaresState, unit: int) -> LeastSquaresState:
-        """The regression with `unit`; consumes the state."""
+        """Add `unit` to the regression; consumes the state."""
         chosen = state.chosen.copy()
         chosen[unit] = True
         for fit in state.fits:
@@ -211,10 +211,10 @@ class LeastSquares(Objective[LeastSquaresState]):
         return state.chosen.astype(np.float64)
 
     def spectral_ratio(self) -> float:
-        """A lower bound of the submodularity ratio for sets of any size: from 0 (no guarantee) to 1 (uncorrelated).
+        """Lower bound on the submodularity ratio for sets of any size, from 0 (no guarantee) to 1 (uncorrelated units).
 
-        It is the least eigenvalue of the inputs' second moments after the fixed inputs are taken out and each unit is
-        whitened by itself, the least over all terms. One eigenvalue problem of D inputs per term.
+        It is the smallest eigenvalue of the inputs' second moments, after projecting out the fixed inputs and whitening
+        each unit; the minimum over all terms. The cost is one eigenvalue problem of D inputs per term.
 
         Source: Das, Kempe, *Submodular meets Spectral*, ICML 2011, Lemma 2.4, for single columns; here for blocks.
         """
@@ -222,7 +222,7 @@ class LeastSquares(Objective[LeastSquaresState]):
 
 
 def _least_eigenvalue(term: Term, ridge: float) -> float:
-    """Of the moments of a term's units, whitened unit by unit."""
+    """Smallest eigenvalue of the moments of a term's units, each whitened."""
     moments = term.xx + ridge * max(float(np.mean(np.diag(term.xx))), 0.0) * np.eye(len(term.xx))
     flat, width = term.columns.ravel(), term.columns.shape[1]
     rest = moments[np.ix_(flat, flat)]

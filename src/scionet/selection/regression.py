@@ -1,4 +1,4 @@
-"""Ridge regression from second moments, robust where inputs depend on each other."""
+"""Ridge regression from second moments, robust to linearly dependent inputs."""
 
 from collections.abc import Callable
 from functools import cache
@@ -11,18 +11,18 @@ from scionet.selection.objective import FloatArray, IntArray
 from scionet.selection.terms import Term
 
 SPANNED = 1e-10
-"""An input of which less than this fraction of its mean square is left is spanned by the inputs before it."""
+"""An input counts as spanned by earlier inputs if its residual is below this fraction of its mean square."""
 
 
 class Fit:
-    """Ridge regression of one term's target on a growing set of units: a left-looking block Cholesky factorisation.
+    """Ridge regression of one term's target on a growing set of units, by left-looking block Cholesky factorisation.
 
-    What the present basis explains is taken out of the diagonal blocks of the second moments and of the cross
-    moments; the off-diagonal blocks of a unit are only computed when it is taken.
+    The diagonal blocks of the second moments and the cross moments are deflated by the current basis. The off-diagonal
+    blocks of a unit are computed only when the unit is added.
     """
 
     def __init__(self, term: Term, ridge: float) -> None:
-        """Fit the fixed inputs alone; `ridge` is relative to the mean of the diagonal of `xx`."""
+        """Fit the fixed inputs; `ridge` is relative to the mean of the diagonal of `xx`."""
         size, width = term.columns.shape
         self._term, self._flat = term, term.columns.ravel()
         self._ridge = _ridge_of(term.xx, ridge)
@@ -36,7 +36,7 @@ class Fit:
         self.error = term.yy / term.scale
         if term.fixed.size:
             moments = term.xx[np.ix_(term.fixed, term.fixed)] + self._ridge * np.eye(len(term.fixed))
-            self._absorb(moments, np.diag(moments), term.xx[term.fixed][:, self._flat], term.xy[term.fixed])
+            self._deflate(moments, np.diag(moments), term.xx[term.fixed][:, self._flat], term.xy[term.fixed])
         self.gains = self._explained()
 
     def take(self, unit: int) -> None:
@@ -46,11 +46,11 @@ class Fit:
         panel = self._panel[: self._rank]
         rows = self._term.xx[self._term.columns[unit]][:, self._flat] - panel[:, own].T @ panel
         rows[:, own] += self._ridge * np.eye(width)
-        self._absorb(rows[:, own], self._floor[:, unit] / SPANNED, rows, self._rest[own])
+        self._deflate(rows[:, own], self._floor[:, unit] / SPANNED, rows, self._rest[own])
         self.gains = self._explained()
 
-    def _absorb(self, moments: FloatArray, scale: FloatArray, rows: FloatArray, cross: FloatArray) -> None:
-        """Take what inputs with these (deflated) moments explain out of all blocks and cross moments."""
+    def _deflate(self, moments: FloatArray, scale: FloatArray, rows: FloatArray, cross: FloatArray) -> None:
+        """Deflate all blocks and cross moments by inputs with these (deflated) moments."""
         pivots, factor = _factorise(moments, scale)
         rows, cross = _solve_lower(factor, rows[pivots]), _solve_lower(factor, cross[pivots])
         self._panel[self._rank : self._rank + len(rows)] = rows
@@ -61,9 +61,9 @@ class Fit:
         self.error -= float(np.sum(cross * cross)) / self._term.scale
 
     def _explained(self) -> FloatArray:
-        """``tr(B_i^-1 R_i R_i^T)``, B_i the deflated block and R_i the deflated cross moments of unit i, for all i.
+        """``tr(B_i^-1 R_i R_i^T)`` for all units i, with deflated block B_i and deflated cross moments R_i.
 
-        Gaussian elimination of all blocks at once; inputs that the basis spans already are left out.
+        Uses Gaussian elimination on all blocks at once. Inputs that the basis already spans are skipped.
         """
         width, _, size = self._blocks.shape
         rest = self._rest.reshape(size, width, -1)
@@ -81,14 +81,14 @@ class Fit:
 
 
 def refit(xx: FloatArray, xy: FloatArray, columns: IntArray, ridge: float = 1e-6) -> FloatArray:
-    """The weights of the best linear map from some of the inputs: ``B = argmin E||y - B x||^2 + ridge ||B||^2``.
+    """Weights of the best linear map from a subset of inputs: ``B = argmin E||y - B x||^2 + ridge ||B||^2``.
 
-    Inputs that the others span (possible without ridge, or where an input is always 0) get weight 0.
+    Inputs spanned by others get weight 0. That is possible without ridge, or if an input is always 0.
 
     Args:
         xx: Second moments of all inputs, shape ``(D, D)``, float64.
         xy: Cross moments with the target, shape ``(D, O)``, float64.
-        columns: The inputs that may be used, shape ``(n,)``.
+        columns: Inputs that may be used, shape ``(n,)``.
         ridge: Ridge relative to the mean of the diagonal of `xx`, at least 0.
 
     Returns:
@@ -103,7 +103,7 @@ def refit(xx: FloatArray, xy: FloatArray, columns: IntArray, ridge: float = 1e-6
     moments = xx[np.ix_(columns, columns)]
     moments[np.diag_indices_from(moments)] += _ridge_of(xx, ridge)
     pivots, factor = _factorise(moments, np.diag(moments))
-    from scipy.linalg import cho_solve  # half of the time that importing scionet would take
+    from scipy.linalg import cho_solve  # slow to import
 
     used = columns[pivots]
     weight[:, used] = cho_solve((factor, True), xy[used]).T
@@ -114,22 +114,22 @@ def _ridge_of(xx: FloatArray, ridge: float) -> float:
     """The absolute ridge.
 
     Raises:
-        InvalidSetting: If it is negative.
+        InvalidSetting: If the ridge is negative.
     """
     if not ridge >= 0:
-        raise InvalidSetting(f"ridge must be at least 0, 1e-6 is usual; given {ridge}")
+        raise InvalidSetting(f"ridge must be at least 0 (typically 1e-6); given {ridge}")
     return ridge * max(float(np.mean(np.diag(xx))), 0.0)
 
 
 def _factorise(moments: FloatArray, scale: FloatArray) -> tuple[IntArray, FloatArray]:
-    """Cholesky factor of the moments of the inputs that are independent.
+    """Cholesky factor of the moments of the linearly independent inputs.
 
     Args:
         moments: Positive semidefinite up to rounding, shape ``(n, n)``.
-        scale: Mean square of each input before anything was taken out of it, shape ``(n,)``.
+        scale: Mean square of each input before deflation, shape ``(n,)``.
 
     Returns:
-        The positions of r independent inputs, and the lower factor of their moments, shape ``(r, r)``.
+        Positions of r independent inputs, and the lower factor of their moments, shape ``(r, r)``.
     """
     root = np.sqrt(np.where(scale > 0, scale, 1.0))
     unit = moments / root[:, None] / root
@@ -138,14 +138,14 @@ def _factorise(moments: FloatArray, scale: FloatArray) -> tuple[IntArray, FloatA
     if not failed and np.all(np.diag(factor) ** 2 > SPANNED):
         return np.arange(len(root)), root[:, None] * factor
     factor, order, rank, _ = pstrf(unit, tol=SPANNED, lower=True)
-    rank = np.count_nonzero(np.diag(factor)[:rank] ** 2 > SPANNED)  # LAPACK does not hold the first against tol
+    rank = np.count_nonzero(np.diag(factor)[:rank] ** 2 > SPANNED)  # LAPACK does not compare the first with tol
     pivots = order[:rank].astype(np.int64) - 1
     return pivots, root[pivots, None] * np.tril(factor[:rank, :rank])
 
 
 @cache
 def _lapack() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Cholesky factorisations in float64, without and with pivots."""
+    """Float64 Cholesky factorisations, without and with pivoting."""
     from scipy.linalg import get_lapack_funcs
 
     return tuple(get_lapack_funcs(("potrf", "pstrf"), dtype=np.float64))
@@ -153,5 +153,5 @@ def _lapack() -> tuple[Callable[..., Any], Callable[..., Any]]:
 
 def _solve_lower(factor: FloatArray, right: FloatArray) -> FloatArray:
     """``factor^-1 right`` for a lower triangular factor."""
-    # not SciPy's triangular solver: its BLAS has threads of its own, and taking turns with NumPy's costs more than this
+    # SciPy's triangular solver uses another BLAS with its own threads; alternating between the two is slower than this
     return np.linalg.inv(factor) @ right

@@ -1,4 +1,4 @@
-"""Plain set functions: to choose examples with, and to test engines on."""
+"""Set functions for selecting examples and features, and for testing engines."""
 
 from dataclasses import dataclass
 
@@ -16,12 +16,12 @@ class Modular(Objective[BoolArray]):
         """Make the function.
 
         Args:
-            weights: Worth of each unit, shape ``(N,)``. The function is monotone if none is negative.
+            weights: Weight of each unit, shape ``(N,)``. The function is monotone if none is negative.
 
         Raises:
             InvalidSetting: If the weights are not one finite number per unit.
         """
-        self._weights = numbers("weights", weights, 1)
+        self._weights = finite_array("weights", weights, 1)
         self.size = len(self._weights)
         monotone = {Fact.MONOTONE} if np.all(self._weights >= 0) else set()
         self.facts = frozenset({Fact.SUBMODULAR, Fact.WEAKLY_SUBMODULAR} | monotone)
@@ -31,7 +31,7 @@ class Modular(Objective[BoolArray]):
         return np.zeros(self.size, dtype=bool)
 
     def gains(self, state: BoolArray, candidates: IntArray) -> FloatArray:
-        """Their weights; 0 for those chosen before."""
+        """The candidates' weights; 0 for units already in the set."""
         return np.where(state[candidates], 0.0, self._weights[candidates])
 
     def commit(self, state: BoolArray, unit: int) -> BoolArray:
@@ -49,35 +49,35 @@ class Modular(Objective[BoolArray]):
 
 @dataclass(frozen=True, eq=False)
 class _Level:
-    """The set, and how well each item is served by it, shape ``(items,)``."""
+    """The set, and each item's similarity to the closest chosen unit, shape ``(items,)``."""
 
     chosen: BoolArray
     level: FloatArray
 
 
 class FacilityLocation(Objective[_Level]):
-    """How well each item is served by the chosen unit that serves it best: ``sum_j max(0, max_{i in S} s_ij)``."""
+    """Sum over items of the similarity to the closest chosen unit: ``sum_j max(0, max_{i in S} s_ij)``."""
 
     def __init__(self, similarity: FloatArray) -> None:
         """Make the function.
 
         Args:
-            similarity: How well each unit serves each item, shape ``(N, items)``; not necessarily square. Negative
-                entries are allowed and serve no item.
+            similarity: Similarity of each unit to each item, shape ``(N, items)``; need not be square. Negative entries
+                are allowed and count as 0.
 
         Raises:
             InvalidSetting: If it is not a matrix of finite numbers.
         """
-        self._similarity = numbers("similarity", similarity, 2)
+        self._similarity = finite_array("similarity", similarity, 2)
         self.size = len(self._similarity)
         self.facts = frozenset(Fact)
 
     def start(self) -> _Level:
-        """The empty set, which serves nothing."""
+        """The empty set."""
         return _Level(np.zeros(self.size, dtype=bool), np.zeros(self._similarity.shape[1]))
 
     def gains(self, state: _Level, candidates: IntArray) -> FloatArray:
-        """How much better each candidate would serve, summed over items."""
+        """Increase of the similarity by each candidate, summed over items."""
         return np.maximum(self._similarity[candidates] - state.level, 0.0).sum(axis=1)
 
     def commit(self, state: _Level, unit: int) -> _Level:
@@ -101,22 +101,22 @@ class Coverage(FacilityLocation):
 
         Args:
             incidence: Which unit covers which item, shape ``(N, items)``.
-            item_weights: Worth of each item, not negative, shape ``(items,)``; 1 if not given.
+            item_weights: Nonnegative weight of each item, shape ``(items,)``; 1 by default.
 
         Raises:
-            InvalidSetting: If shapes or values are none of these.
+            InvalidSetting: If a shape or value is not allowed.
         """
         covers = np.asarray(incidence)
         if covers.dtype != np.bool_ or covers.ndim != 2:
             raise InvalidSetting(f"incidence must be boolean (units, items); given {covers.dtype} {covers.shape}")
-        worth = np.ones(covers.shape[1]) if item_weights is None else numbers("item_weights", item_weights, 1)
-        if worth.shape != covers.shape[1:] or np.any(worth < 0):
-            raise InvalidSetting(f"item_weights must be {covers.shape[1]} numbers of at least 0; given {worth}")
-        super().__init__(covers * worth)
+        weights = np.ones(covers.shape[1]) if item_weights is None else finite_array("item_weights", item_weights, 1)
+        if weights.shape != covers.shape[1:] or np.any(weights < 0):
+            raise InvalidSetting(f"item_weights must be {covers.shape[1]} nonnegative numbers; given {weights}")
+        super().__init__(covers * weights)
 
 
 class RSquared(Objective[LeastSquaresState]):
-    """The share of the variance of y that a linear regression with intercept on the chosen columns explains."""
+    """Share of the variance of y explained by a linear regression with intercept on the chosen columns."""
 
     def __init__(self, x: FloatArray, y: FloatArray) -> None:
         """Make the function.
@@ -126,17 +126,17 @@ class RSquared(Objective[LeastSquaresState]):
             y: Response, shape ``(samples,)``.
 
         Raises:
-            InvalidSetting: If the shapes do not fit or y is constant.
+            InvalidSetting: If the shapes do not match or y is constant.
         """
-        x, y = numbers("x", x, 2), numbers("y", y, 1)
+        x, y = finite_array("x", x, 2), finite_array("y", y, 1)
         if len(x) != len(y) or not np.ptp(y):
             raise InvalidSetting(f"y must have one value per row of x and not be constant; given {x.shape}, {y.shape}")
         x, y = x - x.mean(axis=0), (y - y.mean())[:, None]
         self.size = x.shape[1]
         self.facts = frozenset({Fact.MONOTONE, Fact.WEAKLY_SUBMODULAR})
         units = np.arange(self.size)[:, None]
-        nothing = np.zeros(0, dtype=np.int64)
-        term = Term(x.T @ x, x.T @ y, float((y * y).sum()), units, nothing, np.zeros((1, self.size)))
+        no_fixed = np.zeros(0, dtype=np.int64)
+        term = Term(x.T @ x, x.T @ y, float((y * y).sum()), units, no_fixed, np.zeros((1, self.size)))
         self._fit = LeastSquares([term], ridge=0.0)
 
     def start(self) -> LeastSquaresState:
@@ -144,7 +144,7 @@ class RSquared(Objective[LeastSquaresState]):
         return self._fit.start()
 
     def gains(self, state: LeastSquaresState, candidates: IntArray) -> FloatArray:
-        """Further share of the variance that each candidate explains."""
+        """Increase of the explained share of the variance by each candidate."""
         return self._fit.gains(state, candidates)
 
     def commit(self, state: LeastSquaresState, unit: int) -> LeastSquaresState:
@@ -160,7 +160,7 @@ class RSquared(Objective[LeastSquaresState]):
         return self._fit.weights(state)
 
     def spectral_ratio(self) -> float:
-        """A lower bound of the submodularity ratio; see `LeastSquares.spectral_ratio`."""
+        """Lower bound on the submodularity ratio; see `LeastSquares.spectral_ratio`."""
         return self._fit.spectral_ratio()
 
 
@@ -170,13 +170,15 @@ def _with(chosen: BoolArray, unit: int) -> BoolArray:
     return larger
 
 
-def numbers(name: str, array: FloatArray, ndim: int) -> FloatArray:
-    """An array of finite numbers of so many dimensions.
+def finite_array(name: str, array: FloatArray, ndim: int) -> FloatArray:
+    """Convert to a float64 array with `ndim` dimensions.
 
     Raises:
-        InvalidSetting: If it is none.
+        InvalidSetting: If the number of dimensions is different, or an entry is NaN or infinite.
     """
-    numbers = np.asarray(array, dtype=np.float64)
-    if numbers.ndim != ndim or not np.all(np.isfinite(numbers)):
-        raise InvalidSetting(f"{name} must be finite numbers in {ndim} dimension(s); given shape {numbers.shape}")
-    return numbers
+    converted = np.asarray(array, dtype=np.float64)
+    if converted.ndim != ndim or not np.all(np.isfinite(converted)):
+        raise InvalidSetting(
+            f"{name} must be an array of finite numbers with {ndim} dimension(s); given shape {converted.shape}"
+        )
+    return converted

@@ -1,4 +1,4 @@
-"""What imitation needs to know of a linear map: second moments, and the units' contributions to its output."""
+"""Inputs of the imitation objectives: second moments of a linear map, and its units' contributions to the output."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,18 +11,18 @@ from scionet.selection.objective import FloatArray, IntArray
 
 @dataclass(frozen=True, eq=False)
 class Term:
-    """One consumer of the units. x: its D inputs, y: its O target outputs without bias.
+    """One consumer of the units, with D inputs x and O target outputs y (without bias).
 
-    The target may come from another network than the inputs (asymmetric), and each output may be scaled, as long as
-    `xy`, `yy` and `weight` share the scale.
+    The target may come from another network than the inputs (asymmetric). Outputs may be scaled, as long as `xy`, `yy`
+    and `weight` use the same scale.
 
     Attributes:
         xx: Second moments ``E[x x^T]``, shape ``(D, D)``, float64.
         xy: Cross moments ``E[x y^T]``, shape ``(D, O)``, float64.
         yy: Mean square of the target, ``E[sum_o y_o^2]``.
-        columns: The b inputs that belong to each unit, shape ``(N, b)``.
-        fixed: Further inputs, present whatever is selected, shape ``(F,)``; may be empty.
-        weight: The dense map, shape ``(O, D)``.
+        columns: The b inputs of each unit, shape ``(N, b)``.
+        fixed: Further inputs that are always present, shape ``(F,)``; may be empty.
+        weight: Weights of the dense map, shape ``(O, D)``.
     """
 
     xx: FloatArray
@@ -36,22 +36,22 @@ class Term:
         """Check shapes and values.
 
         Raises:
-            InvalidSetting: If shapes do not fit, moments are not float64, or an input is named twice.
+            InvalidSetting: If shapes do not match, moments are not float64, or an input is listed twice.
             CalibrationError: If there are NaN or infinite values.
         """
-        d, o = self.weight.shape
-        if self.xx.shape != (o, o) or self.xy.shape != (o, d):
+        n_outputs, n_inputs = self.weight.shape
+        if self.xx.shape != (n_inputs, n_inputs) or self.xy.shape != (n_inputs, n_outputs):
             raise InvalidSetting(
-                f"weight {self.weight.shape} is (O, D) and needs xx (D, D) and xy (D, O); given {self.xx.shape} and "
-                f"{self.xy.shape}"
+                f"a weight of shape (O, D) = {self.weight.shape} needs xx of shape (D, D) and xy of shape (D, O); "
+                f"given {self.xx.shape} and {self.xy.shape}"
             )
         if self.xx.dtype != np.float64 or self.xy.dtype != np.float64:
             raise InvalidSetting(f"moments must be accumulated in float64; given {self.xx.dtype} and {self.xy.dtype}")
         inputs = np.concatenate([self.columns.ravel(), self.fixed])
-        if len(np.unique(inputs)) != len(inputs) or np.any((inputs < 0) | (inputs >= o)):
-            raise InvalidSetting(f"columns and fixed must name different inputs of 0..{o - 1}")
+        if len(np.unique(inputs)) != len(inputs) or np.any((inputs < 0) | (inputs >= n_inputs)):
+            raise InvalidSetting(f"columns and fixed must be distinct inputs in 0..{n_inputs - 1}")
         if not all(np.all(np.isfinite(array)) for array in (self.xx, self.xy, self.yy, self.weight)):
-            raise CalibrationError("moments or weights hold NaN or infinite values; check the calibration data")
+            raise CalibrationError("moments or weights contain NaN or infinite values; check the calibration data")
 
     @property
     def size(self) -> int:
@@ -60,13 +60,13 @@ class Term:
 
     @property
     def scale(self) -> float:
-        """What errors are divided by: the mean square of the target; 1 if the target is 0."""
+        """Divisor of errors: the mean square of the target, or 1 if the target is 0."""
         return self.yy if self.yy > 0 else 1.0
 
 
 @dataclass(frozen=True, eq=False)
 class Contributions:
-    """The inner products of the units' contributions A_i and of what they are to add up to.
+    """Inner products of the units' contributions A_i with each other and with the target of their sum.
 
     Attributes:
         gram: ``E<A_i, A_j>``, shape ``(N, N)``.
@@ -79,22 +79,22 @@ class Contributions:
     square: float
 
     @classmethod
-    def of(cls, terms: Sequence[Term]) -> "Contributions":
-        """The inner products over the outputs of all terms side by side, each relative to its target.
+    def from_terms(cls, terms: Sequence[Term]) -> "Contributions":
+        """Sum the inner products over the outputs of all terms, each relative to its target.
 
-        For a linear map the Gram matrix is ``(H^T H) o (W^T W)``; for a convolution it is summed over blocks.
+        For a linear map, the Gram matrix is ``(H^T H) o (W^T W)``. For a convolution, it is summed over blocks.
         """
         size = common_size(terms)
         gram, cross, square = np.zeros((size, size)), np.zeros(size), 0.0
         for term in terms:
-            share = cls._of_term(term)
+            share = cls._from_term(term)
             gram += share.gram / term.scale
             cross += share.cross / term.scale
             square += share.square / term.scale
         return cls(gram, cross, square)
 
     @classmethod
-    def _of_term(cls, term: Term) -> "Contributions":
+    def _from_term(cls, term: Term) -> "Contributions":
         size, width = term.columns.shape
         flat = term.columns.ravel()
         inner = term.xx * (term.weight.T @ term.weight)
@@ -107,7 +107,7 @@ class Contributions:
 
 
 def common_size(terms: Sequence[Term]) -> int:
-    """Number of units N of all terms.
+    """The number of units N that all terms share.
 
     Raises:
         InvalidSetting: If there is no term, or the numbers differ.

@@ -122,7 +122,7 @@ def test_parts_are_apart_and_the_same_for_the_same_seed() -> None:
     [
         ({"calibration": 1400, "validation": 100}, "leaves 1437 training examples"),
         ({"test": 10}, "digits has a test part; given test = 10"),
-        ({"train": 2000}, "2000 training examples asked for; the rest has 1..1337"),
+        ({"train": 2000}, "2000 training examples requested; give 1 to 1337, the size of the rest"),
         ({"calibration": 0}, "calibration"),
     ],
 )

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scionet.settings import ForwardSettings
 from support.gated import with_gates
 from support.naive import after
 from support.subjects import SUBJECTS, Subject
@@ -19,7 +20,6 @@ from scionet.methods.refit.refit import Fitting
 from scionet.methods.refit.survey import survey
 from scionet.network.discovery.discover import discover
 from scionet.selection.terms import Contributions
-from scionet.settings import ForwardSettings
 
 
 def view_of(subject: Subject, site: str, batches: list) -> SiteView:
@@ -60,7 +60,7 @@ def test_in_front_of_the_output_global_and_local_imitation_are_the_same():
     fitting = Fitting(view.model, view.sites, ForwardSettings(refit=False))
     draw = lambda *_: np.random.default_rng(0)  # noqa: E731
     ((local, _),) = survey(fitting, batches, ["0"], draw, lambda *_: None)
-    ours, theirs = Contributions.of([output_term(view, "squared")]), Contributions.of(local.terms)
+    ours, theirs = Contributions.from_terms([output_term(view, "squared")]), Contributions.from_terms(local.terms)
     np.testing.assert_allclose(ours.gram, theirs.gram, rtol=1e-10)
     np.testing.assert_allclose(ours.cross, theirs.cross, rtol=1e-10)
     assert ours.square == pytest.approx(theirs.square, rel=1e-10)

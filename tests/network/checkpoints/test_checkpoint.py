@@ -465,10 +465,10 @@ def test_unreadable_files_are_refused_by_every_reader(read: Callable[[Path], obj
         read(saved.parent)
     for length in (0, 5, 1000, len(content) // 2, len(content) - 1):
         saved.write_bytes(content[:length])
-        with pytest.raises(CheckpointError, match=r"net\.safetensors is truncated, unreadable or no safetensors"):
+        with pytest.raises(CheckpointError, match=r"net\.safetensors is truncated, unreadable or not a safetensors"):
             read(saved)
     saved.write_bytes(b"\x80\x04this is not a tensor file" * 100)
-    with pytest.raises(CheckpointError, match="no safetensors file"):
+    with pytest.raises(CheckpointError, match="not a safetensors file"):
         read(saved)
     save_file({"stem.weight": torch.zeros(8, 3, 3, 3)}, saved)
     with pytest.raises(CheckpointError, match=r"net\.safetensors has no metadata of scionet; .* save_pruned"):

@@ -47,4 +47,4 @@ class EliminationRanker(Ranker):
 
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """Choose `n_units` units."""
-        return self.choose(Contributions.of(view.terms), n_units)
+        return self.choose(Contributions.from_terms(view.terms), n_units)

@@ -87,7 +87,7 @@ def statistics(view: SiteView) -> FloatArray:
     Returns:
         Shape ``(N, len(STATISTICS))``.
     """
-    given, fit, rng = Contributions.of(view.terms), LeastSquares(view.terms), np.random.default_rng(0)
+    given, fit, rng = Contributions.from_terms(view.terms), LeastSquares(view.terms), np.random.default_rng(0)
     energy = np.maximum(np.diag(given.gram), 0.0)
     scale = np.sqrt(np.where(energy > 0, energy, 1.0))
     correlation = np.abs(given.gram / scale / scale[:, None]) * (1 - np.eye(fit.size))

@@ -239,4 +239,4 @@ def energy(view: SiteView, rng: np.random.Generator) -> FloatArray:
     The diagonal of the Gram matrix of imitation, measured at the same place: in the network pruned so far, in the
     metric of the consumer's BatchNorm, and about the mean where a refit has an intercept.
     """
-    return np.maximum(np.diag(Contributions.of(view.terms).gram), 0.0)
+    return np.maximum(np.diag(Contributions.from_terms(view.terms).gram), 0.0)

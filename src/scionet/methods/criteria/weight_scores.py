@@ -11,7 +11,7 @@ from scionet.errors import CalibrationError
 from scionet.masks.mask_rule import MaskRule
 from scionet.masks.rounds import ScoringTask
 from scionet.masks.scores import WeightScore
-from scionet.masks.weights import maskable, wide
+from scionet.masks.weights import maskable, upcast
 from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
 from scionet.network.checkpoints.manifest import blank_inputs
@@ -74,7 +74,7 @@ class WeightRanker(MeasuredRanker):
         model, sites = network.model, network.sites
         producers = {name for site in sites.values() for name in site.producers}
         state = network.state
-        weights = wide({**maskable(model), **{name: state[name] for name in sorted(producers)}})
+        weights = upcast({**maskable(model), **{name: state[name] for name in sorted(producers)}})
         masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
         example = None if sites.inputs is None else blank_inputs(sites.inputs)
         with network.evaluating():
