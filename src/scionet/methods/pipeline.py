@@ -1,15 +1,16 @@
 """What all methods share: the budget is shared out, walks decide, rank and refit. What differs is the `Ranker`."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from scionet.budget.allocation.ladder import TOLERANCE, describe
+from scionet.budget.allocation.reach import NO_GAIN, TOLERANCE, shortfall
 from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
-from scionet.errors import InvalidSetting, UnreachableBudget
+from scionet.errors import InvalidSetting
 from scionet.methods.calibration.holdout import kept_apart
 from scionet.methods.contract import Method, Ranker
 from scionet.methods.refit.refit import Fitting
@@ -23,6 +24,8 @@ from scionet.network.sites import Sites
 from scionet.progress import Progress, silent
 from scionet.seeds import seeded
 from scionet.settings import SweepSettings
+
+_NO_WEIGHT = "line search gives weight to no more units; refit=True makes use of every unit"
 
 
 class Pipeline(Method):
@@ -60,8 +63,7 @@ class Pipeline(Method):
         Raises:
             InvalidSetting: If there is neither a budget nor a stop rule, or both;
                 or if the seed is no whole number from 0 on.
-            UnreachableBudget: If no widths meet a budget, or a line search without refit has no use for enough units
-                to come within 1 % of it.
+            UnreachableBudget: If no widths meet a budget.
             CalibrationError: If the calibration data are empty or make the network produce NaN or infinite values.
         """
         stop_rule = getattr(self.settings, "tolerance", None) is not None
@@ -97,55 +99,45 @@ class Pipeline(Method):
 
 
 def _grown(task: Task, budget: Budget | None) -> Plan:
-    """A plan that uses the budget up, after all sweeps; where sites cannot use their share, others get it.
+    """A plan at or below the budget, after all sweeps; where sites cannot use their share, others get it.
 
-    Raises:
-        UnreachableBudget: If all sites together cannot use it.
+    Of the walks made for that, the one that uses most of the budget counts.
     """
-    settings, most = task.allocator.fitting.settings, dict[str, int]()
-    while True:
-        walk = Walk(task, _shares(task, budget, most)).grow()
-        if budget is None or _fills(walk, budget):
-            break
-        known, most = most, most | _saturated(walk)
-        if most == known:
-            raise UnreachableBudget(_too_few_useful(walk, budget))
+    settings, costs, max_units = task.allocator.fitting.settings, task.allocator.costs, dict[str, int]()
+
+    def spare(walk: Walk) -> float:
+        return 0.0 if budget is None else budget.slack(costs.cost(walk.kept), costs.dense)
+
+    walk = best = Walk(task, _shares(task, budget, max_units)).grow()
+    while spare(walk) > TOLERANCE and (saturated := _saturated(walk)):
+        max_units |= saturated
+        walk = Walk(task, _shares(task, budget, max_units)).grow()
+        best = min(best, walk, key=spare)
     for _ in range(settings.sweeps - 1):
-        walk = walk.again()
-    return walk.plan()
+        best = best.again()
+    plan = best.plan()
+    if budget is None:
+        return plan
+    unused = _NO_WEIGHT if max_units or _saturated(best) else NO_GAIN
+    rounding = {"round_to": settings.round_to, "min_units": settings.min_units}
+    note = shortfall(costs, budget, plan.widths, **rounding, unused=unused)
+    return replace(plan, status=f"{plan.status}; {note}") if note else plan
 
 
-def _shares(task: Task, budget: Budget | None, most: Mapping[str, int]) -> SharedWidths:
-    """How many units each site may keep; those in `most` at most so many, since they could not use more."""
+def _shares(task: Task, budget: Budget | None, max_units: Mapping[str, int]) -> SharedWidths:
+    """How many units each site may keep; those in `max_units` at most that many, since they could not use more."""
     allocator = task.allocator
     if budget is None:
         return SharedWidths({name: site.width for name, site in allocator.fitting.sites.items()})
     if not allocator.fitting.settings.width_trials:
-        return allocator.shares(budget, most)
-    return best_tried(task, budget, most)
-
-
-def _fills(walk: Walk, budget: Budget) -> bool:
-    """Whether what is kept uses the budget up to within the tolerance, or everything is kept."""
-    costs, kept = walk.allocator.costs, walk.kept
-    spare = budget.slack(costs.cost(kept), costs.dense)
-    return spare <= TOLERANCE or all(kept[name] == site.width for name, site in walk.sites.items())
+        return allocator.shares(budget, max_units)
+    return best_tried(task, budget, max_units)
 
 
 def _saturated(walk: Walk) -> dict[str, int]:
     """Sites that kept fewer units than they might, with how many they kept."""
     kept = walk.kept
     return {name: kept[name] for name, width in walk.shares.widths.items() if kept[name] < width}
-
-
-def _too_few_useful(walk: Walk, budget: Budget) -> str:
-    """Why the budget cannot be used up."""
-    costs = walk.allocator.costs
-    return (
-        f"the budget {budget} cannot be used up: line search gives weight to so few units that the network it makes "
-        f"has {describe(costs.cost(walk.kept), costs.dense)}; set the budget to that, or have consumers refitted "
-        "(refit=True), which makes use of every unit"
-    )
 
 
 class _Inputs:

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scionet.budget.allocation.allocate import by_curves, uniform
-from scionet.budget.allocation.ladder import NO_CAPS
+from scionet.budget.allocation.allocate import uniform
+from scionet.budget.allocation.curves import by_curves
+from scionet.budget.allocation.ladder import NO_MAXIMUM
 from scionet.budget.allocation.ranked import by_scores
 from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
@@ -112,21 +113,21 @@ class Allocator:
     progress: Progress
 
     def shares(
-        self, budget: Budget, most: Mapping[str, int] = NO_CAPS, factors: Mapping[str, float] | None = None
+        self, budget: Budget, max_units: Mapping[str, int] = NO_MAXIMUM, factors: Mapping[str, float] | None = None
     ) -> SharedWidths:
-        """The widths under a budget; `most` names sites that cannot use all their units.
+        """The widths under a budget; `max_units` names sites that cannot use all their units.
 
         With `factors`, what is lost at each site counts so many times as much.
         """
         settings, model = self.fitting.settings, self.costs
         bounds = {"round_to": settings.round_to, "min_units": settings.min_units}
         if self.allocation == "uniform":
-            return SharedWidths(uniform(model, budget, most=most, **bounds))
+            return SharedWidths(uniform(model, budget, max_units=max_units, **bounds))
         if self.allocation == "isomorphic":
             groups = alike(self.fitting.model, self.fitting.sites)
-            return SharedWidths(by_scores(model, budget, self.worths, groups, most=most, **bounds))
+            return SharedWidths(by_scores(model, budget, self.worths, groups, max_units=max_units, **bounds))
         weighed = {name: curve * (factors or {}).get(name, 1.0) for name, curve in self.curves.damage.items()}
-        widths = by_curves(model, budget, weighed, most=most, **bounds)
+        widths = by_curves(model, budget, weighed, max_units=max_units, **bounds)
         return SharedWidths(widths, self.curves.paths, self.curves.prediction(widths))
 
     @property
