@@ -42,11 +42,17 @@ def pruned(model: nn.Module | None = None, data: Any = None, budget: Any = "macs
     return prune(model, data, budget, **options)
 
 
+def uses_up(result: PruneResult, fraction: float) -> bool:
+    """Whether MACs are within the budget, and at most 1 % below or the status says so."""
+    kept = result.report.pruned.macs / result.report.dense.macs
+    return kept <= fraction and (kept >= fraction - 0.01) != (f"is met with macs {kept:.2%}: " in result.report.status)
+
+
 @pytest.mark.parametrize("settings", [{}, {"method": "l1", "refit": True}, {"method": "random"}], ids=str)
 def test_pruned_network_runs_within_the_budget(settings):
     result = pruned(**settings)
     dense, found = (measure(model, RESIDUAL.example()) for model in (RESIDUAL.network(), result.model))
-    assert 0.59 * dense.macs <= found.macs <= 0.6 * dense.macs
+    assert uses_up(result, 0.6)
     assert (result.report.dense, result.report.pruned) == (dense, found)
     assert result.report.difference <= 1e-10
     assert type(result.model) is type(RESIDUAL.network())
@@ -334,7 +340,7 @@ def test_sites_without_variance_are_pruned(spoil: Callable[[nn.Module], None], r
     spoil(model)
     result = pruned(model, budget="macs<=40%", objective=objective, refit=refit)
     assert bool(torch.isfinite(result.model(IMAGES)).all())
-    assert 0.39 <= result.report.pruned.macs / result.report.dense.macs <= 0.4
+    assert uses_up(result, 0.4)
     if spoil is dead_channel and objective == "least_squares" and len(result.plan.kept["block1.conv1"]) < 12:
         assert 2 not in result.plan.kept["block1.conv1"]
 
@@ -357,7 +363,7 @@ def test_a_pruned_network_can_be_pruned_again():
     first = prune(RESIDUAL.network(), batches, "macs<=70%", example_inputs=example)
     second = prune(first.model, batches, "macs<=78.9%", example_inputs=example)
     assert second.report.dense == first.report.pruned
-    assert 0.54 < second.report.pruned.macs / first.report.dense.macs <= 0.56
+    assert uses_up(first, 0.7) and uses_up(second, 0.789)
     for name, site in second.sites.items():
         assert site.width == len(first.plan.kept[name]) >= len(second.plan.kept[name])
 

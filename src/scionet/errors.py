@@ -19,7 +19,7 @@ class InvalidSetting(PruneError):
 
 
 class UnreachableBudget(PruneError):
-    """No plan meets the budget; the message names the nearest reachable costs."""
+    """Even the narrowest network exceeds the budget; the message names its cost."""
 
 
 class CalibrationError(PruneError):

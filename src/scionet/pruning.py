@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from scionet.budget.allocation.ladder import Ladder
+from scionet.budget.allocation.reach import refuse_unreachable
 from scionet.budget.budget import Budget
 from scionet.budget.costs import Cost, CostModel, measure
 from scionet.budget.latency.table import LatencyTable
@@ -253,7 +253,7 @@ def prune_each(
         watch.lap("latency table")
         for budget in wanted:
             if budget is not None:  # before any data are read
-                Ladder.build(costs, budget, round_to=limits.round_to, min_units=limits.min_units)
+                refuse_unreachable(costs, budget, round_to=limits.round_to, min_units=limits.min_units)
         calibration = _calibration(network, data if chosen.uses_data else (), example_inputs, chosen, resources)
         watch.lap("read")
         plans = chosen.select_each(Problem(network, calibration, costs), wanted, seed, tell)

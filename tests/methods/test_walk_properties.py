@@ -13,10 +13,9 @@ from support.subjects import SUBJECTS, budget_for
 from torch import Tensor, nn
 
 from scionet.budget.allocation.allocate import uniform
-from scionet.budget.allocation.ladder import TOLERANCE
+from scionet.budget.allocation.reach import TOLERANCE
 from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
-from scionet.errors import UnreachableBudget
 from scionet.methods.calibration.subsets import subsets
 from scionet.methods.registry import build
 from scionet.network.discovery.discover import discover
@@ -195,12 +194,20 @@ def test_line_search_gives_others_what_a_saturated_site_cannot_use():
     assert 0 <= Budget("macs<=8%").slack(model.cost(plan.widths), model.dense) <= TOLERANCE
 
 
-def test_a_budget_that_line_search_has_no_use_for_is_refused_with_what_it_uses():
+def test_where_line_search_has_no_use_for_the_budget_the_status_says_so():
     network = alike("0", "2")
     sites = discover(network, SUBJECTS["mlp"].example())
-    method = build("forward", objective="line_search", refit=False)
-    with pytest.raises(UnreachableBudget, match=r"macs<=90% cannot be used up.*macs \d.*refit=True"):
-        method.select(network, SUBJECTS["mlp"].batches(), sites, Budget("macs<=90%"), 0)
+    model = CostModel(sites)
+    reasons = {
+        "uniform": "line search gives weight to no more units; refit=True",
+        "curves": "more units would not lower",
+    }
+    for allocation, reason in reasons.items():
+        method = build("forward", objective="line_search", refit=False, allocation=allocation)
+        plan = method.select(network, SUBJECTS["mlp"].batches(), sites, Budget("macs<=90%"), 0)
+        used = model.cost(plan.widths).macs / model.dense.macs
+        assert used < 0.5
+        assert f"the budget macs<=90% is met with macs {used:.2%}: {reason}" in plan.status
     refitted = build("forward", objective="line_search").select(
         network, SUBJECTS["mlp"].batches(), sites, Budget("macs<=90%"), 0
     )

@@ -172,14 +172,23 @@ def separate(widths: Sequence[int], macs_per_unit: Sequence[int]) -> Sites:
     return Sites(sites, {}, operations, shapes, tuple(shapes))
 
 
-def brute_force(model: CostModel, budget: str, errors: Mapping[str, FloatArray], within: float) -> float:
-    """The least summed error of all combinations of widths that end at most `within` below the budget."""
-    limits, best = Budget(budget), np.inf
-    for kept in product(*(range(1, width + 1) for width in model.full.tolist())):
-        error = sum(errors[name][k] for name, k in zip(model.names, kept, strict=True))
-        if (
-            error < best
-            and 0 <= limits.slack(model.cost(dict(zip(model.names, kept, strict=True))), model.dense) <= within
-        ):
-            best = error
-    return float(best)
+def all_allowed(model: CostModel, round_to: int = 1, min_units: int = 1) -> list[dict[str, int]]:
+    """Every combination of widths that rounding allows."""
+    options = [
+        [k for k in range(1, full + 1) if k == full or (k % round_to == 0 and k >= min_units)]
+        for full in model.full.tolist()
+    ]
+    return [dict(zip(model.names, kept, strict=True)) for kept in product(*options)]
+
+
+def brute_force(model: CostModel, budget: str, errors: Mapping[str, FloatArray], round_to: int = 1) -> float:
+    """The least summed error of all combinations of widths at or below the budget; infinite if there is none."""
+    limits = Budget(budget)
+    return min(
+        (
+            float(sum(errors[name][kept] for name, kept in widths.items()))
+            for widths in all_allowed(model, round_to)
+            if limits.met(model.cost(widths), model.dense)
+        ),
+        default=np.inf,
+    )

@@ -1,4 +1,4 @@
-"""Budget: how much of a network may remain."""
+"""Budgets: upper limits on the MACs, parameters or latency of a pruned network."""
 
 import math
 import re
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
     from scionet.budget.costs import Cost
 
 QUANTITIES = {"macs": "macs", "params": "params", "latency": "latency_ms"}
-"""What may be limited, and the field of a `Cost` that says how much of it there is."""
+"""The quantities that a budget may limit, and the fields of `Cost` that hold them."""
 EXAMPLES = 'write for example "macs<=50%", "params<=1.2M", "latency<=5ms" or "macs<=2.0G, latency<=60%"'
 SUFFIXES = {"K": 3, "M": 6, "G": 9}
-"""Of numbers, and the powers of ten that they mean."""
+"""Suffixes of numbers, and the powers of ten that they stand for."""
 TIMES = {"us": -3, "ms": 0, "s": 3}
-"""Units of time, and the powers of ten of a millisecond that they mean."""
+"""Units of time, as powers of ten of a millisecond."""
 
 _LIMIT = re.compile(
     r"\s*(?P<quantity>\w+)\s*(?P<relation>[<>=!≤≥]+)"
@@ -34,8 +34,8 @@ class Limit:
     Attributes:
         quantity: ``"macs"`` (of one forward pass per example), ``"params"``, or ``"latency"`` (of one forward pass of
             the batch that a latency table was measured on).
-        at_most: A fraction of the dense network's cost in (0, 1], or an absolute number: from 1 on, or milliseconds.
-        relative: Which of the two it is.
+        at_most: A fraction of the dense network's cost in (0, 1], or an absolute number: 1 or more, or milliseconds.
+        relative: Whether it is a fraction.
     """
 
     quantity: str
@@ -61,7 +61,7 @@ class Limit:
                 raise InvalidSetting(f"a latency must be finite and above 0; given {self.at_most:g} ms; {EXAMPLES}")
         elif not 1 <= self.at_most < math.inf:
             raise InvalidSetting(
-                f"an absolute limit must be a finite number from 1 on; given {self.quantity}<={self.at_most:g}; a "
+                f"an absolute limit must be a finite number of 1 or more; given {self.quantity}<={self.at_most:g}; a "
                 f"fraction of the dense network is written with %: {EXAMPLES}"
             )
 
@@ -81,7 +81,7 @@ class Limit:
 
 @dataclass(frozen=True)
 class Caps:
-    """Absolute upper limits; infinite where there is none."""
+    """Absolute upper limits; infinite where a quantity is not limited."""
 
     macs: float = math.inf
     params: float = math.inf
@@ -90,7 +90,7 @@ class Caps:
 
 @dataclass(frozen=True, init=False)
 class Budget:
-    """Limits that all hold together: ``Budget("macs<=50%")``, ``Budget("macs<=2.0G, latency<=60%")``.
+    """Upper limits that hold together: ``Budget("macs<=50%")``, ``Budget("macs<=2.0G, latency<=60%")``.
 
     Percentages are of the dense network. Absolute numbers may end in K, M or G (10^3, 10^6, 10^9); a latency must end
     in us, ms or s. Limits are separated by commas, ``&`` or ``and``.
@@ -102,7 +102,7 @@ class Budget:
     limits: tuple[Limit, ...]
 
     def __init__(self, *limits: Limit | str) -> None:
-        """Read texts and collect limits.
+        """Read texts, and collect limits.
 
         Raises:
             InvalidSetting: If a text is malformed, a number out of range, a limit given twice, or none is given.
@@ -117,7 +117,7 @@ class Budget:
 
     @classmethod
     def of(cls, value: "str | Budget | Mapping[str, object]") -> "Budget":
-        """A budget from whatever a user wrote: a text, a budget, or ``{"macs": "50%", "params": 1_200_000}``.
+        """A budget from what a user wrote: a text, a budget, or a mapping: ``{"macs": "50%", "params": 1_200_000}``.
 
         Raises:
             InvalidSetting: If it is none of these, or malformed.
@@ -145,7 +145,7 @@ class Budget:
 
     @property
     def quantities(self) -> frozenset[str]:
-        """What is limited."""
+        """The limited quantities."""
         return frozenset(limit.quantity for limit in self.limits)
 
     def met(self, cost: "Cost", dense: "Cost") -> bool:
@@ -153,7 +153,7 @@ class Budget:
         return all(_amount(cost, limit.quantity) <= limit.cap(dense) for limit in self.limits)
 
     def slack(self, cost: "Cost", dense: "Cost") -> float:
-        """How close a cost comes to its tightest limit, as a fraction of the dense cost; negative beyond it."""
+        """What a cost leaves below its tightest limit, as a fraction of the dense cost; negative beyond it."""
         return min(
             (limit.cap(dense) - _amount(cost, limit.quantity)) / (_amount(dense, limit.quantity) or 1)
             for limit in self.limits
@@ -161,16 +161,16 @@ class Budget:
 
 
 def _amount(cost: "Cost", quantity: str) -> float:
-    """How much of a quantity a network costs.
+    """The amount of a quantity in a cost.
 
     Raises:
-        InvalidSetting: If nobody knows, because no latency was measured.
+        InvalidSetting: If it is a latency, and none was measured.
     """
     amount = getattr(cost, QUANTITIES[quantity])
     if amount is None:
         raise InvalidSetting(
-            "a limit on latency needs a latency table: prune measures one; elsewhere give CostModel one that "
-            "LatencyTable.measure made"
+            "a limit on latency needs a latency table: prune measures one; elsewhere build the CostModel with "
+            "the table that LatencyTable.measure returns"
         )
     return amount
 
@@ -192,7 +192,7 @@ def _milliseconds(number: float) -> str:
 
 
 def _parse(text: str) -> list[Limit]:
-    """The limits of a text; all problems are reported at once."""
+    """The limits that a text lists; all problems are reported at once."""
     limits, problems = [], []
     for part in re.split(r",|&|\band\b", text):
         try:

@@ -1,4 +1,4 @@
-"""What a network costs: measured on a model, and predicted for any widths before anything is cut."""
+"""The cost of a network: measured on a model, or predicted for any widths before anything is cut."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from scionet.network.sites import Sites
 
 @dataclass(frozen=True)
 class Cost:
-    """What a network costs.
+    """The cost of a network.
 
     Attributes:
         macs: Multiply-accumulates of one forward pass, per example.
@@ -40,8 +40,8 @@ class Cost:
 def measure(model: nn.Module, example_inputs: Batch) -> Cost:
     """The cost of a model as it is, counted by torch at the operator level; the model is left as it was.
 
-    Every convolution and matrix product counts, whatever the class of its module. Elementwise work does not, nor do
-    fused recurrent layers (``nn.LSTM`` and its kind), which torch's counter cannot see into.
+    Every convolution and matrix product counts, whatever the class of its module. Elementwise operations do not count,
+    nor do fused recurrent layers (such as ``nn.LSTM``), which torch's counter does not see into.
 
     Raises:
         CalibrationError: If the inputs hold no example.
@@ -57,7 +57,7 @@ def measure(model: nn.Module, example_inputs: Batch) -> Cost:
 
 
 class CostPart(Protocol):
-    """Some quantities of a network's cost, as functions of the widths that its sites keep.
+    """Some quantities of a network's cost as functions of the widths of its sites.
 
     Widths are arrays of shape ``(site,)``. A *move* changes the width of one site.
     """
@@ -67,7 +67,7 @@ class CostPart(Protocol):
         ...
 
     def shifts(self, kept: IntArray, site: IntArray, step: IntArray) -> FloatArray:
-        """How costs change with one move alone, for many moves at once.
+        """The change of cost by single moves, for many moves at once.
 
         Args:
             kept: The widths to start from, shape ``(site,)``.
@@ -82,10 +82,10 @@ class CostPart(Protocol):
     def interactions(
         self, kept: IntArray, site: IntArray, step: IntArray, other: IntArray, other_step: IntArray
     ) -> FloatArray:
-        """What two moves of different sites cost together beyond the sum of both.
+        """The cost of two moves of different sites beyond the sum of both.
 
         Returns:
-            Shape ``(quantity, move, other move)``; of two moves of the same site it says nothing.
+            Shape ``(quantity, move, other move)``; entries for two moves of the same site mean nothing.
         """
         ...
 
@@ -94,7 +94,7 @@ class CostPart(Protocol):
 class CostModel:
     """The cost of a network at any widths of its sites, without cutting it.
 
-    MACs and parameters are counted exactly. Latency is predicted from a table, where there is one.
+    MACs and parameters are exact. Latency is predicted from a table, if one is given.
 
     Attributes:
         sites: The sites of the network.
@@ -106,7 +106,7 @@ class CostModel:
 
     @property
     def quantities(self) -> tuple[str, ...]:
-        """Fields of a `Cost` that are known, in the order of every array of quantities."""
+        """The fields of `Cost` that are known, in the order of every array of quantities."""
         return ("macs", "params") if self.table is None else ("macs", "params", "latency_ms")
 
     @cached_property
@@ -125,7 +125,7 @@ class CostModel:
         return self.cost({})
 
     def cost(self, widths: Mapping[str, int]) -> Cost:
-        """The cost when sites keep so many units; sites that are not named stay whole.
+        """The cost at the given widths; sites that are not named stay whole.
 
         Raises:
             InvalidSetting: If a site is unknown or a width is not between 0 and the site's own.

@@ -1,4 +1,4 @@
-"""MACs and parameters at any widths: exact quadratic forms."""
+"""MACs and parameters at any widths, as exact quadratic forms."""
 
 from collections import defaultdict
 from collections.abc import Mapping
@@ -31,19 +31,19 @@ class Forms:
     sites: Sites
 
     def evaluate(self, kept: IntArray) -> FloatArray:
-        """See `scionet.budget.costs.Part`."""
+        """See `scionet.budget.costs.CostPart`."""
         x = np.concatenate(([1.0], kept))
         return self._form @ x @ x
 
     def shifts(self, kept: IntArray, site: IntArray, step: IntArray) -> FloatArray:
-        """See `scionet.budget.costs.Part`."""
+        """See `scionet.budget.costs.CostPart`."""
         slope = 2 * self._form @ np.concatenate(([1.0], kept))
         return slope[:, site + 1] * step + self._form[:, site + 1, site + 1] * step**2
 
     def interactions(
         self, kept: IntArray, site: IntArray, step: IntArray, other: IntArray, other_step: IntArray
     ) -> FloatArray:
-        """See `scionet.budget.costs.Part`."""
+        """See `scionet.budget.costs.CostPart`."""
         mixed = 2 * self._form[:, site[:, None] + 1, other + 1]
         return mixed * np.multiply.outer(step, other_step)
 
@@ -76,7 +76,7 @@ class Forms:
         }
 
     def _left(self, size: int, per_unit: Mapping[str, int]) -> FloatArray:
-        """Entries left of so many, as coefficients of (1, widths), when each unit of a site takes some away."""
+        """Entries left of `size`, as coefficients of (1, widths), if a removed unit takes `per_unit` of them away."""
         full = np.array([site.width for site in self.sites.values()], dtype=np.int64)
         shares = np.array([per_unit.get(name, 0) for name in self.sites], dtype=np.float64)
         return np.concatenate(([size - shares @ full], shares))

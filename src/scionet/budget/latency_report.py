@@ -1,4 +1,4 @@
-"""Predicted beside measured latency of a pruned network."""
+"""Predicted and measured latency of a pruned network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from scionet.network.calling import Batch
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """How long a forward pass takes, before and after.
+    """Duration of a forward pass before and after pruning.
 
     Attributes:
-        predicted_dense_ms: What the latency table says of the dense network, milliseconds.
-        predicted_pruned_ms: What it says of the pruned one.
-        dense: What the dense network took.
-        pruned: What the pruned one took, in turns with it.
-        origin: Where the table was measured, and of what.
+        predicted_dense_ms: Latency of the dense network by the latency table, milliseconds.
+        predicted_pruned_ms: Latency of the pruned network by the latency table.
+        dense: Measured latency of the dense network.
+        pruned: Measured latency of the pruned network; both take turns.
+        origin: Network and machine that the table was measured on.
     """
 
     predicted_dense_ms: float
@@ -35,14 +35,14 @@ class LatencyReport:
     def of(
         cls, costs: CostModel, widths: Mapping[str, int], dense: nn.Module, pruned: nn.Module, inputs: Batch
     ) -> "LatencyReport | None":
-        """The report of a pruned network, with as many threads as torch may use now; None without a latency table.
+        """The report of a pruned network, measured with torch's number of threads; None without a latency table.
 
         Args:
             costs: The cost of the network at any widths.
-            widths: What each site keeps.
-            dense: The network before.
-            pruned: The network after.
-            inputs: The batch whose latency counts.
+            widths: Number of units that each site keeps.
+            dense: The network before pruning.
+            pruned: The network after pruning.
+            inputs: The batch to measure on.
         """
         before_ms, after_ms = costs.dense.latency_ms, costs.cost(widths).latency_ms
         if costs.table is None or before_ms is None or after_ms is None:

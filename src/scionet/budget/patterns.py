@@ -1,4 +1,4 @@
-"""What pruning has found out of a network's shape, to be given to another one: the density of each stage.
+"""Patterns: the densities of a pruned network's stages, which may be given to another network.
 
 Source: Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, section 5 (guided pruning).
 """
@@ -20,8 +20,7 @@ class Pattern:
     map: one operation per entry of a weight and position.
 
     Attributes:
-        densities: Units kept over units there were, each in (0, 1], from the stage of the most positions to that of the
-            fewest.
+        densities: Fraction of units kept, in (0, 1], from the stage with the most positions to the one with the fewest.
     """
 
     densities: tuple[float, ...]
@@ -50,21 +49,21 @@ class Pattern:
         return cls(tuple(kept[stage] / there[stage] for stage in sorted(there)))
 
     def shares(self, sites: Sites) -> dict[str, float]:
-        """The density of each site's stage, in any network of as many stages.
+        """The density of each site's stage, in any network with the same number of stages.
 
         Raises:
-            InvalidSetting: If the network has more or fewer.
+            InvalidSetting: If the network has another number of stages.
         """
         found = stages(sites)
         if (count := len({*found.values()})) != len(self.densities):
             raise InvalidSetting(
-                f"the pattern has {len(self.densities)} stages, the network {count}; give one of as many stages, which "
-                "are told apart by the number of positions at which units are computed"
+                f"the pattern has {len(self.densities)} stages, the network {count}; give one with as many stages; "
+                "a stage is all sites whose units are computed at the same number of positions"
             )
         return {name: self.densities[stage] for name, stage in found.items()}
 
     def widths(self, sites: Sites) -> dict[str, int]:
-        """Units that each site keeps at these densities: the nearest whole number, one at least.
+        """Units that each site keeps at these densities: the nearest whole number, at least one.
 
         Raises:
             InvalidSetting: See `shares`.
@@ -76,10 +75,10 @@ def stages(sites: Sites) -> dict[str, int]:
     """The stage of each site, from 0, in descending order of the positions at which its units are computed."""
     counted = {op.weight: op.macs / math.prod(sites.shapes[op.weight]) for op in sites.operations if op.weight}
     positions = {name: _first(site, counted) for name, site in sites.items()}
-    ranks = {count: rank for rank, count in enumerate(sorted({*positions.values()}, reverse=True))}
-    return {name: ranks[count] for name, count in positions.items()}
+    numbers = {count: number for number, count in enumerate(sorted({*positions.values()}, reverse=True))}
+    return {name: numbers[count] for name, count in positions.items()}
 
 
 def _first(site: Site, positions: Mapping[str, float]) -> float:
-    """How often the first operation that makes or takes the units is applied to an example."""
+    """The number of positions at which the first operation that produces or consumes the units is applied."""
     return next(positions[weight] for weight in (*site.producers, *site.consumers) if weight in positions)

@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
-from scionet.budget.allocation.ladder import TOLERANCE, describe
+from scionet.budget.allocation.reach import NO_GAIN, TOLERANCE, shortfall
 from scionet.budget.budget import Budget
 from scionet.choices.repair import Recalibrate, Reconstruct
 from scionet.choices.settings import Settings
 from scionet.choices.widths import ErrorCurves, Sensitivity
-from scionet.errors import CalibrationError, InvalidSetting, UnreachableBudget
+from scionet.errors import CalibrationError, InvalidSetting
 from scionet.methods.calibration.calibration import ALL, HELD_OUT
 from scionet.methods.contract import Method, Ranker
 from scionet.methods.problem import Problem
@@ -25,6 +25,8 @@ from scionet.methods.widths.allocator import Allocator
 from scionet.network.plan import Plan
 from scionet.progress import Progress, silent
 from scionet.seeds import seeded
+
+_NO_WEIGHT = "line search gives weight to no more units; a refit (repair=['refit']) makes use of every unit"
 
 
 class Pipeline(Method):
@@ -74,31 +76,40 @@ class Pipeline(Method):
         return [self._repaired(run, self._walked(allocator, budget, seed), held_out) for budget in budgets]
 
     def _walked(self, allocator: Allocator, budget: Budget | None, seed: int) -> Plan:
-        """A plan that uses the budget up, after all passes; where sites cannot use their share, others get it.
+        """A plan at or below the budget, after all passes; where sites cannot use their share, others get it.
 
-        Raises:
-            UnreachableBudget: If all sites together cannot use it.
+        Of the walks made for that, the one that uses most of the budget counts.
         """
-        run, caps = allocator.run, dict[str, int]()
-        while True:
-            walk = Walk(run, self._widths(allocator, budget, caps)).walk()
-            if budget is None or _fills(walk, budget):
-                break
-            known, caps = caps, caps | _saturated(walk)
-            if caps == known:
-                raise UnreachableBudget(_too_few_useful(walk, budget))
-        for _ in range(self.ranker.passes - 1):
-            walk = walk.again()
-        return walk.plan(self.name, self.described, seed)
+        run, max_units = allocator.run, dict[str, int]()
+        costs = run.problem.costs
 
-    def _widths(self, allocator: Allocator, budget: Budget | None, caps: Mapping[str, int]) -> AllocatedWidths:
+        def spare(walk: Walk) -> float:
+            return 0.0 if budget is None else budget.slack(costs.cost(walk.kept), costs.dense)
+
+        walk = best = Walk(run, self._widths(allocator, budget, max_units)).walk()
+        while spare(walk) > TOLERANCE and (saturated := _saturated(walk)):
+            max_units |= saturated
+            walk = Walk(run, self._widths(allocator, budget, max_units)).walk()
+            best = min(best, walk, key=spare)
+        for _ in range(self.ranker.passes - 1):
+            best = best.again()
+        plan = best.plan(self.name, self.described, seed)
+        if budget is None:
+            return plan
+        limits = self.settings.limits
+        unused = _NO_WEIGHT if max_units or _saturated(best) else NO_GAIN
+        bounds = {"round_to": limits.round_to, "min_units": limits.min_units}
+        note = shortfall(costs, budget, plan.widths, **bounds, unused=unused)
+        return replace(plan, status=f"{plan.status}; {note}") if note else plan
+
+    def _widths(self, allocator: Allocator, budget: Budget | None, max_units: Mapping[str, int]) -> AllocatedWidths:
         """How many units each site may keep; without a budget all of them."""
         if budget is None:
             return AllocatedWidths({name: site.width for name, site in allocator.run.sites.items()})
         rule = self.settings.widths
         if isinstance(rule, Sensitivity) and rule.search:
-            return searched(allocator, budget, caps, rule.search)
-        return allocator.widths(budget, caps)
+            return searched(allocator, budget, max_units, rule.search)
+        return allocator.widths(budget, max_units)
 
     def _repaired(self, run: MethodRun, plan: Plan, held_out: ReconstructionData | None) -> Plan:
         """The plan after all further steps of the repair, in their order."""
@@ -145,24 +156,7 @@ def _held_out(problem: Problem, seed: int) -> tuple[Problem, ReconstructionData]
     return replace(problem, calibration=fitted), ReconstructionData(fitted.inputs, judged.inputs, seed)
 
 
-def _fills(walk: Walk, budget: Budget) -> bool:
-    """Whether what is kept uses the budget up to within the tolerance, or everything is kept."""
-    costs, kept = walk.run.problem.costs, walk.kept
-    spare = budget.slack(costs.cost(kept), costs.dense)
-    return spare <= TOLERANCE or all(kept[name] == site.width for name, site in walk.sites.items())
-
-
 def _saturated(walk: Walk) -> dict[str, int]:
     """Sites that kept fewer units than they might, with how many they kept."""
     kept = walk.kept
     return {name: kept[name] for name, width in walk.widths.kept.items() if kept[name] < width}
-
-
-def _too_few_useful(walk: Walk, budget: Budget) -> str:
-    """Why the budget cannot be used up."""
-    costs = walk.run.problem.costs
-    return (
-        f"the budget {budget} cannot be used up: line search gives weight to so few units that the network it makes "
-        f"has {describe(costs.cost(walk.kept), costs.dense)}; set the budget to that, or refit the consumers "
-        "(repair=['refit']), which makes use of every unit"
-    )

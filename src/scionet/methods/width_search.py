@@ -15,7 +15,7 @@ _STEP = 0.4
 _LONGER, _SHORTER = 1.5, 1.5**-0.25
 
 
-def searched(allocator: Allocator, budget: Budget, caps: Mapping[str, int], n_tries: int) -> AllocatedWidths:
+def searched(allocator: Allocator, budget: Budget, max_units: Mapping[str, int], n_tries: int) -> AllocatedWidths:
     """The widths whose output is nearest to the dense network's, on all examples that the walks do not see.
 
     An evolution strategy with one parent and one child: the logarithms of factors on the sites' damage curves are
@@ -26,7 +26,7 @@ def searched(allocator: Allocator, budget: Budget, caps: Mapping[str, int], n_tr
     Args:
         allocator: Divides the budget.
         budget: What may remain.
-        caps: See `Allocator.widths`.
+        max_units: See `Allocator.widths`.
         n_tries: How often other widths are tried.
     """
     run = allocator.run
@@ -41,13 +41,13 @@ def searched(allocator: Allocator, budget: Budget, caps: Mapping[str, int], n_tr
 
     names = list(run.sites)
     place, step = np.zeros(len(names)), _STEP
-    best = allocator.widths(budget, caps)
+    best = allocator.widths(budget, max_units)
     least = first = distance_of(best)
     seen = {tuple(best.kept.items())}
     for number in range(n_tries):
         run.progress("search widths", number, n_tries)
         there = place + step * generator.standard_normal(len(names))
-        widths = allocator.widths(budget, caps, dict(zip(names, np.exp(there), strict=True)))
+        widths = allocator.widths(budget, max_units, dict(zip(names, np.exp(there), strict=True)))
         if (key := tuple(widths.kept.items())) in seen:
             step *= _LONGER
             continue

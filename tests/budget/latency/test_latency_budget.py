@@ -1,4 +1,4 @@
-"""Allocation under limits on latency: within the limit and close to it or refused, and near the best there is."""
+"""Allocation under limits on latency: within the limit or refused, and near the best there is."""
 
 from collections.abc import Callable
 
@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from support.clocks import handmade
 from support.handmade_sites import brute_force, chain, mixed
 
-from scionet.budget.allocation.allocate import by_curves, uniform
-from scionet.budget.allocation.ladder import TOLERANCE
+from scionet.budget.allocation.allocate import uniform
+from scionet.budget.allocation.curves import by_curves
 from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel, FloatArray
 from scionet.errors import InvalidSetting, UnreachableBudget
@@ -34,6 +34,11 @@ def curves(model: CostModel, rng: np.random.Generator) -> dict[str, FloatArray]:
     }
 
 
+def sizes(model: CostModel) -> dict[str, int]:
+    """The full width of each site."""
+    return dict(zip(model.names, model.full.tolist(), strict=True))
+
+
 def driven(model: CostModel, budget: str, **rounding: int) -> dict[str, int]:
     """`by_curves` with some curves."""
     return by_curves(model, budget, curves(model, np.random.default_rng(0)), **rounding)
@@ -42,17 +47,17 @@ def driven(model: CostModel, budget: str, **rounding: int) -> dict[str, int]:
 @pytest.mark.parametrize("allocate", [uniform, driven])
 @settings(max_examples=12)
 @given(st.sampled_from([WIDE, COUPLED]), budgets, st.sampled_from([1, 2, 8]))
-def test_all_limits_are_met_and_one_closely_or_refused(
+def test_all_limits_are_met_or_the_narrowest_network_exceeds_them(
     allocate: Allocate, model: CostModel, budget: str, round_to: int
 ) -> None:
     try:
         widths = allocate(model, budget, round_to=round_to)
     except UnreachableBudget as error:
         assert "latency" in str(error) and " ms " in str(error)
+        narrowest = {name: round_to if round_to < full else full for name, full in sizes(model).items()}
+        assert not Budget(budget).met(model.cost(narrowest), model.dense)
         return
-    cost, limits = model.cost(widths), Budget(budget)
-    assert limits.met(cost, model.dense)
-    assert limits.slack(cost, model.dense) <= TOLERANCE or list(widths.values()) == model.full.tolist()
+    assert Budget(budget).met(model.cost(widths), model.dense)
 
 
 def test_near_the_best_of_all_widths() -> None:
@@ -63,14 +68,8 @@ def test_near_the_best_of_all_widths() -> None:
         model = CostModel(net.sites, handmade(net.sites, seed, steps=(0.2, 0.5)[seed // 2 % 2]))
         budget = ("latency<=60%", "latency<=80%", "latency<=70%, macs<=60%")[seed % 3]
         errors = curves(model, rng)
-        best = brute_force(model, budget, errors, TOLERANCE)
-        try:
-            found = by_curves(model, budget, errors)
-        except UnreachableBudget:
-            assert not np.isfinite(best)
-            continue
-        ratios.append(sum(errors[name][kept] for name, kept in found.items()) / best)
-    assert len(ratios) > 6
+        found = by_curves(model, budget, errors)
+        ratios.append(sum(errors[name][kept] for name, kept in found.items()) / brute_force(model, budget, errors))
     assert min(ratios) > 1 - 1e-9
     assert np.mean(np.array(ratios) < 1 + 1e-9) > 0.7
     assert np.mean(ratios) < 1.1

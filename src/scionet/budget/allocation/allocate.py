@@ -1,16 +1,17 @@
-"""How many units each site keeps: one density for all, or what the error curves of the sites say."""
+"""How many units each site keeps, at one density for all sites or at densities in given proportions."""
 
 from collections.abc import Iterator, Mapping
 from heapq import heappop, heappush
 
 import numpy as np
 
-from scionet.budget.allocation.ladder import NO_CAPS, TOLERANCE, Ladder, Moves, describe
-from scionet.budget.allocation.solver import Search
+from scionet.budget.allocation.exhaustive import is_small, nearest
+from scionet.budget.allocation.ladder import NO_MAXIMUM, Ladder, Moves
+from scionet.budget.allocation.reach import TOLERANCE
 from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
 from scionet.budget.forms import FloatArray, IntArray
-from scionet.errors import InvalidSetting, UnreachableBudget
+from scionet.errors import InvalidSetting
 
 _EXPANSIONS = 500
 _ENOUGH = 16
@@ -23,13 +24,13 @@ def uniform(
     *,
     round_to: int = 1,
     min_units: int = 1,
-    most: Mapping[str, int] = NO_CAPS,
+    max_units: Mapping[str, int] = NO_MAXIMUM,
 ) -> dict[str, int]:
     """The widths at which all sites have one density, as large as the budget allows.
 
     See `in_proportion`, with one share for all.
     """
-    return in_proportion(model, budget, {}, round_to=round_to, min_units=min_units, most=most)
+    return in_proportion(model, budget, {}, round_to=round_to, min_units=min_units, max_units=max_units)
 
 
 def in_proportion(
@@ -39,14 +40,15 @@ def in_proportion(
     *,
     round_to: int = 1,
     min_units: int = 1,
-    most: Mapping[str, int] = NO_CAPS,
+    max_units: Mapping[str, int] = NO_MAXIMUM,
 ) -> dict[str, int]:
     """The widths at which the sites' densities are in given proportions, as large as the budget allows.
 
-    The largest common multiple of the shares is bisected and rounded down to allowed widths; no site exceeds density 1.
-    What is left is given away in single steps, at most one per site, to the site first that is sparsest for its share.
-    Only where steps are so coarse that this ends more than 1 % below the limit, sites are exchanged against each other
-    to come closer.
+    The largest common multiple of the shares is found by bisection and rounded down to allowed widths; no site exceeds
+    density 1. The rest of the budget is spent in single steps, at most one per site, on the site first that is sparsest
+    for its share. Where this ends more than 1 % below the limit because steps are coarse, sites are exchanged against
+    each other to come closer. Of all widths found within 1 % those nearest to the proportions are taken; if there are
+    none, those nearest to the limit.
 
     Args:
         model: The costs.
@@ -54,69 +56,23 @@ def in_proportion(
         shares: What the sites' densities are proportional to, above 0; 1 for sites that are not named.
         round_to: What kept widths are multiples of, except the full width; narrower sites stay whole.
         min_units: The fewest units a site keeps.
-        most: The most units a site keeps, but for its narrowest allowed width; sites not named may stay whole.
+        max_units: The most units a site keeps, but for its narrowest allowed width; sites not named may stay whole.
 
     Returns:
-        The number of units to keep, for every site. Less than the budget allows only if all sites keep the most.
+        The number of units to keep, for every site. The cost is at or below the budget;
+        `scionet.budget.allocation.reach.shortfall` says why it is far below.
 
     Raises:
         InvalidSetting: If a setting is malformed, or a share is not above 0 or of no site.
-        UnreachableBudget: If no network is small enough, or none within 1 % of the limit was found.
+        UnreachableBudget: If even the narrowest network exceeds the budget.
     """
-    ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units, most=most)
+    ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units, max_units=max_units)
     units = _units_of(model, shares)
     if ladder.everything_fits:
         return ladder.named(ladder.top)
-    multiple = _largest_common(ladder, units)
+    multiple = largest_common(ladder, units)
     away = abs(ladder.widths / units[:, None] - multiple)
-    return ladder.named(settle(ladder, _common(ladder, units, multiple), away))
-
-
-def by_curves(
-    model: CostModel,
-    budget: Budget | str | Mapping[str, object],
-    errors: Mapping[str, FloatArray],
-    *,
-    round_to: int = 1,
-    min_units: int = 1,
-    most: Mapping[str, int] = NO_CAPS,
-) -> dict[str, int]:
-    """The widths with the least summed error under the budget.
-
-    A heuristic, since costs couple neighbouring sites and the exact problem is a nonconvex knapsack. From the dense
-    network downwards, and a second time from the narrowest upwards, the steps of least damage per cost are taken,
-    with costs recomputed after each; steps end on the lower convex hull of a curve where that is better. From both
-    and from the uniform allocation, steps of one site are then exchanged against steps of another while the error
-    falls, from coarse to fine; the best of the three is taken. With convex curves, sites that do not touch, and
-    units of equal cost, it is optimal.
-
-    Args:
-        model: The costs.
-        budget: The limits.
-        errors: For every site the predicted error at each kept width 0..N, shape ``(N + 1,)``. A width with an
-            infinite error is never taken. Where a curve rises with the width (noise), its running minimum counts.
-        round_to: What kept widths are multiples of, except the full width; narrower sites stay whole.
-        min_units: The fewest units a site keeps.
-        most: See `uniform`.
-
-    Returns:
-        The number of units to keep, for every site. Less than the budget allows only if all sites keep the most.
-
-    Raises:
-        InvalidSetting: If a setting is malformed, or the curves do not fit the sites.
-        UnreachableBudget: If no network is small enough, or none within 1 % of the limit was found.
-    """
-    curves = _checked(model, errors)
-    allowed = {name: np.isfinite(curve) for name, curve in curves.items()}
-    options = {"round_to": round_to, "min_units": min_units, "most": most}
-    ladder = Ladder.build(model, Budget.of(budget), allowed=allowed, **options)
-    if ladder.everything_fits:
-        return ladder.named(ladder.top)
-    search = Search.build(ladder, curves)
-    full = _units_of(model, {})
-    starts = (*search.starts(), _common(ladder, full, _largest_common(ladder, full)))
-    best = min(map(search.refine, starts), key=search.total)
-    return ladder.named(settle(ladder, best, search.error))
+    return ladder.named(settle(ladder, common(ladder, units, multiple), away))
 
 
 def _units_of(model: CostModel, shares: Mapping[str, float]) -> FloatArray:
@@ -131,87 +87,65 @@ def _units_of(model: CostModel, shares: Mapping[str, float]) -> FloatArray:
     return np.array([shares.get(name, 1.0) for name in model.names]) * model.full.astype(np.float64)
 
 
-def _largest_common(ladder: Ladder, units: FloatArray) -> float:
+def largest_common(ladder: Ladder, units: FloatArray) -> float:
     """The largest common multiple of these widths that fits."""
     return ladder.largest(
         lambda multiple: ladder.below(multiple * units), float(max(ladder.model.full / units, default=1.0))
     )
 
 
-def _common(ladder: Ladder, units: FloatArray, multiple: float) -> IntArray:
+def common(ladder: Ladder, units: FloatArray, multiple: float) -> IntArray:
     """The rungs of a multiple of these widths, and one step up for each site for which it still fits.
 
-    The site that is sparsest beside these widths comes first.
+    The site that is sparsest compared with these widths comes first.
     """
-    at = ladder.below(multiple * units)
-    for site in np.argsort(ladder.kept(at) / units, kind="stable"):
-        higher = np.minimum(at + (ladder.everyone == site), ladder.top)
-        at = higher if ladder.slack(higher) >= 0 else at
-    return at
+    rungs = ladder.below(multiple * units)
+    for site in np.argsort(ladder.kept(rungs) / units, kind="stable"):
+        higher = np.minimum(rungs + (ladder.all_sites == site), ladder.top)
+        rungs = higher if ladder.slack(higher) >= 0 else rungs
+    return rungs
 
 
-def _checked(model: CostModel, errors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-    """The curves as they may be used: one per site, without NaN, nowhere rising.
+def settle(ladder: Ladder, rungs: IntArray, penalty: FloatArray) -> IntArray:
+    """Come closer to the limit where steps are so coarse that more than the tolerance is left.
 
-    Raises:
-        InvalidSetting: If sites and curves do not match; all problems at once.
-    """
-    problems = [f"no site is named {name!r}" for name in errors if name not in model.names]
-    curves = {}
-    for name, full in zip(model.names, model.full.tolist(), strict=True):
-        curve = np.asarray(errors.get(name, ()), dtype=np.float64)
-        if curve.shape != (full + 1,):
-            problems.append(f"site {name!r} needs {full + 1} values, for 0..{full} kept units; given {curve.shape}")
-        elif np.isnan(curve).any() or not np.isfinite(curve[-1]):
-            problems.append(f"the curve of site {name!r} has a NaN, or is not finite at full width")
-        else:
-            curves[name] = np.minimum.accumulate(curve)
-    if problems:
-        raise InvalidSetting("the error curves do not fit the network: " + "; ".join(problems))
-    return curves
-
-
-def settle(ladder: Ladder, at: IntArray, penalty: FloatArray) -> IntArray:
-    """Where steps are so coarse that the limit is missed by more than the tolerance: exchange them to come closer.
+    In small networks all allocations are compared; elsewhere sites are exchanged against each other.
 
     Args:
         ladder: The widths that may be taken.
-        at: Where to start, within the budget.
-        penalty: What each rung of each site costs apart from the budget, shape ``(site, rung)``.
+        rungs: Where to start, within the budget.
+        penalty: How bad each rung of each site is apart from its cost, shape ``(site, rung)``.
 
-    Raises:
-        UnreachableBudget: If nothing close enough was found.
+    Returns:
+        Of rungs within the tolerance those of least penalty, or else those nearest to the limit; see `in_proportion`.
     """
-    if ladder.slack(at) <= TOLERANCE:
-        return at
-    at = min(_near(ladder, at), key=lambda rungs: penalty[ladder.everyone, rungs].sum())
+    if ladder.slack(rungs) <= TOLERANCE:
+        return rungs
+    if is_small(ladder):
+        return nearest(ladder, penalty, TOLERANCE)
+    rungs = min(_found_nearby(ladder, rungs), key=lambda found: penalty[ladder.all_sites, found].sum())
+    spare = max(TOLERANCE, ladder.slack(rungs))
     while True:
-        downs, ups = _small_steps(ladder, at)
-        slacks = ladder.slacks(at, downs, ups)
-        added = np.add.outer(*(penalty[m.site, m.to] - penalty[m.site, at[m.site]] for m in (downs, ups)))
-        change = np.where((slacks >= 0) & (slacks <= TOLERANCE), added, 0)
+        downs, ups = _small_steps(ladder, rungs)
+        slacks = ladder.slacks(rungs, downs, ups)
+        added = np.add.outer(*(penalty[m.site, m.to] - penalty[m.site, rungs[m.site]] for m in (downs, ups)))
+        change = np.where((slacks >= 0) & (slacks <= spare), added, 0)
         if change.min() >= -1e-12 * penalty.max():
-            return at
-        at = ladder.exchanged(at, downs, ups, int(change.argmin()))
+            return rungs
+        rungs = ladder.exchanged(rungs, downs, ups, int(change.argmin()))
 
 
-def _near(ladder: Ladder, start: IntArray) -> list[IntArray]:
-    """Some allocations within the tolerance.
-
-    Raises:
-        UnreachableBudget: If none is found.
-    """
-    near, nearest = [], (ladder.slack(start), start)
-    for slack, at in _explored(ladder, start):
+def _found_nearby(ladder: Ladder, start: IntArray) -> list[IntArray]:
+    """Some allocations within the tolerance below the limit; if none is found, the one with the least left."""
+    least, closest, within = ladder.slack(start), start, list[IntArray]()
+    for slack, rungs in _explored(ladder, start):
+        if 0 <= slack < least:
+            least, closest = slack, rungs
         if 0 <= slack <= TOLERANCE:
-            near.append(at)
-        if 0 <= slack < nearest[0]:
-            nearest = slack, at
-        if len(near) == _ENOUGH:
+            within.append(rungs)
+        if len(within) == _ENOUGH:
             break
-    if not near:
-        raise UnreachableBudget(_too_coarse(ladder, nearest[1]))
-    return near
+    return within or [closest]
 
 
 def _explored(ladder: Ladder, start: IntArray) -> Iterator[tuple[float, IntArray]]:
@@ -228,23 +162,16 @@ def _explored(ladder: Ladder, start: IntArray) -> Iterator[tuple[float, IntArray
                 yield slack, found
 
 
-def _neighbours(ladder: Ladder, at: IntArray) -> Iterator[tuple[float, IntArray]]:
+def _neighbours(ladder: Ladder, rungs: IntArray) -> Iterator[tuple[float, IntArray]]:
     """The exchanges that come closest to the limit, from either side."""
-    downs, ups = _small_steps(ladder, at)
-    slacks = ladder.slacks(at, downs, ups).ravel()
+    downs, ups = _small_steps(ladder, rungs)
+    slacks = ladder.slacks(rungs, downs, ups).ravel()
     for index in np.argsort(abs(slacks), kind="stable")[:_BRANCHES]:
-        yield float(slacks[index]), ladder.exchanged(at, downs, ups, int(index))
+        yield float(slacks[index]), ladder.exchanged(rungs, downs, ups, int(index))
 
 
-def _small_steps(ladder: Ladder, at: IntArray) -> tuple[Moves, Moves]:
+def _small_steps(ladder: Ladder, rungs: IntArray) -> tuple[Moves, Moves]:
     """One step or two of each site, downwards and upwards; each list begins with no step at all."""
-    none = Moves(ladder.everyone[:1], at[:1])
-    downs, ups = (ladder.climb(at, sign) | ladder.climb(at, 2 * sign) for sign in (-1, 1))
-    return none | downs.only(downs.to < at[downs.site]), none | ups.only(ups.to > at[ups.site])
-
-
-def _too_coarse(ladder: Ladder, at: IntArray) -> str:
-    return (
-        f"no allocation within {TOLERANCE:.0%} below the budget {ladder.budget} was found: the nearest below it has "
-        f"{describe(ladder.cost(at), ladder.model.dense)}; lower round_to or min_units, or set the budget to that"
-    )
+    none = Moves(ladder.all_sites[:1], rungs[:1])
+    downs, ups = (ladder.climb(rungs, sign) | ladder.climb(rungs, 2 * sign) for sign in (-1, 1))
+    return none | downs.only(downs.to < rungs[downs.site]), none | ups.only(ups.to > rungs[ups.site])

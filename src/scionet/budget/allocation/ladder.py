@@ -1,6 +1,6 @@
 """The widths that every site may take, and what steps between them cost."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from types import MappingProxyType
@@ -8,20 +8,20 @@ from types import MappingProxyType
 import numpy as np
 from numpy.typing import NDArray
 
-from scionet.budget.budget import Budget, Caps
+from scionet.budget.budget import QUANTITIES, Budget, Caps
 from scionet.budget.costs import Cost, CostModel
 from scionet.budget.forms import FloatArray, IntArray
 from scionet.errors import InvalidSetting, UnreachableBudget
 
-TOLERANCE = 0.01
-"""How far below its tightest limit an allocation may end, as a fraction of the dense cost."""
+NO_MAXIMUM: Mapping[str, int] = MappingProxyType({})
+"""Every site may stay whole."""
 
-NO_CAPS: Mapping[str, int] = MappingProxyType({})
-"""No site is held below its full width."""
+SAME = 1e-9
+"""Relative difference up to which two predicted errors count as equal."""
 
 _NEVER = 1e300
 _ROUNDING = 1e-9
-"""CostPart of the dense latency that is left free, because its sums are rounded; those of whole numbers are exact."""
+"""Fraction of the dense latency that is left free, because its sums are rounded; those of whole numbers are exact."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,25 +44,25 @@ class Moves:
         """The moves where a mask of shape ``(move,)`` holds."""
         return Moves(self.site[where], self.to[where])
 
-    def one(self, index: int, at: IntArray) -> IntArray:
+    def one(self, index: int, rungs: IntArray) -> IntArray:
         """The rungs after one of the moves is made."""
-        moved = at.copy()
+        moved = rungs.copy()
         moved[self.site[index]] = self.to[index]
         return moved
 
 
 @dataclass(frozen=True, eq=False)
 class Ladder:
-    """The widths that every site may take, from narrow to whole, under a budget.
+    """The widths that every site may take, from narrow to wide, under a budget.
 
-    A *rung* is the position of a width among those that its site may take; an allocation is one rung per site, an
-    integer array of shape ``(site,)``, called `at`.
+    A *rung* is the position of a width among those that its site may take. An allocation is one rung per site: an
+    integer array of shape ``(site,)``, called `rungs`.
 
     Attributes:
         model: The costs.
         budget: The limits.
         widths: Width at each rung, shape ``(site, rung)``; shorter rows repeat their last width.
-        top: The last rung of each site, shape ``(site,)``: the whole site, or the most it may keep.
+        top: The last rung of each site, shape ``(site,)``.
     """
 
     model: CostModel
@@ -78,8 +78,8 @@ class Ladder:
         *,
         round_to: int = 1,
         min_units: int = 1,
-        most: Mapping[str, int] = NO_CAPS,
-        allowed: Mapping[str, NDArray[np.bool_]] | None = None,
+        max_units: Mapping[str, int] = NO_MAXIMUM,
+        errors: Mapping[str, FloatArray] | None = None,
     ) -> "Ladder":
         """The multiples of `round_to` from `min_units` on, and the full width; a narrower site stays whole.
 
@@ -88,8 +88,9 @@ class Ladder:
             budget: The limits.
             round_to: What kept widths are multiples of, except the full width and numbers of heads.
             min_units: The fewest units a site keeps.
-            most: The most units a site keeps; its narrowest width stays allowed.
-            allowed: Which of the widths ``0..N`` of a site are allowed at all, shape ``(N + 1,)``.
+            max_units: The most units a site keeps; its narrowest width stays allowed.
+            errors: Predicted error of each site at the widths ``0..N``, nowhere rising, shape ``(N + 1,)``. Widths of
+                infinite error are left out, and those whose error equals that of a narrower one.
 
         Raises:
             InvalidSetting: If `round_to` or `min_units` is below 1, or latency is limited and was not measured.
@@ -101,87 +102,83 @@ class Ladder:
         for name, full in zip(model.names, model.full.tolist(), strict=True):
             step = 1 if model.sites[name].unit == "head" else round_to
             row = np.append(np.arange(step * -(-min_units // step), full, step), full)
-            row = row[row <= max(most.get(name, full), row[0])]
-            rows.append(row if allowed is None else row[allowed[name][row]])
+            row = row[row <= max(max_units.get(name, full), row[0])]
+            rows.append(row if errors is None else _useful(row, errors[name][row]))
         top = np.array([len(row) - 1 for row in rows], dtype=np.int64)
         columns = np.arange(max(top, default=0) + 1)
         widths = np.array([row[np.minimum(columns, len(row) - 1)] for row in rows], dtype=np.int64)
         ladder = cls(model, budget, widths.reshape(len(rows), len(columns)), top)
-        ladder._check_reachable()
+        ladder._refuse_unreachable()
         return ladder
 
-    def kept(self, at: IntArray) -> IntArray:
+    def kept(self, rungs: IntArray) -> IntArray:
         """Widths at the given rungs, shape ``(site,)``."""
-        return self.widths[self.everyone, at]
+        return self.widths[self.all_sites, rungs]
 
-    def below(self, most: FloatArray | IntArray) -> IntArray:
-        """The highest rung of each site of at most so many units, ``(site,)``; the lowest where there is none."""
-        return np.clip((self.widths <= most[:, None]).sum(axis=1) - 1, 0, self.top)
+    def below(self, widths: FloatArray | IntArray) -> IntArray:
+        """The highest rung of each site that is at most the given width, or the lowest rung, shape ``(site,)``."""
+        return np.clip((self.widths <= widths[:, None]).sum(axis=1) - 1, 0, self.top)
 
-    def largest(self, rungs: Callable[[float], IntArray], high: float) -> float:
-        """The largest number up to `high`, by bisection, whose rungs fit, where larger numbers mean no lower rungs."""
+    def largest(self, rungs_of: Callable[[float], IntArray], high: float) -> float:
+        """The largest number up to `high` whose rungs fit, by bisection. Larger numbers must not give lower rungs."""
         low = 0.0
         for _ in range(50):
             middle = (low + high) / 2
-            low, high = (middle, high) if self.slack(rungs(middle)) >= 0 else (low, middle)
+            low, high = (middle, high) if self.slack(rungs_of(middle)) >= 0 else (low, middle)
         return low
 
-    def named(self, at: IntArray) -> dict[str, int]:
-        """Widths at the given rungs by name of the site."""
-        return dict(zip(self.model.names, self.kept(at).tolist(), strict=True))
+    def named(self, rungs: IntArray) -> dict[str, int]:
+        """Widths at the given rungs, by name of the site."""
+        return dict(zip(self.model.names, self.kept(rungs).tolist(), strict=True))
 
-    def cost(self, at: IntArray) -> Cost:
-        """The cost at the given rungs."""
-        return self.model.cost(self.named(at))
-
-    def room(self, at: IntArray) -> FloatArray:
+    def room(self, rungs: IntArray) -> FloatArray:
         """What is left below each limit, shape ``(quantity,)``: negative beyond it, infinite where there is none."""
-        return self.caps - self.model.evaluate(self.kept(at))
+        return self.limits - self.model.evaluate(self.kept(rungs))
 
-    def slack(self, at: IntArray) -> float:
+    def slack(self, rungs: IntArray) -> float:
         """What is left below the tightest limit, as a fraction of the dense cost."""
-        return float(np.min(self.room(at) / self.scale))
+        return float(np.min(self.room(rungs) / self.scale))
 
-    def shifts(self, at: IntArray, moves: Moves) -> FloatArray:
+    def shifts(self, rungs: IntArray, moves: Moves) -> FloatArray:
         """How each move alone changes the costs, shape ``(quantity, move)``."""
-        return self.model.shifts(self.kept(at), moves.site, self._steps(at, moves))
+        return self.model.shifts(self.kept(rungs), moves.site, self._steps(rungs, moves))
 
-    def left(self, at: IntArray, moves: Moves, others: Moves) -> FloatArray:
+    def left(self, rungs: IntArray, moves: Moves, others: Moves) -> FloatArray:
         """What is left below each limit after a pair of moves, shape ``(quantity, move, other move)``.
 
         Two moves of the same site exclude each other, unless one of them stays where it is: such a pair never fits.
         """
-        steps, other_steps = self._steps(at, moves), self._steps(at, others)
-        alone = self.shifts(at, moves)[:, :, None] + self.shifts(at, others)[:, None, :]
-        change = alone + self.model.interactions(self.kept(at), moves.site, steps, others.site, other_steps)
+        steps, other_steps = self._steps(rungs, moves), self._steps(rungs, others)
+        alone = self.shifts(rungs, moves)[:, :, None] + self.shifts(rungs, others)[:, None, :]
+        change = alone + self.model.interactions(self.kept(rungs), moves.site, steps, others.site, other_steps)
         clash = (moves.site[:, None] == others.site) & (np.multiply.outer(steps, other_steps) != 0)
-        return self.room(at)[:, None, None] - np.where(clash, _NEVER, change)
+        return self.room(rungs)[:, None, None] - np.where(clash, _NEVER, change)
 
-    def slacks(self, at: IntArray, moves: Moves, others: Moves) -> FloatArray:
+    def slacks(self, rungs: IntArray, moves: Moves, others: Moves) -> FloatArray:
         """What is left below the tightest limit after a pair of moves, shape ``(move, other move)``."""
-        return np.min(self.left(at, moves, others) / self.scale[:, None, None], axis=0)
+        return np.min(self.left(rungs, moves, others) / self.scale[:, None, None], axis=0)
 
-    def exchanged(self, at: IntArray, moves: Moves, others: Moves, pair: int) -> IntArray:
+    def exchanged(self, rungs: IntArray, moves: Moves, others: Moves, pair: int) -> IntArray:
         """The rungs after a pair of moves, given by its position in a flattened ``(move, other move)`` array."""
         first, second = divmod(pair, len(others.site))
-        return moves.one(first, at) + others.one(second, at) - at
+        return moves.one(first, rungs) + others.one(second, rungs) - rungs
 
     @property
     def everything_fits(self) -> bool:
-        """Whether the dense network, or all that sites may keep, is within the budget."""
-        return self.budget.met(self.model.dense, self.model.dense) or self.slack(self.top) >= 0
+        """Whether all sites can be at their last rung."""
+        return self.budget.met(self.model.cost(self.named(self.top)), self.model.dense)
 
-    def climb(self, at: IntArray, rungs: IntArray | int) -> Moves:
-        """One move per site, so many rungs up (negative: down), at most to the end of the ladder."""
-        return Moves(self.everyone, np.clip(at + rungs, 0, self.top))
+    def climb(self, rungs: IntArray, steps: IntArray | int) -> Moves:
+        """One move per site, by a number of rungs up (negative: down), at most to the end of the ladder."""
+        return Moves(self.all_sites, np.clip(rungs + steps, 0, self.top))
 
     @cached_property
-    def everyone(self) -> IntArray:
+    def all_sites(self) -> IntArray:
         """Positions of all sites."""
         return np.arange(len(self.top))
 
     @cached_property
-    def caps(self) -> FloatArray:
+    def limits(self) -> FloatArray:
         """The limits in absolute numbers, shape ``(quantity,)``."""
         rounded = np.array([quantity == "latency_ms" for quantity in self.model.quantities])
         return self._amounts(self.budget.absolute(self.model.dense)) - _ROUNDING * self.scale * rounded
@@ -196,22 +193,30 @@ class Ladder:
         """The quantities that the model knows, shape ``(quantity,)``."""
         return np.array([getattr(values, quantity) for quantity in self.model.quantities])
 
-    def _steps(self, at: IntArray, moves: Moves) -> IntArray:
-        return self.widths[moves.site, moves.to] - self.kept(at)[moves.site]
+    def _steps(self, rungs: IntArray, moves: Moves) -> IntArray:
+        return self.widths[moves.site, moves.to] - self.kept(rungs)[moves.site]
 
-    def _check_reachable(self) -> None:
+    def _refuse_unreachable(self) -> None:
         lowest = np.zeros_like(self.top)
         if not self.everything_fits and self.slack(lowest) < 0:
+            dense = self.model.dense
+            cost = self.model.cost(self.named(lowest))
             raise UnreachableBudget(
                 f"the budget {self.budget} cannot be reached: the smallest network these sites allow has "
-                f"{describe(self.cost(lowest), self.model.dense)}; raise the budget, or lower round_to or min_units, "
-                f"or ignore fewer layers"
+                f"{cost} ({in_percent(cost, dense)} of the dense network); raise the budget, or lower round_to or "
+                "min_units, or ignore fewer layers"
             )
 
 
-def describe(cost: Cost, dense: Cost) -> str:
-    """A cost beside the dense one, for a person to read."""
-    parts = [f"macs {cost.macs / max(dense.macs, 1):.2%}", f"params {cost.params / max(dense.params, 1):.2%}"]
-    if cost.latency_ms is not None and dense.latency_ms:
-        parts.append(f"latency {cost.latency_ms / dense.latency_ms:.2%}")
-    return f"{cost} ({', '.join(parts)} of the dense network)"
+def in_percent(cost: Cost, dense: Cost, quantities: Collection[str] = QUANTITIES) -> str:
+    """The given quantities of a cost in percent of the dense one, for a person to read."""
+    amounts = [(quantity, getattr(cost, field), getattr(dense, field)) for quantity, field in QUANTITIES.items()]
+    known = [(quantity, a, b) for quantity, a, b in amounts if quantity in quantities and a is not None]
+    return ", ".join(f"{quantity} {amount / (whole or 1):.2%}" for quantity, amount, whole in known)
+
+
+def _useful(widths: IntArray, errors: FloatArray) -> IntArray:
+    """The widths of finite error, without those whose error equals that of a narrower one."""
+    widths, errors = widths[np.isfinite(errors)], errors[np.isfinite(errors)]
+    levels = np.rint((errors - errors[-1]) / max(SAME * errors[0], np.finfo(np.float64).tiny))
+    return widths[np.unique(-levels, return_index=True)[1]]

@@ -1,6 +1,6 @@
 """The search behind allocation by error curves: greedy steps, then exchanges from coarse to fine."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +18,8 @@ class Search:
     """Error curves on a ladder, and the steps that lower their sum.
 
     Steps of different sites are made comparable by a *quantum*: a fraction of the dense cost. At a quantum each site
-    moves by as many rungs as cost about that much, but at least by one; or further, to the next vertex of the lower
-    convex hull of its curve, so that a plateau is crossed at one go.
+    moves by the number of rungs that cost about that much, but at least by one. It may also move further, to the next
+    vertex of the lower convex hull of its curve, so that a flat part of a curve is crossed in one move.
 
     Attributes:
         ladder: The widths that may be taken, and their costs.
@@ -34,10 +34,8 @@ class Search:
     above: IntArray
 
     @classmethod
-    def build(cls, ladder: Ladder, curves: Mapping[str, FloatArray]) -> "Search":
-        """The search for curves over the widths 0..N of each site, finite wherever the ladder has a rung."""
-        rows = zip(ladder.model.names, ladder.widths, strict=True)
-        error = np.array([curves[name][row] for name, row in rows]).reshape(ladder.widths.shape)
+    def build(cls, ladder: Ladder, error: FloatArray) -> "Search":
+        """The search on a ladder with a finite error at each rung."""
         below, above = np.zeros_like(ladder.widths), np.zeros_like(ladder.widths)
         for site, top in enumerate(ladder.top):
             vertices = _hull(ladder.widths[site, : top + 1], error[site, : top + 1])
@@ -46,84 +44,84 @@ class Search:
             above[site] = vertices[np.searchsorted(vertices, rungs)]
         return cls(ladder, error, below, above)
 
-    def total(self, at: IntArray) -> float:
+    def total(self, rungs: IntArray) -> float:
         """The summed error."""
-        return float(self.error[self.ladder.everyone, at].sum())
+        return float(self.error[self.ladder.all_sites, rungs].sum())
 
     def starts(self) -> Iterator[IntArray]:
-        """Allocations within the budget: from the dense network downwards, from the narrowest upwards."""
+        """Allocations within the budget: from the widest rungs downwards, and from the narrowest upwards."""
         yield self.shrink(self.ladder.top, _START)
         yield self.fill(np.zeros_like(self.ladder.top), _START)
 
-    def refine(self, at: IntArray) -> IntArray:
+    def refine(self, rungs: IntArray) -> IntArray:
         """Exchange and fill until nothing is gained, from coarse to fine."""
         for quantum in _QUANTA:
-            at = self.fill(at, quantum)
-            while (better := self.exchange(at, quantum)) is not None:
-                at = self.fill(better, quantum)
-        return at
+            rungs = self.fill(rungs, quantum)
+            while (better := self.exchange(rungs, quantum)) is not None:
+                rungs = self.fill(better, quantum)
+        return rungs
 
-    def shrink(self, at: IntArray, quantum: float) -> IntArray:
-        """Take away the steps of least damage per cost saved until the budget is met.
+    def shrink(self, rungs: IntArray, quantum: float) -> IntArray:
+        """Take steps down, those of least damage per cost saved first, until the budget is met.
 
         Of several limits each counts by how far it is exceeded.
         """
-        while (room := self.ladder.room(at)).min() < 0:
-            moves = self.moves(at, -quantum)
+        while (room := self.ladder.room(rungs)).min() < 0:
+            moves = self.moves(rungs, -quantum)
             weight = np.maximum(-room, 0) / self.ladder.scale**2
-            saved = -weight @ self.ladder.shifts(at, moves)
-            ratio = np.where(saved > 0, self.change(at, moves) / np.maximum(saved, _TINY), np.inf)
-            at = moves.one(int(ratio.argmin()), at)
-        return at
+            saved = -weight @ self.ladder.shifts(rungs, moves)
+            ratio = np.where(saved > 0, self.change(rungs, moves) / np.maximum(saved, _TINY), np.inf)
+            rungs = moves.one(int(ratio.argmin()), rungs)
+        return rungs
 
-    def fill(self, at: IntArray, quantum: float) -> IntArray:
-        """Add the steps of most error removed per cost, among those that fit, until none fits.
+    def fill(self, rungs: IntArray, quantum: float) -> IntArray:
+        """Take steps up, those that lower the error most per cost first, until none fits.
 
         Of several limits each counts by how little is left below it.
         """
         while True:
-            moves, room = self.moves(at, quantum), self.ladder.room(at)
-            added = self.ladder.shifts(at, moves)
-            fits = (added <= room[:, None]).all(axis=0) & (moves.to > at[moves.site])
+            moves, room = self.moves(rungs, quantum), self.ladder.room(rungs)
+            added = self.ladder.shifts(rungs, moves)
+            fits = (added <= room[:, None]).all(axis=0) & (moves.to > rungs[moves.site])
             if not fits.any():
-                return at
+                return rungs
             price = (added / np.maximum(room, _TINY)[:, None]).sum(axis=0)
-            ratio = np.where(fits, -self.change(at, moves) / np.maximum(price, _TINY), -1)
-            at = moves.one(int(ratio.argmax()), at)
+            ratio = np.where(fits, -self.change(rungs, moves) / np.maximum(price, _TINY), -1)
+            rungs = moves.one(int(ratio.argmax()), rungs)
 
-    def exchange(self, at: IntArray, quantum: float) -> IntArray | None:
+    def exchange(self, rungs: IntArray, quantum: float) -> IntArray | None:
         """The best step down of one site together with a step up of another, or None if none lowers the error."""
-        downs, ups = self.moves(at, -quantum), self.moves(at, quantum)
-        fits = (self.ladder.left(at, downs, ups) >= 0).all(axis=0)
-        change = np.where(fits, np.add.outer(self.change(at, downs), self.change(at, ups)), 0)
+        downs, ups = self.moves(rungs, -quantum), self.moves(rungs, quantum)
+        fits = (self.ladder.left(rungs, downs, ups) >= 0).all(axis=0)
+        change = np.where(fits, np.add.outer(self.change(rungs, downs), self.change(rungs, ups)), 0)
         best = int(change.argmin())
-        if change.flat[best] >= -_TINY * self.total(at):
+        if change.flat[best] >= -_TINY * self.total(rungs):
             return None
-        return self.ladder.exchanged(at, downs, ups, best)
+        return self.ladder.exchanged(rungs, downs, ups, best)
 
-    def moves(self, at: IntArray, quantum: float) -> Moves:
+    def moves(self, rungs: IntArray, quantum: float) -> Moves:
         """For each site a plain step, and one to the hull if that is farther: down for a negative quantum, else up."""
-        stride = self._stride(at, abs(quantum))
-        plain = self.ladder.climb(at, -stride if quantum < 0 else stride)
+        stride = self._stride(rungs, abs(quantum))
+        plain = self.ladder.climb(rungs, -stride if quantum < 0 else stride)
         vertices = self.below if quantum < 0 else self.above
         hull = Moves(plain.site, vertices[plain.site, plain.to])
         return plain | hull.only(hull.to != plain.to)
 
-    def change(self, at: IntArray, moves: Moves) -> FloatArray:
+    def change(self, rungs: IntArray, moves: Moves) -> FloatArray:
         """How much each move alone adds to the error, shape ``(move,)``."""
-        return self.error[moves.site, moves.to] - self.error[moves.site, at[moves.site]]
+        return self.error[moves.site, moves.to] - self.error[moves.site, rungs[moves.site]]
 
-    def _stride(self, at: IntArray, quantum: float) -> IntArray:
-        """How many rungs of each site cost about a quantum, at least one.
+    def _stride(self, rungs: IntArray, quantum: float) -> IntArray:
+        """The number of rungs of each site that cost about a quantum, at least one.
 
-        A rung costs what it does in the mean over all that are below, or above the lowest: a single one may cost
+        The cost of a rung is the mean over all rungs below, or over all above the lowest: a single one may cost
         nothing where latency goes in steps.
         """
         ladder = self.ladder
-        end = ladder.climb(at, np.where(at > 0, -at, ladder.top))
-        limited = np.isfinite(ladder.caps)
-        all_rungs = (abs(ladder.shifts(at, end)) / ladder.scale[:, None])[limited].max(axis=0)
-        price = all_rungs / np.maximum(abs(end.to - at), 1)
+        end = ladder.climb(rungs, np.where(rungs > 0, -rungs, ladder.top))
+        limited = np.isfinite(ladder.limits)
+        all_rungs = (abs(ladder.shifts(rungs, end)) / ladder.scale[:, None])[limited].max(axis=0)
+        price = all_rungs / np.maximum(abs(end.to - rungs), 1)
         return np.clip(quantum / np.maximum(price, _TINY), 1, np.maximum(ladder.top, 1)).astype(np.int64)
 
 

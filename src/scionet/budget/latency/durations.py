@@ -1,4 +1,4 @@
-"""What repeated runs say of a time: the median, and how sure that is. Knows no torch."""
+"""The median of repeated timings, with its confidence interval. Does not import torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from statistics import median
 from scionet.errors import InvalidSetting
 
 CONFIDENCE = 0.95
-"""Of the intervals."""
+"""Confidence of the intervals."""
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one forward pass.
+    """Duration of one forward pass.
 
     Attributes:
         median_ms: Median over repeats, milliseconds.
@@ -29,7 +29,7 @@ class Latency:
     batch_size: int
 
     def __post_init__(self) -> None:
-        """Check the order.
+        """Check that the times are in order.
 
         Raises:
             InvalidSetting: If the times are not positive and ascending.
@@ -46,19 +46,19 @@ class Latency:
 
     @classmethod
     def of(cls, times_ms: Sequence[float], batch_size: int) -> "Latency":
-        """What repeated runs say."""
+        """The median and interval of repeated timings."""
         lower, upper = interval(times_ms)
         return cls(median(times_ms), lower, upper, batch_size)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """A confidence interval of the median from order statistics, whatever the distribution.
+    """A confidence interval of the median from order statistics, for any distribution.
 
     The number of values below the median is binomial, so the r-th smallest and the r-th largest value enclose it
-    unless fewer than r values lie on one side. With less than six values even the extremes do so in less than 95 % of
-    all cases; they are returned then.
+    unless fewer than r values lie on one side. With fewer than six values even the smallest and the largest do so in
+    less than 95 % of all cases; these are returned then.
     """
     ordered, count = sorted(values), len(values)
     tails = accumulate(comb(count, below) / 2**count for below in range(count))
-    rank = max(1, sum(2 * tail <= 1 - CONFIDENCE for tail in tails))
-    return ordered[rank - 1], ordered[-rank]
+    position = max(1, sum(2 * tail <= 1 - CONFIDENCE for tail in tails))
+    return ordered[position - 1], ordered[-position]

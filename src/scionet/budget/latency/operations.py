@@ -1,9 +1,8 @@
-"""The operations of a network as they can be run again at other widths, one for each that is distinct by its shapes.
+"""The operations of a network in a form that can be run at other widths; operations of equal shapes count as one.
 
-In one traced forward pass every tensor argument of every operation says which of its dimensions shrink with which
-sites: its planes of tags know (see
-`scionet.network.discovery.tracing`). So nothing here knows what a convolution is, except that its groups shrink with
-its channels.
+One forward pass is watched. The trace knows which dimensions of every tensor argument shrink with which sites (see
+`scionet.network.discovery.tracing`). The kind of an operation is therefore unimportant, except that the groups of a
+convolution shrink with its channels.
 """
 
 import math
@@ -24,19 +23,19 @@ from scionet.network.discovery.tracing import Call, Trace, trace_forward, varyin
 from scionet.network.sites import Sites
 
 STEP = 8
-"""Channels between two widths that are measured, where a dimension is narrow."""
+"""Channels between two measured widths of a narrow dimension."""
 POINTS = 8
-"""Widths that are measured of a dimension, at most."""
+"""Largest number of measured widths of a dimension."""
 MOST_AXES = 2
-"""The dimensions of an operation with more (a concatenation) shrink together, in the mean."""
+"""Largest number of axes; dimensions of an operation with more (a concatenation) shrink together, by their mean."""
 
 
 @dataclass(frozen=True)
 class Axis:
-    """How a dimension shrinks: the fraction of its entries that is left is ``1 - sum of share x (1 - density)``.
+    """How a dimension shrinks: the fraction ``1 - sum of share x (1 - density)`` of its entries is left.
 
     Attributes:
-        shares: By site, the fraction of the dense dimension's entries that are its units.
+        shares: Pairs of a site and the fraction of the dense dimension's entries that belong to it.
     """
 
     shares: tuple[tuple[str, float], ...]
@@ -44,11 +43,11 @@ class Axis:
 
 @dataclass(frozen=True)
 class Argument:
-    """A tensor argument: its dense shape, and what shrinks.
+    """A tensor argument: its dense shape, and the dimensions that shrink.
 
     Attributes:
         shape: Dense shape.
-        order: Its dimensions as they lie in memory, the slowest first.
+        order: Its dimensions in the order of memory, the outermost first.
         dtype: Type of its entries.
         axes: Pairs of a dimension and the axis that it shrinks with.
     """
@@ -64,7 +63,7 @@ class Argument:
         return [(axis, self.shape[dim]) for dim, axis in self.axes]
 
     def at(self, fractions: tuple[float, ...], device: torch.device) -> Tensor:
-        """Ones in the shape that is left."""
+        """A tensor of ones of the remaining shape."""
         shape = list(self.shape)
         for dim, axis in self.axes:
             shape[dim] = max(1, round(shape[dim] * fractions[axis]))
@@ -81,22 +80,22 @@ class Groups:
 
     @property
     def sizes(self) -> list[tuple[int, int]]:
-        """The axis and the dense number."""
+        """The axis and the dense number of groups."""
         return [(self.axis, self.count)]
 
     def at(self, fractions: tuple[float, ...], device: torch.device) -> int:
-        """The groups that are left."""
+        """The remaining number of groups."""
         return max(1, round(self.count * fractions[self.axis]))
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """An operation at certain dense shapes, to be run at other widths.
+    """An operation with certain dense shapes, which can be run at other widths.
 
     Attributes:
         func: The operator.
         leaves: Its arguments, flattened; tensors as `Argument`, and the number of groups as `Groups`.
-        spec: How they were nested.
+        spec: How the arguments are nested.
     """
 
     func: Any
@@ -105,10 +104,7 @@ class Kernel:
 
     @cached_property
     def knots(self) -> tuple[tuple[float, ...], ...]:
-        """For each axis the fractions of it that are measured, ascending to 1.
-
-        They are such that every size on the axis stays a whole number.
-        """
+        """The measured fractions of each axis, ascending to 1. Every size on the axis stays a whole number."""
         sizes: dict[int, list[int]] = {}
         for axis, size in (pair for leaf in self.leaves if isinstance(leaf, Argument | Groups) for pair in leaf.sizes):
             sizes.setdefault(axis, []).append(size)
@@ -122,20 +118,20 @@ class Kernel:
 
     @property
     def points(self) -> list[tuple[float, ...]]:
-        """Every combination of knots, the last axis fastest."""
+        """All combinations of knots, the last axis fastest."""
         return list(product(*self.knots))
 
     def at(self, fractions: tuple[float, ...], device: torch.device) -> partial[Any]:
-        """The operation with new arguments at these fractions of its axes."""
+        """The operation with new arguments at the given fractions of its axes."""
         leaves = [leaf.at(fractions, device) if isinstance(leaf, Argument | Groups) else leaf for leaf in self.leaves]
         args, kwargs = tree_unflatten(leaves, self.spec)
         return partial(self.func, *args, **kwargs)
 
     def runs(self, device: torch.device) -> bool:
-        """Whether it can be run at other widths: not where a dense size is written among its arguments."""
+        """Whether it runs at other widths; it does not if one of its arguments is a dense size."""
         try:
             self.at(self.points[0], device)()
-        except Exception:  # whatever an operator raises
+        except Exception:  # an operator may raise anything
             return False
         return True
 
@@ -145,11 +141,11 @@ Uses = Mapping[Kernel, list[tuple[Axis, ...]]]
 
 
 def operations(model: nn.Module, batch: Batch, sites: Sites) -> Uses:
-    """Every operation of a forward pass that can be run at other widths, and shrinks with the sites.
+    """Every operation of a forward pass that shrinks with the sites and can be run at other widths.
 
     Args:
         model: The network.
-        batch: What it is called on, on its device.
+        batch: The batch that it is called on, on its device.
         sites: Its sites.
     """
     recorder = _OperationRecorder(sites)
@@ -159,7 +155,7 @@ def operations(model: nn.Module, batch: Batch, sites: Sites) -> Uses:
 
 
 class _OperationRecorder:
-    """A rule for `trace_forward` that writes down what it sees before it applies the rules of the network room."""
+    """A rule for `trace_forward` that records each operation, and then applies the rules of discovery."""
 
     def __init__(self, sites: Sites) -> None:
         self.uses: dict[Kernel, list[tuple[Axis, ...]]] = {}
@@ -201,7 +197,7 @@ class _OperationRecorder:
         return found
 
     def _owners(self, trace: Trace) -> np.ndarray:
-        """Position of the site that every tag belongs to, -1 where it belongs to none."""
+        """Position of the site that each tag belongs to, or -1."""
         if self._owner is None:
             first = {(block.tensor, block.dim): block.first for block in trace.blocks}
             self._owner = np.full(max(block.first + block.size for block in trace.blocks), -1)
@@ -212,13 +208,13 @@ class _OperationRecorder:
 
 
 def _is_view(func: Any) -> bool:
-    """Whether an operator only looks at its argument in another way, which takes no time that depends on widths."""
+    """Whether an operator returns a view of its argument, which takes no time that depends on widths."""
     aliases = [result.alias_info for result in func._schema.returns]
     return any(alias is not None and not alias.is_write for alias in aliases)
 
 
 def _argument(leaf: Any, axes: Mapping[int, int]) -> Any:
-    """A floating-point tensor as what is known of it; anything else as it is."""
+    """The description of a floating-point tensor; any other argument unchanged."""
     if not isinstance(leaf, Tensor) or not leaf.is_floating_point():
         return leaf
     order = sorted(range(leaf.ndim), key=lambda dim: -leaf.stride(dim))
@@ -226,7 +222,7 @@ def _argument(leaf: Any, axes: Mapping[int, int]) -> Any:
 
 
 def _mean(leaves: Sequence[Any], shrinks: Sequence[Mapping[int, Axis]]) -> Axis:
-    """The axis along which the entries of all dimensions that shrink are counted together."""
+    """The axis on which the entries of all dimensions that shrink count together."""
     sized = [(leaf.shape[d], a) for leaf, dims in zip(leaves, shrinks, strict=True) for d, a in dims.items()]
     total = sum(size for size, _ in sized)
     shares: dict[str, float] = {}
@@ -237,7 +233,7 @@ def _mean(leaves: Sequence[Any], shrinks: Sequence[Mapping[int, Axis]]) -> Axis:
 
 
 def _knots(grain: int, size: int) -> tuple[float, ...]:
-    """Fractions of a dimension that is divided into `grain` equal parts: every `STEP` entries, or `POINTS` in all."""
+    """Measured fractions of a dimension of `grain` equal parts: every `STEP` entries, but at most `POINTS` in all."""
     step = max(1, STEP * grain // size)
     counts = [*range(step, grain, step), grain]
     chosen = np.unique(np.linspace(0, len(counts) - 1, min(POINTS, len(counts))).round().astype(int))

@@ -1,4 +1,4 @@
-"""Where a latency table was measured, and of what."""
+"""The network and the machine that a latency table was measured on."""
 
 import hashlib
 import json
@@ -18,17 +18,17 @@ _DECISIVE = ("network", "inputs", "dtype", "device")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a latency table was measured, and of what. Names no host and no user.
+    """The network and the machine that a latency table was measured on. Names no host and no user.
 
     Attributes:
         network: Hash of the names and shapes of the network's tensors and sites; weights do not matter.
-        inputs: Types and shapes of the batch that it was called on.
+        inputs: Types and shapes of the batch that the network was called on.
         dtype: Floating-point type of the network.
-        device: Where it ran.
+        device: Device that the network ran on.
         machine: Model of the processor.
-        threads: Threads that torch used.
+        threads: Number of threads that torch used.
         torch: Version of torch.
-        clock: What told the time, as Python's module `time` names it; see `scionet.budget.latency.timing.clock_on`.
+        clock: Name of the clock in Python's module `time`; see `scionet.budget.latency.timing.clock_on`.
     """
 
     network: str
@@ -42,11 +42,11 @@ class Origin:
 
     @classmethod
     def here(cls, model: nn.Module, batch: Batch, sites: Sites) -> "Origin":
-        """That of a measurement on this machine, now.
+        """The origin of a measurement on this machine, now.
 
         Args:
             model: The network.
-            batch: What it is called on, on its device.
+            batch: The batch that it is called on, on its device.
             sites: Its sites.
         """
         device, dtype = place_of(model)
@@ -70,7 +70,7 @@ class Origin:
         """Refuse a table of another network, batch, type or device.
 
         Raises:
-            InvalidSetting: If it is; all differences are named.
+            InvalidSetting: If any of these differs; all differences are named.
         """
         mine, theirs = asdict(self), asdict(wanted)
         differences = [f"{name} {mine[name]}, now {theirs[name]}" for name in _DECISIVE if mine[name] != theirs[name]]

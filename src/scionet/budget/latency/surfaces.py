@@ -1,4 +1,4 @@
-"""Latency at any widths: sums of measured functions of one or two dimensions, interpolated between their knots."""
+"""Latency at any widths: the sum of measured functions of one or two axes, interpolated between their knots."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,12 +11,12 @@ from scionet.budget.forms import FloatArray, IntArray
 from scionet.budget.latency.operations import Axis
 
 _SLOPE = 1e-6
-"""By which part of its largest value a surface rises at least along an axis, so that no step down is worth nothing."""
+"""Least rise of a surface along an axis, as a fraction of its largest value: every step down then saves something."""
 
 
 @dataclass(frozen=True, eq=False)
 class Surface:
-    """What one operation, or several that shrink alike, take at any fraction of their axes.
+    """Duration of one operation, or of several that shrink alike, at some fractions of their axes.
 
     Attributes:
         axes: One axis or two.
@@ -33,10 +33,10 @@ class Surface:
 class Surfaces:
     """The sum of surfaces as a function of widths: bilinear between knots, constant below the first.
 
-    Axis 0 of an array is the axis of a surface; one that has a single axis has a second one of a single knot.
+    Dimension 0 of an array is the axis of a surface. A surface with a single axis gets a second one with a single knot.
 
     Attributes:
-        constant_ms: What does not change with the widths.
+        constant_ms: The part that does not change with the widths.
         position: Fractions of the axes as coefficients of ``(1, widths)``, shape ``(2, surface, 1 + site)``.
         knots: Ascending, shape ``(2, surface, knot)``; after the last come larger ones that are never reached.
         ms: Shape ``(surface, knot, knot)``.
@@ -71,15 +71,15 @@ class Surfaces:
         )
 
     def scaled(self, constant_ms: float, scale: float) -> "Surfaces":
-        """Every surface times `scale`, with this constant."""
+        """All surfaces multiplied by `scale`, and the given constant."""
         return replace(self, constant_ms=constant_ms, ms=scale * self.ms)
 
     def evaluate(self, kept: IntArray) -> FloatArray:
-        """See `scionet.budget.costs.Part`."""
+        """See `scionet.budget.costs.CostPart`."""
         return np.array([self.constant_ms + self._at(np.arange(len(self.ms)), self._fractions(kept)).sum()])
 
     def shifts(self, kept: IntArray, site: IntArray, step: IntArray) -> FloatArray:
-        """See `scionet.budget.costs.Part`."""
+        """See `scionet.budget.costs.CostPart`."""
         surface, move = np.nonzero(self._touched[:, site])
         here = self._fractions(kept)[:, surface]
         change = self._at(surface, here + self._moved(surface, site[move], step[move])) - self._at(surface, here)
@@ -88,7 +88,7 @@ class Surfaces:
     def interactions(
         self, kept: IntArray, site: IntArray, step: IntArray, other: IntArray, other_step: IntArray
     ) -> FloatArray:
-        """See `scionet.budget.costs.Part`."""
+        """See `scionet.budget.costs.CostPart`."""
         surface, move, mate = _joined(*np.nonzero(self._shared[:, site]), *np.nonzero(self._shared[:, other]))
         here = self._fractions(kept)[:, surface]
         first = self._moved(surface, site[move], step[move])
@@ -100,20 +100,20 @@ class Surfaces:
 
     @cached_property
     def _touched(self) -> NDArray[np.bool_]:
-        """Which surface changes with which site, shape ``(surface, site)``."""
+        """Whether a surface changes with a site, shape ``(surface, site)``."""
         return (self.position[:, :, 1:] != 0).any(axis=0)
 
     @cached_property
     def _shared(self) -> NDArray[np.bool_]:
-        """The same, without the surfaces that change with one site only."""
+        """The same, but without surfaces that change with a single site."""
         return self._touched & (self._touched.sum(axis=1, keepdims=True) > 1)
 
     def _fractions(self, kept: IntArray) -> FloatArray:
-        """Where all surfaces are on their axes, shape ``(2, surface)``."""
+        """The position of each surface on its axes, shape ``(2, surface)``."""
         return self.position @ np.concatenate(([1.0], kept))
 
     def _moved(self, surface: IntArray, site: IntArray, step: IntArray) -> FloatArray:
-        """By how much moves shift surfaces on their axes, shape ``(2, pair)``, for pairs of a surface and a move."""
+        """The shift of a surface on its axes by a move, shape ``(2, pair)``, for pairs of a surface and a move."""
         return self.position[:, surface, 1 + site] * step
 
     def _at(self, surface: IntArray, fractions: FloatArray) -> FloatArray:
@@ -125,9 +125,9 @@ class Surfaces:
 
 
 def rising(ms: FloatArray) -> FloatArray:
-    """The nearest thing to a table that rises along all axes: the mean of the least one above and the greatest below.
+    """A table that rises along all axes: the mean of the least rising table above and the greatest one below.
 
-    A wider operation that was measured as quicker is noise, or a quirk that no allocation should hunt for.
+    A wider operation that was measured as faster is noise, or a peculiarity that no allocation should exploit.
     """
     above, below = ms, ms
     for axis in range(ms.ndim):
@@ -138,7 +138,7 @@ def rising(ms: FloatArray) -> FloatArray:
 
 
 def _affine(axes: Sequence[Axis], widths: Mapping[str, int]) -> FloatArray:
-    """The fraction that is left of the first of the axes, as coefficients of ``(1, widths)``; 1 where there is none."""
+    """The remaining fraction of the first axis as coefficients of ``(1, widths)``; constant 1 without an axis."""
     row = np.eye(1, 1 + len(widths))[0]
     names = list(widths)
     for site, share in axes[0].shares if axes else ():
@@ -152,13 +152,13 @@ def _padded(knots: Sequence[float], size: int) -> list[float]:
 
 
 def _extended(ms: FloatArray, size: int) -> FloatArray:
-    """A table of one or two axes with its last row and column repeated."""
+    """A table of one or two axes, enlarged by repeating its last row and column."""
     table = ms if ms.ndim == 2 else ms[:, None]
     return np.pad(table, [(0, size - length) for length in table.shape], mode="edge")
 
 
 def _between(knots: FloatArray, at: FloatArray) -> tuple[IntArray, FloatArray]:
-    """The last knot at or below each place, and how far it is from there to the next, 0 to 1.
+    """The last knot at or below each position, and the fraction of the way from there to the next knot.
 
     Args:
         knots: Shape ``(n, knot)``.

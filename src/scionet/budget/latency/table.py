@@ -1,4 +1,4 @@
-"""LatencyTable: how long the operations of a network take at other widths, measured on this machine and device."""
+"""LatencyTable: durations of a network's operations at several widths, measured on one machine and device."""
 
 import json
 import math
@@ -31,7 +31,7 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class OperationTimes:
-    """How long one operation takes, at every combination of the knots of its axes (the last axis fastest).
+    """Durations of one operation at every combination of the knots of its axes (the last axis fastest).
 
     Attributes:
         name: Operator and dense shapes.
@@ -50,10 +50,10 @@ class OperationTimes:
     calls: tuple[tuple[Axis, ...], ...]
 
     def __post_init__(self) -> None:
-        """Check that all fits together.
+        """Check that knots and times fit together.
 
         Raises:
-            InvalidSetting: If it does not.
+            InvalidSetting: If they do not.
         """
         times = list(zip(self.lower_ms, self.median_ms, self.upper_ms, strict=False))
         size = math.prod(map(len, self.knots))
@@ -72,11 +72,11 @@ class OperationTimes:
 
 @dataclass(frozen=True)
 class NetworkTime:
-    """How long a whole network takes.
+    """Duration of a whole network.
 
     Attributes:
-        kept: Units of each site.
-        time: Of one forward pass.
+        kept: Number of units of each site.
+        time: Duration of one forward pass.
     """
 
     kept: tuple[int, ...]
@@ -85,14 +85,14 @@ class NetworkTime:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """How long a network takes at any widths of its sites.
+    """Durations from which the latency of a network is predicted at any widths of its sites.
 
     Every operation that shrinks with a site is timed at a few fractions of its dimensions, each shape once; between
     them times are interpolated. Their sum is brought to the times of whole networks, measured in the same rounds, by
     one factor and one constant: what no operation accounts for, such as the interpreter's work.
 
     Attributes:
-        origin: Where it was measured, and of what.
+        origin: Network and machine that it was measured on.
         repeats: Timed runs of each entry.
         sites: Name and dense width of every site.
         operations: Times of the operations.
@@ -128,24 +128,24 @@ class LatencyTable:
         watch: Callable[..., Timer] = stopwatch,
         progress: Progress = silent,
     ) -> "LatencyTable":
-        """Time the operations of a network, with as many threads as torch may use now.
+        """Time the operations of a network, with torch's present number of threads.
 
-        All entries take turns, round after round, those of similar width next to one another and in the order of the
-        network. Each operation is given new tensors, just written, while those of the operation before are still
-        alive: memory and caches are then much as within a network.
+        All entries take turns, round after round; entries of similar width come one after another, in the order of the
+        network. Each operation is given newly written tensors while those of the operation before still exist, so
+        that memory and caches are much as within a network.
 
         Args:
             model: The network; it is left as it was.
-            example_inputs: The batch whose latency counts.
+            example_inputs: The batch to measure on.
             sites: The network's sites.
             repeats: Timed runs of each entry.
             warmup: Runs before those, not timed.
             watch: Makes a timer for a device and a number of runs in a row; see
                 `scionet.budget.latency.timing.stopwatch`.
-            progress: Is told the rounds.
+            progress: Receives the number of rounds done.
 
         Raises:
-            CalibrationError: If the inputs hold no example.
+            CalibrationError: If the inputs contain no example.
             InvalidSetting: If a number is out of range.
         """
         batch, device = to_model(example_inputs, model), place_of(model)[0]
@@ -178,20 +178,20 @@ class LatencyTable:
         from scipy.optimize import nnls  # half a second to import
 
         measured = np.array([network.time.median_ms for network in self.networks])
-        # Relative errors count, so that narrow networks weigh as much as the dense one.
+        # Relative errors are minimised, so that narrow networks weigh as much as the dense one.
         (constant_ms, scale), _ = nnls(np.stack([1 / measured, self._sums / measured], axis=1), np.ones(len(measured)))
         return self._plain.scaled(float(constant_ms), float(scale))
 
     @property
     def error(self) -> float:
-        """Largest relative error of the prediction among the whole networks that were measured."""
+        """Largest relative error of the predicted latency of the whole networks that were measured."""
         predicted = [self.surfaces.evaluate(np.array(network.kept))[0] for network in self.networks]
         pairs = zip(predicted, self.networks, strict=True)
         return max(abs(ms / network.time.median_ms - 1) for ms, network in pairs)
 
     @cached_property
     def _plain(self) -> Surfaces:
-        """The operations as they were timed, one by one."""
+        """The sum of the operations as they were timed, without the correction by whole networks."""
         surfaces = (surface for operation in self.operations for surface in operation.surfaces())
         return Surfaces.build(surfaces, dict(self.sites))
 
@@ -203,12 +203,12 @@ class LatencyTable:
         """Refuse a table of another network, batch, type or device.
 
         Raises:
-            InvalidSetting: If this is one.
+            InvalidSetting: If any of these differs.
         """
         self.origin.check_serves(Origin.here(model, to_model(example_inputs, model), sites))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Write the table to a JSON file, whole or not at all.
+        """Write the table to a JSON file, completely or not at all.
 
         Raises:
             InvalidSetting: If the name does not end in .json, or the file exists or cannot be written.
@@ -219,7 +219,7 @@ class LatencyTable:
 
     @classmethod
     def load(cls, path: str | Path) -> "LatencyTable":
-        """Read what `save` wrote.
+        """Read a table that `save` wrote.
 
         Raises:
             InvalidSetting: If the file cannot be read, is damaged, no latency table, or of a newer format.
@@ -245,5 +245,5 @@ def _operation_times(
 
 
 def _rounded(times_ms: Sequence[float]) -> tuple[float, ...]:
-    """Six significant digits: a file is then half as long."""
+    """Times with six significant digits, which halve the size of a file."""
     return tuple(float(f"{ms:.6g}") for ms in times_ms)

@@ -1,4 +1,4 @@
-"""Timing: runs that take turns, waiting for accelerators, and the latency of whole models."""
+"""Timing of actions that take turns, on processors and accelerators, and the latency of whole models."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -17,30 +17,31 @@ from scionet.progress import Progress, silent
 Key = TypeVar("Key", bound=Hashable)
 Action = Callable[[], Any]
 Clock = Callable[[], float]
-"""Tells the time in seconds."""
+"""Returns the time in seconds."""
 
 Timer = Callable[[Action], float]
-"""Milliseconds that one run of an action takes."""
+"""Runs an action, and returns the milliseconds that one run takes."""
 
 _FINE_S = 1e-6
 
 
 def clock_on(device: torch.device) -> Clock:
-    """The clock on the wall; where one thread of the processor computes alone, its processor time.
+    """The wall clock, or the processor time of the thread where a single thread of the processor computes.
 
-    The two agree on an idle machine. On a busy one the second leaves out what other programs take.
+    Both agree on an idle machine. On a busy one the second excludes the time of other programs.
     """
     alone = device.type == "cpu" and torch.get_num_threads() == 1
     return thread_time if alone and get_clock_info("thread_time").resolution <= _FINE_S else perf_counter
 
 
 def stopwatch(device: torch.device, runs: int = 1, clock: Clock | None = None) -> Timer:
-    """A timer that waits for what an accelerator still computes.
+    """A timer that waits until an accelerator has finished.
 
     Args:
-        device: Where the actions compute.
-        runs: Runs in a row, of which the mean counts: more than one where waiting would cost more than the action.
-        clock: That of `clock_on` by default.
+        device: Device that the actions run on.
+        runs: Number of runs in a row, of which the mean is taken: more than one where waiting takes longer than the
+            action.
+        clock: The clock; by default that of `clock_on`.
     """
     now = clock or clock_on(device)
 
@@ -58,13 +59,13 @@ def stopwatch(device: torch.device, runs: int = 1, clock: Clock | None = None) -
 def interleaved(
     timed: Mapping[Key, Callable[[], float]], repeats: int, warmup: int, progress: Progress = silent
 ) -> dict[Key, list[float]]:
-    """Times of many things that take turns, so that a machine that is slow for a while is slow for all of them.
+    """Durations of many actions that take turns, so that a machine that is slow for a while is slow for all of them.
 
     Args:
-        timed: Each runs one of the things and says how long that took.
-        repeats: Rounds that count.
-        warmup: Rounds before those.
-        progress: Is told the rounds.
+        timed: Functions that run an action each, and return its duration.
+        repeats: Number of rounds that are kept.
+        warmup: Number of rounds before those.
+        progress: Receives the number of rounds done.
 
     Raises:
         InvalidSetting: If a number is out of range.
@@ -84,16 +85,16 @@ def interleaved(
 def latency(
     models: Mapping[str, nn.Module], batch: Batch, repeats: int = 30, warmup: int = 3, threads: int = 1
 ) -> dict[str, Latency]:
-    """Time of one forward pass of each model, on one batch. The models take turns and are left as they were.
+    """Duration of one forward pass of each model on one batch. The models take turns and are left as they were.
 
-    See `clock_on` for what time is.
+    The clock is that of `clock_on`.
 
     Args:
         models: The models by name.
-        batch: What each is called on.
+        batch: The batch that each model is called on.
         repeats: Timed runs of each model.
         warmup: Runs of each model before those, not timed.
-        threads: Threads that torch may use meanwhile; afterwards it has as many as before.
+        threads: Number of threads that torch uses meanwhile.
 
     Raises:
         InvalidSetting: If a number is out of range.
@@ -107,7 +108,7 @@ def latency(
 
 @contextmanager
 def all_undisturbed(models: Iterable[nn.Module]) -> Iterator[None]:
-    """Eval mode without gradients for several models; all are as before afterwards."""
+    """Eval mode without gradients for several models, which are restored afterwards."""
     with ExitStack() as stack:
         for model in models:
             stack.enter_context(undisturbed(model))
@@ -115,19 +116,19 @@ def all_undisturbed(models: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def _pass(model: nn.Module, batch: Batch) -> Callable[[], float]:
-    """What times one forward pass, without the preparations."""
+    """A function that times one forward pass, without its preparation."""
     return partial(stopwatch(place_of(model)[0]), partial(call, model, to_model(batch, model)))
 
 
 def _finish(device: torch.device) -> None:
-    """Wait for what an accelerator still computes."""
+    """Wait until an accelerator has finished."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextmanager
 def _threads(count: int) -> Iterator[None]:
-    """Let torch use `count` threads meanwhile."""
+    """Let torch use `count` threads within the context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

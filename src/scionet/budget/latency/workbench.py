@@ -1,4 +1,4 @@
-"""Running what a latency table times: each operation much as it would run within the network."""
+"""Runs the operations and networks that a latency table times, each operation much as within the network."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,21 +17,21 @@ from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut
 
 DENSITIES = (1.0, 0.75, 0.5, 0.25)
-"""Of the whole networks that are timed beside their operations."""
+"""Densities of the whole networks that are timed along with their operations."""
 
 NETWORK_RUNS = 3
-"""How often a whole network runs in a row, of which the mean counts: there are few of them, and much rests on each."""
+"""Number of runs of a whole network whose mean is taken: there are few networks, and each matters much."""
 ACCELERATOR_RUNS = 10
-"""How often an operation on an accelerator runs in a row: to wait for one alone takes longer than most."""
+"""Number of runs of an operation on an accelerator whose mean is taken: waiting for a single run takes too long."""
 
 
 class Workbench:
-    """Runs what is to be timed.
+    """Runs and times operations and networks.
 
     Args:
-        device: Where.
+        device: Device to run on.
         watch: Makes timers.
-        batch: What whole networks are called on.
+        batch: The batch that whole networks are called on.
     """
 
     def __init__(self, device: torch.device, watch: Callable[..., Timer], batch: Batch) -> None:
@@ -41,7 +41,7 @@ class Workbench:
         self._left: Any = None
 
     def in_order(self, uses: Uses, networks: Mapping[tuple[int, ...], nn.Module]) -> dict[Any, Callable[[], float]]:
-        """What times each entry and each network: the narrow before the wide, and otherwise as in the network."""
+        """A timing function for each entry and network: narrow ones first, and then in the network's order."""
         timed: list[tuple[tuple[float, ...], Any, Callable[[], float]]] = [
             (
                 (round(POINTS * float(np.mean(point))), place, number),

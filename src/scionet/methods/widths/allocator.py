@@ -8,8 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scionet.budget.allocation.allocate import by_curves, uniform
-from scionet.budget.allocation.ladder import NO_CAPS
+from scionet.budget.allocation.allocate import uniform
+from scionet.budget.allocation.curves import by_curves
+from scionet.budget.allocation.ladder import NO_MAXIMUM
 from scionet.budget.allocation.ranked import by_scores
 from scionet.budget.budget import Budget
 from scionet.choices.widths import ErrorCurves, Isomorphic, Sensitivity, Uniform
@@ -53,25 +54,25 @@ class Allocator:
     run: MethodRun
 
     def widths(
-        self, budget: Budget, caps: Mapping[str, int] = NO_CAPS, factors: Mapping[str, float] | None = None
+        self, budget: Budget, max_units: Mapping[str, int] = NO_MAXIMUM, factors: Mapping[str, float] | None = None
     ) -> AllocatedWidths:
         """The widths under a budget.
 
         Args:
             budget: What may remain.
-            caps: The most units of sites that cannot use all of theirs.
+            max_units: The most units of sites that cannot use all of theirs.
             factors: What the damage at each site is multiplied by; 1 by default.
         """
         limits, costs = self.run.settings.limits, self.run.problem.costs
         bounds = {"round_to": limits.round_to, "min_units": limits.min_units}
         rule = self.run.settings.widths
         if isinstance(rule, Uniform):
-            return AllocatedWidths(uniform(costs, budget, most=caps, **bounds))
+            return AllocatedWidths(uniform(costs, budget, max_units=max_units, **bounds))
         if isinstance(rule, Isomorphic):
             groups = alike(self.run.network.model, self.run.sites)
-            return AllocatedWidths(by_scores(costs, budget, self.scores, groups, most=caps, **bounds))
+            return AllocatedWidths(by_scores(costs, budget, self.scores, groups, max_units=max_units, **bounds))
         damage = {name: curve * (factors or {}).get(name, 1.0) for name, curve in self.curves.damage.items()}
-        kept = by_curves(costs, budget, damage, most=caps, **bounds)
+        kept = by_curves(costs, budget, damage, max_units=max_units, **bounds)
         return AllocatedWidths(kept, self.curves.paths, self._predicted(kept))
 
     def _predicted(self, kept: Mapping[str, int]) -> tuple[float, OutputDistance] | None:
