@@ -7,7 +7,7 @@ SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
 .PHONY: demo test format clean
 
-demo: $(VENV)/installed-export
+demo: $(VENV)/installed-all
 	$(BIN)/scionet demo
 
 test: $(VENV)/installed-dev

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import Any, get_args
 
 from scionet.errors import InvalidSetting
+from scionet.extras import extra
 from scionet.settings import BackendName
 
 
@@ -14,21 +15,19 @@ def configured(backend: BackendName, n_jobs: int | None) -> Iterator[None]:
     """Joblib set to the backend.
 
     Raises:
-        InvalidSetting: If there is no such backend, or it is not installed.
+        InvalidSetting: If there is no such backend.
+        MissingExtra: If it is not installed.
     """
     if backend not in get_args(BackendName):
         raise InvalidSetting(f"backend must be one of {', '.join(get_args(BackendName))}; given {backend!r}")
-    from joblib import parallel_config
-
-    try:
-        if backend == "ray":
+    if backend == "ray":
+        with extra("ray"):
             import_module("ray.util.joblib").register_ray()
-        elif backend == "dask":
+    elif backend == "dask":
+        with extra("dask"):
             import_module("distributed")  # which registers joblib's backend
-    except ImportError as error:
-        raise InvalidSetting(
-            f"backend {backend!r} is not installed ({error}): pip install 'scionet[{backend}]'"
-        ) from error
+    with extra("workers"):
+        from joblib import parallel_config
     options: dict[str, Any] = {"backend": backend, "n_jobs": -1 if n_jobs is None else n_jobs}
     with parallel_config(**options):
         yield

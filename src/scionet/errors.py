@@ -18,6 +18,10 @@ class InvalidSetting(PruneError):
     """A setting is malformed, out of range or unknown."""
 
 
+class MissingExtra(PruneError, ImportError):
+    """A package that only a part of scionet needs is not installed; the text has the command to install it."""
+
+
 class UnreachableBudget(PruneError):
     """No plan meets the budget; the text names the nearest reachable costs."""
 

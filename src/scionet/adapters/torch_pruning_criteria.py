@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel, unknown
+from scionet.errors import CalibrationError, UnsupportedModel, unknown
+from scionet.extras import extra
 from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
 from scionet.methods.pipeline import Pipeline
 from scionet.network.calling import as_arguments, call, tensors_of, undisturbed
@@ -176,10 +177,8 @@ def _torch_pruning() -> Any:
     """The package.
 
     Raises:
-        InvalidSetting: If it is not installed.
+        MissingExtra: If it is not installed.
     """
-    try:
+    with extra("torch-pruning"):
         import torch_pruning
-    except ModuleNotFoundError as error:
-        raise InvalidSetting(f"{error}; run `pip install torch-pruning`") from error
     return torch_pruning

@@ -10,7 +10,6 @@ from rich.markdown import Markdown
 
 from scionet.bench.experiment.experiment import Experiment
 from scionet.bench.records.record_files import RecordError, write_text
-from scionet.bench.report.page import write_html
 from scionet.bench.report.summary import summarise
 from scionet.bench.report.tables import to_csv, to_markdown, to_matrix
 from scionet.bench.runs.grid import Standing, standings
@@ -74,7 +73,10 @@ def report(command: BenchReport) -> None:
 
     Raises:
         RecordError: If nothing is done yet, or a file cannot be read or written.
+        MissingExtra: If what draws the page is not installed.
     """
+    from scionet.bench.report.page import write_html  # needs an extra, which runs do not need
+
     workspace = _shop(command, Execution())
     found = standings(workspace)
     records = [each.record for each in found if each.record is not None]

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
@@ -20,8 +19,12 @@ from scionet.data.folders import ImageFolder
 from scionet.data.idx import read_idx
 from scionet.data.images import Preprocessing
 from scionet.errors import InvalidSetting
+from scionet.extras import extra
 from scionet.models.factory import import_torchvision
 from scionet.training.loading import Examples, load
+
+with extra("images"):
+    from PIL import Image
 
 FORMS = "digits, images:PATH, idx:PATH, torchvision:NAME, huggingface:NAME or package.module:function"
 _TEST_NAMES = ("test", "val", "validation")
@@ -88,7 +91,8 @@ def read_source(source: str, preprocessing: Preprocessing, folder: Path, seed: i
         seed: Seed of the split of the digits.
 
     Raises:
-        InvalidSetting: If the text is malformed, a package is not installed, or there are no such data.
+        InvalidSetting: If the text is malformed, or there are no such data.
+        MissingExtra: If a package is not installed.
     """
     kind, _, name = source.partition(":")
     readers: dict[str, Callable[[], Labelled]] = {
@@ -188,12 +192,11 @@ def _huggingface(name: str, folder: Path, preprocessing: Preprocessing) -> Label
     """A data set of the Hugging Face hub, or one that was saved in a folder, with columns image or img, and label.
 
     Raises:
-        InvalidSetting: If the package is not installed, there is no such data set, or the columns have other names.
+        InvalidSetting: If there is no such data set, or the columns have other names.
+        MissingExtra: If the package is not installed.
     """
-    try:
+    with extra("huggingface"):
         datasets = importlib.import_module("datasets")
-    except ModuleNotFoundError as error:
-        raise InvalidSetting(f"{error}; huggingface:NAME needs `pip install scionet[huggingface]`") from error
     saved = folder / name
     try:
         found = datasets.load_from_disk(str(saved)) if saved.is_dir() else datasets.load_dataset(name)

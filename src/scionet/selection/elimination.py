@@ -6,8 +6,8 @@ Both work on the inner products of the units' contributions alone, whatever the 
 import warnings
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
 
+from scionet.extras import extra
 from scionet.selection.greedy import Selection, Status
 from scionet.selection.objective import FloatArray
 from scionet.selection.terms import Contributions
@@ -50,6 +50,9 @@ def lasso(contributions: Contributions, n_units: int) -> Selection:
     Args:
         contributions: Of the units, and what they are to add up to.
         n_units: Number of units to keep.
+
+    Raises:
+        MissingExtra: If scikit-learn is not installed.
     """
     multipliers = np.abs(_path(contributions))
     counts = (multipliers > 0).sum(axis=0)
@@ -61,6 +64,8 @@ def lasso(contributions: Contributions, n_units: int) -> Selection:
 
 def rescaled(contributions: Contributions, order: list[int]) -> Selection:
     """These units with the multipliers that imitate the target best, and the error whenever one more had come in."""
+    from scipy.linalg import cholesky, solve_triangular  # half of the time that importing scionet would take
+
     gram, cross = contributions.gram[np.ix_(order, order)], contributions.cross[order]
     ridge = RIDGE * max(float(np.diag(gram).mean()), np.finfo(np.float64).tiny)
     factor = cholesky(gram + ridge * np.eye(len(order)), lower=True)
@@ -77,8 +82,9 @@ def _path(contributions: Contributions) -> FloatArray:
 
     The path is linear between its corners, and at these units come in or go out with 0: so in the midst between them.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import lars_path_gram
+    with extra("sklearn"):
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import lars_path_gram
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # of duplicates, of which one is left out

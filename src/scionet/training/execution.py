@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from scionet.errors import InvalidSetting
+from scionet.extras import extra
 from scionet.settings import refuse
 
 if TYPE_CHECKING:
@@ -56,11 +57,13 @@ def accelerator_for(execution: Execution) -> "Accelerator":
     Raises:
         InvalidSetting: If the precision or a tracker is not available here, or the processes were not launched in a way
             that Accelerate sees.
+        MissingExtra: If Accelerate is not installed.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.tracking import get_available_trackers
-    from accelerate.utils import LoggerType
+    with extra("train"):
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+        from accelerate.tracking import get_available_trackers
+        from accelerate.utils import LoggerType
 
     from scionet.network.multiprocess import world
 
