@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 
 from scionet.errors import CalibrationError
 from scionet.network.calling import divides, example_count, some_of
+from scionet.torch_internals import tree_flatten, tree_map
 
 SHARE = 8
 """One example in so many is kept apart."""

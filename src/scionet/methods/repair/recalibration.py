@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from scionet.errors import CalibrationError
 from scionet.network.calling import Batch, call, place_of, state_of, to_model
 from scionet.network.multiprocess import everywhere, summed
 from scionet.network.surgery.cut import copied
+from scionet.torch_internals import BatchNormBase
 
 
 def recalibrated(model: nn.Module, tensors: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
@@ -33,7 +33,7 @@ def recalibrated(model: nn.Module, tensors: Mapping[str, Tensor], batches: Itera
         for name, tensor in state_of(changed).items():
             if name in tensors:
                 tensor.copy_(tensors[name])
-    norms = {name: module for name, module in changed.named_modules() if isinstance(module, _BatchNorm)}
+    norms = {name: module for name, module in changed.named_modules() if isinstance(module, BatchNormBase)}
     norms = {name: norm for name, norm in norms.items() if norm.running_mean is not None}
     for module in changed.modules():
         module.training = False
