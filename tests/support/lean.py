@@ -46,7 +46,8 @@ def distributions_of(package: str) -> set[str]:
 @cache
 def beside_core() -> tuple[str, ...]:
     """Installed top-level packages that are there for an extra, or that no dependency of scionet brings along."""
-    there = _closure(core()) - set[str]().union(*map(of_extra, PROJECT["optional-dependencies"]))
+    extras = PROJECT["optional-dependencies"].keys() - {"dev"}
+    there = _closure(core()) - set[str]().union(*map(of_extra, extras))
     return tuple(sorted(name for name, made in PROVIDED.items() if not made & there and re.fullmatch(r"\w+", name)))
 
 

@@ -45,7 +45,7 @@ class Criterion:
         """The importance.
 
         Raises:
-            InvalidSetting: If Torch-Pruning is not installed.
+            MissingExtra: If Torch-Pruning is not installed.
         """
         return getattr(_torch_pruning().importance, self.importance)(**self.options)
 
@@ -72,7 +72,8 @@ def criterion(importance: str = "magnitude", **settings: Any) -> Pipeline:
         **settings: Of `ScoreSettings`, such as ``refit=True``.
 
     Raises:
-        InvalidSetting: If there is no such criterion, a setting is out of range, or Torch-Pruning is not installed.
+        InvalidSetting: If there is no such criterion, or a setting is out of range.
+        MissingExtra: If Torch-Pruning is not installed.
     """
     if importance not in CRITERIA:
         raise unknown("importance", importance, CRITERIA)
