@@ -1,11 +1,11 @@
-# Two commands: `make demo` shows what scionet does, `make test` checks all of it.
+# `make demo` shows what scionet does, `make test` checks it in minutes, `make test-slow` has the long tests.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Two test processes share two cores: one thread each is faster than four that wait for one another.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test format clean
+.PHONY: demo test test-slow format clean
 
 demo: $(VENV)/installed-all
 	$(BIN)/scionet demo
@@ -16,7 +16,10 @@ test: $(VENV)/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/pre-commit validate-config
-	$(SINGLE) $(BIN)/python -m pytest -n 2
+	$(SINGLE) $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/installed-dev
+	$(SINGLE) $(BIN)/python -m pytest -n 2 -m slow
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

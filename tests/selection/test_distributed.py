@@ -126,6 +126,7 @@ def test_a_missing_backend_names_the_extra(monkeypatch):
         run(coverage(), backend="dask")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # ray's own
 def test_a_real_local_ray_with_two_workers():
     ray = pytest.importorskip("ray", reason="ray is not installed")
