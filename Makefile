@@ -1,13 +1,14 @@
-# `make demo` shows what scionet does, `make test` checks all of it, `make pages` writes the pages of the benchmarks.
+# `make demo` shows what scionet does, `make test` checks it in minutes, `make test-slow` runs the long tests, `make pages`
+# writes the pages of the benchmarks.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Two test processes share two cores: one thread each is faster than four that wait for one another.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test format pages clean
+.PHONY: demo test test-slow format pages clean
 
-demo: $(VENV)/installed-export
+demo: $(VENV)/installed-all
 	$(BIN)/scionet demo
 
 test: $(VENV)/installed-dev
@@ -16,7 +17,10 @@ test: $(VENV)/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/pre-commit validate-config
-	$(SINGLE) $(BIN)/python -m pytest -n 2
+	$(SINGLE) $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-slow: $(VENV)/installed-dev
+	$(SINGLE) $(BIN)/python -m pytest -n 2 -m slow
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

@@ -21,9 +21,30 @@ def test_import_without_torch(module: str, run_python: Callable[[str], str]) -> 
     assert run_python(f"import sys, {module}; print('torch' in sys.modules)") == "False\n"
 
 
-def test_import_takes_less_than_half_a_second_beyond_torch(run_python: Callable[[str], str]) -> None:
-    code = "import torch, time; start = time.process_time(); import scionet; {}; print(time.process_time() - start)"
-    assert min(float(run_python(code.format("scionet.prune"))) for _ in range(3)) < 0.5
+def test_prune_is_imported_in_a_quarter_of_a_second_beyond_torch(
+    run_python: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # the first run may compile, as an installation does
+    code = """
+        from time import process_time
+        start = process_time()
+        import torch
+        between = process_time()
+        from scionet import prune
+        print(process_time() - between, between - start)
+    """
+    times = [tuple(map(float, run_python(code).split())) for _ in range(5)]
+    # other programs slow everything down; how much, the import of torch says: 0.25 s is about a fifth of it
+    assert any(ours < max(0.25, torchs / 5) for ours, torchs in times), times
+
+
+def test_prune_imports_nothing_slow(run_python: Callable[[str], str]) -> None:
+    code = """
+        import sys, torch
+        from scionet import prune
+        print(*{"rich", "scipy", "tyro"}.intersection(sys.modules))
+    """
+    assert run_python(code) == "\n"
 
 
 def test_version_has_one_source() -> None:

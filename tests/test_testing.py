@@ -20,7 +20,9 @@ def loudest(view: SiteView, rng: np.random.Generator) -> np.ndarray:
     return np.array([term.xx.diagonal()[term.columns].sum(1) for term in view.terms]).sum(0)
 
 
-@pytest.mark.parametrize("method", ["l1", "taylor", scionet.Forward("average"), loudest], ids=str)
+@pytest.mark.parametrize(
+    "method", ["l1", "taylor", scionet.Forward("average"), loudest], ids=["l1", "taylor", "average", "own"]
+)
 def test_methods_that_keep_the_contract_pass(method) -> None:
     check_method(method)
 

@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 from scionet.choices.resources import BackendName
 from scionet.errors import InvalidSetting
+from scionet.extras import extra
 
 
 @contextmanager
@@ -14,21 +15,19 @@ def configured(backend: BackendName, n_jobs: int | None) -> Iterator[None]:
     """Configure joblib's backend and number of workers.
 
     Raises:
-        InvalidSetting: If the backend is unknown or not installed.
+        InvalidSetting: If the backend is unknown.
+        MissingExtra: If it is not installed.
     """
     if backend not in get_args(BackendName):
         raise InvalidSetting(f"backend must be one of {', '.join(get_args(BackendName))}; given {backend!r}")
-    from joblib import parallel_config
-
-    try:
-        if backend == "ray":
+    if backend == "ray":
+        with extra("ray"):
             import_module("ray.util.joblib").register_ray()
-        elif backend == "dask":
-            import_module("distributed")  # registers joblib's backend
-    except ImportError as error:
-        raise InvalidSetting(
-            f"backend {backend!r} is not installed ({error}): pip install 'scionet[{backend}]'"
-        ) from error
+    elif backend == "dask":
+        with extra("dask"):
+            import_module("distributed")  # which registers joblib's backend
+    with extra("workers"):
+        from joblib import parallel_config
     options: dict[str, Any] = {"backend": backend, "n_jobs": -1 if n_jobs is None else n_jobs}
     with parallel_config(**options):
         yield

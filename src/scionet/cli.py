@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import tyro
 
+import scionet
 from scionet.commands import config
 from scionet.commands.options import (
     AnalyzeCollapse,
@@ -27,7 +28,7 @@ from scionet.commands.options import (
     Finetune,
     Prune,
 )
-from scionet.commands.show import complain
+from scionet.commands.show import complain, line
 from scionet.errors import PruneError, unknown
 from scionet.training.recipes import RECIPES
 
@@ -63,6 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         SystemExit: With 2 after a usage error, with 0 after ``--help``.
     """
     args = list(sys.argv[1:] if argv is None else argv)
+    if args == ["--version"]:
+        line(f"scionet {scionet.__version__}")
+        return 0
     try:
         with _insistent_interrupts():
             execute(parse(args))
@@ -131,7 +135,7 @@ def parse(args: Sequence[str]) -> Common:
         ),
     ]
     choices: Any = Demo | Prune | tuning | Evaluate | Export | analyze | bench
-    description = "Structured pruning of PyTorch networks by greedy forward selection."
+    description = "Structured pruning of PyTorch networks by greedy forward selection. Its version: scionet --version."
     return tyro.cli(choices, prog="scionet", description=description, args=args)
 
 

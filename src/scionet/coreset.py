@@ -17,6 +17,7 @@ from scionet.selection.policies import EXACT, Lazy
 from scionet.selection.quadratic import Average
 from scionet.selection.setfunctions import FacilityLocation
 from scionet.selection.terms import Contributions
+from scionet.torch_internals import ConvolutionBase
 
 CriterionName = Literal["facility_location", "moments"]
 
@@ -116,7 +117,7 @@ def into_last_layer(model: nn.Module) -> Iterator[Callable[[Batch], Tensor]]:
         by_channel = x if isinstance(layer, nn.Linear) else x.movedim(1, -1)
         latest[:] = [by_channel.flatten(1, -2).mean(1) if x.ndim > 2 else x]
 
-    layers = [m for m in model.modules() if isinstance(m, nn.Linear | nn.modules.conv._ConvNd)]
+    layers = [m for m in model.modules() if isinstance(m, nn.Linear | ConvolutionBase)]
     if not layers:
         raise UnsupportedModel("the network has no linear layer or convolution to describe examples by; pass describe")
     hooks = [layer.register_forward_pre_hook(record) for layer in layers]

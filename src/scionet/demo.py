@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -13,7 +14,6 @@ from torch.utils.data import TensorDataset
 
 from scionet.bench.experiment.competitors import COMPETITORS, FORWARD, LOSS, Comparison, CompetitorRun, outcome
 from scionet.bench.records.record import RunRecord, save
-from scionet.bench.report.page import write_html
 from scionet.bench.report.summary import summarise
 from scionet.bench.report.tables import to_matrix
 from scionet.budget.costs import measure
@@ -21,6 +21,7 @@ from scionet.budget.latency.timing import latency
 from scionet.choices.methods import Forward
 from scionet.data.digits import digits
 from scionet.errors import VerificationError
+from scionet.extras import extra
 from scionet.models.resnets import digits_cnn
 from scionet.network.calling import Batch, call
 from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned
@@ -42,6 +43,8 @@ RECIPE = Recipe(epochs=15, batch_size=64, learning_rate=0.1, weight_decay=5e-4, 
 CALIBRATION_EXAMPLES = 1024
 LABELLED_EXAMPLES = 64
 """The task loss is evaluated for every candidate: it gets fewer examples."""
+PACKAGES = ("accelerate", "jinja2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "sklearn")
+"""What the demo needs of scionet[all], checked before it trains."""
 
 
 def run(out: Path, seed: int = 0, quiet: bool = False) -> Path:
@@ -54,7 +57,15 @@ def run(out: Path, seed: int = 0, quiet: bool = False) -> Path:
 
     Returns:
         The page.
+
+    Raises:
+        MissingExtra: If a package is not installed.
     """
+    with extra("all"):
+        for package in PACKAGES:
+            import_module(package)
+    from scionet.bench.report.page import write_html
+
     console = Console(quiet=quiet)
     out.mkdir(parents=True, exist_ok=True)
     train_x, train_y, val_x, val_y = digits(seed)

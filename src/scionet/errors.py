@@ -18,6 +18,10 @@ class InvalidSetting(PruneError):
     """A setting is malformed, out of range or unknown."""
 
 
+class MissingExtra(PruneError, ImportError):
+    """A package that only a part of scionet needs is not installed; the text has the command to install it."""
+
+
 class UnreachableBudget(PruneError):
     """Even the narrowest network exceeds the budget; the message names its cost."""
 

@@ -3,18 +3,21 @@
 from typing import Any, Literal
 
 import numpy as np
-from sklearn.base import BaseEstimator
-from sklearn.feature_selection import SelectorMixin
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
 
 from scionet.choices.resources import BackendName
 from scionet.errors import InvalidSetting
+from scionet.extras import extra
 from scionet.selection.distributed import distributed
 from scionet.selection.logistic import LogisticLikelihood
 from scionet.selection.objective import BoolArray, Objective
 from scionet.selection.policies import EXACT, Policy, Stochastic
 from scionet.selection.setfunctions import RSquared
+
+with extra("sklearn"):
+    from sklearn.base import BaseEstimator
+    from sklearn.feature_selection import SelectorMixin
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
 
 
 class GreedySelector(SelectorMixin, BaseEstimator):

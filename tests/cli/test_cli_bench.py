@@ -48,6 +48,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_from_a_file_to_a_page(folder: Path) -> None:
     before = bench(folder, "report", "tiny.toml", "--out", "out")
     assert before.returncode == 1 and "holds no record of tiny.toml; run it first" in before.stderr

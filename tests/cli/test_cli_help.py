@@ -3,14 +3,15 @@ import re
 import resource
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass, replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
+from scionet.settings import ForwardSettings, ScoreSettings
 from support.commandline import scionet
 
 from scionet.cli import KINDS, main, parse
 from scionet.commands.options import Analyze, Common, Demo, Evaluate, Export, Finetune, Pictures, Prune
-from scionet.settings import ForwardSettings, ScoreSettings
 from scionet.training.execution import Execution
 from scionet.training.recipes import RECIPES, Recipe
 
@@ -37,6 +38,14 @@ def test_help_does_not_import_torch(run_python: Callable[[str], str]) -> None:
             print(end.code, "torch" in sys.modules)
     """
     assert run_python(code).splitlines()[-1] == "0 False"
+
+
+def test_version_is_printed_without_torch(run_python: Callable[[str], str]) -> None:
+    code = """
+        import sys, scionet.cli
+        print(scionet.cli.main(["--version"]), "torch" in sys.modules)
+    """
+    assert run_python(code).splitlines() == [f"scionet {metadata.version('scionet')}", "0 False"]
 
 
 def test_help_lists_the_settings_of_the_chosen_method(capsys: pytest.CaptureFixture[str]) -> None:

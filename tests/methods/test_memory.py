@@ -24,6 +24,7 @@ print(re.findall(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux's /proc")
+@pytest.mark.slow
 def test_ten_times_the_images_take_no_more_memory() -> None:
     peaks = []
     for count in (4, 40):

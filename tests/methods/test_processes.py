@@ -46,14 +46,14 @@ def calibrate(rank: int, size: int, folder: Path) -> None:
         distributed.destroy_process_group()
 
 
-def test_one_two_and_four_processes_make_the_same_plan(tmp_path: Path) -> None:
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_several_processes_make_the_plan_of_one(size: int, tmp_path: Path) -> None:
     calibrate(0, 1, tmp_path)
-    for size in (2, 4):
-        multiprocessing.spawn(calibrate, (size, tmp_path), nprocs=size)
+    multiprocessing.spawn(calibrate, (size, tmp_path), nprocs=size)
     for name in ROWS:
         expected = Plan.from_json((tmp_path / f"{name}-1-0.json").read_text())
         tensors = load_file(tmp_path / f"{name}-1-0.safetensors")
-        for size, rank in [(2, 0), (2, 1), (4, 0), (4, 3)]:
+        for rank in (0, size - 1):
             plan = Plan.from_json((tmp_path / f"{name}-{size}-{rank}.json").read_text())
             assert [c.order for c in plan.choices] == [c.order for c in expected.choices]
             assert plan.widths == expected.widths
@@ -64,4 +64,4 @@ def test_one_two_and_four_processes_make_the_same_plan(tmp_path: Path) -> None:
             assert found.keys() == tensors.keys()
             for key, tensor in found.items():
                 torch.testing.assert_close(tensor, tensors[key], rtol=1e-5, atol=1e-7)
-        assert (tmp_path / f"{name}-4-1.json").read_bytes() == (tmp_path / f"{name}-4-2.json").read_bytes()
+        assert len({(tmp_path / f"{name}-{size}-{rank}.json").read_bytes() for rank in range(1, size)}) == 1

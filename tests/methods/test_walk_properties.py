@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
+from scionet.methods.calibration.subsets import subsets
 from support.naive import after
 from support.subjects import SUBJECTS, budget_for
 from torch import Tensor, nn
@@ -16,7 +17,6 @@ from scionet.budget.allocation.allocate import uniform
 from scionet.budget.allocation.reach import TOLERANCE
 from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
-from scionet.methods.calibration.subsets import subsets
 from scionet.methods.registry import build
 from scionet.network.discovery.discover import discover
 from scionet.network.passes.moments import Moments

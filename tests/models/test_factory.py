@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
-from scionet.errors import CheckpointError, InvalidSetting, PruneError, UnsupportedModel
+from scionet.errors import CheckpointError, InvalidSetting, MissingExtra, PruneError, UnsupportedModel
 from scionet.models.factory import FACTORIES, build, efficientnet_lite0, load_weights
 from scionet.models.resnets import PaddedShortcut, digits_cnn, resnet20
 from scionet.network.calling import hash_tensors, state_of
@@ -163,7 +163,7 @@ def test_wrong_factories_are_explained(factory: str, kwargs: dict, error: type[P
 
 def test_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UnsupportedModel, match=r"pip install 'scionet\[vision\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'scionet\[vision\]'"):
         build("timm:resnet18")
 
 

@@ -118,8 +118,13 @@ ARCHITECTURES = {
     "swin": Architecture(swin, 4, frozenset({"output", "native_layer_norm", "add", "provisional cut"})),
 }
 
+SLOW = ("densenet121", "efficientnet_b0", "resnet50d")
+"""A smaller network of the same kind is tested each time."""
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in ARCHITECTURES]
+)
 def test_masked_is_cut_at_every_site(name: str) -> None:
     torch.manual_seed(0)
     architecture = ARCHITECTURES[name]

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from support.selection_problems import layer
 
-from scionet.errors import InvalidSetting
+from scionet.errors import InvalidSetting, MissingExtra
 from scionet.selection.distributed import TwoRounds, distributed
 from scionet.selection.greedy import greedy
 from scionet.selection.policies import Lazy, Stochastic
@@ -122,10 +122,11 @@ def test_objectives_that_are_not_set_functions_are_refused():
 
 def test_a_missing_backend_names_the_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
-    with pytest.raises(InvalidSetting, match=r"pip install 'scionet\[dask\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'scionet\[dask\]'"):
         run(coverage(), backend="dask")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # ray's own
 def test_a_real_local_ray_with_two_workers():
     ray = pytest.importorskip("ray", reason="ray is not installed")

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.pupils import QUICK, Execution, Noisy, learnt, network
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten
 
 from scionet.errors import TrainingError
 from scionet.network.calling import hash_tensors, state_of
 from scionet.sparse_training.rewind import HeldAtZero
+from scionet.torch_internals import tree_flatten
 from scionet.training.callback_state import CallbackState, decoded, described, encoded
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext

@@ -25,8 +25,6 @@ import onnxruntime
 import torch
 import tyro
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 import benchmarks
 from scionet.bench.records.provenance import Provenance
@@ -39,6 +37,7 @@ from scionet.network.calling import tensors_of
 from scionet.network.checkpoints.graph_export import export_onnx
 from scionet.network.discovery.discover import discover
 from scionet.pruning import prune
+from scionet.torch_internals import TorchDispatchMode, flop_registry
 
 RESULTS = benchmarks.RESULTS / "latency"
 NETWORKS = {

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel, unknown
+from scionet.errors import CalibrationError, UnsupportedModel, unknown
+from scionet.extras import extra
 from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import Ranker
 from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
@@ -46,7 +47,7 @@ class Criterion:
         """Make the importance.
 
         Raises:
-            InvalidSetting: If Torch-Pruning is not installed.
+            MissingExtra: If Torch-Pruning is not installed.
         """
         return getattr(_torch_pruning().importance, self.importance)(**self.options)
 
@@ -72,7 +73,8 @@ def criterion(importance: str = "magnitude") -> Ranker:
         importance: One of `CRITERIA`.
 
     Raises:
-        InvalidSetting: If there is no such criterion, or Torch-Pruning is not installed.
+        InvalidSetting: If there is no such criterion.
+        MissingExtra: If Torch-Pruning is not installed.
     """
     if importance not in CRITERIA:
         raise unknown("importance", importance, CRITERIA)
@@ -188,10 +190,8 @@ def _torch_pruning() -> Any:
     """Import Torch-Pruning.
 
     Raises:
-        InvalidSetting: If it is not installed.
+        MissingExtra: If it is not installed.
     """
-    try:
+    with extra("torch-pruning"):
         import torch_pruning
-    except ModuleNotFoundError as error:
-        raise InvalidSetting(f"{error}; run `pip install torch-pruning`") from error
     return torch_pruning

@@ -18,6 +18,7 @@ from scionet.masks.weight_masks import WeightMasks
 from scionet.masks.weights import maskable
 from scionet.network.calling import Batch
 from scionet.network.sites import Site, Sites
+from scionet.torch_internals import ConvolutionBase
 
 FloatArray = NDArray[np.float64]
 
@@ -155,7 +156,7 @@ def _proper_producers(model: nn.Module, site: Site) -> list[str]:
 
 
 def _depthwise(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.conv._ConvNd) and module.groups == module.in_channels > 1
+    return isinstance(module, ConvolutionBase) and module.groups == module.in_channels > 1
 
 
 def _unit_flow(site: Site, scores: Mapping[str, Tensor], names: Iterable[str], dim: int) -> FloatArray:

@@ -22,6 +22,7 @@ from scionet.data.batches import ImageBatches, batches
 from scionet.data.folders import ImageFolder
 from scionet.data.sampling import sampled
 from scionet.errors import InvalidSetting, unknown
+from scionet.extras import extra
 from scionet.files.atomic import whole_file
 from scionet.methods.calibration.calibration import read
 from scionet.methods.contract import SiteView
@@ -128,8 +129,9 @@ def _row(point: Point) -> tuple[str, ...]:
 
 def _plot(curves: Mapping[str, Sequence[Point]], path: Path, overwrite: bool) -> None:
     """Fraction of layers without weights over compression."""
-    import matplotlib
-    from matplotlib.figure import Figure
+    with extra("report"):
+        import matplotlib
+        from matplotlib.figure import Figure
 
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "scionet"}):
         figure = Figure(figsize=(6, 4), layout="constrained")

@@ -13,7 +13,6 @@ from scionet.bench.records.archive import SUFFIX
 from scionet.bench.records.record import RunRecord
 from scionet.bench.records.record_files import RecordError, write_text
 from scionet.bench.records.store import pack as pack_records
-from scionet.bench.report.page import write_html
 from scionet.bench.report.summary import summarise
 from scionet.bench.report.tables import to_csv, to_markdown, to_matrix
 from scionet.bench.runs.grid import Standing, standings
@@ -77,7 +76,10 @@ def report(command: BenchReport) -> None:
 
     Raises:
         RecordError: If no run has finished, or a file cannot be read or written.
+        MissingExtra: If what draws the page is not installed.
     """
+    from scionet.bench.report.page import write_html  # needs an extra, which runs do not need
+
     workspace = _workspace(command, Execution())
     found = standings(workspace)
     records = [each.record for each in found if each.record is not None]

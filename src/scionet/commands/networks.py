@@ -19,7 +19,7 @@ def dense(factory: str, kwargs: Mapping[str, Any], weights: Path | None) -> nn.M
 
     Raises:
         InvalidSetting: If the factory is unknown or does not take the arguments.
-        UnsupportedModel: If its package is missing.
+        MissingExtra: If its package is not installed.
         CheckpointError: If the weights cannot be read or do not fit.
     """
     model = build(factory, **kwargs)

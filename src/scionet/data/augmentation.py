@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from PIL import Image, ImageOps
 
 from scionet.data.images import Preprocessing
 from scionet.errors import InvalidSetting, unknown
+from scionet.extras import extra
+
+with extra("images"):
+    from PIL import Image, ImageOps
 
 RATIO = (3 / 4, 4 / 3)
 """Minimum and maximum aspect ratio (width over height) of a random crop."""

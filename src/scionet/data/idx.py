@@ -6,9 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from scionet.errors import InvalidSetting
+from scionet.extras import extra
+
+with extra("images"):
+    from PIL import Image
 
 _HEADER, _UINT8 = 4, 8
 

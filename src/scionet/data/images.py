@@ -7,10 +7,13 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
 from scionet.errors import InvalidSetting, unknown
+from scionet.extras import extra
+
+with extra("images"):
+    from PIL import Image
 
 Pixels = NDArray[np.uint8]
 """One image, shape ``(height, width, 3)``, or several of one size, shape ``(count, height, width, 3)``."""

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
@@ -20,8 +19,12 @@ from scionet.data.folders import ImageFolder
 from scionet.data.idx import read_idx
 from scionet.data.images import Preprocessing
 from scionet.errors import InvalidSetting
+from scionet.extras import extra
 from scionet.models.factory import import_torchvision
 from scionet.training.loading import Examples, load
+
+with extra("images"):
+    from PIL import Image
 
 FORMS = "digits, images:PATH, idx:PATH, torchvision:NAME, huggingface:NAME or package.module:function"
 _TEST_NAMES = ("test", "val", "validation")
@@ -92,7 +95,8 @@ def read_source(source: str, preprocessing: Preprocessing, folder: Path, seed: i
         seed: Seed of the split of the digits.
 
     Raises:
-        InvalidSetting: If `source` is malformed, a package is not installed, or the data do not exist.
+        InvalidSetting: If `source` is malformed, or the data do not exist.
+        MissingExtra: If a package is not installed.
     """
     kind, _, name = source.partition(":")
     readers: dict[str, Callable[[], Labelled]] = {
@@ -194,12 +198,11 @@ def _huggingface(name: str, folder: Path, preprocessing: Preprocessing) -> Label
     """A data set of the Hugging Face hub or in a folder, with a column image or img, and a column label.
 
     Raises:
-        InvalidSetting: If the package is not installed, the data set does not exist, or columns have other names.
+        InvalidSetting: If the data set does not exist, or columns have other names.
+        MissingExtra: If the package is not installed.
     """
-    try:
+    with extra("huggingface"):
         datasets = importlib.import_module("datasets")
-    except ModuleNotFoundError as error:
-        raise InvalidSetting(f"{error}; huggingface:NAME needs `pip install scionet[huggingface]`") from error
     saved = folder / name
     try:
         found = datasets.load_from_disk(str(saved)) if saved.is_dir() else datasets.load_dataset(name)

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
-from torch.utils._pytree import tree_map
 
 from scionet.errors import UnsupportedModel
 from scionet.network.calling import (
@@ -22,6 +21,7 @@ from scionet.network.calling import (
 )
 from scionet.network.example_loss import cross_entropies
 from scionet.network.multiprocess import summed
+from scionet.torch_internals import BatchNormBase, tree_map
 
 Weights = Mapping[str, Tensor]
 Functional = Callable[[Weights], Tensor]
@@ -128,7 +128,7 @@ class LossFunctional:
         """Run in eval mode, with BatchNorms in train mode if requested. Modes are restored afterwards."""
         with undisturbed(self._model):
             for module in self._model.modules():
-                if self._batch_norms and isinstance(module, nn.modules.batchnorm._BatchNorm):
+                if self._batch_norms and isinstance(module, BatchNormBase):
                     module.training = True
             yield
 

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.utils._pytree import tree_map
 
 from scionet.errors import PruneError, UnsupportedModel
 from scionet.masks.gradients import Functional, Weights
 from scionet.masks.homogeneous import Homogeneous
 from scionet.masks.weights import upcast
 from scionet.network.calling import Batch, as_arguments, attention_unfused, first_of, place_of, tensors_of, undisturbed
+from scionet.torch_internals import tree_map
 
 ZEROED = ("bias", "running_mean")
 """Suffixes of the names of additive tensors."""

@@ -13,6 +13,7 @@ from scionet.errors import InvalidSetting
 from scionet.masks.mask_files import read_masks, write_masks
 from scionet.masks.weights import maskable
 from scionet.seeds import seeded
+from scionet.torch_internals import own_parameters
 
 
 class Masked(nn.Module):
@@ -111,7 +112,7 @@ class WeightMasks(Mapping[str, Tensor]):
         parameters = dict(model.named_parameters())
         names = {id(parameters[name]): name for name in self.masks}
         places = [*_places(model, names)]
-        orders = {module: tuple(module._parameters) for module, _, _ in places}
+        orders = {module: tuple(own_parameters(module)) for module, _, _ in places}
         for module, key, name in places:
             mask = self.masks[name].to(parameters[name].device, copy=True)
             parametrize.register_parametrization(module, key, Masked(mask, orders[module]))
@@ -175,13 +176,13 @@ def detach_masks_(model: nn.Module) -> None:
         raise InvalidSetting("the network has no masks to detach; WeightMasks.attach_ attaches them")
     for module, key, order in masked:
         parametrize.remove_parametrizations(module, key, leave_parametrized=True)
-        for name in [name for name in order if name in module._parameters]:
-            module._parameters[name] = module._parameters.pop(name)
+        for name in [name for name in order if name in own_parameters(module)]:
+            own_parameters(module)[name] = own_parameters(module).pop(name)
 
 
 def _places(model: nn.Module, names: Mapping[int, str]) -> Iterator[tuple[nn.Module, str, str]]:
     """Modules and attribute names of these parameters, and their full names."""
     for module in model.modules():
-        for key, parameter in module._parameters.items():
+        for key, parameter in own_parameters(module).items():
             if id(parameter) in names:
                 yield module, key, names[id(parameter)]

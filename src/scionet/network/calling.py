@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils._pytree import tree_flatten, tree_map
 
 from scionet.errors import CalibrationError
+from scionet.torch_internals import own_buffers, tree_flatten, tree_map
 
 Batch = Tensor | tuple | list | Mapping[str, Any]
 """The inputs of one call: a tensor (one argument), a tuple or list (positional arguments), a mapping (keywords)."""
@@ -167,7 +167,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     another tensor; both are undone. Only buffers that changed are written.
     """
     training = {module: module.training for module in model.modules()}
-    buffers = [(module._buffers, dict(module._buffers)) for module in training if module._buffers]
+    buffers = [(own_buffers(module), dict(own_buffers(module))) for module in training if own_buffers(module)]
     contents = [(t, t.clone()) for _, held in buffers for t in held.values() if t is not None and not t.is_meta]
     devices = [torch.device(d) for d in {t.device for t in model.parameters()} if d.type == "cuda"]
     with torch.random.fork_rng(devices=devices), torch.no_grad():

@@ -8,6 +8,7 @@ import numpy as np
 from scionet.backends import configured
 from scionet.choices.resources import BackendName
 from scionet.errors import InvalidSetting
+from scionet.extras import extra
 from scionet.selection.greedy import Selection, greedy
 from scionet.selection.objective import Fact, IntArray, Objective
 from scionet.selection.policies import EXACT, Policy
@@ -59,8 +60,8 @@ def distributed(
         backend: Joblib backend. ``"ray"`` and ``"dask"`` use the connected cluster, or a local one.
 
     Raises:
-        InvalidSetting: If a number is out of range, the backend is unknown or not installed, or the objective is not
-            weakly submodular.
+        InvalidSetting: If a number is out of range, the backend is unknown, or the objective is not weakly submodular.
+        MissingExtra: If joblib or the backend is not installed.
     """
     if n_partitions < 1 or n_units < 0:
         raise InvalidSetting(
@@ -76,9 +77,9 @@ def distributed(
     if n_partitions == 1:
         whole = greedy(objective, n_units, policy=policy, rng=generators[0])
         return TwoRounds(whole, (tuple(range(objective.size)),), (whole,), whole)
-    from joblib import Parallel, delayed  # slow to import
-
     with configured(backend, n_jobs):
+        with extra("workers"):
+            from joblib import Parallel, delayed
         jobs = [
             delayed(greedy)(objective, n_units, policy=policy, among=share, rng=generator)
             for share, generator in zip(shares, generators[1:], strict=True)

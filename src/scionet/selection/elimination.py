@@ -6,8 +6,8 @@ Both use only the inner products of the units' contributions, so their cost does
 import warnings
 
 import numpy as np
-from scipy.linalg import cholesky, solve_triangular
 
+from scionet.extras import extra
 from scionet.selection.greedy import Selection, Status
 from scionet.selection.objective import FloatArray
 from scionet.selection.terms import Contributions
@@ -52,6 +52,9 @@ def lasso(contributions: Contributions, n_units: int) -> Selection:
     Args:
         contributions: Contributions of the units, and their target.
         n_units: Number of units to keep.
+
+    Raises:
+        MissingExtra: If scikit-learn is not installed.
     """
     multipliers = np.abs(_path(contributions))
     counts = (multipliers > 0).sum(axis=0)
@@ -63,6 +66,8 @@ def lasso(contributions: Contributions, n_units: int) -> Selection:
 
 def rescaled(contributions: Contributions, order: list[int]) -> Selection:
     """Fit the least-squares multipliers of these units, and record the error after each unit in order."""
+    from scipy.linalg import cholesky, solve_triangular  # takes half of the time of importing scionet
+
     gram, cross = contributions.gram[np.ix_(order, order)], contributions.cross[order]
     ridge = RIDGE * max(float(np.diag(gram).mean()), np.finfo(np.float64).tiny)
     factor = cholesky(gram + ridge * np.eye(len(order)), lower=True)
@@ -80,8 +85,9 @@ def _path(contributions: Contributions) -> FloatArray:
     The path is linear between its knots. At a knot, units enter or leave with multiplier 0, so the midpoints between
     knots are used.
     """
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.linear_model import lars_path_gram
+    with extra("sklearn"):
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import lars_path_gram
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # LARS drops duplicates and warns

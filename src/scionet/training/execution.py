@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 from scionet.choices.checking import refuse
 from scionet.errors import InvalidSetting
+from scionet.extras import extra
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -55,11 +56,13 @@ def accelerator_for(execution: Execution) -> "Accelerator":
 
     Raises:
         InvalidSetting: If the precision or a tracker is not available here, or Accelerate does not see all processes.
+        MissingExtra: If Accelerate is not installed.
     """
-    from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
-    from accelerate.tracking import get_available_trackers
-    from accelerate.utils import LoggerType
+    with extra("train"):
+        from accelerate import Accelerator
+        from accelerate.state import AcceleratorState
+        from accelerate.tracking import get_available_trackers
+        from accelerate.utils import LoggerType
 
     from scionet.network.multiprocess import world
 

@@ -99,6 +99,7 @@ def fit(
         CheckpointError: If the state is of another network or other settings, which are listed; if the file is damaged
             or cannot be written.
         InvalidSetting: If a setting is out of range or not available here.
+        MissingExtra: If Accelerate is not installed.
     """
     recipe, execution = recipe or Recipe(), execution or Execution()
     order = Order(_count(data, "training"), recipe.batch_size, seed)

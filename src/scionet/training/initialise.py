@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import TrainingError
+from scionet.torch_internals import BatchOrInstanceNormBase, ConvolutionBase
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
+_NORMS = (BatchOrInstanceNormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
 def initialise(model: nn.Module, seed: int) -> None:
@@ -33,7 +34,7 @@ def initialise(model: nn.Module, seed: int) -> None:
 
 def _initialise_one(name: str, module: nn.Module) -> None:
     reset = getattr(module, "reset_parameters", None)
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, ConvolutionBase):
         fan_out = module.out_channels // module.groups * math.prod(module.kernel_size)
         module.weight.normal_(0, math.sqrt(2 / fan_out))
         if module.bias is not None:

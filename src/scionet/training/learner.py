@@ -4,10 +4,9 @@ import copy
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,6 +21,9 @@ from scionet.training.loading import Pair
 from scionet.training.loss import TrainingLoss
 from scionet.training.recipes import Recipe
 from scionet.training.state import TrainingState
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 PLAIN = ("NO", "MULTI_CPU", "MULTI_GPU")
 """Kinds of distribution in which torch's own backward and optimiser step are enough."""
@@ -52,7 +54,7 @@ class Learner:
         network: nn.Module,
         recipe: Recipe,
         execution: Execution,
-        accelerator: Accelerator,
+        accelerator: "Accelerator",
         teacher: nn.Module | None = None,
         optimizer: Optimizer | None = None,
     ) -> None:

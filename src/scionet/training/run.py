@@ -5,10 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate.tracking import GeneralTracker
 from torch import Tensor
 
 from scionet.errors import InvalidSetting, TrainingError
@@ -26,6 +25,9 @@ from scionet.training.loading import Examples, Pair, load
 from scionet.training.order import Order
 from scionet.training.randomness import reseed
 from scionet.training.state import Epoch, TrainingState, best_epoch, load_state, refuse_differences, save_state
+
+if TYPE_CHECKING:
+    from accelerate.tracking import GeneralTracker
 
 CHECK_STEPS = 50
 """Losses are read every 50 steps: reading waits for the device."""

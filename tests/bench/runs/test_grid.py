@@ -65,6 +65,7 @@ def started(folder: Path, *more: str, **environment: str) -> subprocess.Popen:
     return subprocess.Popen((*COMMAND, *more), cwd=folder, env=alone, stdout=subprocess.DEVNULL, start_new_session=True)
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_as_without_a_break(done: Workspace, tmp_path) -> None:
     written(tmp_path, ONE)
     for patience in (6.0, 8.0):
@@ -78,6 +79,7 @@ def test_killed_at_any_moment_it_ends_as_without_a_break(done: Workspace, tmp_pa
     assert [told(r) for r in load_all(tmp_path / "out" / "records")] == [told(r) for r in load_all(done.records)]
 
 
+@pytest.mark.slow
 def test_two_runners_share_the_work(done: Workspace, tmp_path) -> None:
     shutil.copytree(done.out / "dense", tmp_path / "out" / "dense")
     written(tmp_path, ONE)
@@ -126,6 +128,7 @@ def network():
 """
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_a_row(done: Workspace, tmp_path) -> None:
     shutil.copytree(done.out / "dense", tmp_path / "out" / "dense")
     (tmp_path / "mortal.py").write_text(MORTAL)
@@ -148,6 +151,7 @@ def test_a_damaged_record_is_named(done: Workspace, tmp_path) -> None:
         standings(workspace)
 
 
+@pytest.mark.slow
 def test_a_real_ray_gives_the_same(done: Workspace, tmp_path) -> None:
     ray = pytest.importorskip("ray")
     shutil.copytree(done.out / "dense", tmp_path / "out" / "dense")

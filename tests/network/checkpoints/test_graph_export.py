@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scionet.errors import InvalidSetting
+from scionet.errors import InvalidSetting, MissingExtra
 from scionet.network.calling import hash_tensors, state_of
 from scionet.network.checkpoints.graph_export import ExportError, ExportReport, export_onnx, export_program
 from scionet.network.discovery.discover import discover
@@ -173,7 +173,7 @@ def test_not_a_number_in_any_output_is_a_difference(first: bool, tmp_path: Path)
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
 def test_missing_package_is_named(package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ExportError, match=rf"{package}.*pip install 'scionet\[export\]'"):
+    with pytest.raises(MissingExtra, match=rf"{package}.*pip install 'scionet\[export\]'"):
         export_onnx(conv_net(), torch.zeros(1, 3, 8, 8), tmp_path / "net.onnx")
     assert list(tmp_path.iterdir()) == []
 

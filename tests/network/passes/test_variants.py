@@ -9,6 +9,7 @@ from scionet.network.calling import state_of
 from scionet.network.passes import variants
 from scionet.network.passes.variants import run_variants
 from scionet.network.surgery.gates import call_with
+from scionet.torch_internals import TorchDispatchMode
 
 
 def changed(model: nn.Module, names: list[str]) -> list[dict[str, torch.Tensor]]:
@@ -66,7 +67,7 @@ def test_operations_before_a_change_are_not_run_again():
     model, batch = Layers(branching=False).double(), torch.randn(4, 3, dtype=torch.float64)
     counted: list[object] = []
 
-    class Count(torch.utils._python_dispatch.TorchDispatchMode):
+    class Count(TorchDispatchMode):
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             if func is torch.ops.aten.addmm.default:
                 counted.append(func)

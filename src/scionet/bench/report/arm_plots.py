@@ -3,10 +3,6 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
-
 from scionet.bench.experiment.arms import ARMS
 from scionet.bench.records.ledger import STAGES, total
 from scionet.bench.records.record import RunRecord
@@ -15,6 +11,12 @@ from scionet.bench.report.plots import Style, swatch
 from scionet.bench.report.study import Study, base
 from scionet.bench.report.summary import Measured, Row, Spread
 from scionet.bench.report.svg import INK, MARKERS, PALETTE, drawing, render
+from scionet.extras import extra
+
+with extra("report"):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 CONTINUED = "dense continued"
 SINGLE = "single weights"

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from math import log10
 from statistics import mean, median
 
-from matplotlib.ticker import EngFormatter
-
 from scionet.bench.report.study import Study
+from scionet.extras import extra
+
+with extra("report"):
+    from matplotlib.ticker import EngFormatter
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined, Template
-
 from scionet.bench.records.failures import Failure
 from scionet.bench.records.record import RunRecord
 from scionet.bench.records.record_files import write_text
@@ -15,6 +13,10 @@ from scionet.bench.report.cards import Card, cards
 from scionet.bench.report.plots import accuracy_plot, drop_plot, styles, swatch
 from scionet.bench.report.siteplots import curve_plots, latency_plot, shades, widths_plot
 from scionet.bench.report.study import Study, spoken, studies
+from scionet.extras import extra
+
+with extra("report"):
+    from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 
 @dataclass(frozen=True)

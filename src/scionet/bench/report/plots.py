@@ -4,13 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
 from scionet.bench.report.study import Study, base, spoken
 from scionet.bench.report.summary import Row, Spread
 from scionet.bench.report.svg import INK, MARKERS, PALETTE, PAPER, drawing, render
+from scionet.extras import extra
+
+with extra("report"):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 SIZE = (5.2, 3.9)
 """Width and height in inches of each of the two adjacent panels."""

@@ -3,9 +3,6 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from scionet.bench.records.record import SiteRecord
 from scionet.bench.report.plots import styles
@@ -13,6 +10,12 @@ from scionet.bench.report.study import Study, spoken
 from scionet.bench.report.summary import Row
 from scionet.bench.report.svg import ACCENT, INK, MUTED, RULE, drawing, render
 from scionet.budget.latency.durations import Latency
+from scionet.extras import extra
+
+with extra("report"):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 
 def shades(count: int) -> tuple[float, ...]:

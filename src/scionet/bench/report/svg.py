@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import matplotlib
-from matplotlib.figure import Figure
+from scionet.extras import extra
+
+with extra("report"):
+    import matplotlib
+    from matplotlib.figure import Figure
+
 
 INK, MUTED, RULE, PAPER, ACCENT, SKY = "#010101", "#020202", "#030303", "#040404", "#050505", "#060606"
 """Placeholders for colours of the page: text, secondary text, lines, background, emphasis, and a colour of the palette

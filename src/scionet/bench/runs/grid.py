@@ -18,6 +18,7 @@ from scionet.bench.records.record_files import RecordError, make_folder, write_t
 from scionet.bench.runs.trial import run_trial
 from scionet.bench.runs.workspace import Workspace
 from scionet.choices.resources import BackendName
+from scionet.extras import extra
 from scionet.progress import Progress, silent
 
 
@@ -72,7 +73,7 @@ def run(
         Where every run stands now.
 
     Raises:
-        InvalidSetting: If the backend is not installed.
+        MissingExtra: If joblib or the backend is not installed.
         RecordError: If the folder cannot be written, or a record is damaged.
     """
     if jobs < 1 or (threads is not None and threads < 1):
@@ -110,12 +111,12 @@ class _Crew:
 
     def work(self, trials: Sequence[Trial], jobs: int) -> None:
         """Do runs, and tell of each that ends."""
-        from joblib import Parallel, delayed
-
         lazily = "list" if self.backend in ("ray", "dask") else "generator_unordered"
         ended = self.total - len(self.left())
         self.progress("runs", ended, self.total)
         with configured(self.backend, jobs):
+            with extra("workers"):
+                from joblib import Parallel, delayed
             results = Parallel(return_as=lazily, pre_dispatch="n_jobs")(
                 delayed(attempt)(self.workspace, trial, self.threads) for trial in trials
             )
@@ -207,6 +208,7 @@ def _forget(workspace: Workspace, spec: RunSpec) -> None:
 
 
 def _worker_death() -> type[BaseException]:
-    from joblib.externals.loky.process_executor import TerminatedWorkerError
+    with extra("workers"):
+        from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     return TerminatedWorkerError

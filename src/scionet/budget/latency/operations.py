@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from scionet.network.calling import Batch, place_of
 from scionet.network.discovery import rules
 from scionet.network.discovery.tracing import Call, Trace, trace_forward, varying
 from scionet.network.sites import Sites
+from scionet.torch_internals import TreeSpec, tree_flatten, tree_unflatten
 
 STEP = 8
 """Channels between two measured widths of a narrow dimension."""

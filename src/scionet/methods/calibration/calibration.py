@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 
 from scionet.errors import CalibrationError
 from scionet.methods.calibration.storage import Storage
@@ -17,6 +16,7 @@ from scionet.network.calling import Batch, as_arguments, call, divides, example_
 from scionet.network.multiprocess import summed, world
 from scionet.network.network import Network
 from scionet.seeds import Generators, coprime_step
+from scionet.torch_internals import tree_flatten, tree_map
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
 
 from scionet.network.calling import divides, example_count, some_of
+from scionet.torch_internals import tree_flatten, tree_map
 
 
 def pieces(batches: Iterable[Any], most: int) -> list[Any]:

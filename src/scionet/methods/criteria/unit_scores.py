@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from scionet.errors import InvalidSetting
 from scionet.methods.calibration.calibration import Calibration
@@ -21,6 +21,7 @@ from scionet.network.network import Network
 from scionet.selection.greedy import Selection, Status, replay
 from scionet.selection.quadratic import LeastSquares
 from scionet.selection.terms import Contributions
+from scionet.torch_internals import BatchNormBase
 
 FloatArray = NDArray[np.float64]
 Score = Callable[[SiteView, np.random.Generator], FloatArray]
@@ -227,7 +228,7 @@ def bn_scale(view: SiteView, rng: np.random.Generator) -> FloatArray:
     for slot in view.site.slots:
         module, _, key = slot.tensor.rpartition(".")
         owner = view.network.model.get_submodule(module)
-        if key == "weight" and slot.dim == 0 and isinstance(owner, nn.modules.batchnorm._BatchNorm):
+        if key == "weight" and slot.dim == 0 and isinstance(owner, BatchNormBase):
             index = torch.from_numpy(slot.index)
             scales.append(state[slot.tensor].detach().abs().to("cpu", torch.float64)[index].mean(1))
     return torch.stack(scales).mean(0).numpy() if scales else l1(view, rng)

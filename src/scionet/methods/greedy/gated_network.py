@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_leaves, tree_map
 
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.contract import SiteView
 from scionet.network.calling import Batch, attention_unfused, example_count
 from scionet.network.passes.program import Program
 from scionet.network.surgery.gates import column_factors
+from scionet.torch_internals import tree_leaves, tree_map
 
 
 class GatedSite:

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
-from torch.utils._pytree import tree_leaves, tree_map
 
 from scionet.errors import UnsupportedModel
 from scionet.methods.greedy.gated_network import GatedSite, supported
 from scionet.network.calling import Batch, example_count
 from scionet.network.passes.program import Level
+from scionet.torch_internals import tree_leaves, tree_map
 
 Point = tuple[Tensor, ...]
 """Gates, represented by the values that are affine in them: ``(examples, entries)`` for each such value."""

@@ -5,15 +5,13 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.conv import _ConvNd
-from torch.utils._pytree import tree_map
 
 from scionet.methods.widths.output_distance import OutputDistance, distances
 from scionet.network.calling import Batch, call, place_of, tensors_of, to_model
 from scionet.network.plan import Plan
 from scionet.network.sites import Consumer, Sites
 from scionet.network.surgery.cut import kept_entries
+from scionet.torch_internals import BatchNormBase, ConvolutionBase, tree_map
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +84,7 @@ def _place(network: nn.Module, consumer: Consumer) -> tuple[str, int] | None:
     module = network.get_submodule(name)
     if isinstance(module, nn.Linear):
         return name, -1
-    return (name, 1) if isinstance(module, _ConvNd | _BatchNorm) else None
+    return (name, 1) if isinstance(module, ConvolutionBase | BatchNormBase) else None
 
 
 def _watch(module: nn.Module, name: str, outputs: dict[str, Tensor]) -> None:

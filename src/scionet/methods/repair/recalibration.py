@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from scionet.errors import CalibrationError
 from scionet.methods.problem import Problem
@@ -14,6 +13,7 @@ from scionet.network.multiprocess import everywhere, summed
 from scionet.network.plan import Plan
 from scionet.network.surgery.cut import copied
 from scionet.network.surgery.gates import masked_tensors
+from scionet.torch_internals import BatchNormBase
 
 
 def recalibrated(problem: Problem, plan: Plan) -> Plan:
@@ -53,7 +53,7 @@ def norm_statistics(model: nn.Module, tensors: Mapping[str, Tensor], batches: It
         for name, tensor in state_of(changed).items():
             if name in tensors:
                 tensor.copy_(tensors[name])
-    norms = {name: module for name, module in changed.named_modules() if isinstance(module, _BatchNorm)}
+    norms = {name: module for name, module in changed.named_modules() if isinstance(module, BatchNormBase)}
     norms = {name: norm for name, norm in norms.items() if norm.running_mean is not None}
     for module in changed.modules():
         module.training = False

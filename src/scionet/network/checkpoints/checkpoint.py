@@ -158,7 +158,7 @@ def load_pruned(
         CheckpointError: If the file is missing, damaged, of a newer format or of another architecture; if its plan and
             its weights disagree; or if there is neither `model` nor a trusted factory. `model` is not changed then.
         InvalidSetting: If the recorded factory is unknown.
-        UnsupportedModel: If the package of the recorded factory is not installed.
+        MissingExtra: If the package of the recorded factory is not installed.
     """
     manifest = _manifest(path)
     tensors = tensors_in(path, _WRITER)
@@ -189,7 +189,7 @@ def dense_network(path: str | Path, *, trust_factory: bool = False) -> nn.Module
     Raises:
         CheckpointError: If the file is missing or damaged, or names no factory that may be called.
         InvalidSetting: If the recorded factory is unknown.
-        UnsupportedModel: If the package of the recorded factory is not installed.
+        MissingExtra: If the package of the recorded factory is not installed.
     """
     manifest = _manifest(path)
     if manifest.factory is None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from scionet.errors import PruneError
+from scionet.extras import extra
 from scionet.files.atomic import whole_file
 from scionet.network.calling import (
     Batch,
@@ -91,12 +92,14 @@ def export_onnx(
         overwrite: Whether an existing file may be replaced.
 
     Raises:
-        ExportError: If a package is missing, the network cannot be exported, the file cannot be written, or its outputs
+        ExportError: If the network cannot be exported, the file cannot be written, or its outputs
             differ from the network's by more than `scionet.network.surgery.cut.TOLERANCES`. No file is written then.
         InvalidSetting: If `path` does not end in ``.onnx``.
+        MissingExtra: If a package is not installed.
     """
-    for package in ("onnx", "onnxscript", *(["onnxruntime"] if verify else [])):
-        _import(package)
+    with extra("export"):
+        for package in ("onnx", "onnxscript", *(["onnxruntime"] if verify else [])):
+            import_module(package)
     return _export(
         Format(".onnx", _write_onnx, _onnx_runner), model, example_inputs, path, dynamic_batch, verify, overwrite
     )
@@ -197,7 +200,8 @@ def _write_onnx(program: ExportedProgram, file: Path) -> None:
 
 def _onnx_runner(file: Path) -> Run:
     """A function that runs an ONNX file in onnxruntime on the CPU."""
-    runtime = _import("onnxruntime")
+    with extra("export"):
+        runtime = import_module("onnxruntime")
     options = runtime.SessionOptions()
     options.log_severity_level = 3  # errors only
     session = runtime.InferenceSession(file.read_bytes(), options, providers=["CPUExecutionProvider"])
@@ -257,18 +261,6 @@ def _difference(expected: list[Tensor], found: list[Tensor]) -> Tensor:
     wide = [(a.cpu().to(torch.float64), b.cpu().to(torch.float64)) for a, b in zip(expected, found, strict=True)]
     tiny = torch.finfo(torch.float32).tiny
     return torch.stack([(a - b).abs().max() / a.abs().max().clamp_min(tiny) for a, b in wide]).max()
-
-
-def _import(package: str) -> Any:
-    """Import a package of the extra `export`.
-
-    Raises:
-        ExportError: If it is not installed.
-    """
-    try:
-        return import_module(package)
-    except ModuleNotFoundError as error:
-        raise ExportError(f"{error}; export to ONNX needs `pip install 'scionet[export]'`") from error
 
 
 @contextmanager

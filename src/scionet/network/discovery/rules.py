@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from scionet.network.calling import tensors_of
 from scionet.network.discovery.contraction_rules import batch_norm, convolution, product
@@ -26,6 +25,7 @@ from scionet.network.discovery.elementwise_rules import (
     mix,
 )
 from scionet.network.discovery.tracing import Call, Planes, Trace, compact, varying
+from scionet.torch_internals import tree_map
 
 MOVES = frozenset(
     "view _unsafe_view reshape slice select split split_with_sizes unbind expand squeeze unsqueeze permute transpose t "

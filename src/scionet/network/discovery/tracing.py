@@ -16,9 +16,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from scionet.errors import UnsupportedModel
 from scionet.network.calling import (
@@ -32,6 +29,7 @@ from scionet.network.calling import (
     undisturbed,
 )
 from scionet.network.sites import Address
+from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary, flop_registry
 
 Planes = tuple[Tensor, ...]
 

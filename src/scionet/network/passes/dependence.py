@@ -4,9 +4,9 @@ from collections.abc import Iterable, Sequence
 from enum import IntEnum
 
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._pytree import tree_leaves
 
 from scionet.network.discovery.rules import MOVES, PRODUCTS
+from scionet.torch_internals import tree_leaves
 
 
 class Level(IntEnum):

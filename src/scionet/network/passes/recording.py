@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
-from torch.utils.weak import WeakTensorKeyDictionary
+
+from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary, tree_leaves, tree_map
 
 
 def recorded(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> GraphModule:

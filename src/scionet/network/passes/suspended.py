@@ -29,9 +29,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.network.calling import (
@@ -46,6 +43,7 @@ from scionet.network.calling import (
 )
 from scionet.network.multiprocess import everywhere
 from scionet.network.sites import Address
+from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary, tree_map
 
 _WEIGHT_ARGUMENT = {"convolution": 1, "addmm": 2, "mm": 1}
 _BIAS_ARGUMENT = {"convolution": 2, "addmm": 0}

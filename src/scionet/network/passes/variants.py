@@ -6,12 +6,12 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 from scionet.network.calling import Batch, call, example_count, state_of, tensors_of, undisturbed
 from scionet.network.passes.dependence import subgraph
 from scionet.network.passes.recording import recorded
 from scionet.network.surgery.gates import call_with
+from scionet.torch_internals import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 _INPUT_ENTRIES = 2**17
 """Entries of the inputs in one part of a batch: while a call is recorded, all its activations are in memory."""

@@ -15,6 +15,7 @@ from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.attention import record_heads
 from scionet.network.surgery.gates import call_with, masked_tensors
+from scionet.torch_internals import BatchOrInstanceNormBase, ConvolutionBase, own_buffers, own_parameters
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest relative difference between masked and cut network, by floating-point type."""
@@ -115,7 +116,7 @@ def install(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -> None
     """
     replacements = _replacements(state_of(model), tensors)
     for module in model.modules():
-        for key, old in (*module._parameters.items(), *module._buffers.items()):
+        for key, old in (*own_parameters(module).items(), *own_buffers(module).items()):
             if id(old) in replacements:
                 setattr(module, key, replacements[id(old)])
     _record_sizes(model, replacements, plan)
@@ -135,20 +136,20 @@ def _record_sizes(model: nn.Module, replacements: Mapping[int, Tensor], plan: Pl
     """Update the sizes that modules with replaced tensors record as attributes."""
     new = {id(tensor) for tensor in replacements.values()}
     for module in model.modules():
-        if any(id(tensor) in new for tensor in (*module._parameters.values(), *module._buffers.values())):
+        if any(id(tensor) in new for tensor in (*own_parameters(module).values(), *own_buffers(module).values())):
             _record_size(module)
     record_heads(model, plan)
 
 
 def _record_size(module: nn.Module) -> None:
     """Update the sizes that PyTorch's own layers store as attributes."""
-    if isinstance(module, nn.modules.conv._ConvNd):
+    if isinstance(module, ConvolutionBase):
         if module.groups > 1:
             module.groups = module.groups * module.weight.shape[0] // module.out_channels
         module.out_channels, module.in_channels = module.weight.shape[0], module.weight.shape[1] * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, nn.modules.batchnorm._NormBase):
+    elif isinstance(module, BatchOrInstanceNormBase):
         module.num_features = next(t for t in (module.weight, module.running_mean) if t is not None).shape[0]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
