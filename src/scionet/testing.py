@@ -16,6 +16,7 @@ from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import verify
 from scionet.pruning import PruneResult, prune
+from scionet.torch_internals import forward_hook_count
 
 BUDGETS = ("macs<=75%", "macs<=50%")
 _TOLERANCE = 1e-10
@@ -88,7 +89,7 @@ def _traces(model: nn.Module) -> tuple[Any, ...]:
     """What a method might leave behind."""
     modes = [module.training for module in model.modules()]
     grads = [(parameter.requires_grad, parameter.grad is None) for parameter in model.parameters()]
-    hooks = [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in model.modules()]
+    hooks = [forward_hook_count(module) for module in model.modules()]
     return hash_tensors(state_of(model)), modes, grads, hooks, torch.get_rng_state().tolist(), torch.is_grad_enabled()
 
 

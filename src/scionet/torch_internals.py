@@ -20,6 +20,7 @@ __all__ = [
     "TreeSpec",
     "WeakTensorKeyDictionary",
     "flop_registry",
+    "forward_hook_count",
     "own_buffers",
     "own_parameters",
     "tree_flatten",
@@ -37,3 +38,8 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:
 def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
     """The module's registry of its own buffers, in order; a change of it changes the module."""
     return module._buffers
+
+
+def forward_hook_count(module: nn.Module) -> int:
+    """The number of hooks that run before or after the module's forward."""
+    return len(module._forward_hooks) + len(module._forward_pre_hooks)

@@ -25,10 +25,14 @@ class Network:
     model: nn.Module
     sites: Sites
 
+    def __repr__(self) -> str:
+        """The network in one line."""
+        return f"Network({type(self.model).__name__}, {len(self.sites)} sites)"
+
     @cached_property
     def state(self) -> dict[str, Tensor]:
-        """All parameters and buffers by name."""
-        return state_of(self.model)
+        """All parameters and buffers by name, detached: they share their memory with the network's own."""
+        return {name: tensor.detach() for name, tensor in state_of(self.model).items()}
 
     @cached_property
     def device(self) -> torch.device:
