@@ -1,12 +1,12 @@
 """Frozen dataclasses whose values are checked against their annotations, with one message for all of them."""
 
 import math
-import operator
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from difflib import get_close_matches
 from functools import cache
+from numbers import Integral, Real
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -209,12 +209,11 @@ def _as_tuple(kind: Any, value: Any) -> Any:
 
 def _as_number(kind: type, value: Any) -> Any:
     """A number; NumPy's become Python's, truth values are none, nor are NaN and infinite ones."""
-    if isinstance(value, bool | str) or value is None:
+    if isinstance(value, bool):
         return MISSING
-    try:
-        found = operator.index(value) if kind is int else float(value)
-    except (TypeError, ValueError):
-        return MISSING
+    if kind is int:
+        return int(value) if isinstance(value, Integral) else MISSING
+    found = float(value) if isinstance(value, Real) else math.nan
     return found if math.isfinite(found) else MISSING
 
 

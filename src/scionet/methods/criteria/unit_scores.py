@@ -6,6 +6,7 @@ A score is a short decorated function from a `SiteView` to one number per unit.
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -88,13 +89,19 @@ class ScoreRanker(Ranker):
         Raises:
             InvalidSetting: If it is not one finite number for each unit.
         """
-        found = np.asarray(self.score(view, rng), dtype=np.float64)
+        given = self.score(view, rng)
+        wanted = (
+            f"score {self.name!r} must return one finite number for each of the {view.site.width} units of site "
+            f"{view.site.name!r}; it returned"
+        )
+        try:
+            plain = given.detach().cpu() if isinstance(given, Tensor) else given
+            found = np.asarray(plain, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            raise InvalidSetting(f"{wanted} a {type(given).__name__} that is no array of numbers ({error})") from error
         if found.shape != (view.site.width,) or not np.isfinite(found).all():
-            raise InvalidSetting(
-                f"score {self.name!r} must return one finite number for each of the {view.site.width} units of site "
-                f"{view.site.name!r}; it returned an array of shape {found.shape} with "
-                f"{np.count_nonzero(~np.isfinite(found))} NaN or infinite values"
-            )
+            n_bad = np.count_nonzero(~np.isfinite(found))
+            raise InvalidSetting(f"{wanted} an array of shape {found.shape} with {n_bad} NaN or infinite values")
         return found
 
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
@@ -164,13 +171,33 @@ def score(
 
     Returns:
         A ranker for ``prune(..., method=...)``; without a function, a decorator that makes one.
+
+    Raises:
+        InvalidSetting: If the function takes other arguments.
     """
 
     def made(function: Score) -> ScoreRanker:
+        _refuse_other_arguments(function)
         label = name or getattr(function, "__name__", type(function).__name__)
         return ScoreRanker(function, label, moments, labels, data)
 
     return made if function is None else made(function)
+
+
+def _refuse_other_arguments(function: Score) -> None:
+    """Refuse a function that cannot be called as a score.
+
+    Raises:
+        InvalidSetting: If it does not take two arguments.
+    """
+    try:
+        signature(function).bind(None, None)
+    except TypeError as error:
+        raise InvalidSetting(
+            f"a score is called with a SiteView and a random generator; {function!r:.80} does not take them ({error})"
+        ) from error
+    except ValueError:  # built-in functions have no signature
+        return
 
 
 def random(view: SiteView, rng: np.random.Generator) -> FloatArray:
