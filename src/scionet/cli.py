@@ -28,6 +28,7 @@ from scionet.commands.options import (
     Prune,
 )
 from scionet.commands.show import complain
+from scionet.commands.tyro_rules import RefusedValue, registry
 from scionet.errors import PruneError, unknown
 from scionet.training.recipes import RECIPES
 
@@ -45,6 +46,7 @@ KINDS: dict[str, type[Common]] = {
     "bench pack": BenchPack,
 }
 FAILED = 1
+USAGE = 2
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 INSIST_SECONDS = 3.0
@@ -132,7 +134,11 @@ def parse(args: Sequence[str]) -> Common:
     ]
     choices: Any = Demo | Prune | tuning | Evaluate | Export | analyze | bench
     description = "Structured pruning of PyTorch networks by greedy forward selection."
-    return tyro.cli(choices, prog="scionet", description=description, args=args)
+    try:
+        return tyro.cli(choices, prog="scionet", description=description, args=args, registry=registry())
+    except RefusedValue as error:
+        complain(str(error))
+        raise SystemExit(USAGE) from error
 
 
 def execute(command: Common) -> None:
