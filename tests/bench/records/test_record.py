@@ -106,7 +106,7 @@ def test_order_of_settings_does_not_matter() -> None:
 
 
 def test_file_names_are_readable_and_differ_where_only_settings_do() -> None:
-    run = made_up.spec("l1 + least squares", "macs<=50%", 2)
+    run = made_up.spec("l1 + refit", "macs<=50%", 2)
     assert re.fullmatch(r"small-resnet_l1-least-squares_macs-50_seed2_[0-9a-f]{12}\.json", run.file_name)
     assert dataclasses.replace(run, settings={}).file_name != run.file_name
 
