@@ -15,9 +15,9 @@ from scionet.bench.report.pairs import pairs
 from scionet.bench.report.summary import Row, summarise
 
 EXPERIMENTS = {
-    "smoke": "forward least squares + measured + fine-tuned",
+    "smoke": "forward least squares + sensitivity + fine-tuned",
     "tickets": "lottery ticket",
-    "small": "forward least squares + measured + fine-tuned",
+    "small": "forward least squares + sensitivity + fine-tuned",
 }
 """Name and headline method of each experiment."""
 

@@ -18,18 +18,18 @@ from scionet.bench.report.pairs import pairs
 from scionet.bench.report.summary import summarise
 from scionet.bench.report.tables import replace_between, to_markdown, to_matrix
 
-RIVAL = "best of torch-pruning + re-calibration"
-FORWARD = "forward least squares + measured"
-FURTHER = ("", " + reconstruction", " + trials", " + trials + reconstruction")
+RIVAL = "best of torch-pruning + recalibration"
+FORWARD = "forward least squares + sensitivity"
+FURTHER = ("", " + reconstruction", " + search", " + search + reconstruction")
 """Optional additions to greedy selection and its controls."""
 HEADLINE = (
     *(FORWARD + more for more in FURTHER),
-    "l1 + least squares + measured",
-    "random + least squares + measured",
+    "l1 + refit + sensitivity",
+    "random + refit + sensitivity",
     RIVAL,
     "forward least squares",
-    "l1 + least squares",
-    "random + least squares",
+    "l1 + refit",
+    "random + refit",
     "l1",
     "random",
 )
@@ -76,7 +76,7 @@ def _pairs(records: tuple[RunRecord, ...]) -> str:
 
 def _rated(more: str) -> tuple[str, ...]:
     """Endings of the names of methods with the same additions."""
-    return (f"+ measured{more}",) if more else ("+ measured", "+ re-calibration")
+    return (f"+ sensitivity{more}",) if more else ("+ sensitivity", "+ recalibration")
 
 
 Place = tuple[str, str]
@@ -93,8 +93,8 @@ def _drops(records: Sequence[RunRecord]) -> dict[Place, dict[str, float]]:
 
 
 def _best_rival(drops: Mapping[str, float]) -> str | None:
-    """The re-calibrated pruner of Torch-Pruning that loses the fewest points."""
-    theirs = [name for name in drops if name.startswith("torch-pruning") and name.endswith("+ re-calibration")]
+    """The recalibrated pruner of Torch-Pruning that loses the fewest points."""
+    theirs = [name for name in drops if name.startswith("torch-pruning") and name.endswith("+ recalibration")]
     return min(theirs, key=drops.__getitem__, default=None)
 
 

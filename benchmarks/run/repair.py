@@ -1,16 +1,17 @@
-"""The effect of each setting of repair and widths on accuracy, at half the MACs, without training.
+"""What each choice of repair and widths does to accuracy, at half the MACs, without training.
 
     python -m benchmarks.run.repair resnet20 vgg --data FOLDER --weights vgg.safetensors
 
 FOLDER is that of untrained.py. `vgg` is a chain of six convolutions for CIFAR-10; it is trained for ten epochs if its
-weights file does not exist. Greedy forward selection runs with its defaults and one changed setting at a time, on the
+weights file does not exist. Greedy forward selection runs with its defaults and one changed choice at a time, on the
 same images. Records go to benchmarks/results/repair.jsonl; a recorded run is not run again.
 `python -m benchmarks.report.tables` writes the table in docs/repair.md.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 import tyro
@@ -23,6 +24,9 @@ from benchmarks.run.untrained import TASKS, Task, dense, refuse_unknown, split
 from scionet.bench.experiment.competitors import Comparison, Competitor, outcome
 from scionet.bench.records.record import RunRecord, save
 from scionet.budget.costs import measure
+from scionet.choices.methods import Forward
+from scionet.choices.repair import Reconstruct, Refit
+from scionet.choices.widths import Sensitivity
 from scionet.data.augmentation import Augmentation
 from scionet.data.images import Preprocessing
 from scionet.data.sources import read_source
@@ -35,23 +39,25 @@ from scionet.training.recipes import Recipe
 RESULTS = benchmarks.RESULTS / "repair"
 BUDGET = "macs<=50%"
 DEFAULTS = "defaults"
-SWITCHES: Mapping[str, dict[str, Any]] = {
-    DEFAULTS: {},
-    "refit=False": {"refit": False},
-    "refit=False, recalibrate=True": {"refit": False, "recalibrate": True},
-    "recalibrate=True": {"recalibrate": True},
-    "asymmetric=False": {"asymmetric": False},
-    "shortcuts=False": {"shortcuts": False},
-    "shrinkage=0.0": {"shrinkage": 0.0},
-    "shrinkage='held_out'": {"shrinkage": "held_out"},
-    "sweeps=2": {"sweeps": 2},
-    "measured_widths=3": {"measured_widths": 3},
-    "reconstruct_steps=300": {"reconstruct_steps": 300},
+GREEDY = Competitor(DEFAULTS, Forward(), "sensitivity", ("refit",))
+SWITCHES: Mapping[str, Competitor] = {
+    DEFAULTS: GREEDY,
+    "repair=[]": replace(GREEDY, repair=()),
+    "repair=['recalibrate']": replace(GREEDY, repair=("recalibrate",)),
+    "repair=['refit', 'recalibrate']": replace(GREEDY, repair=("refit", "recalibrate")),
+    "Refit(asymmetric=False)": replace(GREEDY, repair=(Refit(asymmetric=False),)),
+    "Refit(shortcuts=False)": replace(GREEDY, repair=(Refit(shortcuts=False),)),
+    "Refit(shrinkage=0.0)": replace(GREEDY, repair=(Refit(shrinkage=0.0),)),
+    "Refit(shrinkage='held_out')": replace(GREEDY, repair=(Refit(shrinkage="held_out"),)),
+    "Forward(passes=2)": replace(GREEDY, method=Forward(passes=2)),
+    "Sensitivity(widths_per_site=3)": replace(GREEDY, widths=Sensitivity(widths_per_site=3)),
+    "Reconstruct(steps=300)": replace(GREEDY, repair=("refit", Reconstruct(steps=300))),
 }
+"""The defaults of `prune` with data, and one change each, as a user writes it."""
 FEW = 128
 """Size of the small calibration set. It has images of every batch, because images are sorted by class."""
-FEWER = (DEFAULTS, "shrinkage=0.0", "shrinkage='held_out'")
-"""Settings that are also run on `FEW` images."""
+FEWER = (DEFAULTS, "Refit(shrinkage=0.0)", "Refit(shrinkage='held_out')")
+"""Choices that are also run on `FEW` images."""
 RECIPE = Recipe(epochs=10, batch_size=128, learning_rate=0.1, augmentation="shift", warmup_epochs=1)
 
 
@@ -69,7 +75,7 @@ def main(
         data: Folder of the archives and weights.
         weights: File of the weights of `vgg`; written if it does not exist.
         seeds: Calibration seeds.
-        only: Settings to run; all if empty.
+        only: Choices to run; all if empty.
     """
     refuse_unknown(only, [*SWITCHES])
     done = {(r.spec.network, r.spec.method, r.spec.seed) for r in recorded_runs(RESULTS)}
@@ -83,17 +89,17 @@ def main(
 
 
 def competitors(only: tuple[str, ...]) -> list[tuple[Competitor, bool]]:
-    """Greedy selection with one changed setting each, and whether it runs on `FEW` images."""
+    """Greedy selection with one changed choice each, and whether it runs on `FEW` images."""
     found = [(label, label, False) for label in SWITCHES] + [(label, few_images(label), True) for label in FEWER]
     return [
-        (Competitor(name, "forward", SWITCHES[label], f"Greedy least squares; {label}."), few)
+        (replace(SWITCHES[label], label=name, summary=f"Greedy least squares; {label}."), few)
         for label, name, few in found
         if not only or label in only
     ]
 
 
 def few_images(label: str) -> str:
-    """The name of a setting that is run on `FEW` images."""
+    """The name of a choice that is run on `FEW` images."""
     return f"{label}, {FEW} images"
 
 

@@ -4,7 +4,7 @@
 
 The pruners may cut only channels inside blocks: they cannot cut channels that a padded shortcut couples, and they do
 better with this restriction on EfficientNet-Lite0. The pruning ratio is bisected to bring the MACs as close below the
-budget as possible. Each result has two records: right after the cut, and after BatchNorm re-calibration on the
+budget as possible. Each result has two records: right after the cut, and after BatchNorm recalibration on the
 calibration images. Records go to the same file as those of untrained.py.
 """
 
@@ -29,7 +29,7 @@ from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record import Outcome, RunRecord, RunSpec, save
 from scionet.budget.budget import Budget
 from scionet.budget.costs import measure
-from scionet.methods.repair.recalibration import recalibrated
+from scionet.methods.repair.recalibration import norm_statistics
 from scionet.network.calling import hash_tensors, state_of
 
 BISECTIONS = 8
@@ -101,14 +101,14 @@ class PrunerRuns:
         return best
 
     def records(self, criterion: str, budget: str, across: bool) -> tuple[RunRecord, RunRecord]:
-        """The records right after the cut and after re-calibration."""
+        """The records right after the cut and after recalibration."""
         start = perf_counter()
         pruned = self.nearest(criterion, budget, across)
         seconds = perf_counter() - start
         plain = self.record(pruned, label(criterion, across, False), criterion, budget, seconds)
         start = perf_counter()
         with torch.no_grad():
-            for name, tensor in recalibrated(pruned, {}, [x for x, _ in self.calibration]).items():
+            for name, tensor in norm_statistics(pruned, {}, [x for x, _ in self.calibration]).items():
                 state_of(pruned)[name].copy_(tensor)
         seconds += perf_counter() - start
         return plain, self.record(pruned, label(criterion, across, True), criterion, budget, seconds)
@@ -133,7 +133,7 @@ class PrunerRuns:
 
 def label(criterion: str, across: bool, recalibrated: bool) -> str:
     """The name of a pruner in tables."""
-    return f"torch-pruning {criterion}{' (global)' if across else ''}{' + re-calibration' if recalibrated else ''}"
+    return f"torch-pruning {criterion}{' (global)' if across else ''}{' + recalibration' if recalibrated else ''}"
 
 
 def main(

@@ -5,8 +5,8 @@
 The seed sets the calibration images, the initial weights of the selector, and random units. For each seed:
 
 1. The selector learns from greedy least squares at every site of ResNet-56.
-2. At every site of ResNet-20, the selector and its rivals choose half of the units. Their choices are compared with
-   that of greedy least squares.
+2. At every site of ResNet-20, the selector and the other rankers choose half of the units. Their choices are compared
+   with that of greedy least squares.
 3. ResNet-20 is pruned to half its MACs at one density, with the same refit for all.
 
 FOLDER is that of untrained.py. Run records go to benchmarks/results/selector/runs.jsonl, overlaps and times to
@@ -15,13 +15,11 @@ overlaps.json beside it. `python -m benchmarks.report.tables` writes the tables.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from time import process_time
 from typing import Any
 
-import numpy as np
 import torch
 import tyro
 from scionet.settings import ForwardSettings, SweepSettings
@@ -35,46 +33,22 @@ from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record import RunRecord, save
 from scionet.bench.records.record_files import write_text
 from scionet.budget.costs import measure
+from scionet.choices.methods import Forward
+from scionet.choices.repair import Refit
+from scionet.choices.settings import Settings
 from scionet.differentiable.channel_selector import ChannelSelector
-from scionet.methods.contract import Ranker, SiteView
+from scionet.methods.contract import Ranker
 from scionet.methods.criteria.learned import STATISTICS, LearnedRanker, lessons, statistics
-from scionet.methods.criteria.unit_scores import ScoreRanker, bn_scale, l1, random
 from scionet.methods.greedy.forward import ForwardRanker
-from scionet.methods.pipeline import Pipeline
-from scionet.methods.refit.refit import Fitting
-from scionet.methods.refit.survey import survey
-from scionet.network.discovery.discover import discover
-from scionet.progress import silent
-from scionet.seeds import seeded
-from scionet.selection.greedy import Selection, replay
-from scionet.selection.quadratic import LeastSquares
+from scionet.methods.refit.survey import survey, surveying
+from scionet.methods.registry import SCORES
 
 RESULTS = benchmarks.RESULTS / "selector"
 RUNS, OVERLAPS = RESULTS / "runs", RESULTS / "overlaps.json"
 COMMAND = "python -m benchmarks.run.selector"
 TEACHER, PUPIL, BUDGET = "resnet56", "resnet20", "macs<=50%"
-ENERGY = STATISTICS.index("energy")
 EXAMPLE = torch.zeros(2, 3, 32, 32)
-
-
-@dataclass(frozen=True)
-class EnergyRanker(Ranker):
-    """Ranks units by the mean square of their contribution to consumers: the strongest single statistic."""
-
-    @property
-    def uses_moments(self) -> bool:
-        """True."""
-        return True
-
-    @property
-    def nested(self) -> bool:
-        """True."""
-        return True
-
-    def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
-        """Select the `n_units` units with the largest energy."""
-        order = np.argsort(-statistics(view)[:, ENERGY], kind="stable")[:n_units]
-        return replay(LeastSquares(view.terms), order.tolist())
+REFITTED = Settings(repair=(Refit(),))
 
 
 def main(data: Path, seeds: tuple[int, ...] = (0, 1, 2)) -> None:
@@ -109,12 +83,9 @@ def trained(data: Path, seed: int) -> tuple[ChannelSelector, float]:
 def rankers(selector: ChannelSelector) -> Mapping[str, Ranker]:
     """The competing rankers; all use the same refit."""
     return {
-        "greedy least squares": ForwardRanker(ForwardSettings()),
+        "greedy least squares": ForwardRanker(Forward(), REFITTED),
         "learned": LearnedRanker(selector),
-        "energy": EnergyRanker(),
-        "l1": ScoreRanker(l1),
-        "bn_scale": ScoreRanker(bn_scale),
-        "random": ScoreRanker(random),
+        **{name: SCORES[name] for name in ("energy", "l1", "bn_scale", "random")},
     }
 
 
@@ -122,9 +93,9 @@ def overlaps(
     model: nn.Module, calibration: Sequence[Any], given: Mapping[str, Ranker], seed: int
 ) -> Iterator[dict[str, Any]]:
     """Per site: the share of greedy selection's units that each ranker also chooses, and the seconds of the choice."""
-    sites, rngs = discover(model, EXAMPLE), seeded(seed)
-    images = [x for x, _ in calibration]
-    for view, _ in survey(Fitting(model, sites, ForwardSettings()), images, sites, rngs, silent):
+    run = surveying(model, calibration, EXAMPLE, given["greedy least squares"], REFITTED, seed)
+    rngs = run.generators
+    for view, _ in survey(run, run.surveyed, run.sites):
         half = view.site.width // 2
         start = process_time()
         greedy = set(given["greedy least squares"].rank(view, half, rngs("rank", view.site.name)).kept)
@@ -155,8 +126,7 @@ def _prune(
     for name, ranker in given.items():
         if name in done:
             continue
-        settings = (ForwardSettings if isinstance(ranker, ForwardRanker) else SweepSettings)(allocation="uniform")
-        competitor = Competitor(name, Pipeline(name, settings, ranker), summary="Refitted, one density for all sites.")
+        competitor = Competitor(name, ranker, "uniform", ("refit",), "Refitted, one density for all sites.")
         record = comparison.run(competitor, calibration, BUDGET, seed).record
         save(record, RUNS)
         print(f"{name}, seed {seed}: {record.pruned.accuracy:.4f}", flush=True)

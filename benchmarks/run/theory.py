@@ -30,12 +30,12 @@ from benchmarks import RESULTS
 from benchmarks.run.untrained import TASKS, calibration, dense
 from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record_files import write_text
+from scionet.choices.methods import Forward
+from scionet.choices.repair import Refit
+from scionet.choices.settings import Settings
 from scionet.methods.contract import SiteView
-from scionet.methods.refit.refit import Fitting
-from scionet.methods.refit.survey import survey
-from scionet.network.discovery.discover import discover
-from scionet.progress import silent
-from scionet.seeds import seeded
+from scionet.methods.greedy.forward import ForwardRanker
+from scionet.methods.refit.survey import survey, surveying
 from scionet.selection.distributed import distributed
 from scionet.selection.greedy import greedy, replay
 from scionet.selection.guarantees import best_possible, greedy_factor
@@ -61,10 +61,10 @@ def main(data: Path) -> None:
     task = TASKS["resnet20"]
     model = dense(task, data)
     batches = [images for images, _ in calibration(task, data / task.archive, 0)]
-    sites = discover(model, torch.zeros(2, 3, task.side, task.side))
-    fitting = Fitting(model, sites, ForwardSettings(shrinkage=0.0))
-    views = survey(fitting, batches, SITES, seeded(0), silent)
-    rows = {view.site.name: curves(view) for view, _ in views}
+    settings = Settings(repair=(Refit(shrinkage=0.0),))
+    example = torch.zeros(2, 3, task.side, task.side)
+    run = surveying(model, batches, example, ForwardRanker(Forward(), settings), settings, 0)
+    rows = {view.site.name: curves(view) for view, _ in survey(run, run.surveyed, SITES)}
     today = datetime.now(UTC).date().isoformat()
     provenance = Provenance.here(today, "python -m benchmarks.run.theory", torch.get_num_threads())
     RESULT.parent.mkdir(parents=True, exist_ok=True)

@@ -25,6 +25,9 @@ from benchmarks.records import pack_folder, recorded_runs
 from scionet.bench.experiment.competitors import COMPETITORS, LOSS, Comparison, Competitor, outcome
 from scionet.bench.records.record import RunRecord, save
 from scionet.budget.costs import measure
+from scionet.choices.methods import Forward
+from scionet.choices.settings import widths_from
+from scionet.choices.widths import Sensitivity
 from scionet.data.batches import ImageBatches, batches
 from scionet.data.folders import ImageFolder
 from scionet.data.images import Preprocessing
@@ -34,7 +37,7 @@ from scionet.models.factory import build, load_weights
 RESULTS = benchmarks.RESULTS / "untrained"
 STOCHASTIC_LOSS = replace(
     LOSS,
-    settings={**LOSS.settings, "candidates": "stochastic"},
+    method=Forward("task_loss", "stochastic"),
     summary=LOSS.summary + " Stochastic candidates, epsilon 0.1.",
 )
 
@@ -128,12 +131,18 @@ def _run(task: Task, data: Path, seed: int, only: Sequence[str]) -> None:
         budgets = [b for b in task.budgets if (task.network, competitor.label, b, seed) not in done]
         if not budgets or (only and competitor.label not in only):
             continue
-        given = images[:2] if competitor.settings.get("objective") == "loss" else images
-        shared = {"measured_examples": task.measured} if competitor.settings.get("allocation") == "measured" else {}
-        for record in (run.record for run in comparison.run_each(competitor, given, budgets, seed, **shared)):
+        given = images[:2] if competitor is STOCHASTIC_LOSS else images
+        measured = with_examples(competitor, task.measured)
+        for record in (run.record for run in comparison.run_each(measured, given, budgets, seed)):
             save(record, RESULTS)
             found = f"{record.pruned.accuracy:.4f}"
             print(f"{task.network} {competitor.label} {record.spec.budget} seed {seed}: {found}", flush=True)
+
+
+def with_examples(competitor: Competitor, count: int) -> Competitor:
+    """The competitor with sensitivities measured on `count` examples, if it measures any."""
+    rule = None if competitor.widths is None else widths_from(competitor.widths)
+    return replace(competitor, widths=replace(rule, examples=count)) if isinstance(rule, Sensitivity) else competitor
 
 
 def _comparison(task: Task, model: nn.Module, example: Tensor, test: Sequence[tuple[Tensor, Tensor]]) -> Comparison:

@@ -29,6 +29,7 @@ from scionet.commands.options import (
     Prune,
 )
 from scionet.commands.show import complain, line
+from scionet.commands.tyro_rules import RefusedValue, registry
 from scionet.errors import PruneError, unknown
 from scionet.training.recipes import RECIPES
 
@@ -46,6 +47,7 @@ KINDS: dict[str, type[Common]] = {
     "bench pack": BenchPack,
 }
 FAILED = 1
+USAGE = 2
 INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 INSIST_SECONDS = 3.0
@@ -136,7 +138,11 @@ def parse(args: Sequence[str]) -> Common:
     ]
     choices: Any = Demo | Prune | tuning | Evaluate | Export | analyze | bench
     description = "Structured pruning of PyTorch networks by greedy forward selection. Its version: scionet --version."
-    return tyro.cli(choices, prog="scionet", description=description, args=args)
+    try:
+        return tyro.cli(choices, prog="scionet", description=description, args=args, registry=registry())
+    except RefusedValue as error:
+        complain(str(error))
+        raise SystemExit(USAGE) from error
 
 
 def execute(command: Common) -> None:

@@ -29,8 +29,8 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (home / "prune.toml").write_text(
         'model = "scionet:resnet20"\nweights = "weights.pt"\nbudget = "macs<=80%"\ncalibration_images = 16\n'
         'threads = 1\nignored_layers = ["layer3.*"]\n'
-        '[pictures]\ndata = "pictures"\nsplit = "train"\npreprocessing = "cifar"\nbatch_size = 8\n'
-        "[settings]\npositions = 8\n"
+        '[pictures]\ndata = "pictures"\nsplit = "train"\npreprocessing = "cifar"\n'
+        "[resources]\nbatch_size = 8\npositions = 8\n"
     )
     return home
 

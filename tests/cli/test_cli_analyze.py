@@ -65,7 +65,6 @@ def tiny():
     [
         (["collapse", "--scores", "synflw"], "Did you mean 'synflow'"),
         (["collapse", "--compressions", "0.5"], "1 or more"),
-        (["gradient-flow", "--plot", "x.svg"], "--plot goes with collapse"),
         (["gradient-flow", "--methods", "energy"], "leave it out of --methods"),
         (["collapse", "--images", "4000"], "4000 pictures"),
     ],

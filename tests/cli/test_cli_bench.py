@@ -1,6 +1,7 @@
 """scionet bench run, status and report, from a file to a page."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,17 @@ def test_from_a_file_to_a_page(folder: Path) -> None:
     assert "l1 + fine-tuned" in page and str(folder) not in page
     assert (folder / "out" / "table.csv").read_text().count("\n") == 4
     assert (folder / "out" / "table.md").read_text().startswith("| network |")
+
+
+def test_packed_records_count_as_done(folder: Path) -> None:
+    """After test_from_a_file_to_a_page."""
+    packed = bench(folder, "pack", "out/records")
+    assert packed.returncode == 0 and "out/records.jsonl holds 2 records" in packed.stdout
+    shutil.rmtree(folder / "out" / "records")
+    ran = bench(folder, "run", "tiny.toml", "--out", "out", "--backend", "sequential")
+    assert ran.returncode == 0 and not (folder / "out" / "records").exists()
+    report = bench(folder, "report", "tiny.toml", "--out", "out")
+    assert "2 of 2 runs are done" in report.stdout
 
 
 @pytest.mark.parametrize(

@@ -70,8 +70,8 @@ def test_prune_says_what_was_left_whole_and_how_to_go_on(pruned: subprocess.Comp
 def test_prune_records_what_it_was_told(home: Path, pruned: subprocess.CompletedProcess[str]) -> None:
     said, plan = describe(home / "half.safetensors"), read_plan(home / "half.safetensors")
     assert said["factory"] == "scionet:resnet20"
-    assert [draw["count"] for draw in said["extra"]["pictures"]["draws"]] == [16]
-    assert (plan.seed, plan.method, plan.settings["positions"]) == (3, "forward", 8)
+    assert [sample["count"] for sample in said["extra"]["pictures"]["samples"]] == [16]
+    assert (plan.seed, plan.method, plan.settings["resources"]["positions"]) == (3, "forward", 8)
     assert not any(choice.site.startswith("layer3.") and choice.density < 1 for choice in plan.choices)
 
 
@@ -117,11 +117,11 @@ def test_prune_evaluates_on_the_rest(at_home: Path, capsys: pytest.CaptureFixtur
 
 
 def test_labels_are_used_by_the_loss_objective(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    flags = ["--objective", "loss", "--no-refit", "--tolerance", "10", "--budget", "None", "--quiet"]
+    flags = ["--objective", "task_loss", "--task-loss.tolerance", "10", "--repair", "--budget", "None", "--quiet"]
     whole = ["--ignored-layers", "conv1", "layer1.*", "layer2.*", "layer3.0*", "layer3.1*"]
     more = ["--calibration-images", "4", "--out", "loss.safetensors"]
     assert main(["prune", "--config", "prune.toml", *flags, *whole, *more]) == 0
-    assert read_plan(at_home / "loss.safetensors").settings["objective"] == "loss"
+    assert read_plan(at_home / "loss.safetensors").settings["method"]["objective"]["name"] == "task_loss"
     assert "saved to loss.safetensors" in capsys.readouterr().out
 
 
@@ -170,7 +170,7 @@ def test_export_writes_a_file_that_computes_the_same(
 
 
 def test_ctrl_c_ends_cleanly_and_leaves_nothing(home: Path, tmp_path: Path) -> None:
-    slow = ["--objective", "loss", "--no-refit", "--calibration-images", "32", "--ignored-layers"]
+    slow = ["--objective", "task_loss", "--repair", "--calibration-images", "32", "--ignored-layers"]
     command = [sys.executable, "-m", "scionet", "prune", "--config", "prune.toml", *slow]
     command += ["--out", str(tmp_path / "x.safetensors"), "--weights", "None"]
     with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

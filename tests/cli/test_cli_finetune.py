@@ -121,7 +121,7 @@ def test_the_dense_network_teaches(ready: Path, capsys: pytest.CaptureFixture[st
     assert describe("taught.safetensors")["extra"]["training"]["settings"]["teacher_weight"] == 0.9
 
 
-def test_restart_begins_anew(ready: Path) -> None:
+def test_restart_begins_again(ready: Path) -> None:
     (ready / "new.training.safetensors").write_text("of another kind")
     assert main([*BASE, *SHORT, "--quiet", "--out", "new.safetensors"]) == 1
     assert main([*BASE, *SHORT, "--quiet", "--out", "new.safetensors", "--restart"]) == 0

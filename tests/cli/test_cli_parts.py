@@ -19,22 +19,22 @@ from scionet.errors import InvalidSetting, PruneError
 
 
 @given(count=st.integers(1, CLASSES * TEST - 1), seed=st.integers(0, 2**32), data=st.data())
-def test_a_draw_and_what_remains(home: Path, count: int, seed: int, data: st.DataObject) -> None:
+def test_a_sample_and_what_remains(home: Path, count: int, seed: int, data: st.DataObject) -> None:
     folder = ImageFolder(home / "pictures", "test")
-    draw, drawn = ImageSample.of(folder, count, seed)
-    rest = remaining(folder, drawn)
-    assert sorted([*drawn, *rest]) == list(range(len(folder))) and len(drawn) == count
-    assert ImageSample(**json.loads(json.dumps(vars(draw)))).again(folder).tolist() == drawn.tolist()
+    sample, sampled = ImageSample.of(folder, count, seed)
+    rest = remaining(folder, sampled)
+    assert sorted([*sampled, *rest]) == list(range(len(folder))) and len(sampled) == count
+    assert ImageSample(**json.loads(json.dumps(vars(sample)))).again(folder).tolist() == sampled.tolist()
     few = sampling.sampled(rest, data.draw(st.integers(1, len(rest))), np.random.default_rng(seed), "pictures")
     assert len(set(few)) == len(few) and set(few) <= set(rest)
 
 
-def test_a_draw_is_known_again_only_in_the_same_folder(home: Path) -> None:
-    draw, _ = ImageSample.of(ImageFolder(home / "pictures", "test"), 5, 0)
+def test_a_sample_is_found_again_only_in_the_same_folder(home: Path) -> None:
+    sample, _ = ImageSample.of(ImageFolder(home / "pictures", "test"), 5, 0)
     with pytest.raises(InvalidSetting, match="is not what"):
-        draw.again(ImageFolder(home / "pictures", "train"))
+        sample.again(ImageFolder(home / "pictures", "train"))
     with pytest.raises(InvalidSetting, match="numpy"):
-        replace(draw, seed=1).again(ImageFolder(home / "pictures", "test"))
+        replace(sample, seed=1).again(ImageFolder(home / "pictures", "test"))
 
 
 def test_single_flags_change_the_recorded_or_named_preparation() -> None:

@@ -19,7 +19,18 @@ from scionet.cli import main
         (["--weights", "missing.pt"], "cannot read weights from missing.pt"),
         (["--weights", "prune.toml"], "cannot read weights from prune.toml"),
         (["--method", "l3"], r"unknown method 'l3'.* Did you mean 'l2' or 'l1'"),
-        (["--method", "l1", "--objective", "loss"], "unknown setting of method 'l1' 'objective'"),
+        (["--method", "l1", "--objective", "task_loss"], "--objective would do nothing without --method forward.*l1"),
+        (["--method", "l1", "--stochastic.epsilon", "0.2"], "--stochastic.epsilon would do nothing without --method f"),
+        (["--stochastic.epsilon", "0.2"], "give --candidates stochastic, or leave --stochastic.epsilon out"),
+        (["--task-loss.tolerance", "1"], "--task-loss.tolerance would do nothing without --objective task_loss: give"),
+        (["--widths", "uniform", "--sensitivity.search", "4"], "give --widths sensitivity, or leave --sensitivity.se"),
+        (["--repair", "recalibrate", "--refit.no-shortcuts"], "give --repair refit recalibrate, or leave --refit.sh"),
+        (["--reconstruct.steps", "3"], "--reconstruct.steps would do nothing without --repair refit reconstruct"),
+        (["--round-to", "0"], "The parameter 'round_to' of Limits must be an int of 1 or more; given 0"),
+        (["--passes", "0"], "The parameter 'passes' of Forward must be an int of 1 or more; given 0"),
+        (["--repair", "recalibrate", "refit"], "repair takes each step once, and Refit first"),
+        (["--method", "json:dumps", "--passes", "2"], "--passes is no option of json:dumps"),
+        (["--method", "taylor", "--passes", "2"], "set passes=1"),
         (["--ignored-layers", "layer9"], "unknown ignored layer 'layer9'"),
         (["--budget", "macs<=0%"], "must be above 0%"),
         (["--budget", "half"], "half"),
@@ -125,11 +136,15 @@ def test_existing_files_are_refused_at_once(
         [],
         ["prone"],
         ["prune", "--model", "scionet:resnet20"],
+        ["analyze"],
+        ["analyze", "gradient-flow", "--model", "a", "--data", "b", "--plot", "x.svg"],
         ["export", "--pruned", "a", "--to", "b.onnx", "--sed", "1"],
         ["export", "--pruned", "a", "--to", "b.onnx", "--seed", "x"],
         ["export", "--pruned", "a", "--to", "b.onnx", "--seed", "-1"],
         ["export", "--pruned", "a", "--to", "b.onnx", "--threads", "0"],
-        ["prune", "--model", "a", "--data", "b", "--out", "c", "--shrinkage", "-1"],
+        ["prune", "--model", "a", "--data", "b", "--out", "c", "--refit.shrinkage", "-1"],
+        ["prune", "--model", "a", "--data", "b", "--out", "c", "--refit.shrinkage", "heldout"],
+        ["prune", "--model", "a", "--data", "b", "--out", "c", "--objective", "loss"],
         ["prune", "--model", "a", "--data", "b", "--out", "c", "--candidates", "some"],
     ],
 )
@@ -137,6 +152,20 @@ def test_usage_errors_exit_with_two(args: list[str]) -> None:
     with pytest.raises(SystemExit) as end:
         main(args)
     assert end.value.code == 2
+
+
+def test_a_value_out_of_range_is_refused_in_plain_words(capsys: pytest.CaptureFixture[str]) -> None:
+    for flags, text in (
+        (
+            ["--refit.shrinkage", "-1"],
+            "'shrinkage' of Refit must be a float in [0, 1], 'held_out' or None; given -1.0.",
+        ),
+        (["--sensitivity.examples", "0"], "'examples' of Sensitivity must be an int of 1 or more; given 0."),
+        (["--memory-gib", "-1"], "'memory_gib' of Resources must be a float of 0 or more; given -1.0."),
+    ):
+        with pytest.raises(SystemExit):
+            main(["prune", "--model", "a", "--data", "b", "--out", "c", *flags])
+        assert capsys.readouterr().err == f"error: The parameter {text}\n"
 
 
 def test_debug_shows_where_an_error_comes_from(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,10 +3,13 @@
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 from torch import nn
 
 from scionet.bench.experiment.experiment import Experiment
 from scionet.bench.runs.workspace import Workspace
+from scionet.methods.contract import Ranker, SiteView
+from scionet.methods.criteria.unit_scores import score
 from scionet.training.execution import Execution
 
 TOML = """
@@ -57,6 +60,15 @@ def one_stage() -> nn.Module:
     """A network whose convolutions all see 8 x 8 pixels."""
     convolutions = nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.ReLU()
     return nn.Sequential(*convolutions, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+
+
+def broken(view: SiteView, rng: np.random.Generator) -> np.ndarray:
+    """A score that does not fit."""
+    return np.zeros(view.site.width + 1)
+
+
+def make_broken() -> Ranker:
+    return score(broken)
 
 
 def written(folder: Path, text: str = TOML) -> Path:

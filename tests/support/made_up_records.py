@@ -16,9 +16,9 @@ LOST = {
     "random": (9.0, 38.0, 76.0),
     "l1": (4.1, 21.0, 66.0),
     "bn_scale": (3.0, 18.0, 61.0),
-    "random + least squares": (0.8, 2.6, 8.5),
-    "l1 + least squares": (0.3, 1.3, 5.1),
-    "bn_scale + least squares": (0.3, 1.1, 4.6),
+    "random + refit": (0.8, 2.6, 8.5),
+    "l1 + refit": (0.3, 1.3, 5.1),
+    "bn_scale + refit": (0.3, 1.1, 4.6),
 }
 """Accuracy points that each method loses at 70, 50 and 30 % of the MACs."""
 
@@ -30,9 +30,9 @@ SUMMARIES = {
     "random": "A random subset of units.",
     "l1": "Units whose producing weights have the largest L1 norm.",
     "bn_scale": "Units with the largest BatchNorm scale.",
-    "random + least squares": "A random subset, then consumer weights refitted by least squares.",
-    "l1 + least squares": "Largest L1 norm, then consumer weights refitted by least squares.",
-    "bn_scale + least squares": "Largest BatchNorm scale, then weights refitted by least squares.",
+    "random + refit": "A random subset, then consumer weights refitted by least squares.",
+    "l1 + refit": "Largest L1 norm, then consumer weights refitted by least squares.",
+    "bn_scale + refit": "Largest BatchNorm scale, then weights refitted by least squares.",
 }
 BUDGETS = {"macs<=70%": 0.70, "macs<=50%": 0.50, "macs<=30%": 0.30}
 SITES = {
@@ -99,7 +99,7 @@ def latency(median_ms: float) -> Latency:
 def site(name: str, width: int, method: str, density: float, rng: np.random.Generator) -> SiteRecord:
     """A site whose error decays geometrically in the units kept, for the methods that know their error."""
     kept = int(np.clip(round(width * math.sqrt(density) * rng.uniform(0.75, 1.2)), 1, width))
-    rates = {"forward": 5.0, "forward average": 1.6, "forward line search": 2.3, "random + least squares": 3.2}
+    rates = {"forward": 5.0, "forward average": 1.6, "forward line search": 2.3, "random + refit": 3.2}
     if method not in rates:
         return SiteRecord(name, width, kept)
     decay = rates[method] * rng.uniform(0.8, 1.2)

@@ -7,15 +7,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scionet.budget.costs import CostModel
 from scionet.masks import scores as weight_scores
 from scionet.masks.gradients import LossFunctional, Pairs
 from scionet.masks.keeping import keep_global, rounded_count
 from scionet.masks.schedule import Schedule
 from scionet.masks.weights import maskable, upcast_state
 from scionet.methods import registry
+from scionet.methods.calibration.calibration import read
 from scionet.methods.contract import Ranker, SiteView
-from scionet.methods.criteria.unit_scores import ScoreRanker
 from scionet.methods.criteria.weight_scores import WeightRanker
+from scionet.methods.problem import Problem
+from scionet.network.calling import example_count
+from scionet.network.network import Network
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
 
@@ -23,11 +27,11 @@ LEAST = 0.05
 """Fraction of its original filters that a site always keeps, as in the authors' code."""
 
 METHODS: Mapping[str, Ranker] = {
-    "magnitude": WeightRanker("magnitude", weight_scores.magnitude, lambda scores: scores.norm(dim=1)),
+    "magnitude": WeightRanker("magnitude", "magnitude", weight_scores.magnitude, lambda scores: scores.norm(dim=1)),
     "loss preservation": registry.SCORES["loss_preservation"],
     "biased loss": registry.SCORES["biased_loss"],
     "GraSP, T = 200": registry.SCORES["grasp"],
-    "GraSP, T = 1": WeightRanker("grasp", replace(weight_scores.grasp, temperature=1.0)),
+    "GraSP, T = 1": WeightRanker("grasp, T = 1", "grasp", replace(weight_scores.grasp, temperature=1.0)),
     "gradient preservation": registry.SCORES["gradient_preservation"],
     "random": registry.SCORES["random"],
 }
@@ -48,10 +52,12 @@ def unit_scores(
     ranker: Ranker, model: nn.Module, sites: Sites, pairs: Pairs, rng: np.random.Generator
 ) -> dict[str, Tensor]:
     """The score of every unit, ``(width,)`` by site."""
-    ready = ranker.ready(model, sites, pairs)
-    assert isinstance(ready, ScoreRanker)
-    views = {name: SiteView(site, sites, model, (), {}, {}, pairs) for name, site in sites.items()}
-    return {name: torch.from_numpy(ready.score(view, rng)) for name, view in views.items()}
+    network, (inputs, _) = Network(model, sites), pairs[0]
+    options = {"labels": True, "batch_size": example_count(inputs), "memory_bytes": float("inf")}
+    problem = Problem(network, read(network, pairs, inputs, **options), CostModel(sites))
+    ready = ranker.ready(problem)
+    views = {name: SiteView(site, network, problem.calibration) for name, site in sites.items()}
+    return {name: torch.from_numpy(ready.scores(view, rng)) for name, view in views.items()}
 
 
 def chosen(scores: Mapping[str, Tensor], n_kept: int, least: Mapping[str, int], dense_hash: str) -> Plan:

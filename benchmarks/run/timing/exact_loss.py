@@ -11,9 +11,12 @@ from torch.nn.functional import cross_entropy
 
 from benchmarks.run.timing.measuring import processor_seconds
 from benchmarks.run.untrained import TASKS, calibration, dense
+from scionet.choices.resources import Resources
+from scionet.methods.calibration.calibration import read
 from scionet.methods.contract import SiteView
 from scionet.methods.greedy.task_loss import TaskLossObjective
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.network.sites import Sites
 from scionet.network.surgery.gates import gated_tensors
 from scionet.selection.greedy import greedy
@@ -43,7 +46,9 @@ def ratios(data: Path) -> Iterator[tuple[str, float, str]]:
 def _ratio(model: nn.Module, sites: Sites, name: str, pairs: Sequence[tuple[Any, Any]]) -> float:
     """The speed-up of the evaluation of a candidate at one site."""
     quick, slow = list[int](), list[int]()
-    view, width = SiteView(sites[name], sites, model, (), {}, {}, pairs), sites[name].width
+    network, width = Network(model, sites), sites[name].width
+    options = {"labels": True, "batch_size": Resources().batch_size, "memory_bytes": float("inf")}
+    view = SiteView(sites[name], network, read(network, pairs, pairs[0][0], **options))
     fast_seconds = processor_seconds(lambda: quick.extend(greedy(TaskLossObjective(view), width // 2).order))
     slow_seconds = processor_seconds(lambda: slow.extend(_one_by_one(model, sites, name, pairs)))
     if quick[:CHECKED] != slow:

@@ -9,7 +9,7 @@ zero to all units; average and line search take it to half of them. An objective
 take longer than `limit_seconds`.
 
 Images: one survey collects the moments of every consumer of ResNet-20 with random weights, on random images of 32x32
-pixels. Activations beyond half a GiB are on disk. Each number of images has a process of its own.
+pixels. Images and activations beyond half a GiB each are on disk. Each number of images has a process of its own.
 
 The record is benchmarks/results/growth/growth.json; `python -m benchmarks.report.tables` plots it.
 """
@@ -30,12 +30,13 @@ from benchmarks import RESULTS
 from benchmarks.run.timing.measuring import RandomBatches, peak_mb, problem, processor_seconds
 from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record_files import write_text
-from scionet.methods.refit.refit import Fitting
-from scionet.methods.refit.survey import survey
+from scionet.choices.methods import Forward
+from scionet.choices.repair import Refit
+from scionet.choices.resources import Resources
+from scionet.choices.settings import Settings
+from scionet.methods.greedy.forward import ForwardRanker
+from scionet.methods.refit.survey import survey, surveying
 from scionet.models.factory import build
-from scionet.network.discovery.discover import discover
-from scionet.progress import silent
-from scionet.seeds import seeded
 from scionet.selection.greedy import greedy
 from scionet.selection.objective import Objective
 from scionet.selection.quadratic import Average, LeastSquares, LineSearch
@@ -106,14 +107,14 @@ def survey_of(count: int) -> None:
                 model(batch)
 
     passed, before = processor_seconds(forward), peak_mb()
-    seconds = processor_seconds(lambda: _survey(model, data, count))
+    seconds = processor_seconds(lambda: _survey(model, data))
     print(json.dumps({"images": count, "forward s": passed, "survey s": seconds, "MB": peak_mb() - before}))
 
 
-def _survey(model: nn.Module, data: RandomBatches, count: int) -> None:
-    sites = discover(model, torch.zeros(2, 3, 32, 32))
-    settings = ForwardSettings(survey_examples=count, memory_gib=0.5)
-    for _ in survey(Fitting(model, sites, settings), data, sites, seeded(0), silent):
+def _survey(model: nn.Module, data: RandomBatches) -> None:
+    settings = Settings(repair=(Refit(),), resources=Resources(memory_gib=0.5))
+    run = surveying(model, data, torch.zeros(2, 3, 32, 32), ForwardRanker(Forward(), settings), settings, 0)
+    for _ in survey(run, run.calibration, run.sites):
         pass
 
 

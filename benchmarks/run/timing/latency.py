@@ -31,6 +31,7 @@ from scionet.bench.records.provenance import Provenance
 from scionet.budget.latency.durations import Latency, interval
 from scionet.budget.latency.table import LatencyTable
 from scionet.budget.latency.timing import clock_on, interleaved, stopwatch
+from scionet.choices.limits import Limits
 from scionet.errors import UnreachableBudget
 from scionet.models.factory import build
 from scionet.network.calling import tensors_of
@@ -141,9 +142,11 @@ def _variants(model: nn.Module, x: Tensor, table: LatencyTable | None) -> Iterat
     for label, (budget, round_to) in VARIANTS.items():
         if table is None and "latency" in budget:
             continue
-        options = {"method": "l1", "round_to": round_to, "latency_table": table}
+        limits = Limits(round_to=round_to)
         try:
-            result = prune(model, (), budget, example_inputs=x, **options)
+            result = prune(
+                model, (), budget, example_inputs=x, method="l1", limits=limits, latency_table=table, progress=False
+            )
         except UnreachableBudget as error:
             print(f"{label}: {error}", flush=True)
             continue

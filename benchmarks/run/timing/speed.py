@@ -26,6 +26,8 @@ from benchmarks.run.timing.measuring import RandomBatches, peak_mb, problem, pro
 from benchmarks.run.untrained import TASKS, calibration, dense
 from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record_files import write_text
+from scionet.choices.resources import Resources
+from scionet.choices.widths import Sensitivity
 from scionet.masks.scores import SCORES, WeightView
 from scionet.masks.weights import maskable, upcast
 from scionet.models.factory import build
@@ -96,7 +98,8 @@ def _whole_prune(network: str, budget: str, data: Path, repeats: int) -> Iterato
                 model(batch)
 
     def whole() -> None:
-        prune(model, fast, budget, example_inputs=images[0][:2], measured_examples=task.measured)
+        widths = Sensitivity(examples=task.measured)
+        prune(model, fast, budget, example_inputs=images[0][:2], widths=widths, progress=False)
 
     timed: dict[str, list[float]] = {"plain": [], "fast": [], "prune": []}
     for _ in range(repeats):
@@ -180,8 +183,10 @@ def _bf16(data: Path) -> Iterator[dict[str, Any]]:
 
     def whole(half: bool) -> None:
         with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            given = {"example_inputs": images[0][:2], "allocation": "uniform"}
-            plans[half] = prune(model, images, "macs<=50%", **given).plan
+            example = images[0][:2]
+            plans[half] = prune(
+                model, images, "macs<=50%", example_inputs=example, widths="uniform", progress=False
+            ).plan
 
     single, half = (processor_seconds(lambda half=half: whole(half)) for half in (False, True))
     kept = [(set(a.kept), set(b.kept)) for a, b in zip(plans[False].choices, plans[True].choices, strict=True)]
@@ -241,7 +246,8 @@ def peak(images: int) -> None:
         for batch in data:
             model(batch)
     before = peak_mb()
-    prune(model, data, "macs<=50%", example_inputs=torch.zeros(2, 3, 32, 32), memory_gib=0.1)
+    example, resources = torch.zeros(2, 3, 32, 32), Resources(memory_gib=0.1)
+    prune(model, data, "macs<=50%", example_inputs=example, resources=resources, progress=False)
     print(peak_mb() - before)
 
 

@@ -30,7 +30,7 @@ class LineSearch(Checked):
     """Imitate with a convex combination of the units: the unit and the step towards it that lower the error most."""
 
     target: TargetName = "consumer"
-    """What is imitated; see `LeastSquares`."""
+    """What is imitated, as for least_squares."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +38,7 @@ class Average(Checked):
     """Imitate with the plain average of the picked units."""
 
     target: TargetName = "consumer"
-    """What is imitated; see `LeastSquares`."""
+    """What is imitated, as for least_squares."""
     repetition: bool = False
     """Allow a unit to be picked more than once."""
 

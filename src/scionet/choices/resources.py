@@ -21,6 +21,6 @@ class Resources(Checked):
     survey_examples: Count = 1024
     """Examples that error curves and residual streams are decided on. Everything else uses all examples."""
     workers: Count | None = None
-    """Processes that select from the partitions of `LeastSquares`. All processors by default."""
+    """Processes that select from the partitions of objective least_squares. All processors by default."""
     backend: BackendName = "loky"
     """The joblib backend that runs them."""

@@ -1,11 +1,10 @@
 """The choices that the options of `scionet prune` stand for. Knows no torch."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import fields
 
-from scionet.choices.checking import Checked, name_of
-from scionet.choices.methods import CANDIDATES, OBJECTIVES, Exact, Forward, Score
-from scionet.choices.repair import REPAIR, Recalibrate, RepairStep
+from scionet.choices.methods import OBJECTIVES, Exact, Forward, Score
+from scionet.choices.repair import Recalibrate, RepairStep
 from scionet.choices.widths import WIDTHS, WidthRule
 from scionet.commands.options import Prune
 from scionet.errors import InvalidSetting
@@ -15,22 +14,21 @@ def chosen_method(command: Prune) -> str | Forward | Score:
     """The method.
 
     Raises:
-        InvalidSetting: If options of greedy forward selection are given to another method, or options of an objective
-            that is not chosen.
+        InvalidSetting: If options of greedy forward selection are given to another method, options of an objective
+            that is not chosen, or passes to a function.
     """
-    forward = command.method == "forward"
-    _refuse_unused(command, OBJECTIVES, [command.objective] if forward else [], "objective")
-    _refuse_unused(
-        command, {"stochastic": CANDIDATES["stochastic"]}, [command.candidates] if forward else [], "candidates"
-    )
-    if forward:
-        candidates = Exact() if command.candidates == "exact" else command.stochastic
-        return Forward(getattr(command, command.objective), candidates, command.passes)
-    if (command.objective, command.candidates) != ("least_squares", "exact"):
-        raise InvalidSetting(
-            f"--objective and --candidates belong to method forward; given method {command.method!r}: leave them out"
-        )
-    return command.method if ":" in command.method else Score(command.method, command.passes)
+    if command.method != "forward":
+        _refuse_forward_options(command)
+        if ":" not in command.method:
+            return Score(command.method, command.passes)
+        if command.passes > 1:
+            raise InvalidSetting(f"--passes is no option of {command.method}, which decides by itself: leave it out")
+        return command.method
+    for name in OBJECTIVES:
+        _refuse_unused(command, name, f"--objective {name}", name == command.objective)
+    _refuse_unused(command, "stochastic", "--candidates stochastic", command.candidates == "stochastic")
+    candidates = Exact() if command.candidates == "exact" else command.stochastic
+    return Forward(getattr(command, command.objective), candidates, command.passes)
 
 
 def chosen_widths(command: Prune) -> WidthRule | None:
@@ -39,10 +37,9 @@ def chosen_widths(command: Prune) -> WidthRule | None:
     Raises:
         InvalidSetting: If options of widths are given that are not chosen.
     """
-    default = [] if command.widths is None else [command.widths]
-    _refuse_unused(command, {"sensitivity": WIDTHS["sensitivity"]}, default or ["sensitivity"], "widths")
     if command.widths is None:
-        return None if command.sensitivity == type(command.sensitivity)() else command.sensitivity
+        return command.sensitivity if _given(command, "sensitivity") else None
+    _refuse_unused(command, "sensitivity", "--widths sensitivity", command.widths == "sensitivity")
     return command.sensitivity if command.widths == "sensitivity" else WIDTHS[command.widths]()
 
 
@@ -52,20 +49,43 @@ def chosen_repair(command: Prune) -> list[RepairStep]:
     Raises:
         InvalidSetting: If options of a step are given that is not chosen.
     """
-    _refuse_unused(command, {name: REPAIR[name] for name in ("refit", "reconstruct")}, command.repair, "repair")
+    steps = " ".join(command.repair)
+    _refuse_unused(command, "refit", f"--repair refit {steps}".rstrip(), "refit" in command.repair)
+    _refuse_unused(command, "reconstruct", f"--repair {steps} reconstruct", "reconstruct" in command.repair)
     return [Recalibrate() if name == "recalibrate" else getattr(command, name) for name in command.repair]
 
 
-def _refuse_unused(command: Prune, kinds: dict[str, Any], chosen: Sequence[str], option: str) -> None:
-    """Refuse options of what is not chosen: they would do nothing.
+def _refuse_forward_options(command: Prune) -> None:
+    """Refuse options of greedy forward selection.
 
     Raises:
         InvalidSetting: If there are any.
     """
-    for name, kind in kinds.items():
-        given: Checked = getattr(command, name)
-        if name not in chosen and given != kind():
-            flag = name_of(kind).replace("_", "-")
-            raise InvalidSetting(
-                f"--{flag}.* options need --{option} {name}; given {given!r} with {option} {[*chosen]}"
-            )
+    kinds = [*OBJECTIVES, "stochastic"]
+    given = [flag for name in kinds for flag in _given(command, name)]
+    given += ["--objective"] if command.objective != "least_squares" else []
+    given += ["--candidates"] if command.candidates != "exact" else []
+    if given:
+        raise InvalidSetting(_unused(given, "--method forward") + f"; given --method {command.method}")
+
+
+def _refuse_unused(command: Prune, name: str, needed: str, chosen: bool) -> None:
+    """Refuse options of something that is not chosen: they would do nothing.
+
+    Raises:
+        InvalidSetting: If there are any.
+    """
+    if not chosen and (given := _given(command, name)):
+        raise InvalidSetting(_unused(given, needed))
+
+
+def _given(command: Prune, name: str) -> list[str]:
+    """The options of a choice that differ from their defaults."""
+    choice = getattr(command, name)
+    default = type(choice)()
+    changed = [each.name for each in fields(choice) if getattr(choice, each.name) != getattr(default, each.name)]
+    return [f"--{name}.{option}".replace("_", "-") for option in changed]
+
+
+def _unused(given: Sequence[str], needed: str) -> str:
+    return f"{', '.join(given)} would do nothing without {needed}: give {needed}, or leave {', '.join(given)} out"

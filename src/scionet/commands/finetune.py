@@ -96,7 +96,7 @@ def _state_file(command: Finetune[Any], first: bool) -> Path:
 
 
 def _material(command: Finetune[Any]) -> FinetuneImages:
-    """ImageSample the pictures.
+    """Sample the pictures.
 
     Raises:
         InvalidSetting: If the data, the preparation or a number of pictures do not fit.
@@ -105,9 +105,9 @@ def _material(command: Finetune[Any]) -> FinetuneImages:
     record = record_of(command.pruned)
     prepared = pictures.preprocessing(command.pictures, None if record is None else record.preprocessing)
     folder = ImageFolder(command.pictures.data, command.pictures.split)
-    image_sample, sampled = ImageSample.of(folder, _drawn_count(command, len(folder)), command.seed)
+    image_sample, sampled = ImageSample.of(folder, _sample_size(command, len(folder)), command.seed)
     parts = partition(len(sampled), {"validation": command.validation_images}, command.seed)
-    seen = PictureRecord(prepared, (*(() if record is None else record.draws), image_sample))
+    seen = PictureRecord(prepared, (*(() if record is None else record.samples), image_sample))
     test = pictures.to_evaluate(command, folder, seen.seen(folder))
     rank, size = world()
     return FinetuneImages(
@@ -118,7 +118,7 @@ def _material(command: Finetune[Any]) -> FinetuneImages:
     )
 
 
-def _drawn_count(command: Finetune[Any], available: int) -> int:
+def _sample_size(command: Finetune[Any], available: int) -> int:
     """Number of pictures to learn from and to validate on.
 
     Raises:
@@ -126,7 +126,7 @@ def _drawn_count(command: Finetune[Any], available: int) -> int:
     """
     if command.train_images is not None:
         return command.train_images + command.validation_images
-    if command.evaluate_rest:
+    if command.evaluation.evaluate_rest:
         raise InvalidSetting("--evaluate-rest needs a rest: say by --train-images how many pictures to learn from")
     return available
 
@@ -185,6 +185,6 @@ def _report(command: Finetune[Any], result: FitResult, before: Accuracy | None, 
     table(f"{command.pruned}, {command.recipe}", ("before", "after", ""), rows)
     line(result.status)
     line(f"saved to {command.out}")
-    split = command.evaluate_split or ("test" if command.pictures.split else None)
+    split = command.evaluation.evaluate_split or ("test" if command.pictures.split else None)
     words = ["scionet", "evaluate", "--pruned", str(command.out), "--data", str(command.pictures.data)]
     advise(command, "go on with:", f"  {shlex.join([*words, *(['--split', split] if split else [])])}")

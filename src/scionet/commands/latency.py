@@ -23,8 +23,8 @@ def read(command: Prune, budget: Budget | None) -> LatencyTable | None:
     Raises:
         InvalidSetting: If the flags do not fit the budget, or the file can be neither read nor written.
     """
-    path = command.latency_table
-    if not limits(budget) and (path is not None or command.latency_batch != 1):
+    path = command.latency.latency_table
+    if not limits(budget) and (path is not None or command.latency.latency_batch != 1):
         raise InvalidSetting('--latency-table and --latency-batch need a limit on latency, such as "latency<=60%"')
     if path is None:
         return None
@@ -36,20 +36,20 @@ def read(command: Prune, budget: Budget | None) -> LatencyTable | None:
 
 def write(command: Prune, table: LatencyTable | None) -> None:
     """Write the table that was measured, unless it was read."""
-    if command.latency_table is not None and table is not None and not command.latency_table.exists():
-        table.save(command.latency_table)
-        line(f"latency table written to {command.latency_table}")
+    if command.latency.latency_table is not None and table is not None and not command.latency.latency_table.exists():
+        table.save(command.latency.latency_table)
+        line(f"latency table written to {command.latency.latency_table}")
 
 
 def example(command: Prune, budget: Budget | None, calibration: ImageBatches) -> Tensor:
     """Pictures to try the network on; with a limit on latency as many as that is about.
 
     Raises:
-        InvalidSetting: If there are not so many.
+        InvalidSetting: If there are fewer.
     """
     if not limits(budget):
         return first(calibration)
-    if not 1 <= command.latency_batch <= len(calibration.indices):
+    if not 1 <= command.latency.latency_batch <= len(calibration.indices):
         most = len(calibration.indices)
         raise InvalidSetting(f"--latency-batch is a number from 1 to the {most} calibration pictures")
-    return first(calibration, command.latency_batch)
+    return first(calibration, command.latency.latency_batch)

@@ -36,7 +36,7 @@ class Common:
     config: Path | None = None
     """A TOML file with values for these flags; flags given here override it."""
     seed: int = 0
-    """Root of all randomness: which pictures are drawn, and what a method leaves to chance."""
+    """Root of all randomness: which pictures are sampled, and what a method leaves to chance."""
     threads: int | None = None
     """Threads that torch may use; all by default."""
     quiet: bool = False
@@ -61,7 +61,7 @@ class Source:
     data: Path
     """A folder or zip file of pictures, laid out as [split/]class/name.jpg; sorted class names are labels 0, 1, ..."""
     split: str | None = None
-    """The folder above the classes, such as train; none where the classes stand at the top."""
+    """The folder above the classes, such as train; leave it out where the classes stand at the top."""
     preprocessing: PresetName | None = None
     """imagenet (resize to 256, crop 224), efficientnet_lite (the same, bicubic), or cifar (pictures as they are)."""
     size: int | None = None
@@ -95,6 +95,28 @@ class Demo(Common):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Which pictures the network is evaluated on before and after; none by default."""
+
+    evaluate_split: str | None = None
+    """Evaluate on this split."""
+    evaluate_rest: bool = False
+    """Evaluate on the pictures that were sampled neither for calibration nor for training or validation."""
+    evaluate_images: int | None = None
+    """Evaluate on this many of them, sampled at random; all by default."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions:
+    """For a budget that limits latency: the network's operations are timed on this machine."""
+
+    latency_table: Path | None = None
+    """A .json file of measured times: read if it exists, otherwise measured and written."""
+    latency_batch: int = 1
+    """Pictures of the forward pass that the limit is about."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PruneOptions:
     """What `scionet prune` needs to know, the most common options first."""
 
@@ -106,53 +128,45 @@ class PruneOptions:
     """What may remain: "macs<=50%", "params<=1.2M", "latency<=60%", or several joined by a comma."""
     out: Path
     """Where the pruned network goes: a .safetensors file."""
-    pictures: tyro.conf.OmitArgPrefixes[Source]
-    calibration_images: int = 2048
-    """Pictures sampled from the data to calibrate on. Labels are used only by methods that need them."""
     method: str = "forward"
-    """How units are chosen: forward (greedy forward selection), or a score: l1, bn_scale, energy, taylor, ..."""
+    """How units are chosen: forward (greedy forward selection), or a score such as l1, bn_scale, energy or taylor."""
+    objective: ObjectiveName = "least_squares"
+    """Method forward: what a unit must help with. Each objective has options of its own below."""
+    candidates: CandidatesName = "exact"
+    """Method forward: evaluate every remaining unit at each step, or a random sample."""
     widths: WidthsName | None = None
-    """How the budget is divided among the layers; by sensitivity unless the objective evaluates the whole network."""
+    """How the budget is divided among the layers. By default sensitivity; uniform where the objective evaluates the
+    whole network."""
     repair: tuple[RepairName, ...] = ("refit",)
     """Steps that repair the weights, in this order; --repair without a name for none."""
+    calibration_images: int = 2048
+    """Pictures sampled at random to calibrate on. Labels are used only by methods that need them."""
     round_to: Count = 1
     """Kept widths are multiples of this; 8 suits most hardware."""
     min_units: Count = 1
     """The fewest units that a layer keeps."""
     ignored_layers: tuple[str, ...] = ()
     """Layers whose channels all stay: names, or globs such as "layer4.*"."""
-    evaluate_split: str | None = None
-    """Evaluate the dense and the pruned network on this split afterwards."""
-    evaluate_rest: bool = False
-    """Evaluate both on the pictures that were not used for calibration."""
-    evaluate_images: int | None = None
-    """Evaluate on this many pictures, sampled at random; all by default."""
-    overwrite: bool = False
-    """Replace the file if it exists."""
-    model_args: tuple[str, ...] = ()
-    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
-    latency_table: Path | None = None
-    """Measured times of the network's operations, for a budget on latency: a .json file, which is read if it exists and
-    otherwise measured and written."""
-    latency_batch: int = 1
-    """A budget on latency is about one forward pass of this many pictures."""
-    outputs: MetricName | None = None
-    """How a change of the output is measured; by default kl for class scores, squared otherwise."""
-    objective: ObjectiveName = "least_squares"
-    """Method forward: what a unit must help with."""
-    candidates: CandidatesName = "exact"
-    """Method forward: evaluate every remaining unit at each step, or a random sample."""
     passes: Count = 1
     """Walks through the network. From the second on, every layer is selected again knowing what all others keep."""
+    outputs: MetricName | None = None
+    """How a change of the output is measured. By default kl for class scores, squared otherwise."""
+    model_args: tuple[str, ...] = ()
+    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    overwrite: bool = False
+    """Replace the output file if it exists."""
+    pictures: tyro.conf.OmitArgPrefixes[Source]
+    evaluation: tyro.conf.OmitArgPrefixes[Evaluation] = field(default_factory=Evaluation)
+    latency: tyro.conf.OmitArgPrefixes[LatencyOptions] = field(default_factory=LatencyOptions)
+    sensitivity: Sensitivity = field(default_factory=Sensitivity)
+    refit: Refit = field(default_factory=Refit)
+    reconstruct: Reconstruct = field(default_factory=Reconstruct)
     least_squares: LeastSquares = field(default_factory=LeastSquares)
     line_search: LineSearch = field(default_factory=LineSearch)
     average: Average = field(default_factory=Average)
     task_loss: TaskLoss = field(default_factory=TaskLoss)
     output_imitation: OutputImitation = field(default_factory=OutputImitation)
     stochastic: Stochastic = field(default_factory=Stochastic)
-    sensitivity: Sensitivity = field(default_factory=Sensitivity)
-    refit: Refit = field(default_factory=Refit)
-    reconstruct: Reconstruct = field(default_factory=Reconstruct)
     resources: tyro.conf.OmitArgPrefixes[Resources] = field(default_factory=Resources)
 
 
@@ -176,32 +190,27 @@ class FinetuneOptions(Generic[RecipeKind]):
     teacher_weights: Path | None = None
     """Weights of the dense network, which then teaches; goes with --teacher-weight or --features."""
     recipe: str = "finetune"
-    """How to train: finetune, mobilenet_finetune, mobilenet_closing, rethinking_cifar, rethinking_cifar_finetune,
+    """How it is trained: finetune, mobilenet_finetune, mobilenet_closing, rethinking_cifar, rethinking_cifar_finetune,
     rethinking_imagenet, or rethinking_imagenet_finetune."""
     train_images: int | None = None
-    """Pictures drawn from the data to learn from; by default all but the validation pictures."""
+    """Pictures sampled from the data to learn from; by default all but the validation pictures."""
     validation_images: int = 0
-    """Pictures kept apart from the others, to measure the accuracy after every epoch; --patience needs some."""
+    """Pictures held out to measure the accuracy on after every epoch; --patience needs some."""
     out: Path
     """Where the trained network goes: a .safetensors file."""
     overwrite: bool = False
     """Replace the file if it exists."""
     restart: bool = False
-    """Begin anew where an interrupted training could go on."""
-    evaluate_split: str | None = None
-    """Evaluate the network on this split, before and after."""
-    evaluate_rest: bool = False
-    """Evaluate it on the pictures that were drawn neither to learn from, nor to validate, nor for calibration."""
-    evaluate_images: int | None = None
-    """Evaluate on this many pictures, drawn at random; all by default."""
+    """Start again from the pruned network, even if an interrupted training could be resumed."""
     pictures: tyro.conf.OmitArgPrefixes[Source]
+    evaluation: tyro.conf.OmitArgPrefixes[Evaluation] = field(default_factory=Evaluation)
     settings: tyro.conf.OmitArgPrefixes[RecipeKind]
     execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Finetune(Common, FinetuneOptions[RecipeKind]):
-    """Train a pruned network, and go on after an interruption when the same command is given again.
+    """Train a pruned network. The same command resumes an interrupted training.
 
     The settings at the end are those of the chosen recipe; for another one see `scionet finetune --recipe NAME --help`.
     """
@@ -214,7 +223,7 @@ class EvaluateOptions:
     pruned: Path | None = None
     """A pruned network, written by `scionet prune`."""
     model: str | None = None
-    """A dense network, or what makes that of a pruned file: timm:NAME, torchvision:NAME, scionet:NAME, or
+    """A dense network, or the factory of a pruned file's network: timm:NAME, torchvision:NAME, scionet:NAME, or
     package.module:function."""
     weights: Path | None = None
     """Weights of the dense network: a .safetensors file, or a state dict written by torch.save."""
@@ -223,13 +232,13 @@ class EvaluateOptions:
     trust_factory: bool = False
     """Run a package.module:function that the pruned file names as its factory; it may be any code."""
     images: int | None = None
-    """Evaluate on this many pictures, drawn at random; all by default."""
+    """Evaluate on this many pictures, sampled at random; all by default."""
     exclude_calibration_of: Path | None = None
-    """A pruned network; leave out the pictures that were drawn to calibrate or to train it."""
+    """A pruned network; leave out the pictures that it was calibrated or trained on."""
     bf16: bool = False
-    """Compute in bfloat16 where torch's autocast does: quicker, and slightly different."""
+    """Compute in bfloat16 where torch's autocast does: faster, and slightly different."""
     latency: bool = False
-    """Time forward passes of one picture, too."""
+    """Also time forward passes of one picture."""
     json: Path | None = None
     """Write the results to this file, for programs to read."""
     overwrite: bool = False
@@ -295,7 +304,7 @@ class CollapseOptions(AnalyzeOptions):
     compressions: tuple[float, ...] = (10.0, 31.6, 100.0, 316.0, 1000.0)
     """Weights of the network per weight kept."""
     plot: Path | None = None
-    """Draw the curves to this .svg file."""
+    """Plot the curves into this .svg file."""
 
 
 @dataclass(frozen=True, kw_only=True)

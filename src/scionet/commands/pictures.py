@@ -1,4 +1,4 @@
-"""Pictures for the commands: how they are prepared, which are sampled, and how a draw is known again."""
+"""Pictures for the commands: how they are prepared, which are sampled, and how a sample is found again."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -15,6 +15,7 @@ from scionet.data.folders import ImageFolder
 from scionet.data.images import Preprocessing
 from scionet.data.sampling import sample, sampled
 from scionet.errors import InvalidSetting
+from scionet.files.json_dataclasses import build
 from scionet.network.checkpoints.checkpoint import describe
 
 _MEAN, _STD = 127 / 255, 128 / 255  # of EfficientNet-Lite, for every channel
@@ -37,7 +38,7 @@ class ImageSample:
     Attributes:
         split: The split that was sampled from.
         count: How many were sampled.
-        seed: Seed of the draw.
+        seed: Seed of the sample.
         folder: SHA-256 of the paths of all pictures.
         sampled: SHA-256 of the paths of the sampled ones.
     """
@@ -50,7 +51,7 @@ class ImageSample:
 
     @classmethod
     def of(cls, folder: ImageFolder, count: int, seed: int) -> tuple["ImageSample", Indices]:
-        """ImageSample, and describe it.
+        """Sample pictures, and describe the sample.
 
         Raises:
             InvalidSetting: If there are fewer pictures than asked for.
@@ -72,7 +73,9 @@ class ImageSample:
             )
         again, indices = ImageSample.of(folder, self.count, self.seed)
         if again != self:
-            raise InvalidSetting(f"seed {self.seed} draws other pictures now; use the numpy version of the pruning")
+            raise InvalidSetting(
+                f"seed {self.seed} samples other pictures now; use the version of numpy that was used for pruning"
+            )
         return indices
 
     def fits(self, folder: ImageFolder) -> bool:
@@ -86,11 +89,11 @@ class PictureRecord:
 
     Attributes:
         preprocessing: How they were prepared.
-        draws: How those were sampled that the network was calibrated or trained on, one entry for each time.
+        samples: How the pictures were sampled that it was calibrated and trained on, one entry for each time.
     """
 
     preprocessing: Preprocessing
-    draws: tuple[ImageSample, ...]
+    samples: tuple[ImageSample, ...]
 
     def extra(self) -> dict[str, Any]:
         """The record, JSON-able, to be found again by `record_of`."""
@@ -98,7 +101,7 @@ class PictureRecord:
 
     def fits(self, folder: ImageFolder) -> bool:
         """Whether pictures of this folder were seen."""
-        return any(draw.fits(folder) for draw in self.draws)
+        return any(sample.fits(folder) for sample in self.samples)
 
     def seen(self, folder: ImageFolder) -> Indices:
         """The pictures of this folder that the network was calibrated or trained on.
@@ -106,24 +109,26 @@ class PictureRecord:
         Raises:
             InvalidSetting: If it was on those of other folders only.
         """
-        draws = [draw for draw in self.draws if draw.fits(folder)] or self.draws
-        return np.unique(np.concatenate([draw.again(folder) for draw in draws]))
+        samples = [sample for sample in self.samples if sample.fits(folder)] or self.samples
+        return np.unique(np.concatenate([sample.again(folder) for sample in samples]))
 
 
 def record_of(path: Path) -> PictureRecord | None:
     """What a file of a pruned network records; None where a program other than scionet's commands wrote it.
 
     Raises:
-        CheckpointError: If the file is missing, damaged or of a newer format.
+        CheckpointError: If the file is missing, damaged or of another format.
+        InvalidSetting: If it records its pictures in another form.
     """
     record = describe(path)["extra"].get("pictures")
     if record is None:
         return None
-    prepared: dict[str, Any] = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in record["preprocessing"].items()
-    }
-    draws = record["draws"] if "draws" in record else [record["draw"]]  # the latter before there was fine-tuning
-    return PictureRecord(Preprocessing(**prepared), tuple(ImageSample(**draw) for draw in draws))
+    try:
+        return build(PictureRecord, record)
+    except ValueError as error:
+        raise InvalidSetting(
+            f"{path} records its pictures in another form ({error}); prune again with this version of scionet"
+        ) from error
 
 
 def preprocessing(options: Source, recorded: Preprocessing | None = None) -> Preprocessing:
@@ -150,18 +155,20 @@ def to_evaluate(
     Raises:
         InvalidSetting: If the flags contradict one another, or there are too few pictures.
     """
-    split, rest = command.evaluate_split, command.evaluate_rest
+    split, rest = command.evaluation.evaluate_split, command.evaluation.evaluate_rest
     if rest and split is not None:
         raise InvalidSetting("give either --evaluate-split or --evaluate-rest, not both")
     if split is not None and split == folder.split:
         raise InvalidSetting(f"split {split!r} is seen before; give another one to evaluate on, or --evaluate-rest")
     if not rest and split is None:
-        if command.evaluate_images is not None:
+        if command.evaluation.evaluate_images is not None:
             raise InvalidSetting("--evaluate-images needs --evaluate-split or --evaluate-rest")
         return None
     test = folder if rest else ImageFolder(folder.root, split)
     pool = remaining(test, seen if rest else seen[:0])
-    return test, sampled(pool, command.evaluate_images, np.random.default_rng(command.seed), "pictures to evaluate on")
+    return test, sampled(
+        pool, command.evaluation.evaluate_images, np.random.default_rng(command.seed), "pictures to evaluate on"
+    )
 
 
 def remaining(folder: ImageFolder, taken: Indices) -> Indices:
@@ -172,7 +179,9 @@ def remaining(folder: ImageFolder, taken: Indices) -> Indices:
     """
     rest = np.setdiff1d(np.arange(len(folder)), taken)
     if not len(rest):
-        raise InvalidSetting(f"all {len(folder)} pictures were sampled for calibration; draw fewer to have some left")
+        raise InvalidSetting(
+            f"all {len(folder)} pictures were sampled for calibration; sample fewer, so that some are left"
+        )
     return rest
 
 

@@ -27,7 +27,7 @@ class PruneImages:
     """The pictures of a run.
 
     Attributes:
-        record: How they are prepared, and which are drawn for calibration.
+        record: How they are prepared, and which are sampled for calibration.
         calibration: Those, in batches with labels.
         evaluation: Others to evaluate on, if that was asked for.
     """
@@ -46,7 +46,8 @@ def run(command: Prune) -> None:
     check_writable(command.out, command.overwrite, (".safetensors",))
     budget = None if command.budget is None else Budget(command.budget)
     table = latency.read(command, budget)
-    method = chosen_method(command)
+    method, widths, repair = chosen_method(command), chosen_widths(command), chosen_repair(command)
+    limits = Limits(command.round_to, command.min_units, command.ignored_layers)
     material = _material(command)
     kwargs = networks.keywords(command.model_args)
     model = networks.dense(command.model, kwargs, command.weights)
@@ -58,10 +59,10 @@ def run(command: Prune) -> None:
         budget,
         example_inputs=example,
         method=method,
-        widths=chosen_widths(command),
-        repair=chosen_repair(command),
+        widths=widths,
+        repair=repair,
         outputs=command.outputs,
-        limits=Limits(command.round_to, command.min_units, command.ignored_layers),
+        limits=limits,
         resources=command.resources,
         latency_table=table,
         seed=command.seed,
@@ -84,7 +85,7 @@ def run(command: Prune) -> None:
 
 
 def _material(command: Prune) -> PruneImages:
-    """ImageSample the pictures.
+    """Sample the pictures.
 
     Raises:
         InvalidSetting: If the data, the preparation or a number of pictures do not fit.
@@ -92,10 +93,10 @@ def _material(command: Prune) -> PruneImages:
     options = command.pictures
     prepared = pictures.preprocessing(options)
     folder = ImageFolder(options.data, options.split)
-    image_sample, drawn = ImageSample.of(folder, command.calibration_images, command.seed)
-    calibration = batches(folder, prepared, command.resources.batch_size, drawn, labels=True)
+    image_sample, sampled = ImageSample.of(folder, command.calibration_images, command.seed)
+    calibration = batches(folder, prepared, command.resources.batch_size, sampled, labels=True)
     evaluation = None
-    if (test := pictures.to_evaluate(command, folder, drawn)) is not None:
+    if (test := pictures.to_evaluate(command, folder, sampled)) is not None:
         evaluation = batches(test[0], prepared, command.resources.batch_size, test[1], labels=True)
     return PruneImages(PictureRecord(prepared, (image_sample,)), calibration, evaluation)
 
@@ -137,7 +138,7 @@ def _report(command: Prune, result: PruneResult, seconds: float, accuracies: tup
 
 
 def _next_commands(command: Prune) -> list[list[str]]:
-    split = command.evaluate_split or ("test" if command.pictures.split else None)
+    split = command.evaluation.evaluate_split or ("test" if command.pictures.split else None)
     data = ["--data", str(command.pictures.data), *(["--split", split] if split else [])]
     exclude = [] if split else ["--exclude-calibration-of", str(command.out)]
     return [

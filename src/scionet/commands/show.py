@@ -27,12 +27,12 @@ def advise(command: Common, *lines: str) -> None:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Results: one row for each quantity, named in the first column."""
-    drawn = Table("", *columns, title=title, title_justify="left", show_header=any(columns))
-    for column in drawn.columns[1:]:
+    shown = Table("", *columns, title=title, title_justify="left", show_header=any(columns))
+    for column in shown.columns[1:]:
         column.justify = "right"
     for row in rows:
-        drawn.add_row(*row)
-    Console(markup=False, highlight=False).print(drawn)
+        shown.add_row(*row)
+    Console(markup=False, highlight=False).print(shown)
 
 
 def line(text: str) -> None:

@@ -1,12 +1,18 @@
 """A comparison run: what it records is what the pruned network is."""
 
+import pytest
 import torch
 
 from scionet.bench.experiment.competitors import COMPETITORS, FORWARD, LOSS, Comparison, Competitor, outcome
 from scionet.bench.records.record import RunRecord, load, save
 from scionet.budget.costs import measure
-from scionet.methods.registry import build
+from scionet.choices.repair import Refit
+from scionet.choices.settings import Settings
+from scionet.choices.widths import Uniform
+from scionet.files.json_dataclasses import to_json
+from scionet.methods.registry import SCORES, method_for
 from scionet.models.resnets import digits_cnn
+from scionet.pruning import prune
 from scionet.training.accuracy import accuracy
 
 
@@ -35,20 +41,45 @@ def test_a_run_records_what_came_out(tmp_path):
     assert load(save(record, tmp_path)) == RunRecord.from_json(record.to_json())
 
 
-def test_a_contestant_may_be_a_method_of_ones_own():
-    place, settings = comparison(), {"refit": True, "allocation": "uniform"}
+def test_a_competitor_may_be_a_method_of_ones_own():
+    place, settings = comparison(), Settings(Uniform(), (Refit(),))
     images = [images for images, _ in place.test]
-    own, named = (
-        place.run(Competitor("l1", method, given), images, "macs<=60%", seed=3).record
-        for method, given in ((build("l1", **settings), {}), ("l1", settings))
+    given = (
+        Competitor("l1", method_for("l1", settings)),
+        Competitor("l1", SCORES["l1"], "uniform", ("refit",)),
+        Competitor("l1", "l1", Uniform(), (Refit(),)),
     )
-    assert own.plan_hash == named.plan_hash
-    assert own.spec == named.spec
+    own, ranker, named = (place.run(each, images, "macs<=60%", seed=3).record for each in given)
+    assert own.plan_hash == ranker.plan_hash == named.plan_hash
+    assert own.spec == ranker.spec == named.spec
 
 
-def test_contestants_differ_and_only_the_task_loss_asks_for_labels():
+def test_competitors_differ_and_only_the_task_loss_asks_for_labels():
     labels = [competitor.label for competitor in (*COMPETITORS, LOSS)]
     assert len(set(labels)) == len(labels)
-    asked = {(c.method, tuple(sorted(c.settings.items()))) for c in (*COMPETITORS, LOSS)}
-    assert len(asked) == len(labels)
-    assert FORWARD in COMPETITORS and [c for c in COMPETITORS if c.settings.get("objective") == "loss"] == []
+    assert len({to_json(competitor.described) for competitor in (*COMPETITORS, LOSS)}) == len(labels)
+    assert FORWARD in COMPETITORS
+    asking = [c.label for c in (*COMPETITORS, LOSS) if method_for(c.method, Settings()).uses_labels]
+    assert {label.split(" + ")[0] for label in asking} == {"taylor", "forward task loss"}
+
+
+@pytest.mark.parametrize(
+    ("label", "method", "widths", "repair"),
+    [
+        ("forward least squares", "forward", {"name": "uniform"}, ["refit"]),
+        ("l1 + refit + error curves", "l1", {"name": "error_curves"}, ["refit"]),
+        ("l1 + recalibration", "l1", {"name": "uniform"}, ["recalibrate"]),
+        ("random", "random", {"name": "uniform"}, []),
+    ],
+)
+def test_a_label_says_what_a_competitor_does(label: str, method: str, widths: dict, repair: list[str]):
+    described = next(competitor for competitor in COMPETITORS if competitor.label == label).described
+    assert (described["method"], described["widths"]) == (method, widths)
+    assert [step["name"] for step in described["repair"]] == repair
+
+
+def test_the_defaults_of_prune_are_forward_least_squares_at_sensitivity():
+    place = comparison()
+    images = [images for images, _ in place.test]
+    plain = prune(place.model, images, "macs<=60%", example_inputs=place.example_inputs, seed=3)
+    assert plain.plan.identity == place.run(FORWARD, images, "macs<=60%", seed=3).record.plan_hash

@@ -177,7 +177,7 @@ def test_study_brings_out_greedy_and_its_best_rival() -> None:
 
 
 def test_names_are_split_and_budgets_are_spoken() -> None:
-    assert base("l1 + least squares") == "l1"
+    assert base("l1 + refit") == "l1"
     assert spoken("macs<=50%") == "MACs ≤ 50\N{NO-BREAK SPACE}%"
     assert spoken("params <= 1.2M") == "parameters ≤ 1.2M"
 

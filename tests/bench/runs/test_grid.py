@@ -13,7 +13,7 @@ from support.bench_trials import TOML, make_workspace, written
 
 from scionet.bench.records.record import RunRecord, decode_answers
 from scionet.bench.records.record_files import RecordError
-from scionet.bench.records.store import load_all
+from scionet.bench.records.store import load_all, pack
 from scionet.bench.runs.grid import attempt, run, standings
 from scionet.bench.runs.workspace import Workspace
 
@@ -107,10 +107,10 @@ def test_a_failure_is_a_row_and_the_rest_is_done(done: Workspace, tmp_path) -> N
     shutil.copytree(done.out / "dense", tmp_path / "out" / "dense")
     text = ONE.replace('arms = ["as cut", "fine-tuned", "scratch-b"]', 'arms = ["as cut"]')
     workspace = make_workspace(
-        tmp_path, text + '\n[[custom_competitors]]\nlabel = "odd"\nmethod = "l1"\nsettings = {round_to = 1000}\n'
+        tmp_path, text + '\n[[custom_competitors]]\nlabel = "odd"\nmethod = "support.bench_trials:make_broken"\n'
     )
     found = {each.spec.method: each for each in run(workspace, jobs=2, threads=1)}
-    assert found["l1"].state == "done" and found["odd"].failure.kind == "UnreachableBudget"
+    assert found["l1"].state == "done" and found["odd"].failure.kind == "InvalidSetting"
     assert "Traceback" in found["odd"].failure.trace
     path = next((workspace.out / "failures").iterdir())
     written_at = path.stat().st_mtime_ns
@@ -140,6 +140,26 @@ def test_a_worker_that_dies_is_a_row(done: Workspace, tmp_path) -> None:
     found = {each.spec.method: each for each in standings(workspace)}
     assert found["l1"].state == "done"
     assert found["network + stock scratch-e"].failure.kind == "TerminatedWorkerError"
+
+
+def test_records_in_the_packed_file_are_done(done: Workspace, tmp_path) -> None:
+    shutil.copytree(done.out / "dense", tmp_path / "out" / "dense")
+    workspace = make_workspace(tmp_path, ONE)
+    runs = load_all(done.records)
+    pack(RunRecord, [done.records / run.file_name for run in runs[:2]], workspace.out / "records.jsonl")
+    assert Counter(each.state for each in standings(workspace)) == {"done": 2, "to do": 1}
+    found = run(make_workspace(tmp_path, ONE), backend="sequential", threads=1)
+    assert {each.state for each in found} == {"done"}
+    assert [path.name for path in workspace.records.iterdir()] == [runs[2].file_name]
+    assert sorted(told(each.record) for each in found if each.record) == sorted(map(told, runs))
+
+
+def test_a_damaged_packed_file_is_named(done: Workspace, tmp_path) -> None:
+    workspace = make_workspace(tmp_path, ONE)
+    pack(RunRecord, [done.records], packed := tmp_path / "out" / "records.jsonl")
+    packed.write_text(packed.read_text()[:-100])
+    with pytest.raises(RecordError, match=r"records\.jsonl is damaged"):
+        standings(workspace)
 
 
 def test_a_damaged_record_is_named(done: Workspace, tmp_path) -> None:

@@ -17,7 +17,7 @@ from scionet.network.sites import Sites
 GUIDED = (
     TOML.replace('["as cut", "fine-tuned", "scratch-b"]', '["as cut", "guided scratch-e"]')
     .replace("seeds = [0, 1]", "seeds = [0]")
-    .replace('competitors = ["l1", "random"]', 'competitors = ["l1 + least squares + curves"]')
+    .replace('competitors = ["l1", "random"]', 'competitors = ["l1 + refit + error curves"]')
 )
 OTHER = GUIDED.replace("[network]", '[guided]\nfactory = "support.bench_trials:two_stages"\n\n[network]')
 
@@ -46,7 +46,7 @@ def test_the_network_has_the_proportions_of_the_pruned_one_and_meets_the_budget(
     scale = pattern_of(guided, onto) / pattern_of(cut, own)
     assert scale.max() / scale.min() < 1.12  # widths are whole numbers
     assert [payment.stage for payment in guided.ledger if payment.stage == "selection"] == ["selection"]
-    assert guided.spec.method == "l1 + least squares + curves + guided scratch-e"
+    assert guided.spec.method == "l1 + refit + error curves + guided scratch-e"
     assert guided.spec.settings["guided"] == (
         None
         if text == GUIDED

@@ -35,7 +35,7 @@ class RunSpec:
         experiment: Name of the experiment the run belongs to.
         network: Name of the dense network.
         dataset: Name of the data that the network is evaluated on.
-        method: Name of the method and, after " + ", of what is added to it, as in ``"l1 + least squares"``.
+        method: Name of the method and, after " + ", of what is added to it, as in ``"l1 + refit"``.
         budget: The budget as text, such as ``"macs<=50%"``.
         seed: Seed of the run (calibration data and method).
         settings: Further settings, JSON-able.

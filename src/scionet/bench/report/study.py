@@ -86,7 +86,7 @@ def studies(records: Sequence[RunRecord], headline: str | None = None) -> tuple[
 
 
 def base(method: str) -> str:
-    """The name of a method without its additions: ``"l1"`` of ``"l1 + least squares"``."""
+    """The name of a method without its additions: ``"l1"`` of ``"l1 + refit"``."""
     return method.split(" + ")[0]
 
 

@@ -97,9 +97,9 @@ def guided(workspace: Workspace, trial: Trial, found: Cut, dense: Dense) -> tupl
 
 
 def _files(workspace: Workspace, trial: Trial) -> tuple[Path, Path]:
-    """The record and the network of a cut."""
-    name = workspace.spec(trial).file_name
-    return workspace.records / name, (workspace.out / "cuts" / name).with_suffix(".safetensors")
+    """The record and the network of a cut. They stand together, apart from the records of finished runs."""
+    path = workspace.out / "cuts" / workspace.spec(trial).file_name
+    return path, path.with_suffix(".safetensors")
 
 
 def _make(workspace: Workspace, competitor: Competitor, trials: list[Trial], material: RunData, dense: Dense) -> None:

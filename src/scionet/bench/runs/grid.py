@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from scionet.backends import configured
 from scionet.bench.experiment.parts import Trial
 from scionet.bench.records.failures import Failure, load_failure, save_failure
-from scionet.bench.records.record import RunRecord, RunSpec, load, save
+from scionet.bench.records.record import RunRecord, RunSpec, save
 from scionet.bench.records.record_files import RecordError, make_folder, write_text
 from scionet.bench.runs.trial import run_trial
 from scionet.bench.runs.workspace import Workspace
@@ -144,7 +144,7 @@ def attempt(workspace: Workspace, trial: Trial, threads: int) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder.with_suffix(".lock"), blocking=False):
-            if (workspace.records / spec.file_name).exists():
+            if workspace.is_recorded(spec):
                 return "done"
             return _attempt_alone(workspace, trial, spec)
     except Timeout:
@@ -169,15 +169,15 @@ def _standing(workspace: Workspace, trial: Trial) -> Standing:
     spec = workspace.spec(trial)
     state = _state(workspace, spec)
     if state == "done":
-        return Standing(trial, spec, state, record=load(workspace.records / spec.file_name))
+        return Standing(trial, spec, state, record=workspace.record(spec))
     if state == "failed":
         return Standing(trial, spec, state, failure=load_failure(workspace.failures / spec.file_name))
     return Standing(trial, spec, state)
 
 
 def _state(workspace: Workspace, spec: RunSpec) -> str:
-    """Where a run stands, without reading what came of it."""
-    if (workspace.records / spec.file_name).exists():
+    """Where a run stands, without reading its own record."""
+    if workspace.is_recorded(spec):
         return "done"
     if (workspace.failures / spec.file_name).exists():
         return "failed"

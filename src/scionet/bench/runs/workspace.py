@@ -1,7 +1,7 @@
 """What the runs of an experiment share: its folder, its data, and the dense network, obtained once for all of them."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -15,9 +15,11 @@ from torch import nn
 from scionet.bench.experiment.competitors import outcome
 from scionet.bench.experiment.experiment import Experiment
 from scionet.bench.experiment.parts import NetworkSource, Trial
+from scionet.bench.records.archive import SUFFIX
 from scionet.bench.records.ledger import Payment
-from scionet.bench.records.record import Outcome, RunSpec
+from scionet.bench.records.record import Outcome, RunRecord, RunSpec, load
 from scionet.bench.records.record_files import RecordError, read_value, write_text
+from scionet.bench.records.store import load_all
 from scionet.bench.runs.data import RunData
 from scionet.bench.runs.learning import Trainer, learn
 from scionet.budget.costs import measure
@@ -49,8 +51,31 @@ class Workspace:
 
     @property
     def records(self) -> Path:
-        """Folder of the records."""
+        """Folder of the records, one file per run."""
         return self.out / "records"
+
+    @cached_property
+    def packed(self) -> Mapping[str, RunRecord]:
+        """The records of the packed file beside the folder of records (`scionet bench pack`), by file name; read once.
+
+        Raises:
+            RecordError: If the file is damaged.
+        """
+        path = self.records.with_suffix(SUFFIX)
+        return {record.file_name: record for record in load_all(path)} if path.exists() else {}
+
+    def is_recorded(self, spec: RunSpec) -> bool:
+        """Whether a run has a record, in a file of its own or in the packed file."""
+        return (self.records / spec.file_name).exists() or spec.file_name in self.packed
+
+    def record(self, spec: RunSpec) -> RunRecord:
+        """The record of a run that has one.
+
+        Raises:
+            RecordError: If it is damaged.
+        """
+        path = self.records / spec.file_name
+        return load(path) if path.exists() else self.packed[spec.file_name]
 
     @property
     def failures(self) -> Path:

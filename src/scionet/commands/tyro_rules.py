@@ -1,0 +1,52 @@
+"""How tyro treats the dataclasses of the commands: docstrings as paragraphs, and errors in scionet's own words."""
+
+from collections.abc import Callable
+from dataclasses import is_dataclass, replace
+from typing import Any
+
+from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+
+from scionet.errors import PruneError
+
+
+class RefusedValue(Exception):
+    """A dataclass refused a value. No `ValueError`: tyro would show those under names of its own."""
+
+
+def registry() -> ConstructorRegistry:
+    """Rules that join the lines of each option's docstring and raise `RefusedValue` for a `PruneError`."""
+    found, asked = ConstructorRegistry(), set[object]()
+
+    def adapted(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if not is_dataclass(info.type) or info.type in asked:
+            return None
+        asked.add(info.type)  # so that tyro's own rule answers
+        spec = ConstructorRegistry.get_struct_spec(info)
+        asked.remove(info.type)
+        if not isinstance(spec, StructConstructorSpec):
+            return None
+        return StructConstructorSpec(_refusing(spec.instantiate), tuple(map(_joined, spec.fields)))
+
+    found.struct_rule(adapted)
+    return found
+
+
+def _refusing(instantiate: Callable[..., Any]) -> Callable[..., Any]:
+    def make(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return instantiate(*args, **kwargs)
+        except PruneError as error:
+            raise RefusedValue(str(error)) from error
+
+    return make
+
+
+def _joined(field: StructFieldSpec) -> StructFieldSpec:
+    """The field with its docstring in one line; tyro breaks lines where a docstring does."""
+    given = field.helptext
+
+    def text() -> str | None:
+        found = given() if callable(given) else given
+        return found and " ".join(found.split())
+
+    return replace(field, helptext=text)
