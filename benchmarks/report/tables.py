@@ -11,7 +11,9 @@ from benchmarks import DOCS, RESULTS, ROOT
 from benchmarks.records import recorded_runs
 from benchmarks.report import latency_tables
 from benchmarks.report.columns import table
+from benchmarks.report.headline_figure import plot_headline
 from benchmarks.report.protocol import protocol_section
+from benchmarks.report.readme import write_output
 from benchmarks.report.sections import write_sections
 from scionet.bench.records.record import RunRecord
 from scionet.bench.report.pairs import pairs
@@ -20,11 +22,12 @@ from scionet.bench.report.tables import replace_between, to_markdown, to_matrix
 
 RIVAL = "best of torch-pruning + recalibration"
 FORWARD = "forward least squares + sensitivity"
+CONTROL = "l1 + refit + sensitivity"
 FURTHER = ("", " + reconstruction", " + search", " + search + reconstruction")
 """Optional additions to greedy selection and its controls."""
 HEADLINE = (
     *(FORWARD + more for more in FURTHER),
-    "l1 + refit + sensitivity",
+    CONTROL,
     "random + refit + sensitivity",
     RIVAL,
     "forward least squares",
@@ -33,14 +36,17 @@ HEADLINE = (
     "l1",
     "random",
 )
-"""The methods in README.md and on the page benchmarks.html."""
+"""The methods of the short table in docs/benchmarks.md and of the page benchmarks.html."""
 
 
 def main() -> None:
     """Write all tables and figures."""
     records = recorded_runs(RESULTS / "untrained")
-    replace_between(ROOT / "README.md", "untrained", to_matrix(summarise(headline_records(records))))
+    chosen = headline_records(records)
+    plot_headline(chosen, (FORWARD, CONTROL, RIVAL), DOCS / "accuracy.svg")
+    write_output(ROOT / "README.md")
     page = DOCS / "benchmarks.md"
+    replace_between(page, "headline", to_matrix(summarise(chosen)))
     replace_between(page, "untrained", _per_network(records))
     replace_between(page, "pairs", _pairs(records))
     replace_between(page, "rivals", _rivals(records))

@@ -22,7 +22,6 @@ from typing import Any
 
 import torch
 import tyro
-from scionet.settings import ForwardSettings, SweepSettings
 from torch import Tensor, nn
 
 import benchmarks

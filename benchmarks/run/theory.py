@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
-from scionet.settings import ForwardSettings
 
 from benchmarks import RESULTS
 from benchmarks.run.untrained import TASKS, calibration, dense

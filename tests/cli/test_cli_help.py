@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TypeVar, get_type_hints
 
 import pytest
-from scionet.settings import ForwardSettings, ScoreSettings
 from support.commandline import scionet
 
 from scionet.choices.checking import Checked

@@ -23,7 +23,6 @@ from typing import Any
 
 import torch
 import tyro
-from scionet.settings import ForwardSettings
 from torch import nn
 
 from benchmarks import RESULTS
