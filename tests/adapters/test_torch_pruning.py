@@ -5,33 +5,31 @@ import copy
 import pytest
 import torch
 from support.pages import code_of
+from support.selecting import method_with
 from support.subjects import SUBJECTS
 
 from scionet.adapters.torch_pruning import GreedyImportance
-from scionet.budget.costs import CostModel, measure
+from scionet.budget.costs import measure
+from scionet.choices.limits import Limits
+from scionet.choices.methods import Forward, TaskLoss
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.methods.refit.refit import Fitting
-from scionet.methods.registry import build
-from scionet.methods.widths.allocator import Allocator
+from scionet.methods.refit.survey import survey, surveying
 from scionet.network.calling import call, state_of
-from scionet.network.discovery.discover import discover
 from scionet.network.plan import Choice, Plan
 from scionet.network.surgery.cut import cut
-from scionet.progress import silent
-from scionet.seeds import seeded
 
 tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch-pruning's own
 
 
 def paths(model, subject):
-    """The greedy paths of all sites, by way of the allocator."""
-    sites = discover(model, subject.example())
-    method = build("forward")
-    fitting = Fitting(model, sites, method.settings)
-    allocator = Allocator(method.ranker, fitting, list(subject.batches()), CostModel(sites), seeded(0), silent)
-
-    return sites, {view.site.name: path for view, _, path in allocator.problems(allocator.inputs, {})}
+    """The greedy paths of all sites."""
+    method = method_with("forward")
+    run = surveying(model, subject.batches(), subject.example(), method.ranker, method.settings, 0)
+    views = [view for view, _ in survey(run, run.surveyed, run.sites)]
+    return run.sites, {
+        view.site.name: run.ranker.rank(view, view.site.width, run.generators("rank", view.site.name)) for view in views
+    }
 
 
 def cut_at_the_widths_of(pruned, dense, sites, orders):
@@ -71,7 +69,7 @@ def test_the_lines_of_the_page_work_as_they_stand():
     assert measure(names["model"], subject.example()).macs < 0.6 * before
 
 
-def test_several_steps_look_again_and_ranking_over_all_layers_works():
+def test_several_steps_measure_again_and_ranking_over_all_layers_works():
     subject = SUBJECTS["residual"]
     model = subject.network()
     importance = GreedyImportance(model, subject.batches(), subject.example())
@@ -90,8 +88,8 @@ def test_several_steps_look_again_and_ranking_over_all_layers_works():
 
 def test_what_scionet_leaves_whole_stays_whole():
     subject = SUBJECTS["residual"]
-    model = subject.network()
-    importance = GreedyImportance(model, subject.batches(), subject.example(), ignored_layers=["block1.conv1"])
+    model, limits = subject.network(), Limits(ignored_layers=["block1.conv1"])
+    importance = GreedyImportance(model, subject.batches(), subject.example(), limits=limits)
     tp.pruner.BasePruner(model, subject.example(), importance=importance, pruning_ratio=0.5).step()
     state = state_of(model)
     assert state["block1.conv1.weight"].shape[0] == 12
@@ -119,7 +117,7 @@ def test_heads_get_no_importance():
 def test_wrong_settings_and_data_are_refused():
     subject = SUBJECTS["mlp"]
     model = subject.network()
-    with pytest.raises(InvalidSetting, match="objective"):
-        GreedyImportance(model, subject.batches(), subject.example(), objective="magic")
+    with pytest.raises(InvalidSetting, match="an objective other than 'task_loss'"):
+        GreedyImportance(model, subject.pairs(), subject.example(), forward=Forward(TaskLoss()))
     with pytest.raises(CalibrationError, match="empty"):
         GreedyImportance(model, [], subject.example()).scores()

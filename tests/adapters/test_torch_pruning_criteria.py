@@ -5,15 +5,18 @@ import copy
 import pytest
 import torch
 from support.pages import code_of
+from support.selecting import problem_for
 from support.subjects import SUBJECTS, budget_for
 from test_torch_pruning import cut_at_the_widths_of
 
 from scionet.adapters.torch_pruning_criteria import CRITERIA, CriterionRanker, criterion, differentiate, importances
+from scionet.choices.settings import Settings
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
 from scionet.methods.contract import SiteView
-from scionet.methods.registry import build
+from scionet.methods.registry import method_from, ranker_for
 from scionet.network.calling import hash_tensors, state_of
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.pruning import prune
 
 tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
@@ -48,9 +51,10 @@ def test_the_units_are_those_that_its_own_pruner_keeps(name: str, chosen: str) -
         differentiate(model.eval(), importance, pairs, kind.gradients == "single")
     pruner.step()
     batches = pairs if kind.gradients else [x for x, _ in pairs]
-    ranker = CriterionRanker(kind).ready(dense, sites, batches)
+    problem = problem_for(dense, batches, sites, labels=bool(kind.gradients), batch_size=8)
+    ranker = CriterionRanker(chosen, kind).ready(problem)
     orders = {
-        name: ranker.rank(SiteView(site, sites, dense, (), {}, {}, batches), site.width, None)
+        name: ranker.rank(SiteView(site, problem.network, problem.calibration), site.width, None)
         for name, site in sites.items()
     }
     expected = state_of(cut_at_the_widths_of(model, dense, sites, orders))
@@ -62,7 +66,7 @@ def test_batchnorm_scales_are_absolute_values() -> None:
     subject = SUBJECTS["residual"]
     model = subject.network()
     sites = discover(model, subject.example())
-    found = importances(CRITERIA["bn scale"], model, sites, subject.batches())
+    found = importances(CRITERIA["bn scale"], Network(model, sites), subject.batches())
     expected = state_of(model)["block1.bn1.weight"].abs().double()
     ours = torch.from_numpy(found["block1.conv1"])
     torch.testing.assert_close(ours / ours.mean(), expected / expected.mean(), rtol=1e-6, atol=0.0)
@@ -76,8 +80,8 @@ def test_widths_and_repairs_are_ours_and_the_network_stays(chosen: str) -> None:
     data = subject.pairs(4, 16) if CRITERIA[chosen].gradients else subject.batches(4, 16)
     limit = str(budget_for(discover(model, subject.example()), 0.6))
     results = [
-        prune(model, data, limit, example_inputs=subject.example(), method=HERE, importance=chosen, refit=refit)
-        for refit in (False, True)
+        prune(model, data, limit, example_inputs=subject.example(), method=criterion(chosen), repair=repair)
+        for repair in ([], ["refit"])
     ]
     assert hash_tensors(state_of(model)) == before
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -99,18 +103,18 @@ def test_the_lines_of_the_page_work_as_they_stand() -> None:
 
 def test_what_cannot_be_is_explained() -> None:
     model, heads = SUBJECTS["mlp"].network(), SUBJECTS["heads"]
-    sites = discover(model, SUBJECTS["mlp"].example())
+    network = Network(model, discover(model, SUBJECTS["mlp"].example()))
     with pytest.raises(InvalidSetting, match=r"importance 'lam'.*lamp"):
         criterion(importance="lam")
     with pytest.raises(CalibrationError, match="no calibration batches"):
-        importances(CRITERIA["magnitude"], model, sites, [])
+        importances(CRITERIA["magnitude"], network, [])
     with pytest.raises(UnsupportedModel, match="site '0' no importance; take another"):
-        importances(CRITERIA["bn scale"], model, sites, SUBJECTS["mlp"].batches())
+        importances(CRITERIA["bn scale"], network, SUBJECTS["mlp"].batches())
     with pytest.raises(CalibrationError, match="label"):
-        importances(CRITERIA["taylor"], model, sites, SUBJECTS["mlp"].batches())
-    network = heads.network()
+        importances(CRITERIA["taylor"], network, SUBJECTS["mlp"].batches())
+    model = heads.network()
     with pytest.raises(UnsupportedModel, match="does not score whole heads"):
-        importances(CRITERIA["magnitude"], network, discover(network, heads.example()), heads.batches())
+        importances(CRITERIA["magnitude"], Network(model, discover(model, heads.example())), heads.batches())
 
 
 @pytest.mark.parametrize(
@@ -119,9 +123,9 @@ def test_what_cannot_be_is_explained() -> None:
         ("nowhere:criterion", {}, "no method comes of 'nowhere:criterion'"),
         ("scionet.methods.registry:nothing", {}, "no attribute 'nothing'"),
         (HERE, {"importance": "lamp", "refits": True}, "unexpected keyword argument 'refits'"),
-        ("builtins:dict", {}, "makes a dict, not a scionet.methods.contract.Method"),
+        ("builtins:dict", {}, "method must be a name, .*; given {}"),
     ],
 )
 def test_methods_of_other_packages_are_checked(name: str, options: dict, message: str) -> None:
     with pytest.raises(InvalidSetting, match=message):
-        build(name, **options)
+        ranker_for(method_from({"name": name, **options}), Settings())

@@ -34,9 +34,10 @@ def calibration_for(
 ) -> Calibration:
     """Calibration examples, in the form of the first batch unless an example is given."""
     batches = list(batches)
-    first = batches[0] if batches else None
+    if not batches:
+        return Calibration((), batch_size)
     if example is None:
-        example = first[0] if isinstance(first, tuple | list) else first
+        example = batches[0][0] if isinstance(batches[0], tuple | list) else batches[0]
     options = {"labels": labels, "batch_size": batch_size, "memory_bytes": float("inf")}
     return read(network, batches, example, **options)  # type: ignore[arg-type]
 
@@ -104,7 +105,5 @@ def view_of(
 ) -> SiteView:
     """What a ranker is shown of a site, without moments."""
     network = Network(model, sites)
-    empty = Calibration((), batch_size)
-    options = {"labels": labels, "batch_size": batch_size, "example": example}
-    calibration = calibration_for(network, batches, **options) if batches else empty  # type: ignore[arg-type]
+    calibration = calibration_for(network, batches, labels=labels, batch_size=batch_size, example=example)
     return SiteView(sites[site], network, calibration, (), gates or {}, tensors or {})

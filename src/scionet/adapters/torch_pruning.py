@@ -20,6 +20,7 @@ from scionet.choices.methods import Forward
 from scionet.choices.repair import Refit
 from scionet.choices.resources import Resources
 from scionet.choices.settings import Settings
+from scionet.errors import InvalidSetting
 from scionet.methods.greedy.forward import ForwardRanker
 from scionet.methods.refit.survey import survey, surveying
 from scionet.network.calling import Batch
@@ -65,11 +66,14 @@ class GreedyImportance:
             seed: Root of all randomness.
 
         Raises:
+            InvalidSetting: If the selection needs labels.
             PruneError: If nothing can be pruned, or the data do not fit.
         """
         self.model, self.example_inputs, self.seed = model, example_inputs, seed
         self.settings = Settings(repair=(Refit(),), limits=limits, resources=resources)
         self.ranker = ForwardRanker(forward, self.settings)
+        if self.ranker.uses_labels:
+            raise InvalidSetting("an importance has no labels; choose an objective other than 'task_loss'")
         self._data: list[Any] = surveying(
             model, calibration_data, example_inputs, self.ranker, self.settings, seed
         ).surveyed.inputs

@@ -136,7 +136,7 @@ def _held_out(problem: Problem, seed: int) -> tuple[Problem, ReconstructionData]
     calibration, device = problem.calibration, problem.network.device
     count = calibration.total(device) // HELD_OUT
     judged, fitted = calibration.parts((count, ALL), lambda *axes: seeded(seed)("held out", *axes), device)
-    if not judged.count or not fitted.count:
+    if not count or not judged.count or not fitted.count:
         raise CalibrationError(
             f"reconstruction holds out one calibration example in {HELD_OUT}; given {calibration.count} examples in "
             f"{len(calibration.batches)} batches, too few for that: give {HELD_OUT} examples or more, or leave "

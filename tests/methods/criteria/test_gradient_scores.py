@@ -6,23 +6,25 @@ import numpy as np
 import pytest
 import torch
 from support.naive import FloatArray, after, gated
+from support.selecting import ALL_PIXELS, select
 from support.subjects import SUBJECTS, budget_for
 from torch import Tensor, nn
 
+from scionet.choices.resources import Resources
+from scionet.choices.settings import Settings
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.criteria import gradient_scores, unit_scores
 from scionet.methods.criteria.gradient_scores import Saliency, saliencies
-from scionet.methods.refit.refit import Fitting
-from scionet.methods.refit.survey import survey
-from scionet.methods.registry import build
+from scionet.methods.refit.survey import survey, surveying
+from scionet.methods.registry import SCORES
+from scionet.methods.run import MethodRun
 from scionet.network.calling import hash_tensors, state_of
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.network.sites import Sites
-from scionet.progress import silent
-from scionet.seeds import seeded
-from scionet.settings import ScoreSettings
 
 Pairs = list[tuple[Tensor, Tensor]]
+BARE: dict[str, Any] = {"widths": "uniform", "repair": []}
 
 
 def ragged(name: str) -> Pairs:
@@ -54,7 +56,8 @@ def slopes(model: nn.Module, sites: Sites, site: str, unit: int, pairs: Pairs) -
 def test_saliencies_are_finite_differences_of_the_loss(name):
     model, pairs = SUBJECTS[name].network(), ragged(name)
     sites = discover(model, SUBJECTS[name].example())
-    squared, signed = (saliencies(kind, model, sites, pairs) for kind in (gradient_scores.taylor, gradient_scores.snip))
+    network, kinds = Network(model, sites), (gradient_scores.taylor, gradient_scores.snip)
+    squared, signed = (saliencies(kind, network, pairs) for kind in kinds)
     for site in sites:
         for unit in (0, sites[site].width - 1):
             found = slopes(model, sites, site, unit, pairs)
@@ -70,7 +73,7 @@ def test_a_gate_behind_a_batch_norm_is_its_scale_and_shift():
     gamma, beta = (model.get_parameter(f"block1.bn1.{name}") for name in ("weight", "bias"))
     assert gamma.grad is not None and beta.grad is not None
     expected = (gamma * gamma.grad + beta * beta.grad).detach().numpy() ** 2
-    found = saliencies(gradient_scores.taylor, model, sites, [(x, y)])["block1.conv1"]
+    found = saliencies(gradient_scores.taylor, Network(model, sites), [(x, y)])["block1.conv1"]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-18)
 
 
@@ -80,7 +83,8 @@ def test_snip_does_not_depend_on_how_examples_are_batched_and_taylor_does():
     whole = [(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))]
 
     def both(kind: Saliency) -> list[FloatArray]:
-        return [saliencies(kind, model, sites, pairs)["0" if "0" in sites else "2"] for pairs in (parts, whole)]
+        network = Network(model, sites)
+        return [saliencies(kind, network, pairs)["0" if "0" in sites else "2"] for pairs in (parts, whole)]
 
     np.testing.assert_allclose(*both(gradient_scores.snip), rtol=1e-10)
     split, joined = both(gradient_scores.taylor)
@@ -88,12 +92,16 @@ def test_snip_does_not_depend_on_how_examples_are_batched_and_taylor_does():
     np.testing.assert_allclose(joined, both(gradient_scores.snip)[1] ** 2, rtol=1e-10)
 
 
+def dense_run(model: nn.Module, batches: list[Tensor], **given: Any) -> MethodRun:
+    """What surveys the dense network."""
+    return surveying(model, batches, batches[0], SCORES["energy"], Settings(**given), 0)
+
+
 def test_energy_is_the_mean_square_of_what_a_unit_gives():
     model, batches = SUBJECTS["mlp"].network(), SUBJECTS["mlp"].batches(2, 6)
-    sites = discover(model, SUBJECTS["mlp"].example())
     assert isinstance(model, nn.Sequential)
-    found = {}
-    for view, _ in survey(Fitting(model, sites, ScoreSettings()), batches, sites, seeded(0), silent):
+    found, run = {}, dense_run(model, batches)
+    for view, _ in survey(run, run.calibration, run.sites):
         found[view.site.name] = unit_scores.energy(view, np.random.default_rng(0))
     for name, layer in (("0", 2), ("2", 4)):
         with torch.no_grad():
@@ -106,23 +114,22 @@ def test_energy_is_the_mean_square_of_what_a_unit_gives():
 @pytest.mark.parametrize("name", ["residual", "branched"])
 def test_energy_is_measured_behind_the_batch_norm_and_added_over_consumers(name):
     model, batches = SUBJECTS[name].network(), SUBJECTS[name].batches(1, 6)
-    sites = discover(model, SUBJECTS[name].example())
-    fitting = Fitting(model, sites, ScoreSettings(positions=10**6))
+    run = dense_run(model, batches, resources=ALL_PIXELS)
     seen: dict[str, Any] = {}
-    for consumer in sites.consumers.values():
+    for consumer in run.sites.consumers.values():
         model.get_submodule(consumer.module).register_forward_pre_hook(
             lambda module, args, key=consumer.weight: seen.update({key: (module, args[0])})
         )
     with torch.no_grad():
         model(batches[0])
     inputs = dict(seen)
-    for view, _ in survey(fitting, batches, sites, seeded(0), silent):
+    for view, _ in survey(run, run.calibration, run.sites):
         found = unit_scores.energy(view, np.random.default_rng(0))
         for unit in (0, view.site.width - 1):
             expected = 0.0
             for key in view.site.consumers:
                 index = view.site.slot(key, 1).index[unit]
-                expected += share(*inputs[key], index, fitting.scales[key])
+                expected += share(*inputs[key], index, run.fitting.scales[key])
             assert found[unit] == pytest.approx(expected, rel=1e-9)
 
 
@@ -145,18 +152,20 @@ def test_a_frozen_network_gets_the_same_plan(method):
         model = SUBJECTS["mlp"].network().requires_grad_(not frozen)
         before = hash_tensors(state_of(model))
         with torch.no_grad():
-            plans.append(build(method).select(model, SUBJECTS["mlp"].pairs(), sites, budget_for(sites, 0.5), 0))
+            plans.append(select(method, model, SUBJECTS["mlp"].pairs(), sites, budget_for(sites, 0.5), **BARE))
         assert hash_tensors(state_of(model)) == before
         assert all(parameter.grad is None for parameter in model.parameters())
     assert plans[0].choices == plans[1].choices
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "measured", "curves"])
-def test_labels_decide_whatever_widths_are_decided_by(allocation):
+@pytest.mark.parametrize("widths", ["uniform", "sensitivity", "error_curves"])
+def test_labels_decide_whatever_widths_are_decided_by(widths):
     model, pairs = SUBJECTS["residual"].network(), SUBJECTS["residual"].pairs()
     sites = discover(model, SUBJECTS["residual"].example())
-    found = saliencies(gradient_scores.taylor, model, sites, pairs)
-    plan = build("taylor", refit=True, allocation=allocation).select(model, pairs, sites, budget_for(sites, 0.6), 0)
+    found = saliencies(gradient_scores.taylor, Network(model, sites), pairs)
+    plan = select(
+        "taylor", model, pairs, sites, budget_for(sites, 0.6), widths=widths, resources=Resources(batch_size=24)
+    )
     for choice in plan.choices:
         assert choice.order == tuple(np.argsort(-found[choice.site], kind="stable")[: len(choice.kept)])
 
@@ -176,7 +185,7 @@ def test_data_without_use_are_refused(method, case, text):
         pairs[1][0][0, 0] = torch.nan
     given = {"no labels": SUBJECTS["mlp"].batches(), "nothing": []}.get(case, pairs)
     with pytest.raises(CalibrationError, match=text):
-        build(method).select(model, given, sites, budget_for(sites, 0.5), 0)
+        select(method, model, given, sites, budget_for(sites, 0.5), **BARE)
 
 
 class Detached(nn.Sequential):
@@ -191,4 +200,4 @@ def test_a_network_that_runs_without_gradients_is_refused():
     model = Detached(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).double()
     sites = discover(model, SUBJECTS["mlp"].example())
     with pytest.raises(UnsupportedModel, match="no_grad"):
-        build("taylor").select(model, SUBJECTS["mlp"].pairs(), sites, budget_for(sites, 0.5), 0)
+        select("taylor", model, SUBJECTS["mlp"].pairs(), sites, budget_for(sites, 0.5), **BARE)

@@ -9,29 +9,26 @@ from support.pages import code_of
 from support.subjects import SUBJECTS
 
 import scionet
+from scionet.choices.methods import Forward, TaskLoss
+from scionet.choices.repair import Refit
+from scionet.choices.settings import Settings
 from scionet.differentiable.channel_selector import ChannelSelector
 from scionet.errors import InvalidSetting
 from scionet.methods.contract import SiteView
 from scionet.methods.criteria.learned import STATISTICS, LearnedRanker, learned, lessons, statistics
-from scionet.methods.refit.refit import Fitting
-from scionet.methods.refit.survey import survey
-from scionet.methods.registry import build
+from scionet.methods.refit.survey import survey, surveying
+from scionet.methods.registry import SCORES
 from scionet.network.calling import hash_tensors, state_of
-from scionet.network.discovery.discover import discover
-from scionet.progress import silent
-from scionet.seeds import seeded
 from scionet.selection.greedy import greedy
 from scionet.selection.quadratic import LeastSquares
-from scionet.settings import ForwardSettings
 
 
 @cache
 def views(name: str) -> dict[str, SiteView]:
     subject = SUBJECTS[name]
-    model = subject.network()
-    sites = discover(model, subject.example())
-    fitting = Fitting(model, sites, ForwardSettings())
-    return {view.site.name: view for view, _ in survey(fitting, subject.batches(), sites, seeded(0), silent)}
+    settings = Settings(repair=(Refit(),))
+    run = surveying(subject.network(), subject.batches(), subject.example(), SCORES["energy"], settings, 0)
+    return {view.site.name: view for view, _ in survey(run, run.surveyed, run.sites)}
 
 
 @cache
@@ -55,7 +52,8 @@ def test_lessons_are_the_greedy_paths_of_the_dense_network(name):
 
 def test_a_teacher_by_line_search_names_every_unit_once():
     subject = SUBJECTS["residual"]
-    for lesson in lessons(subject.network(), subject.batches(), subject.example(), objective="line_search"):
+    teacher = Forward("line_search")
+    for lesson in lessons(subject.network(), subject.batches(), subject.example(), teacher=teacher):
         assert sorted(lesson.order) == list(range(len(lesson.statistics)))
 
 
@@ -98,12 +96,12 @@ def test_a_silent_unit_has_finite_statistics():
 
 
 @pytest.mark.parametrize("name", ["residual", "branched", "tokens"])
-@pytest.mark.parametrize("settings", [{}, {"allocation": "uniform"}, {"refit": False}], ids=str)
+@pytest.mark.parametrize("settings", [{}, {"widths": "uniform"}, {"repair": []}], ids=str)
 def test_prune_takes_units_in_the_selectors_order(name, settings):
     subject = SUBJECTS[name]
     model = subject.network()
     before = hash_tensors(state_of(model))
-    given = {"example_inputs": subject.example(), "method": learned(taught(), **settings)}
+    given = {"example_inputs": subject.example(), "method": learned(taught()), **settings}
     result = scionet.prune(model, subject.batches(), "macs<=60%", **given)
     assert hash_tensors(state_of(model)) == before
     assert result.report.pruned.macs <= 0.6 * result.report.dense.macs
@@ -111,7 +109,7 @@ def test_prune_takes_units_in_the_selectors_order(name, settings):
     assert result.plan.method == "learned"
     for choice in result.plan.choices:
         site = views(name)[choice.site].site
-        if len(site.consumers) > 1 and result.plan.settings["refit"]:  # decided in the dense network, on such moments
+        if len(site.consumers) > 1 and "repair" not in settings:  # decided in the dense network, on such moments
             order = taught().rank(statistics(views(name)[choice.site]))
             assert list(choice.order) == order[: len(choice.kept)]
         assert sorted(choice.order) == list(choice.kept)
@@ -147,9 +145,7 @@ def test_wrong_input():
     subject = SUBJECTS["residual"]
     with pytest.raises(InvalidSetting, match="made for size"):
         LearnedRanker(ChannelSelector(("size",)))
-    with pytest.raises(InvalidSetting, match="without labels"):
-        next(lessons(subject.network(), subject.batches(), subject.example(), objective="loss"))
-    with pytest.raises(InvalidSetting, match="shrinkage"):
-        learned(taught(), shrinkage=2.0)
+    with pytest.raises(InvalidSetting, match="must not need labels"):
+        next(lessons(subject.network(), subject.batches(), subject.example(), teacher=Forward(TaskLoss())))
     with pytest.raises(InvalidSetting, match="unknown method"):
-        build("learned")
+        scionet.prune(subject.network(), (), "macs<=60%", example_inputs=subject.example(), method="learned")

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from support.selecting import select, view_of
 from support.subjects import SUBJECTS, budget_for
 from torch import nn
 
 from scionet.methods.contract import SiteView
 from scionet.methods.criteria import unit_scores
-from scionet.methods.registry import build
 from scionet.network.discovery.discover import discover
 
 Score = Callable[[SiteView, np.random.Generator], np.ndarray]
@@ -19,7 +19,7 @@ Score = Callable[[SiteView, np.random.Generator], np.ndarray]
 def scored(score: Score, name: str, site: str, model: nn.Module | None = None) -> np.ndarray:
     model = SUBJECTS[name].network() if model is None else model
     sites = discover(model, SUBJECTS[name].example())
-    return score(SiteView(sites[site], sites, model, (), {}, {}, []), np.random.default_rng(3))
+    return score(view_of(model, sites, site), np.random.default_rng(3))
 
 
 def norms(model: nn.Module, layer: str) -> np.ndarray:
@@ -65,9 +65,9 @@ def test_bn_scale_without_batch_norm_is_l1():
     np.testing.assert_allclose(scored(unit_scores.bn_scale, "mlp", "2"), expected / expected.mean())
 
 
-@pytest.mark.parametrize("refit", [False, True])
+@pytest.mark.parametrize("repair", [[], ["refit"]], ids=str)
 @pytest.mark.parametrize("name", ["l1", "bn_scale"])
-def test_the_highest_scores_stay_and_ties_go_to_the_lowest_index(name, refit):
+def test_the_highest_scores_stay_and_ties_go_to_the_lowest_index(name, repair):
     model = nn.Sequential(nn.Conv2d(2, 5, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 3, 1)).double().eval()
     with torch.no_grad():
         for tensor in (model.get_parameter("0.weight"), model.get_parameter("1.weight")):
@@ -75,17 +75,17 @@ def test_the_highest_scores_stay_and_ties_go_to_the_lowest_index(name, refit):
                 tensor[unit] = size
     sites = discover(model, torch.zeros(1, 2, 3, 3))
     batches = [torch.randn(6, 2, 3, 3, generator=torch.Generator().manual_seed(0))]
-    plan = build(name, refit=refit, allocation="uniform").select(model, batches, sites, budget_for(sites, 0.8), 0)
+    plan = select(name, model, batches, sites, budget_for(sites, 0.8), widths="uniform", repair=repair)
     assert plan.choices[0].order == (2, 0, 4, 1)
     assert plan.kept == {"0": (0, 1, 2, 4)}
 
 
-def test_random_draws_every_subset_alike():
+def test_random_keeps_every_unit_equally_often():
     model = SUBJECTS["mlp"].network()
     sites = discover(model, SUBJECTS["mlp"].example(), ["0"])
     counts = np.zeros(16)
     for seed in range(200):
-        plan = build("random").select(model, [], sites, budget_for(sites, 0.5), seed)
+        plan = select("random", model, [], sites, budget_for(sites, 0.5), seed, widths="uniform", repair=[])
         counts[list(plan.kept["2"])] += 1
     assert counts.sum() == 200 * 8
     assert np.abs(counts - 100).max() < 30  # more than four standard deviations
@@ -105,5 +105,5 @@ def test_fpgm_lets_the_filter_in_the_middle_go_first():
     with torch.no_grad():
         model.get_parameter("0.weight").copy_(torch.tensor([1.0, 2.0, 3.0])[:, None, None])
     sites = discover(model, torch.zeros(2, 1, 4))
-    found = unit_scores.fpgm(SiteView(sites["0"], sites, model, (), {}, {}, []), np.random.default_rng(0))
+    found = unit_scores.fpgm(view_of(model, sites, "0"), np.random.default_rng(0))
     np.testing.assert_allclose(found, [9 / 8, 6 / 8, 9 / 8])

@@ -5,6 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from support.selecting import problem_for, select
 from support.subjects import SUBJECTS, budget_for
 from torch import Tensor, nn
 
@@ -13,8 +14,9 @@ from scionet.errors import CalibrationError
 from scionet.methods.contract import SiteView
 from scionet.methods.criteria.hrank import map_ranks, mean_ranks
 from scionet.methods.criteria.unit_scores import FloatArray
-from scionet.methods.registry import SCORES, build
+from scionet.methods.registry import SCORES
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.network.sites import Sites
 
 MLP, PAIRS = SUBJECTS["mlp"].network(), SUBJECTS["mlp"].pairs(2, 6)
@@ -23,10 +25,10 @@ X, Y = torch.cat([x for x, _ in PAIRS]), torch.cat([y for _, y in PAIRS])
 
 
 def scored(method: str, model: nn.Module, sites: Sites, batches: list) -> dict[str, FloatArray]:
-    ready = SCORES[method].ready(model, sites, batches)
-    rng = np.random.default_rng(0)
-    views = {name: SiteView(site, sites, model, (), {}, {}, batches) for name, site in sites.items()}
-    return {name: ready.score(view, rng) for name, view in views.items()}  # type: ignore[attr-defined]
+    problem = problem_for(model, batches, sites, labels=SCORES[method].uses_labels)
+    ready, rng = SCORES[method].ready(problem), np.random.default_rng(0)
+    views = {name: SiteView(site, problem.network, problem.calibration) for name, site in sites.items()}
+    return {name: ready.scores(view, rng) for name, view in views.items()}
 
 
 def gradients(model: nn.Module, x: Tensor, y: Tensor, temperature: float = 1.0) -> list[Tensor]:
@@ -103,7 +105,7 @@ def test_mean_ranks_are_those_of_the_maps_one_by_one():
     maps = torch.cat(seen).detach().numpy()
     expected = [np.mean([np.linalg.matrix_rank(picture[unit]) for picture in maps]) for unit in range(12)]
     assert len(set(expected)) > 1
-    np.testing.assert_allclose(mean_ranks(model, sites, batches)["block1.conv1"], expected)
+    np.testing.assert_allclose(mean_ranks(Network(model, sites), batches)["block1.conv1"], expected)
 
 
 def test_units_without_maps_are_ranked_by_l1():
@@ -128,11 +130,11 @@ def test_synflow_needs_no_data():
 )
 def test_data_without_use_are_refused(method, batches, text):
     with pytest.raises(CalibrationError, match=text):
-        build(method).select(MLP, batches, SITES, budget_for(SITES, 0.5), 0)
+        select(method, MLP, batches, SITES, budget_for(SITES, 0.5), widths="uniform", repair=[])
 
 
 def test_a_network_whose_flow_is_nothing_is_refused():
     model = SUBJECTS["mlp"].network()
     nn.init.zeros_(model.get_parameter("4.weight"))
     with pytest.raises(CalibrationError, match="0 throughout"):
-        build("synflow").select(model, [], SITES, budget_for(SITES, 0.5), 0)
+        select("synflow", model, [], SITES, budget_for(SITES, 0.5), widths="uniform", repair=[])

@@ -5,33 +5,33 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from support import selecting
 from support.gated import with_gates
 from support.naive import after
 from support.subjects import SUBJECTS, Subject
 from torch import nn
 
+from scionet.choices.methods import Average, Forward
+from scionet.choices.settings import Settings, repair_from
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.contract import SiteView
 from scionet.methods.greedy.forward import ForwardRanker
 from scionet.methods.greedy.network_objective import Scoring
-from scionet.methods.greedy.output_imitation import OutputImitation, output_term
-from scionet.methods.refit.refit import Fitting
-from scionet.methods.refit.survey import survey
+from scionet.methods.greedy.output_imitation import OutputObjective, output_term
+from scionet.methods.refit.survey import survey, surveying
 from scionet.network.discovery.discover import discover
 from scionet.selection.terms import Contributions
-from scionet.settings import ForwardSettings
 
 
 def view_of(subject: Subject, site: str, batches: list) -> SiteView:
     model = subject.network()
-    sites = discover(model, subject.example())
-    return SiteView(sites[site], sites, model, (), {}, {}, batches)
+    return selecting.view_of(model, discover(model, subject.example()), site, batches, batch_size=6)
 
 
 def outputs(view: SiteView, gate: np.ndarray, decided: dict) -> torch.Tensor:
-    network = with_gates(view.model, view.sites, {**decided, view.site.name: gate})
+    network = with_gates(view.network.model, view.sites, {**decided, view.site.name: gate})
     with torch.no_grad():
-        return torch.cat([network(batch) for batch in view.batches])
+        return torch.cat([network(batch) for batch in view.calibration.inputs])
 
 
 @pytest.mark.parametrize(
@@ -46,20 +46,21 @@ def test_the_gram_matrix_is_that_of_central_differences(name, site):
     ones, decided = np.ones(size), {other: half}
     up = torch.stack([outputs(view, ones + step * unit, decided) for unit in np.eye(size)])
     down = torch.stack([outputs(view, ones - step * unit, decided) for unit in np.eye(size)])
-    effects = ((up - down) / (2 * step)).numpy()
+    slopes = ((up - down) / (2 * step)).numpy()
     found = output_term(replace(view, gates={other: torch.from_numpy(half)}), "squared")
-    expected = np.einsum("ibk,jbk->ij", effects, effects) / effects.shape[1]
+    expected = np.einsum("ibk,jbk->ij", slopes, slopes) / slopes.shape[1]
     np.testing.assert_allclose(found.xx, expected, rtol=1e-5, atol=1e-6 * expected.max())
-    assert found.yy == pytest.approx(((effects.sum(0)) ** 2).sum() / effects.shape[1], rel=1e-5)
+    assert found.yy == pytest.approx(((slopes.sum(0)) ** 2).sum() / slopes.shape[1], rel=1e-5)
 
 
 def test_in_front_of_the_output_global_and_local_imitation_are_the_same():
     subject = Subject(lambda: nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 3)), (4,))
     batches = subject.batches(2, 7)
     view = view_of(subject, "0", batches)
-    fitting = Fitting(view.model, view.sites, ForwardSettings(refit=False))
-    draw = lambda *_: np.random.default_rng(0)  # noqa: E731
-    ((local, _),) = survey(fitting, batches, ["0"], draw, lambda *_: None)
+    settings = Settings()
+    ranker = ForwardRanker(Forward(), settings)
+    run = surveying(view.network.model, batches, subject.example(), ranker, settings, 0)
+    ((local, _),) = survey(run, run.calibration, ["0"])
     ours, theirs = Contributions.of([output_term(view, "squared")]), Contributions.of(local.terms)
     np.testing.assert_allclose(ours.gram, theirs.gram, rtol=1e-10)
     np.testing.assert_allclose(ours.cross, theirs.cross, rtol=1e-10)
@@ -95,7 +96,7 @@ def test_exact_gains_are_those_of_one_forward_pass_per_candidate(metric, name, s
     other = next(s for s in view.sites if s != site)
     decided, size = {other: np.where(np.arange(view.sites[other].width) % 2, 1.5, 0.0)}, view.site.width
     dense = outputs(view, np.ones(size), {})
-    objective = OutputImitation(replace(view, gates={other: torch.from_numpy(decided[other])}), metric)
+    objective = OutputObjective(replace(view, gates={other: torch.from_numpy(decided[other])}), metric)
 
     def naive(counts: np.ndarray) -> float:
         return -naive_distance(metric, dense, outputs(view, size * counts / max(counts.sum(), 1), decided))
@@ -117,7 +118,7 @@ def test_taylor_gains_are_the_slope_along_each_pick(memory_bytes):
     view = view_of(subject, "expand", subject.batches(2, 6))
     size = view.site.width
     dense = outputs(view, np.ones(size), {})
-    objective = OutputImitation(view, "kl", Scoring(taylor=True, memory_bytes=memory_bytes))
+    objective = OutputObjective(view, "kl", Scoring(taylor=True, memory_bytes=memory_bytes))
     state, counts = objective.start(), np.zeros(size)
     for unit in (3, 0, 3):
         state, counts = objective.commit(state, unit), counts + np.eye(size)[unit]
@@ -129,20 +130,18 @@ def test_taylor_gains_are_the_slope_along_each_pick(memory_bytes):
         assert gain == pytest.approx(slope, rel=1e-4, abs=1e-7)
 
 
-@pytest.mark.parametrize("refit", [False, True])
-def test_of_local_and_global_imitation_the_better_one_is_kept(refit):
+@pytest.mark.parametrize("repair", [[], ["refit"]], ids=str)
+def test_of_local_and_global_imitation_the_better_one_is_kept(repair):
+    settings = Settings(repair=repair_from(repair))
+    rankers = [ForwardRanker(Forward(Average(target)), settings) for target in ("better", "consumer", "output")]
     taken = set()
     for name in ("residual", "branched"):
         subject = SUBJECTS[name]
         model, batches = subject.network(), subject.batches(2, 12)
-        fitting = Fitting(model, discover(model, subject.example()), ForwardSettings(refit=refit))
-        draw = lambda *_: np.random.default_rng(0)  # noqa: E731
-        for view, _ in survey(fitting, batches, list(fitting.sites), draw, lambda *_: None):
+        run = surveying(model, batches, subject.example(), rankers[0], settings, 0)
+        for view, _ in survey(run, run.calibration, run.sites):
             chosen, local, through = (
-                ForwardRanker(ForwardSettings(objective="average", refit=refit, imitation=imitation)).rank(
-                    view, view.site.width // 3, np.random.default_rng(0)
-                )
-                for imitation in ("better", "local", "global")
+                ranker.rank(view, view.site.width // 3, np.random.default_rng(0)) for ranker in rankers
             )
             dense = outputs(view, np.ones(view.site.width), {})
             moved = []
@@ -160,10 +159,10 @@ def test_errors():
     with pytest.raises(CalibrationError, match="empty"):
         output_term(view_of(subject, "stem", []), "squared")
     with pytest.raises(CalibrationError, match="empty"):
-        OutputImitation(view_of(subject, "stem", []), "squared")
+        OutputObjective(view_of(subject, "stem", []), "squared")
     flat = Subject(lambda: nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 1), nn.Flatten(0)), (4,))
-    for kl in (lambda view: output_term(view, "kl"), lambda view: OutputImitation(view, "kl")):
-        with pytest.raises(UnsupportedModel, match="choose metric 'squared'"):
+    for kl in (lambda view: output_term(view, "kl"), lambda view: OutputObjective(view, "kl")):
+        with pytest.raises(UnsupportedModel, match="choose outputs='squared'"):
             kl(view_of(flat, "0", flat.batches(1, 4)))
     with pytest.raises(CalibrationError, match="NaN"):
         output_term(view_of(subject, "stem", [torch.full((2, 2, 5, 5), torch.nan)]), "squared")

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 from support.gated import with_gates
+from support.selecting import view_of
 from support.subjects import SUBJECTS, Subject, settled
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.methods.contract import SiteView
 from scionet.methods.greedy.gated_network import GatedSite, grouped_by_form
 from scionet.methods.greedy.precomputed import Precomputed
 from scionet.network.calling import call
@@ -108,33 +108,33 @@ def first_output(model: nn.Module, batch: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("memory", [PLENTY, SOME, NONE])
-def test_pool_gives_what_the_gated_network_gives(name, memory):
+def test_precomputed_examples_give_what_the_gated_network_gives(name, memory):
     case = CASES[name]
     model, batch = case.network(), case.batch()
     sites = discover(model, batch)
     assert sites
-    for site in sites.values():
-        pool = Precomputed(GatedSite(SiteView(site, sites, model, (), {}, {}, ())), batch, memory)
+    for name, site in sites.items():
+        known = Precomputed(GatedSite(view_of(model, sites, name)), batch, memory)
         rows, units = torch.tensor([3, 0, 3, 6]), torch.tensor([1, 0, site.width - 1, 1])
-        point, counts = pool.start(), np.zeros(site.width)
+        point, counts = known.start(), np.zeros(site.width)
         for n_picks, unit in enumerate((site.width - 1, 0, site.width - 1)):
-            moved = pool.outputs(pool.moved(point, n_picks, units, rows), rows)
+            moved = known.outputs(known.moved(point, n_picks, units, rows), rows)
             for found, row, other in zip(moved, rows, units, strict=True):
                 gates = site.width * (counts + np.eye(site.width)[other]) / (n_picks + 1)
                 expected = first_output(with_gates(model, sites, {site.name: gates}), batch)[row]
                 torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-12)
-            point, counts = pool.advanced(point, n_picks, unit), counts + np.eye(site.width)[unit]
+            point, counts = known.advanced(point, n_picks, unit), counts + np.eye(site.width)[unit]
         gates = site.width * counts / 3
         expected = first_output(with_gates(model, sites, {site.name: gates}), batch)
-        torch.testing.assert_close(pool.outputs_at(point, slice(0, 7)), expected, rtol=1e-10, atol=1e-12)
+        torch.testing.assert_close(known.outputs_at(point, slice(0, 7)), expected, rtol=1e-10, atol=1e-12)
 
 
 def carried(name: str, site: str, memory: float = PLENTY) -> tuple[list[tuple[int, ...]], list[tuple[int, ...]]]:
     """Shapes of what is known of an example for all gates, and without them."""
     model, batch = CASES[name].network(), CASES[name].batch()
     sites = discover(model, batch)
-    pool = Precomputed(GatedSite(SiteView(sites[site], sites, model, (), {}, {}, ())), batch, memory)
-    return [rows.shape for rows in pool._vertices], [rows.shape for rows in pool._values]
+    known = Precomputed(GatedSite(view_of(model, sites, site)), batch, memory)
+    return [rows.shape for rows in known._vertices], [rows.shape for rows in known._values]
 
 
 def test_as_much_as_memory_holds_is_known_before_the_gates_are():
@@ -155,7 +155,7 @@ def test_network_that_mixes_examples_is_refused():
     x = torch.randn(5, 6, dtype=torch.float64)
     sites = discover(model, x)
     with pytest.raises(UnsupportedModel, match="alone"):
-        Precomputed(GatedSite(SiteView(sites["first"], sites, model, (), {}, {}, ())), x, PLENTY)
+        Precomputed(GatedSite(view_of(model, sites, "first")), x, PLENTY)
 
 
 def test_batches_of_one_form_are_joined():

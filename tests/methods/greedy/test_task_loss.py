@@ -7,18 +7,20 @@ import pytest
 import torch
 from support.gated import with_gates
 from support.naive import FloatArray, after
+from support.selecting import select, view_of
 from support.subjects import SUBJECTS, budget_for
 from torch import Tensor, nn
 
+from scionet.choices.methods import Forward, TaskLoss
+from scionet.choices.resources import Resources
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.methods.contract import SiteView
 from scionet.methods.greedy import network_objective, precomputed
 from scionet.methods.greedy.network_objective import Scoring
 from scionet.methods.greedy.task_loss import TaskLossObjective
-from scionet.methods.registry import build
 from scionet.network.discovery.discover import discover
 
 Pairs = Sequence[tuple[Tensor, Tensor]]
+BATCH_SIZE = 9
 
 
 def naive_loss(model: nn.Module, pairs: Pairs) -> float:
@@ -29,9 +31,10 @@ def naive_loss(model: nn.Module, pairs: Pairs) -> float:
 
 
 def ragged(name: str) -> Pairs:
-    """Batches of different sizes."""
-    (x, y), *rest = SUBJECTS[name].pairs(2, 12)
-    return [(x[:5], y[:5]), *rest]
+    """17 examples: a batch of 9 and one of 8."""
+    (x, y), (more, labels) = SUBJECTS[name].pairs(2, 12)
+    x, y = torch.cat([x[:5], more]), torch.cat([y[:5], labels])
+    return list(zip(x.split(BATCH_SIZE), y.split(BATCH_SIZE), strict=True))
 
 
 @pytest.mark.parametrize(
@@ -48,9 +51,8 @@ def test_gains_are_those_of_one_forward_pass_per_candidate(name, site, picked, b
     other = next(s for s in sites if s != site)
     half = np.where(np.arange(sites[other].width) % 2, 1.5, 0.0)
     tensors = {next(iter(sites.consumers)): 1.1 * model.state_dict()[next(iter(sites.consumers))]}
-    objective = TaskLossObjective(
-        SiteView(sites[site], sites, model, (), {other: torch.from_numpy(half)}, tensors, pairs)
-    )
+    decided = {"gates": {other: torch.from_numpy(half)}, "tensors": tensors}
+    objective = TaskLossObjective(view_of(model, sites, site, pairs, labels=True, batch_size=BATCH_SIZE, **decided))
 
     def naive(counts: FloatArray) -> float:
         gates = width * counts / max(counts.sum(), 1)
@@ -94,16 +96,17 @@ def test_picks_are_those_of_brute_force_however_candidates_are_stacked(
     subject = SUBJECTS[name]
     model, pairs = subject.network(), ragged(name)
     sites = discover(model, subject.example())
-    plan = build("forward", objective="loss", refit=False, repetition=repetition, fresh_batches=fresh).select(
-        model, pairs, sites, budget_for(sites, 0.2), 0
+    method = Forward(TaskLoss(repetition=repetition, fresh_batches=fresh))
+    plan = select(
+        method, model, pairs, sites, budget_for(sites, 0.2), repair=[], resources=Resources(batch_size=BATCH_SIZE)
     )
     gates: dict[str, FloatArray] = {}
     for choice in plan.choices:
         counts = np.zeros(choice.width)
         for n_picks, (unit, value) in enumerate(zip(choice.order, choice.values, strict=True)):
             left = [i for i in range(choice.width) if repetition or not counts[i]]
-            trials = [counts + np.eye(choice.width)[i] for i in left]
-            weights = [gates | {choice.site: choice.width * trial / trial.sum()} for trial in trials]
+            candidates = [counts + np.eye(choice.width)[i] for i in left]
+            weights = [gates | {choice.site: choice.width * each / each.sum()} for each in candidates]
             seen = pairs if not fresh else [pairs[n_picks % len(pairs)]]
             losses = [naive_loss(with_gates(model, sites, weight), seen) for weight in weights]
             assert left[int(np.argmin(losses))] == unit
@@ -124,12 +127,12 @@ def test_candidates_that_cannot_win_are_broken_off(monkeypatch):
     pairs_run = []
     moved = precomputed.Precomputed.moved
 
-    def counted(pool, point, n_picks, units, rows):
+    def counted(known, point, n_picks, units, rows):
         pairs_run.append(len(rows))
-        return moved(pool, point, n_picks, units, rows)
+        return moved(known, point, n_picks, units, rows)
 
     monkeypatch.setattr(precomputed.Precomputed, "moved", counted)
-    objective = TaskLossObjective(SiteView(sites["0"], sites, model, (), {}, {}, pairs))
+    objective = TaskLossObjective(view_of(model, sites, "0", pairs, labels=True))
     state = objective.start()
     for unit in (3, 7, 11):
         state = objective.commit(state, unit)
@@ -145,7 +148,7 @@ def test_tolerance_stops_at_the_first_pick_that_is_good_enough():
         model.get_parameter("4.weight").mul_(20)
         pairs = [(x, model(x).argmax(1)) for x in subject.batches(1, 64)]
     sites = discover(model, subject.example(), ["2"])
-    plan = build("forward", objective="loss", refit=False, tolerance=0.2).select(model, pairs, sites, None, 0)
+    plan = select(Forward(TaskLoss(tolerance=0.2)), model, pairs, sites, None, repair=[])
     (choice,) = plan.choices
     allowed = naive_loss(model, pairs) + 0.2
     assert 1 < len(choice.kept) < choice.width
@@ -170,16 +173,16 @@ def test_labels_that_do_not_fit_are_refused(labels, message):
     sites = discover(model, subject.example())
     batches = [(subject.batches(1, 12)[0], labels)]
     with pytest.raises(CalibrationError, match=message):
-        build("forward", objective="loss").select(model, batches, sites, budget_for(sites, 0.5), 0)
+        select(Forward(TaskLoss()), model, batches, sites, budget_for(sites, 0.5))
 
 
-@pytest.mark.parametrize("refit", [True, False])
-def test_no_batches_are_refused(refit):
+@pytest.mark.parametrize("repair", [["refit"], []], ids=str)
+def test_no_batches_are_refused(repair):
     subject = SUBJECTS["mlp"]
     model = subject.network()
     sites = discover(model, subject.example())
     with pytest.raises(CalibrationError, match="empty"):
-        build("forward", objective="loss", refit=refit).select(model, [], sites, budget_for(sites, 0.5), 0)
+        select(Forward(TaskLoss()), model, [], sites, budget_for(sites, 0.5), repair=repair)
 
 
 def test_layer_that_gives_nan_is_named():
@@ -196,7 +199,7 @@ def test_layer_that_gives_nan_is_named():
     pairs = SUBJECTS["mlp"].pairs(1, 12)
     hooks = [len(module._forward_hooks) for module in model.modules()]
     with pytest.raises(CalibrationError, match="'1' gives NaN"):
-        build("forward", objective="loss", refit=False).select(model, pairs, sites, budget_for(sites, 0.5), 0)
+        select(Forward(TaskLoss()), model, pairs, sites, budget_for(sites, 0.5), repair=[])
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
 
 
@@ -213,7 +216,7 @@ def test_network_that_cannot_be_stacked_is_refused_with_advice():
     model = Branching().double()
     sites = discover(model, torch.zeros(2, 6))
     with pytest.raises(UnsupportedModel, match="least_squares"):
-        build("forward", objective="loss").select(model, SUBJECTS["mlp"].pairs(1, 12), sites, budget_for(sites, 0.5), 0)
+        select(Forward(TaskLoss()), model, SUBJECTS["mlp"].pairs(1, 12), sites, budget_for(sites, 0.5))
 
 
 @pytest.mark.parametrize(("name", "site"), [("residual", "stem"), ("branched", "side")])
@@ -221,7 +224,7 @@ def test_taylor_gains_are_the_slope_of_the_loss_along_each_pick(name, site):
     model, pairs = SUBJECTS[name].network(), ragged(name)
     sites = discover(model, SUBJECTS[name].example())
     width = sites[site].width
-    view = SiteView(sites[site], sites, model, (), {}, {}, pairs)
+    view = view_of(model, sites, site, pairs, labels=True, batch_size=BATCH_SIZE)
     exact, taylor = TaskLossObjective(view), TaskLossObjective(view, Scoring(taylor=True))
     everyone = np.arange(width)
     np.testing.assert_array_equal(exact.gains(exact.start(), everyone), taylor.gains(taylor.start(), everyone))

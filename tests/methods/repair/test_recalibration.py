@@ -2,31 +2,32 @@
 
 import pytest
 import torch
+from support.selecting import select
 from support.subjects import SUBJECTS, budget_for
 from torch import nn
 
 from scionet.budget.budget import Budget
+from scionet.choices.resources import Resources
 from scionet.errors import CalibrationError
-from scionet.methods.registry import build
 from scionet.network.calling import hash_tensors, state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.surgery.cut import cut
 
 
 @pytest.mark.parametrize("name", ["residual", "branched"])
-@pytest.mark.parametrize("refit", [True, False])
-def test_statistics_are_those_of_the_cut_network_in_training(name, refit):
+@pytest.mark.parametrize("repair", [["refit"], []], ids=str)
+def test_statistics_are_those_of_the_cut_network_in_training(name, repair):
     subject = SUBJECTS[name]
     model, batches = subject.network(), list(subject.batches())
     before = hash_tensors(state_of(model))
     sites = discover(model, subject.example())
-    budget = Budget.of(budget_for(sites, 0.6))
-    plain, anew = (
-        build("l1", refit=refit, allocation="uniform", recalibrate=flag).select(model, batches, sites, budget, 0)
-        for flag in (False, True)
+    given = {"widths": "uniform", "resources": Resources(batch_size=24)}
+    plain, recalibrated = (
+        select("l1", model, batches, sites, budget_for(sites, 0.6), repair=[*repair, *more], **given)
+        for more in ([], ["recalibrate"])
     )
-    assert anew.kept == plain.kept
-    expected, found = cut(model, plain, sites), cut(model, anew, sites)
+    assert recalibrated.kept == plain.kept
+    expected, found = cut(model, plain, sites), cut(model, recalibrated, sites)
     norms = [module for module in expected.modules() if isinstance(module, nn.BatchNorm2d)]
     expected.eval()
     for norm in norms:
@@ -49,10 +50,10 @@ def test_no_data_and_single_examples_are_refused():
     subject = SUBJECTS["residual"]
     model = subject.network()
     sites = discover(model, subject.example())
-    method = build("l1", allocation="uniform", recalibrate=True)
+    given = {"widths": "uniform", "repair": ["recalibrate"]}
     with pytest.raises(CalibrationError, match="empty"):
-        method.select(model, [], sites, Budget.of("macs<=60%"), 0)
+        select("l1", model, [], sites, Budget.of("macs<=60%"), **given)
     flat = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).double()
     sites = discover(flat, torch.zeros(2, 3))
     with pytest.raises(CalibrationError, match="two examples or more"):
-        method.select(flat, [torch.zeros(1, 3)], sites, Budget.of("macs<=50%"), 0)
+        select("l1", flat, [torch.zeros(1, 3)], sites, Budget.of("macs<=50%"), **given)

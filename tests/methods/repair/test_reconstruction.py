@@ -9,28 +9,41 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.selecting import problem_for
 from support.subjects import SUBJECTS, budget_for
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from scionet import load_pruned, prune, save_pruned
-from scionet.errors import CalibrationError, InvalidSetting
-from scionet.methods.calibration.holdout import SHARE, kept_apart, pieces, shuffled
-from scionet.methods.widths.sensitivity import OutputDistance
+from scionet.choices.repair import Reconstruct
+from scionet.errors import CalibrationError
+from scionet.methods.calibration.calibration import HELD_OUT
+from scionet.methods.calibration.regrouping import pieces, shuffled
+from scionet.methods.pipeline import _held_out
+from scionet.methods.repair.reconstruction import ReconstructionData
+from scionet.methods.widths.output_distance import OutputDistance
 from scionet.models.factory import build
 from scionet.network.calling import hash_tensors, state_of, tensors_of
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.network.surgery.cut import shrink, spread
 from scionet.network.surgery.gates import masked_tensors
 from scionet.pruning import PruneResult
 
-PLAIN: dict[str, Any] = {"method": "l1", "allocation": "uniform"}
+PLAIN: dict[str, Any] = {"method": "l1", "widths": "uniform"}
 
 
 def shrunk_network(
-    model: nn.Module, batches: Any, example: Any, budget: Any = "macs<=50%", **options: Any
+    model: nn.Module, batches: Any, example: Any, budget: Any = "macs<=50%", steps: int = 20, **options: Any
 ) -> PruneResult:
-    return prune(model, batches, budget, example_inputs=example, **{**PLAIN, "reconstruct_steps": 20, **options})
+    """Pruned by L1 and reconstructed, with the learning rate `rate` if that is given."""
+    step = Reconstruct(steps, options.pop("rate", 1e-3))
+    return prune(model, batches, budget, example_inputs=example, **{**PLAIN, "repair": [step], **options})
+
+
+def data_of(model: nn.Module, batches: list[Tensor], seed: int = 0) -> ReconstructionData:
+    """The examples that reconstruction fits on, and those that it holds out."""
+    return _held_out(problem_for(model, batches, discover(model, batches[0][:2])), seed)[1]
 
 
 def masked(model: nn.Module, result: PruneResult) -> dict[str, Tensor]:
@@ -39,7 +52,7 @@ def masked(model: nn.Module, result: PruneResult) -> dict[str, Tensor]:
 
 def gain(result: PruneResult) -> tuple[float, float]:
     """Distances before and after, from the report."""
-    found = re.search(r"kept apart (\S+) -> (\S+)$", str(result.report))
+    found = re.search(r"held-out examples (\S+) -> (\S+)$", str(result.report))
     assert found is not None
     return float(found[1]), float(found[2])
 
@@ -48,12 +61,10 @@ def test_a_linear_network_reaches_the_least_squares_solution():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8, bias=False), nn.Linear(8, 3, bias=False)).double()
     x = torch.randn(512, 5, dtype=torch.float64) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2])
-    result = shrunk_network(
-        model, list(x.split(64)), x[:2], "macs<=25%", metric="squared", reconstruct_steps=800, reconstruct_rate=0.05
-    )
+    result = shrunk_network(model, list(x.split(64)), x[:2], "macs<=25%", steps=800, rate=0.05, outputs="squared")
     (kept,) = result.plan.widths.values()
     assert kept == 2
-    fitted = torch.cat(kept_apart(list(x.split(64)))[0])
+    fitted = torch.cat(data_of(model, list(x.split(64))).fitted)  # type: ignore[arg-type]
     target = model(fitted).detach()
     # the best map of rank 2 in the squared error (Eckart and Young)
     best = torch.linalg.svdvals(target)[kept:].square().sum()
@@ -67,7 +78,7 @@ def test_output_comes_nearer_and_the_user_s_network_stays(name: str):
     subject = SUBJECTS[name]
     model, batches = subject.network().train(), subject.batches(4, 32)
     before, flags = hash_tensors(state_of(model)), [module.training for module in model.modules()]
-    result = shrunk_network(model, batches, subject.example(), reconstruct_steps=60, reconstruct_rate=3e-3)
+    result = shrunk_network(model, batches, subject.example(), steps=60, rate=3e-3)
     assert hash_tensors(state_of(model)) == before
     assert [module.training for module in model.modules()] == flags
     assert all(parameter.grad is None for parameter in model.parameters())
@@ -78,16 +89,16 @@ def test_output_comes_nearer_and_the_user_s_network_stays(name: str):
 @given(
     rate=st.sampled_from([1e-5, 1e-3, 0.1, 10.0, 1e30]), seed=st.integers(0, 9), name=st.sampled_from(["mlp", "tokens"])
 )
-def test_never_worse_on_examples_kept_apart(rate: float, seed: int, name: str):
+def test_never_worse_on_held_out_examples(rate: float, seed: int, name: str):
     subject = SUBJECTS[name]
     model, batches = subject.network(), subject.batches(3, 24, seed)
-    options = {"reconstruct_rate": rate, "reconstruct_steps": 6, "metric": "squared", "seed": seed}
-    after = shrunk_network(model, batches, subject.example(), **options)
-    fitted, judged = kept_apart(batches)
-    before = shrunk_network(model, fitted, subject.example(), **{**options, "reconstruct_steps": 0})
+    options = {"outputs": "squared", "seed": seed}
+    after = shrunk_network(model, batches, subject.example(), rate=rate, steps=6, **options)
+    data = data_of(model, batches, seed)
+    before = shrunk_network(model, data.fitted, subject.example(), **options, repair=[])
     assert after.plan.kept == before.plan.kept
-    distance = OutputDistance.of(model, judged, "squared")
-    assert distance.effect(masked(model, after)) <= distance.effect(masked(model, before)) * (1 + 1e-9)
+    distance = OutputDistance.on(Network(model, after.sites), data.judged, "squared")
+    assert distance.of(masked(model, after)) <= distance.of(masked(model, before)) * (1 + 1e-9)
     assert gain(after)[1] <= gain(after)[0]
 
 
@@ -116,7 +127,7 @@ def test_a_shuffling_loader_is_read_once_and_leaves_the_global_randomness():
     state = torch.get_rng_state()
     first = shrunk_network(subject.network(), loader, subject.example())
     assert torch.equal(torch.get_rng_state(), state)
-    assert "8 examples kept apart" in first.report.status
+    assert "8 held-out examples" in first.report.status
     assert first.plan.identity == shrunk_network(subject.network(), loader, subject.example()).plan.identity
 
 
@@ -165,9 +176,9 @@ def test_a_network_with_several_tensors_in_and_one_that_cannot_be_divided():
     shared = torch.rand(3)
     batches = [(torch.randn(10, 4), shared) for _ in range(9)]
     result = shrunk_network(Two(), batches, batches[0])
-    assert "relative squared error on 10 examples" in result.report.status
-    with pytest.raises(CalibrationError, match=r"one calibration example in 8 apart.*8 batches or more"):
-        shrunk_network(Two(), batches[:7], batches[0])
+    assert "relative squared error on 10 held-out examples" in result.report.status
+    with pytest.raises(CalibrationError, match=r"one calibration example in 8.*10 examples in 1 batches"):
+        shrunk_network(Two(), batches[:1], batches[0])
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -184,36 +195,38 @@ def test_a_vision_transformer():
         "timm:vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5, embed_dim=24, num_heads=3, drop_rate=0.1
     )
     batches = list(torch.randn(64, 3, 32, 32).split(32))
-    result = shrunk_network(model, batches, batches[0][:2], "macs<=80%", reconstruct_steps=10)
+    result = shrunk_network(model, batches, batches[0][:2], "macs<=80%", steps=30)
     assert gain(result)[1] < gain(result)[0]
     assert result.report.difference < 1e-4
 
 
-def test_what_is_wrong_is_said():
+def test_too_few_examples_are_refused():
     subject = SUBJECTS["mlp"]
-    for options, text in (
-        ({"reconstruct_steps": -1}, "reconstruct_steps and width_trials are whole numbers of 0 or more"),
-        ({"reconstruct_steps": 1.5}, "reconstruct_steps and width_trials are whole numbers of 0 or more"),
-        ({"reconstruct_rate": 0.0}, "reconstruct_rate is a finite number above 0"),
-        ({"reconstruct_rate": float("nan")}, "reconstruct_rate is a finite number above 0"),
-    ):
-        with pytest.raises(InvalidSetting, match=text):
-            shrunk_network(subject.network(), subject.batches(), subject.example(), **options)
     for batches in ([], subject.batches(1, 7)):
         with pytest.raises(CalibrationError, match="give 8 examples or more"):
             shrunk_network(subject.network(), batches, subject.example())
 
 
-@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) >= 2 * SHARE))
-def test_one_example_in_eight_is_kept_apart(sizes: list[int]):
-    examples = torch.arange(sum(sizes))
-    fitted, judged = kept_apart([{"x": part} for part in examples.split(sizes)])
-    assert sum(len(part["x"]) for part in judged) == sum(sizes) // SHARE
-    together = torch.cat([part["x"] for part in (*fitted, *judged)])
+SITES = discover(SUBJECTS["mlp"].network(), SUBJECTS["mlp"].example())
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) >= HELD_OUT))
+def test_one_example_in_eight_is_held_out(sizes: list[int]):
+    examples = torch.arange(float(sum(sizes)))
+    batches = [part[:, None].expand(-1, 6) for part in examples.split(sizes)]
+    problem, data = _held_out(problem_for(SUBJECTS["mlp"].network(), batches, SITES), 0)
+    assert problem.calibration.inputs == data.fitted
+    assert sum(len(part) for part in data.judged) == sum(sizes) // HELD_OUT
+    together = torch.cat([part[:, 0] for part in (*data.fitted, *data.judged)])  # type: ignore[call-overload,index]
     assert torch.equal(together.sort().values, examples)
-    small = pieces(fitted, 3)
+
+
+@given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12))
+def test_pieces_hold_the_same_examples_in_their_order(sizes: list[int]):
+    examples = torch.arange(sum(sizes))
+    small = pieces([{"x": part} for part in examples.split(sizes)], 3)
     assert max(len(part["x"]) for part in small) <= 3
-    assert torch.equal(torch.cat([p["x"] for p in small]), torch.cat([p["x"] for p in fitted]))
+    assert torch.equal(torch.cat([part["x"] for part in small]), examples)
 
 
 def test_examples_of_one_form_are_mixed_and_others_come_in_their_batches():

@@ -34,7 +34,7 @@ def test_the_best_of_each_group_stay_all_groups_at_one_density(percent):
     torch.manual_seed(0)
     convs = (nn.Conv2d(3, 50, 1), nn.ReLU(), nn.Conv2d(50, 80, 1), nn.ReLU(), nn.Conv2d(80, 40, 1), nn.ReLU())
     model = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 4))
-    result = prune(model, (), f"params<={percent}%", example_inputs=X, method="l2", allocation="isomorphic")
+    result = prune(model, (), f"params<={percent}%", example_inputs=X, method="l2", widths="isomorphic")
     assert alike(model, result.sites) == [["0", "2"], ["4"]]
     norms = {name: model.get_parameter(f"{name}.weight").detach().flatten(1).norm(dim=1) for name in ("0", "2")}
     scores = torch.cat([norm / norm.mean() for norm in norms.values()])
@@ -42,16 +42,16 @@ def test_the_best_of_each_group_stay_all_groups_at_one_density(percent):
     assert float(scores[mask].min()) >= float(scores[~mask].max())
     assert abs(int(mask.sum()) / 130 - result.plan.widths["4"] / 40) <= 0.5 / 130 + 0.5 / 40
     assert 0 <= percent / 100 - result.report.pruned.params / result.report.dense.params <= 0.01
-    uniform = prune(model, (), f"params<={percent}%", example_inputs=X, method="l2", allocation="uniform")
+    uniform = prune(model, (), f"params<={percent}%", example_inputs=X, method="l2", widths="uniform")
     assert uniform.plan.widths != result.plan.widths
 
 
 def test_methods_without_scores_and_scores_that_do_not_fit_are_refused():
     subject = SUBJECTS["residual"]
     model, pairs = subject.network(), subject.pairs(2, 8)
-    with pytest.raises(InvalidSetting, match="take a score, such as 'l1'"):
+    with pytest.raises(InvalidSetting, match="choose a score, such as 'l1'"):
         images = [x for x, _ in pairs]
-        prune(model, images, "macs<=60%", example_inputs=subject.example(), allocation="isomorphic")
+        prune(model, images, "macs<=60%", example_inputs=subject.example(), widths="isomorphic")
     costs = CostModel(discover(model, subject.example()))
     scores = {name: np.ones(width) for name, width in zip(costs.names, costs.full.tolist(), strict=True)}
     with pytest.raises(InvalidSetting, match="in one group"):

@@ -1,7 +1,7 @@
 """Calibration: the caller's data, read once."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from scionet.errors import CalibrationError
 from scionet.methods.calibration.storage import Storage
 from scionet.network.calling import Batch, as_arguments, call, divides, example_count, inputs_like, some_of, tensors_of
-from scionet.network.multiprocess import summed, world
+from scionet.network.multiprocess import largest, summed, world
 from scionet.network.network import Network
 from scionet.seeds import Generators, coprime_step
 
@@ -36,7 +36,7 @@ class CalibrationBatch:
     Attributes:
         inputs: What the network is called on.
         labels: Their labels, if there are any.
-        numbers: The number of each example among those of all processes, shape ``(examples,)``.
+        numbers: The number of each example among those of all processes, in order, shape ``(examples,)``.
     """
 
     inputs: Batch
@@ -99,7 +99,7 @@ class Calibration:
         """Disjoint parts of the examples, spread evenly over them.
 
         A batch that cannot be divided is taken as a whole when its turn comes. In each process the first part has at
-        least one example.
+        least one example. The examples of a part are numbered again, as if nothing else had been read.
 
         Args:
             counts: Examples of each part, over all processes. Later parts get less where there are not enough.
@@ -110,14 +110,7 @@ class Calibration:
         chosen = [self._part_of(batch, total, np.cumsum(counts), generators) for batch in self.batches]
         if chosen and not any((part == 0).any() for part in chosen):
             chosen[0][slice(1) if self.batches[0].divisible else slice(None)] = 0
-        return tuple(
-            self._regrouped(
-                batch.some(np.flatnonzero(part == number))
-                for batch, part in zip(self.batches, chosen, strict=True)
-                if (part == number).any()
-            )
-            for number in range(len(counts))
-        )
+        return tuple(self._part(number, chosen, device) for number in range(len(counts)))
 
     def held_out(self, generators: Generators, device: torch.device) -> list[BoolArray]:
         """For each batch which of its examples are held out: one in eight of all."""
@@ -133,8 +126,16 @@ class Calibration:
         place = np.full(size, batch.numbers[0] // size)
         return _parts(place, max(1, total // size), ends // size)
 
-    def _regrouped(self, batches: Iterable[CalibrationBatch]) -> "Calibration":
-        return Calibration(tuple(regrouped(batches, self.batch_size)), self.batch_size, self.storage)
+    def _part(self, number: int, chosen: Sequence[IntArray], device: torch.device) -> "Calibration":
+        """One part, when the part of each example is chosen."""
+        batches = [
+            batch.some(np.flatnonzero(part == number))
+            for batch, part in zip(self.batches, chosen, strict=True)
+            if (part == number).any()
+        ]
+        return Calibration(
+            tuple(regrouped(_renumbered(batches, device), self.batch_size)), self.batch_size, self.storage
+        )
 
 
 def read(
@@ -160,18 +161,19 @@ def read(
 
     def batches() -> Iterator[CalibrationBatch]:
         before, (process_index, n_processes) = 0, world()
+        held_by_caller = isinstance(data, list | tuple)
         for batch in data:
             inputs, given = inputs_like(example_inputs, batch)
             _refuse_misfit(network, inputs, example_inputs, known)
             size = example_count(inputs)
             start = before * n_processes + process_index * size
             before += size
-            yield CalibrationBatch(inputs, _as_labels(given) if labels else None, start + np.arange(size))
+            found = CalibrationBatch(inputs, _as_labels(given) if labels else None, start + np.arange(size))
+            # a generator may write the next batch into the same tensors, while this one waits to be joined
+            yield found if held_by_caller else _changed(found, Tensor.clone)
 
     with network.evaluating():  # a data loader takes its seed from torch's generator
-        kept = tuple(
-            _kept(batch, storage, isinstance(data, list | tuple)) for batch in regrouped(batches(), batch_size)
-        )
+        kept = tuple(_changed(batch, storage.keep) for batch in regrouped(batches(), batch_size))
     return Calibration(kept, batch_size, storage)
 
 
@@ -208,6 +210,17 @@ def refuse_no_batches(data: Any) -> None:
             f"calibration_data must be an iterable of batches, such as a list or a data loader; given a "
             f"{type(data).__name__}; wrap a single batch in a list"
         )
+
+
+def _renumbered(batches: Sequence[CalibrationBatch], device: torch.device) -> list[CalibrationBatch]:
+    """The same examples with numbers that leave none out, in the same order over all processes."""
+    size = largest(max((int(batch.numbers.max()) + 1 for batch in batches), default=0), device)
+    present = torch.zeros(size, dtype=torch.int64)
+    for batch in batches:
+        present[torch.from_numpy(batch.numbers)] = 1
+    present = summed(present.to(device)).cpu()
+    before = (present.cumsum(0) - present).numpy()
+    return [replace(batch, numbers=before[batch.numbers]) for batch in batches]
 
 
 def _shuffled(numbers: IntArray, total: int, generators: Generators) -> IntArray:
@@ -251,13 +264,11 @@ def _joined(parts: Sequence[CalibrationBatch]) -> CalibrationBatch:
     return CalibrationBatch(inputs, labels, np.concatenate([part.numbers for part in parts]))
 
 
-def _kept(batch: CalibrationBatch, storage: Storage, held_by_caller: bool) -> CalibrationBatch:
-    """The batch in the storage. A generator may reuse its tensors, so that they are copied."""
-
-    def keep(leaf: Any) -> Any:
-        return storage.keep(leaf if held_by_caller else leaf.clone()) if isinstance(leaf, Tensor) else leaf
-
-    inputs, labels = tree_map(keep, (batch.inputs, batch.labels))
+def _changed(batch: CalibrationBatch, change: Callable[[Tensor], Tensor]) -> CalibrationBatch:
+    """The same examples in other tensors."""
+    inputs, labels = tree_map(
+        lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, (batch.inputs, batch.labels)
+    )
     return CalibrationBatch(inputs, labels, batch.numbers)
 
 

@@ -1,6 +1,8 @@
 """Tensors that are kept: in memory up to a limit, in memory-mapped temporary files beyond it."""
 
+import shutil
 import tempfile
+import weakref
 from pathlib import Path
 
 import torch
@@ -17,7 +19,7 @@ class Storage:
             memory_bytes: What may be held in memory.
         """
         self._left = memory_bytes
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._folder: Path | None = None
         self._count = 0
 
     def keep(self, tensor: Tensor) -> Tensor:
@@ -26,9 +28,10 @@ class Storage:
             self._left -= tensor.nbytes
             return tensor
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="scionet-", ignore_cleanup_errors=True)
+            self._folder = Path(tempfile.mkdtemp(prefix="scionet-"))
+            weakref.finalize(self, shutil.rmtree, self._folder, ignore_errors=True)
         self._count += 1
-        path = Path(self._folder.name) / str(self._count)
+        path = self._folder / str(self._count)
         mapped = torch.from_file(str(path), shared=True, size=tensor.numel(), dtype=tensor.dtype)
         mapped = mapped.view(tensor.shape)
         return mapped.copy_(tensor)

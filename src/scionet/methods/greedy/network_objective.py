@@ -84,7 +84,7 @@ class ThroughNetwork(Objective[_Picks]):
         if not everywhere(bool(given), self._device):
             raise CalibrationError(
                 "the calibration data are empty; give at least one batch (of inputs and labels, if the objective is "
-                "'loss'; to every process, if there are several)"
+                "'task_loss'; to every process, if there are several)"
             )
         self._shares = ExampleLosses(GatedSite(view), given, score, scoring.memory_bytes)
         self._n_examples = self._summed(self._shares.size)
