@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
-    "module", ["scionet", "scionet.bench.report.page", "scionet.selection.greedy", "scionet.settings"]
+    "module", ["scionet", "scionet.bench.report.page", "scionet.selection.greedy", "scionet.choices.settings"]
 )
 def test_import_without_torch(module: str, run_python: Callable[[str], str]) -> None:
     assert run_python(f"import sys, {module}; print('torch' in sys.modules)") == "False\n"

@@ -6,14 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from support import selecting
 from support.subjects import SUBJECTS
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from scionet import Budget, PruneError, PruneResult, prune, prune_each
 from scionet.budget.costs import measure
+from scionet.choices.limits import Limits
+from scionet.choices.methods import Forward, Score, Stochastic, TaskLoss
+from scionet.choices.outputs import Outputs
+from scionet.choices.repair import Refit
+from scionet.choices.resources import Resources
+from scionet.choices.widths import Sensitivity, Uniform
 from scionet.errors import CalibrationError, InvalidSetting, UnreachableBudget, UnsupportedModel
-from scionet.methods.registry import build
+from scionet.methods.registry import SCORES
 from scionet.network.calling import call, hash_tensors, state_of
 from scionet.network.discovery.discover import discover
 
@@ -48,9 +55,9 @@ def uses_up(result: PruneResult, fraction: float) -> bool:
     return kept <= fraction and (kept >= fraction - 0.01) != (f"is met with macs {kept:.2%}: " in result.report.status)
 
 
-@pytest.mark.parametrize("settings", [{}, {"method": "l1", "refit": True}, {"method": "random"}], ids=str)
-def test_pruned_network_runs_within_the_budget(settings):
-    result = pruned(**settings)
+@pytest.mark.parametrize("choices", [{}, {"method": "l1"}, {"method": "random", "repair": []}], ids=str)
+def test_pruned_network_runs_within_the_budget(choices):
+    result = pruned(**choices)
     dense, found = (measure(model, RESIDUAL.example()) for model in (RESIDUAL.network(), result.model))
     assert uses_up(result, 0.6)
     assert (result.report.dense, result.report.pruned) == (dense, found)
@@ -79,8 +86,8 @@ def test_labels_and_what_else_a_batch_holds_are_put_aside(form):
         example = {"left": left[:2], "right": right[:2]}
         batch = {"right": right, "left": left, "labels": labels % 2, "name": ["a"] * 16}
         results = [
-            prune(Paired(), [batch], "params<=60%", example_inputs=example, objective=objective, refit=False)
-            for objective in ("average", "loss")
+            prune(Paired(), [batch], "params<=60%", example_inputs=example, method=Forward(objective), repair=[])
+            for objective in ("average", "task_loss")
         ]
         assert all(result.report.pruned.params <= 0.6 * result.report.dense.params for result in results)
         return
@@ -88,27 +95,50 @@ def test_labels_and_what_else_a_batch_holds_are_put_aside(form):
     assert with_labels.plan.identity == pruned(data=[x]).plan.identity
 
 
-@pytest.mark.parametrize("objective", ["average", "loss"])
+@pytest.mark.parametrize("objective", ["average", "task_loss"])
 def test_data_loader_with_labels(objective):
     data = TensorDataset(RESIDUAL.batches(1, 20)[0], torch.arange(20) % 4)
     loader = DataLoader(data, batch_size=8, shuffle=True)
     model = RESIDUAL.network()
     before = torch.get_rng_state()
-    result = pruned(model, loader, objective=objective, refit=False)
+    result = pruned(model, loader, method=Forward(objective), repair=[])
     assert torch.equal(torch.get_rng_state(), before)
     assert result.report.pruned.macs <= 0.6 * result.report.dense.macs
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "curves"])
-def test_generator_that_can_be_read_once(allocation):
+@pytest.mark.parametrize("widths", ["uniform", "error_curves", "sensitivity"])
+def test_generator_that_can_be_read_once(widths):
     def once() -> Iterator[Tensor]:
         yield from RESIDUAL.batches(2, 8)
 
-    assert pruned(data=once(), allocation=allocation).plan.identity == pruned(allocation=allocation).plan.identity
+    assert pruned(data=once(), widths=widths).plan.identity == pruned(widths=widths).plan.identity
 
 
-def test_baseline_without_refit_needs_no_data():
-    assert pruned(data=(), method="l1").report.pruned.macs > 0
+def test_generator_that_reuses_its_tensors():
+    batches = RESIDUAL.pairs(5, 8)
+
+    def reusing() -> Iterator[tuple[Tensor, Tensor]]:
+        images, labels = torch.empty_like(batches[0][0]), torch.empty_like(batches[0][1])
+        for given in batches:
+            images.copy_(given[0])
+            labels.copy_(given[1])
+            yield images, labels
+
+    assert pruned(data=reusing(), method="taylor").plan.identity == pruned(data=batches, method="taylor").plan.identity
+
+
+def test_a_score_of_weights_needs_no_data():
+    result = pruned(data=(), method="l1")
+    assert result.plan.identity == pruned(data=(), method="l1", widths="uniform", repair=[]).plan.identity
+    assert not result.plan.tensors
+
+
+@pytest.mark.parametrize("method", ["l1", "forward"])
+def test_with_data_every_method_is_refitted_and_takes_widths_by_sensitivity(method):
+    plain, spelled_out = pruned(method=method), pruned(method=method, widths=Sensitivity(), repair=[Refit()])
+    assert plain.plan.identity == spelled_out.plan.identity
+    assert plain.plan.identity != pruned(method=method, widths="uniform").plan.identity
+    assert plain.plan.tensors and not pruned(method=method, repair=[]).plan.tensors
 
 
 @pytest.mark.parametrize("state", ["frozen", "train", "train frozen"])
@@ -123,13 +153,11 @@ def test_frozen_networks_and_networks_in_training_are_pruned_and_left_alone(stat
     assert {p.requires_grad for p in (*model.parameters(), *result.model.parameters())} == {"frozen" not in state}
 
 
-@pytest.mark.parametrize(
-    "settings", [{}, {"objective": "loss", "refit": False}, {"method": "l1", "refit": True}], ids=str
-)
-def test_network_in_half_precision(settings):
+@pytest.mark.parametrize("choices", [{}, {"method": Forward("task_loss"), "repair": []}, {"method": "l1"}], ids=str)
+def test_network_in_half_precision(choices):
     model = RESIDUAL.network().bfloat16()
     data = [(x.float(), y) for x, y in RESIDUAL.pairs(2, 8)]
-    result = pruned(model, data, **settings)
+    result = pruned(model, data, **choices)
     assert {p.dtype for p in result.model.parameters()} == {torch.bfloat16}
     assert {tensor.dtype for tensor in result.plan.tensors.values()} <= {torch.bfloat16}
     assert result.report.pruned.macs <= 0.6 * result.report.dense.macs
@@ -156,13 +184,13 @@ def test_pruning_under_autocast(method):
 def test_tolerance_takes_the_place_of_a_budget():
     x = RESIDUAL.batches(1, 24)[0]
     labels = RESIDUAL.network()(x).argmax(1)
-    loss = {"objective": "loss", "refit": False, "tolerance": 0.5}
+    loss = {"method": Forward(TaskLoss(tolerance=0.5)), "repair": []}
     result = pruned(data=[(x, labels)], budget=None, **loss)
     assert "stop rule" in result.report.status
     assert result.report.pruned.macs < result.report.dense.macs
-    for budget, settings in ((None, {}), ("macs<=50%", loss)):
+    for budget, choices in ((None, {}), ("macs<=50%", loss)):
         with pytest.raises(InvalidSetting, match="either a budget"):
-            pruned(data=[(x, labels)], budget=budget, **settings)
+            pruned(data=[(x, labels)], budget=budget, **choices)
 
 
 def test_budget_of_everything_gives_back_the_same_function():
@@ -179,21 +207,30 @@ def test_budget_may_be_a_budget_a_mapping_or_several_limits():
     assert len(set(plans)) == 1
 
 
-def test_method_may_be_built_by_hand():
-    assert pruned(method=build("l1", refit=True)).plan.identity == pruned(method="l1", refit=True).plan.identity
-    with pytest.raises(InvalidSetting, match="refit"):
-        pruned(method=build("l1"), refit=True)
+def test_a_choice_may_be_a_name_or_an_object():
+    named = pruned(method="l1", widths="uniform", repair=["refit"], outputs="squared")
+    objects = pruned(method=Score("l1"), widths=Uniform(), repair=(Refit(),), outputs=Outputs("squared"))
+    assert (
+        named.plan.identity
+        == objects.plan.identity
+        == pruned(method=SCORES["l1"], widths="uniform", repair=iter(["refit"]), outputs="squared").plan.identity
+    )
+
+
+def test_a_method_of_ones_own_decides_the_rest_by_itself():
+    method = selecting.method_with("l1", widths="uniform", repair=["refit"])
+    assert pruned(method=method).plan.identity == pruned(method="l1", widths="uniform").plan.identity
 
 
 @pytest.mark.parametrize("ignored", [["block1"], [nn.Linear, "block1.*"], ["*1.conv?"]], ids=str)
 def test_ignored_layers_stay_whole(ignored):
-    result = pruned(ignored_layers=ignored, budget="macs<=85%")
+    result = pruned(limits=Limits(ignored_layers=ignored), budget="macs<=85%")
     assert "block1.conv1" not in result.plan.widths
     assert result.model.get_parameter("block1.conv1.weight").shape[0] == 12
 
 
 def test_report_is_for_a_person_to_read():
-    result = pruned(ignored_layers=["block1"], budget="macs<=85%")
+    result = pruned(limits=Limits(ignored_layers=["block1"]), budget="macs<=85%")
     text = str(result.report)
     kept, width = sum(result.plan.widths.values()), sum(site.width for site in result.sites.values())
     assert f"({result.report.pruned.macs / result.report.dense.macs:.1%} kept)" in text
@@ -206,36 +243,90 @@ def test_report_is_for_a_person_to_read():
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 
+class Kept:
+    """No method."""
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Forward(objective="leastsquares"), r"'objective' of Forward must be .*Did you mean 'least_squares'"),
+        (lambda: Forward(objective="los"), r"given 'los'"),
+        (lambda: Forward(candidates="stochastik"), r"'candidates' of Forward .*Did you mean 'stochastic'"),
+        (lambda: Forward(passes=0), r"'passes' of Forward must be an int of 1 or more; given 0"),
+        (lambda: Forward(passes="two"), r"'passes' of Forward must be an int of 1 or more; given 'two'"),
+        (lambda: Stochastic(epsilon=1.0), r"'epsilon' of Stochastic must be a float in \(0, 1\); given 1.0"),
+        (lambda: Stochastic(epsilon="much"), r"'epsilon' of Stochastic"),
+        (lambda: TaskLoss(scoring="taylr"), r"'scoring' of TaskLoss must be 'exact' or 'taylor'.*mean 'taylor'"),
+        (lambda: Refit(shrinkage="much"), r"a float in \[0, 1\], 'held_out' or None; given 'much'\.$"),
+        (lambda: Refit(shrinkage="heldout"), r"'shrinkage' of Refit .*given 'heldout'\. Did you mean 'held_out'\?"),
+        (lambda: Refit(shrinkage=-1), r"'shrinkage' of Refit must be a float in \[0, 1\].*given -1"),
+        (lambda: Refit(shrinkage=float("nan")), r"'shrinkage' of Refit .*given nan"),
+        (lambda: Refit(asymmetric="no"), r"'asymmetric' of Refit must be True or False; given 'no'"),
+        (lambda: Refit(asymmetric=0), r"'asymmetric' of Refit must be True or False; given 0"),
+        (lambda: Limits(round_to=0), r"^The parameter 'round_to' of Limits must be an int of 1 or more; given 0\.$"),
+        (lambda: Limits(round_to=0, min_units=1.5), r"'round_to' of Limits .*'min_units' of Limits .*given 1.5"),
+        (lambda: Sensitivity(examples="many"), r"'examples' of Sensitivity must be an int of 1 or more; given 'many'"),
+        (lambda: Sensitivity(search=-1), r"'search' of Sensitivity must be an int of 0 or more; given -1"),
+        (lambda: Resources(positions=True), r"'positions' of Resources must be an int of 1 or more; given True"),
+        (lambda: Resources(backend="loki"), r"'backend' of Resources .*Did you mean 'loky'"),
+        (lambda: Outputs("klein"), r"'metric' of Outputs must be 'kl', 'squared' or None"),
+    ],
+)
+def test_choices_that_are_not_allowed(make, message):
+    with pytest.raises(InvalidSetting, match=message):
+        make()
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"method": "foward"}, "unknown method 'foward'; allowed: .*Did you mean 'forward'"),
-        ({"shrink": 1}, "unknown setting of method 'forward' 'shrink'; allowed: .*Did you mean 'shrinkage'"),
-        ({"method": "l1", "objective": "loss"}, "unknown setting of method 'l1' 'objective'"),
-        ({"objective": "leastsquares"}, "objective is 'least_squares'"),
-        ({"allocation": "even", "shrinkage": -1}, "allocation is .*shrinkage lies between 0 and 1"),
-        ({"shrinkage": "much"}, "shrinkage lies between 0 and 1, or is 'held_out' or None"),
-        ({"epsilon": "much"}, "wrong type"),
-        ({"sweeps": 0}, "sweeps"),
-        ({"sweeps": 2, "refit": False}, "sweeps above 1 go with refit"),
-        ({"sweeps": 2, "imitation": "better"}, "sweeps above 1 go with imitation 'local'"),
-        ({"method": "l1", "refit": True, "sweeps": 2}, "sweeps=2 would repeat itself: method 'l1'"),
-        ({"scoring": "taylor"}, "scoring 'exact' or 'taylor' goes with"),
-        ({"scoring": "exact", "imitation": "global"}, "with 'average' and an imitation other than"),
-        ({"scoring": "gauss_newton", "objective": "loss"}, "scoring 'gauss_newton' goes with"),
-        ({"scoring": "gauss_newton"}, "scoring 'gauss_newton' goes with"),
-        ({"imitation": "better", "objective": "loss"}, "imitation 'global' or 'better' goes with"),
-        ({"imitation": "global", "fresh_batches": True}, "fresh_batches goes with"),
-        ({"imitation": "both"}, "imitation is"),
-        ({"ignored_layers": ["block3"]}, "unknown ignored layer 'block3'; allowed: .*Did you mean .*'block"),
+        ({"method": "greedy"}, "unknown method 'greedy'; allowed: "),
+        ({"method": Score("l11")}, "unknown method 'l11'; allowed: .*Did you mean 'l1'"),
+        ({"method": Kept()}, r"method must be a name, .*Forward\(...\), Score\(...\), a function.*given <"),
+        ({"method": Kept}, "method must be a name, .*given <class"),
+        ({"method": 7}, "method must be a name, .*given 7"),
+        ({"method": None}, "method must be a name, .*given None"),
+        ({"method": Uniform()}, r"method must be a name, .*given Uniform\(\)"),
+        ({"method": Score("l1", passes=2)}, "passes=2 would repeat the first: .*which 'l1' does not; set passes=1"),
+        ({"method": Score("taylor", passes=2)}, "method 'taylor' is measured once, in the dense network"),
+        ({"method": Forward(passes=2), "repair": []}, "passes=2 would repeat the first: a further pass needs a refit"),
+        (
+            {"method": selecting.method_with("l1"), "widths": "uniform", "repair": []},
+            "'l1' is a Method and decides by itself; leave out widths, repair",
+        ),
+        ({"widths": "even"}, "unknown widths 'even'; allowed: error_curves, isomorphic, sensitivity, uniform"),
+        ({"widths": "sensitivty"}, "Did you mean 'sensitivity'"),
+        ({"widths": Refit()}, r"widths must be one of uniform, .*given Refit\(\)"),
+        ({"widths": Uniform}, "widths must be one of uniform, .*given <class"),
+        ({"method": Forward(), "widths": "isomorphic"}, "widths 'isomorphic' .*which method 'forward' does not have"),
+        ({"repair": "refit"}, r"repair must be a list of steps, such as \['refit', 'recalibrate'\]; given 'refit'"),
+        ({"repair": Refit()}, r"repair must be a list of steps.*given Refit\(\)"),
+        ({"repair": True}, "repair must be a list of steps.*given True"),
+        ({"repair": ["refitt"]}, "unknown repair step 'refitt'; allowed: .*Did you mean 'refit'"),
+        ({"repair": ["recalibrate", "refit"]}, r"Refit first.*given \[Recalibrate\(\), Refit\(\)\]"),
+        ({"repair": ["refit", Refit(shortcuts=False)]}, "repair takes each step once"),
+        ({"outputs": "kll"}, "'metric' of Outputs .*given 'kll'. Did you mean 'kl'"),
+        ({"outputs": 3}, r"outputs must be 'kl', 'squared' or Outputs\(...\); given 3"),
+        (
+            {"limits": Limits(ignored_layers=["block3"])},
+            "unknown ignored layer 'block3'; allowed: .*Did you mean .*'block",
+        ),
         ({"seed": -1}, "seed .*given -1"),
         ({"seed": 0.5}, "seed .*given 0.5"),
+        ({"seed": True}, "seed .*given True"),
+        ({"seed": "1"}, "seed .*given '1'"),
         ({"budget": "macs<=0%"}, "above 0%"),
         ({"budget": "macs<=-10%"}, "above 0%"),
         ({"budget": "macs<=110%"}, "at most 100%"),
         ({"budget": "flops<=50%"}, "unknown quantity of a budget 'flops'"),
         ({"budget": "half"}, "is not a limit"),
         ({"budget": ""}, "budget"),
+        ({"budget": 0.5}, 'must say what is limited; given 0.5; did you mean "macs<=50%"\\?'),
+        ({"budget": "50%"}, """must say what is limited; given '50%'; did you mean "macs<=50%"\\?"""),
+        ({"budget": ".125"}, 'did you mean "macs<=12.5%"\\?'),
+        ({"budget": 50}, "a budget is a text or a mapping; given 50"),
     ],
     ids=str,
 )
@@ -244,10 +335,32 @@ def test_settings_that_are_not_allowed(options, message):
         pruned(**options)
 
 
-@pytest.mark.parametrize("settings", [{}, {"method": "l1"}, {"min_units": 9}])
-def test_budget_out_of_reach_names_what_can_be_reached(settings):
+@pytest.mark.parametrize(
+    ("option", "value"), [("shrinkage", 0.1), ("refit", True), ("objective", "average"), ("round_to", 8)]
+)
+def test_a_parameter_of_a_choice_is_no_parameter_of_prune(option, value):
+    with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
+        pruned(**{option: value})
+
+
+@pytest.mark.parametrize("shape", [(2, 5, 5), [2, 5, 5], (1, 2, 5, 5), torch.Size([1, 2, 5, 5])], ids=str)
+def test_a_shape_in_place_of_example_inputs_is_answered_with_what_to_write(shape):
+    with pytest.raises(CalibrationError, match=r"looks like a shape; write torch\.randn\(1, 2, 5, 5\)"):
+        pruned(example_inputs=shape)
+
+
+@pytest.mark.parametrize("inputs", [(), ("image",), 3, None], ids=str)
+def test_example_inputs_without_a_tensor_are_refused(inputs):
+    with pytest.raises(
+        CalibrationError, match=r"must be a tensor, a tuple of arguments or a dict.*given (tuple|int|None)"
+    ):
+        pruned(example_inputs=inputs)
+
+
+@pytest.mark.parametrize("choices", [{}, {"method": "l1"}, {"limits": Limits(min_units=9)}], ids=str)
+def test_budget_out_of_reach_names_what_can_be_reached(choices):
     with pytest.raises(UnreachableBudget, match=r"smallest network .*M MACs.*macs [\d.]+%"):
-        pruned(budget="macs<=1%" if not settings.get("min_units") else "macs<=30%", **settings)
+        pruned(budget="macs<=30%" if "limits" in choices else "macs<=1%", **choices)
 
 
 class Seen:
@@ -257,7 +370,9 @@ class Seen:
 IMAGES = RESIDUAL.batches(1, 8)[0]
 
 
-@pytest.mark.parametrize("settings", [{}, {"method": "l1", "refit": True}, {"objective": "loss"}], ids=str)
+@pytest.mark.parametrize(
+    "choices", [{}, {"method": "l1", "repair": ["refit"]}, {"method": Forward("task_loss")}], ids=str
+)
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -276,16 +391,16 @@ IMAGES = RESIDUAL.batches(1, 8)[0]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_calibration_data_that_do_not_fit(settings, data, message):
+def test_calibration_data_that_do_not_fit(choices, data, message):
     def labelled(batch):
         return (batch, torch.zeros(len(batch), dtype=torch.long)) if isinstance(batch, Tensor) else batch
 
-    if settings.get("objective") == "loss" and isinstance(data, list):
+    if isinstance(choices.get("method"), Forward) and isinstance(data, list):
         data = [labelled(batch) for batch in data]
         message = message.replace(".*tensor.*given Seen", "|labels")
     threads = threading.active_count()
     with pytest.raises(CalibrationError, match=message):
-        prune(RESIDUAL.network(), data, "macs<=60%", example_inputs=RESIDUAL.example(), **settings)
+        prune(RESIDUAL.network(), data, "macs<=60%", example_inputs=RESIDUAL.example(), **choices)
     assert threading.active_count() == threads
 
 
@@ -296,13 +411,19 @@ def test_pictures_of_another_size_are_welcome_where_the_network_takes_them():
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 @pytest.mark.parametrize(
-    "settings", [{}, {"method": "random", "refit": True}, {"objective": "loss", "refit": False}], ids=str
+    "choices",
+    [
+        {"widths": "uniform"},
+        {"method": "random", "widths": "error_curves"},
+        {"method": Forward("task_loss"), "repair": []},
+    ],
+    ids=str,
 )
-def test_nan_in_the_data_names_a_layer(value, settings):
+def test_nan_in_the_data_names_a_layer(value, choices):
     x, y = RESIDUAL.pairs(1, 8)[0]
     x[3, 1, 2, 2] = value
     with pytest.raises(CalibrationError, match=r"'(block1\.conv1\.weight|stem|norm)'.*NaN or infinite"):
-        pruned(data=[(x, y)], **settings)
+        pruned(data=[(x, y)], **choices)
 
 
 def test_network_with_broken_weights_is_refused_by_name():
@@ -333,12 +454,12 @@ def constant_site(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("objective", ["least_squares", "line_search", "average"])
-@pytest.mark.parametrize("refit", [True, False])
+@pytest.mark.parametrize("repair", [["refit"], []], ids=str)
 @pytest.mark.parametrize("spoil", [dead_channel, dead_site, constant_site])
-def test_sites_without_variance_are_pruned(spoil: Callable[[nn.Module], None], refit, objective):
+def test_sites_without_variance_are_pruned(spoil: Callable[[nn.Module], None], repair, objective):
     model = RESIDUAL.network()
     spoil(model)
-    result = pruned(model, budget="macs<=40%", objective=objective, refit=refit)
+    result = pruned(model, budget="macs<=40%", method=Forward(objective), repair=repair)
     assert bool(torch.isfinite(result.model(IMAGES)).all())
     assert uses_up(result, 0.4)
     if spoil is dead_channel and objective == "least_squares" and len(result.plan.kept["block1.conv1"]) < 12:
@@ -369,23 +490,22 @@ def test_a_pruned_network_can_be_pruned_again():
 
 
 @pytest.mark.parametrize(
-    "settings", [{"allocation": "measured", "measured_examples": 4}, {"method": "random"}], ids=str
+    "choices", [{"widths": Sensitivity(examples=4)}, {"method": "random", "repair": [], "widths": "uniform"}], ids=str
 )
-def test_each_of_several_budgets_gets_what_it_would_get_alone(settings):
+def test_each_of_several_budgets_gets_what_it_would_get_alone(choices):
     data, example = RESIDUAL.batches(2, 8), RESIDUAL.example()
     budgets = ["macs<=70%", {"macs": "40%"}]
-    together = prune_each(RESIDUAL.network(), data, budgets, example_inputs=example, **settings)
-    alone = [pruned(data=data, budget=budget, **settings) for budget in budgets]
+    together = prune_each(RESIDUAL.network(), data, budgets, example_inputs=example, **choices)
+    alone = [pruned(data=data, budget=budget, **choices) for budget in budgets]
     assert [result.plan.identity for result in together] == [result.plan.identity for result in alone]
     assert together[0].report.pruned.macs > together[1].report.pruned.macs
 
 
 def test_curves_are_measured_once_for_all_budgets():
     stages: list[str] = []
-    method = build("forward")
     sites = discover(RESIDUAL.network(), RESIDUAL.example())
     tell = lambda stage, done, total: stages.append(stage)  # noqa: E731
     budgets = [Budget("macs<=70%"), Budget("macs<=50%"), Budget("macs<=30%")]
-    method.select_each(RESIDUAL.network(), RESIDUAL.batches(2, 8), sites, budgets, 0, tell)
+    selecting.select_each("forward", RESIDUAL.network(), RESIDUAL.batches(2, 8), sites, budgets, 0, tell)
     consumers = len(sites.consumers)
     assert (stages.count("survey"), stages.count("select")) == (consumers, 3 * consumers)

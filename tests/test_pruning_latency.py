@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 
 from scionet import prune, pruning
 from scionet.budget.latency.table import LatencyTable
+from scionet.choices.limits import Limits
 from scionet.errors import InvalidSetting, UnreachableBudget
 from scionet.network.discovery.discover import discover
 
@@ -31,9 +33,9 @@ def table(inputs: Tensor) -> LatencyTable:
     return LatencyTable.measure(model, inputs, discover(model, inputs), repeats=3)
 
 
-@pytest.mark.parametrize("allocation", ["uniform", "curves"])
-def test_the_predicted_latency_is_within_the_limit_and_both_are_reported(allocation: str, inputs: Tensor) -> None:
-    result = prune(network(), [inputs], "latency<=70%", example_inputs=inputs, allocation=allocation)
+@pytest.mark.parametrize("widths", ["uniform", "error_curves"])
+def test_the_predicted_latency_is_within_the_limit_and_both_are_reported(widths: Any, inputs: Tensor) -> None:
+    result = prune(network(), [inputs], "latency<=70%", example_inputs=inputs, widths=widths)
     timed = result.report.latency
     assert timed is not None and result.latency_table is not None
     assert 0.69 <= timed.predicted_pruned_ms / timed.predicted_dense_ms <= 0.7
@@ -55,7 +57,7 @@ def test_the_same_table_gives_the_same_plan(inputs: Tensor, table: LatencyTable,
 
 
 def test_a_table_is_reported_on_where_latency_is_not_limited(inputs: Tensor, table: LatencyTable) -> None:
-    limited = {"example_inputs": inputs, "method": "l1"}
+    limited: dict[str, Any] = {"example_inputs": inputs, "method": "l1"}
     with_table = prune(network(), (), "macs<=50%", latency_table=table, **limited)
     without = prune(network(), (), "macs<=50%", **limited)
     assert with_table.plan.identity == without.plan.identity
@@ -67,7 +69,8 @@ def test_what_the_table_was_not_measured_for_is_refused(inputs: Tensor, table: L
     with pytest.raises(InvalidSetting, match="another inputs float32 8x3x32x32, now float32 1x3x32x32"):
         prune(network(), (), "latency<=60%", example_inputs=inputs[:1], method="l1", latency_table=table)
     with pytest.raises(InvalidSetting, match="another network"):
-        prune(network(), (), "macs<=90%", example_inputs=inputs, method="l1", latency_table=table, ignored_layers=["0"])
+        limits = Limits(ignored_layers=["0"])
+        prune(network(), (), "macs<=90%", example_inputs=inputs, method="l1", latency_table=table, limits=limits)
 
 
 def test_processes_do_not_each_measure_their_own(inputs: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

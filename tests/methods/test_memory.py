@@ -18,7 +18,8 @@ torch.set_num_threads(1)
 layers = [m for i in range(4) for m in (nn.Conv2d(16 if i else 3, 16, 3, padding=1), nn.ReLU())]
 model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 4))
 batches = type("B", (), {"__iter__": lambda _: (torch.randn(16, 3, 64, 64) for _ in range(int(sys.argv[1])))})()
-scionet.prune(model, batches, "macs<=60%", example_inputs=torch.randn(2, 3, 64, 64), memory_gib=0.01)
+resources = scionet.Resources(memory_gib=0.01, batch_size=16)
+scionet.prune(model, batches, "macs<=60%", example_inputs=torch.randn(2, 3, 64, 64), resources=resources)
 print(re.findall(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[0])
 """
 

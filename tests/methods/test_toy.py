@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import scionet
+from scionet.choices.limits import Limits
+from scionet.choices.methods import Forward
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
 
@@ -34,13 +36,12 @@ class Toy:
         weights = (WIDTH / len(units),) * len(units)
         return self.accuracy(Plan((Choice("0", WIDTH, tuple(sorted(units)), weights),)))
 
-    def prune(self, n_units: int, points: int, **settings) -> scionet.PruneResult:
+    def prune(self, n_units: int, points: int, **choices) -> scionet.PruneResult:
         x, y = self.train
         batches = [(x[i : i + 512], y[i : i + 512]) for i in range(0, points, 512)]
         kept_macs = n_units * (20 + 64) + 640
-        return scionet.prune(
-            self.model, batches, f"macs<={kept_macs}", example_inputs=x[:2], ignored_layers=["2"], **settings
-        )
+        fixed = {"example_inputs": x[:2], "limits": Limits(ignored_layers=["2"]), "widths": "uniform"}
+        return scionet.prune(self.model, batches, f"macs<={kept_macs}", **fixed, **choices)
 
 
 def accuracy(model: nn.Module, x: Tensor, y: Tensor) -> float:
@@ -79,8 +80,8 @@ def test_dense_network_is_well_trained(toy):
 def test_exact_loss_beats_local_average_beats_random(toy):
     rng = np.random.default_rng(0)
     random = {n: np.mean([toy.weighted(tuple(rng.permutation(WIDTH)[:n])) for _ in range(5)]) for n in (32, 64)}
-    local = toy.prune(64, 2048, objective="average", refit=False)
-    exact = toy.prune(64, 512, objective="loss", refit=False).plan.choices[0]
+    local = toy.prune(64, 2048, method=Forward("average"), repair=[])
+    exact = toy.prune(64, 512, method=Forward("task_loss"), repair=[]).plan.choices[0]
     assert toy.accuracy(local.plan) > random[64]
     assert toy.weighted(exact.order) > toy.accuracy(local.plan)
     assert toy.weighted(exact.order[:32]) > random[32] + 0.15
@@ -88,11 +89,11 @@ def test_exact_loss_beats_local_average_beats_random(toy):
 
 @pytest.mark.parametrize(("n_units", "bound"), [(32, 0.80), (64, 0.92), (128, 0.95)])
 @pytest.mark.parametrize(
-    "settings",
-    [{"method": "random", "refit": True}, {"objective": "average"}, {"objective": "least_squares"}],
+    "method",
+    ["random", Forward("average"), Forward("least_squares")],
     ids=["random", "local greedy", "greedy least squares"],
 )
-def test_any_support_is_good_with_least_squares(toy, settings, n_units, bound):
-    result = toy.prune(n_units, 2048, **settings)
+def test_any_support_is_good_with_least_squares(toy, method, n_units, bound):
+    result = toy.prune(n_units, 2048, method=method)
     assert result.plan.widths == {"0": n_units}
     assert accuracy(result.model, *toy.valid) > bound

@@ -1,22 +1,27 @@
-"""The sweep against a naive walk: no suspended passes, no moments, everything from explicit features."""
+"""The walk against a naive one: no suspended passes, no moments, everything from explicit features."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from support import selecting
 from support.naive import FloatArray, after, gated, input_of, refit, regression, rows, scale_of, seen_at
+from support.selecting import ALL_PIXELS
 from support.subjects import SUBJECTS, Subject, budget_for, settled
 from torch import Tensor, nn
 
 from scionet.budget.budget import Budget
-from scionet.methods.registry import build
+from scionet.choices.methods import Forward, LeastSquares
+from scionet.choices.repair import Refit
+from scionet.errors import UnreachableBudget
+from scionet.methods.registry import GivenMethod
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.gates import masked_tensors
-
-ALL_PIXELS = 10_000
 
 
 def chain() -> nn.Module:
@@ -34,11 +39,17 @@ CONSUMERS = {"0": ("3", "4"), "3": ("6", None), "6": ("9", None)}
 
 
 def planned(
-    subject: Subject, model: nn.Module, method: str = "forward", density: float = 0.6, ignored=(), **settings
+    subject: Subject,
+    model: nn.Module,
+    method: GivenMethod = "forward",
+    density: float = 0.6,
+    ignored: Sequence[str] = (),
+    **choices: Any,
 ) -> tuple[Plan, Sites]:
+    """A plan at one density for all sites, on all pixels; refitted unless `repair` says otherwise."""
     sites = discover(model, subject.example(), ignored)
-    chosen = build(method, positions=ALL_PIXELS, allocation="uniform", **settings)
-    return chosen.select(model, subject.batches(), sites, budget_for(sites, density), 0), sites
+    chosen = {"widths": "uniform", "resources": ALL_PIXELS} | choices
+    return selecting.select(method, model, subject.batches(), sites, budget_for(sites, density), **chosen), sites
 
 
 def close(found: Tensor, expected: FloatArray) -> None:
@@ -49,7 +60,7 @@ def close(found: Tensor, expected: FloatArray) -> None:
 @pytest.mark.parametrize("asymmetric", [True, False])
 def test_refit_is_the_regression_of_dense_targets_on_inputs_of_the_network_cut_so_far(method, asymmetric):
     model = CHAIN.network()
-    plan, _ = planned(CHAIN, model, method, refit=True, asymmetric=asymmetric)
+    plan, _ = planned(CHAIN, model, method, repair=[Refit(asymmetric=asymmetric)])
     batches, growing = CHAIN.batches(), model
     for site, (layer, norm) in CONSUMERS.items():
         dense = seen_at(model, layer, batches)
@@ -76,7 +87,7 @@ def test_consumers_before_the_first_cut_keep_their_weights():
     model = subject.network()
     plan, sites = planned(subject, model, ignored=["stem", "block1"])
     assert plan.tensors.keys() == {"block2.conv2.weight", "block2.bn2.running_mean"}
-    whole = build("forward").select(model, subject.batches(), sites, Budget("macs<=100%"), 0)
+    whole = selecting.select("forward", model, subject.batches(), sites, Budget("macs<=100%"))
     assert not whole.tensors and whole.widths == {"block2.conv1": 12}
 
 
@@ -92,7 +103,7 @@ def test_target_takes_over_the_damage_of_the_shortcut(shortcuts):
     model = subject.network()
     with torch.no_grad():
         model.get_parameter("block2.bn2.weight")[1] *= -1
-    plan, _ = planned(subject, model, shortcuts=shortcuts)
+    plan, _ = planned(subject, model, repair=[Refit(shortcuts=shortcuts)])
     growing = walked(model, plan, [f"{b}.{m}" for b in ("block1", "block2") for m in ("conv1", "bn1", "conv2", "bn2")])
     batches = subject.batches()
     target = seen_at(model, "block2.conv2", batches).outputs
@@ -191,7 +202,7 @@ def sites_on_the_way(plan: Plan, model: nn.Module, refitted: bool):
 def test_least_squares_picks_are_those_of_brute_force_at_every_site(refitted, shrinkage):
     """Without a refit there is no intercept to make up for the means, and nothing to hold back."""
     model = CHAIN.network()
-    plan, _ = planned(CHAIN, model, refit=refitted, shrinkage=shrinkage)
+    plan, _ = planned(CHAIN, model, repair=[Refit(shrinkage=shrinkage)] if refitted else [])
     for choice, seen, target, layer, scale in sites_on_the_way(plan, model, refitted):
         inputs = seen[0].size
         share = (inputs / (inputs + len(seen)) if shrinkage is None else shrinkage) if refitted else 0.0
@@ -204,7 +215,7 @@ def test_least_squares_picks_are_those_of_brute_force_at_every_site(refitted, sh
 
 def test_average_picks_are_those_of_brute_force_at_every_site():
     model = CHAIN.network()
-    plan, _ = planned(CHAIN, model, refit=False, objective="average")
+    plan, _ = planned(CHAIN, model, Forward("average"), repair=[])
     for choice, seen, target, layer, scale in sites_on_the_way(plan, model, refitted=False):
         phi = contributions(seen, model.get_parameter(f"{layer}.weight"), scale)
         goal, size = target * scale, choice.width
@@ -218,7 +229,7 @@ def test_average_picks_are_those_of_brute_force_at_every_site():
 
 def test_line_search_picks_are_those_of_brute_force_at_every_site():
     model = CHAIN.network()
-    plan, _ = planned(CHAIN, model, refit=False, objective="line_search")
+    plan, _ = planned(CHAIN, model, Forward("line_search"), repair=[])
     for choice, seen, target, layer, scale in sites_on_the_way(plan, model, refitted=False):
         phi = contributions(seen, model.get_parameter(f"{layer}.weight"), scale)
         order, weights = line_search_picks(phi, (target * scale).ravel(), len(choice.kept))
@@ -229,7 +240,7 @@ def test_line_search_picks_are_those_of_brute_force_at_every_site():
 def test_stream_is_chosen_for_all_its_consumers_in_the_dense_network():
     subject = SUBJECTS["residual"]
     model = subject.network()
-    plan, sites = planned(subject, model, objective="average", refit=False)
+    plan, sites = planned(subject, model, Forward("average"), repair=[])
     consumers = {"block1.conv1": "block1.bn1", "block2.conv1": "block2.bn1", "head": None}
     assert sites["stem"].consumers == tuple(f"{name}.weight" for name in consumers)
     shares = []
@@ -251,7 +262,7 @@ def test_units_of_a_concatenation_are_chosen_beside_the_weights_of_those_before(
     """The second site of a concatenation must see the first one as it was re-weighted."""
     subject = SUBJECTS["branched"]
     model = subject.network()
-    plan, _ = planned(subject, model, ignored=["stem", "squeeze", "join"], objective="average", refit=False)
+    plan, _ = planned(subject, model, Forward("average"), ignored=["stem", "squeeze", "join"], repair=[])
     first, second = (next(c for c in plan.choices if c.site == site) for site in ("expand", "side"))
     assert len(first.kept) < 14 and len(second.kept) < 9
     gates = np.zeros(14)
@@ -281,7 +292,7 @@ def staying(size: int, kept: Sequence[int]) -> FloatArray:
 def test_what_a_consumer_gives_to_units_of_a_stream_that_were_cut_does_not_count():
     subject = SUBJECTS["residual"]
     model = subject.network()
-    plan, _ = planned(subject, model, density=0.4, shortcuts=False)
+    plan, _ = planned(subject, model, density=0.4, repair=[Refit(shortcuts=False)])
     growing = walked(model, plan, ["block1.conv1", "block1.bn1"])
     dense, batches = model.get_parameter("block1.conv2.weight"), subject.batches()
     seen = seen_at(growing, "block1.conv2", batches).inputs
@@ -295,9 +306,9 @@ def test_what_a_consumer_gives_to_units_of_a_stream_that_were_cut_does_not_count
     assert list(choice.order) == orders[0] != orders[1]
 
 
-def test_a_second_sweep_counts_only_what_stayed_in_the_first():
+def test_a_second_pass_counts_only_what_stayed_in_the_first():
     model = CHAIN.network()
-    first, second = (planned(CHAIN, model, density=0.3, sweeps=sweeps)[0] for sweeps in (1, 2))
+    first, second = (planned(CHAIN, model, Forward(passes=passes), 0.3)[0] for passes in (1, 2))
     assert first.kept != second.kept and first.widths == second.widths
     for choice, seen, target, layer, scale in sites_on_the_way(second, model, refitted=True):
         counted = staying(target.shape[1], first.kept[layer]) if layer in first.kept else np.ones(target.shape[1])
@@ -306,10 +317,10 @@ def test_a_second_sweep_counts_only_what_stayed_in_the_first():
         assert list(choice.order) == picks(choice.width, len(choice.kept), problem.error)
 
 
-def test_a_second_sweep_decides_streams_in_the_network_that_the_first_one_made():
+def test_a_second_pass_decides_streams_in_the_network_that_the_first_one_made():
     subject = SUBJECTS["residual"]
     model = subject.network()
-    (first, sites), (second, _) = (planned(subject, model, density=0.4, sweeps=sweeps) for sweeps in (1, 2))
+    (first, sites), (second, _) = (planned(subject, model, Forward(passes=passes), 0.4) for passes in (1, 2))
     pruned = after(model, masked_tensors(model, sites, first))
     problems = []
     for layer, norm in {"block1.conv1": "block1.bn1", "block2.conv1": "block2.bn1", "head": None}.items():
@@ -328,19 +339,19 @@ def test_a_second_sweep_decides_streams_in_the_network_that_the_first_one_made()
 # -- how far a refit is held back ------------------------------------------------------------------------------------
 
 
-def test_held_out_shrinkage_is_that_of_least_error_on_the_examples_held_out(monkeypatch):
+def test_a_plan_with_held_out_shrinkage_is_that_of_the_number_it_settles_on(monkeypatch):
     """Units of L1 norms do not depend on it, so that with one value to try the plan is that of the number."""
     model = CHAIN.network()
     for value in (0.0, 0.1):
         monkeypatch.setattr("scionet.methods.refit.shrinkage.TRIED", (value,))
-        judged, _ = planned(CHAIN, model, "l1", refit=True, shrinkage="held_out")
-        given, _ = planned(CHAIN, model, "l1", refit=True, shrinkage=value)
+        judged, _ = planned(CHAIN, model, "l1", repair=[Refit(shrinkage="held_out")])
+        given, _ = planned(CHAIN, model, "l1", repair=[Refit(shrinkage=value)])
         assert judged.kept == given.kept
         for name, tensor in given.tensors.items():
             assert torch.equal(tensor, judged.tensors[name])
 
 
-# -- what else a sweep owes ------------------------------------------------------------------------------------------
+# -- what else a walk owes ------------------------------------------------------------------------------------------
 
 
 def test_errors_are_measured_behind_the_batch_norm():
@@ -373,7 +384,7 @@ def test_refit_lowers_the_error_at_the_consumer(name):
     model = subject.network()
     errors = {}
     for refitted in (False, True):
-        plan, _ = planned(subject, model, name, 0.4, refit=refitted)
+        plan, _ = planned(subject, model, name, 0.4, repair=["refit"] if refitted else [])
         gates = np.zeros(12)
         gates[list(plan.kept["0"])] = 1
         masked = {"3.weight": gated(model.state_dict()["3.weight"], gates), **plan.tensors}
@@ -398,7 +409,7 @@ class Twice(nn.Module):
 def test_layers_that_run_twice_keep_the_weights_of_the_selection():
     subject = Subject(Twice, (5,))
     model = subject.network()
-    plan, _ = planned(subject, model, objective="average")
+    plan, _ = planned(subject, model, Forward("average"))
     weights = {choice.site: set(choice.weights) for choice in plan.choices}
     assert weights == {"first": {12 / plan.widths["first"]}, "shared": {1.0}}
     assert plan.widths["first"] < 12
@@ -446,7 +457,7 @@ class Mixed(nn.Module):
 def test_refit_beside_a_layer_that_keeps_the_weights_of_the_selection():
     subject = Subject(Mixed, (5,))
     model = subject.network()
-    plan, _ = planned(subject, model, objective="average", shortcuts=False)
+    plan, _ = planned(subject, model, Forward("average"), repair=[Refit(shortcuts=False)])
     (choice,) = plan.choices
     gate = 12 / len(choice.kept)
     assert set(choice.weights) == {gate} and gate > 1
@@ -463,9 +474,9 @@ def test_refit_uses_units_that_line_search_dropped():
     with torch.no_grad():
         model.get_parameter("1.weight").zero_()
         model.get_parameter("1.bias").fill_(-1.0)
-    plan, _ = planned(subject, model, objective="line_search")
+    plan, _ = planned(subject, model, Forward("line_search"))
     assert plan.widths["0"] > 1
-    plan, _ = planned(subject, model, objective="line_search", refit=False)
+    plan, _ = planned(subject, model, Forward("line_search"), repair=[])
     assert plan.widths["0"] == 1
 
 
@@ -483,17 +494,20 @@ def test_batch_norm_of_no_use_hides_its_share_of_the_shortcut():
 
 def test_certified_shares_are_stated_and_true():
     model = CHAIN.network()
-    plan, _ = planned(CHAIN, model, certify=True, refit=True)
+    plan, _ = planned(CHAIN, model, Forward(LeastSquares(certify=True)))
     assert "certified share of the best possible reduction of the error: median" in plan.status
     share = float(plan.status.rpartition("least ")[2].partition("%")[0])
     assert 50 < share <= 100
 
 
-def test_one_share_is_plain_and_several_are_seeded_and_little_worse():
+def test_one_partition_is_plain_and_several_are_seeded_and_little_worse():
     model = CHAIN.network()
     plain, _ = planned(CHAIN, model)
-    one, _ = planned(CHAIN, model, partitions=1, backend="sequential")
+    one, _ = planned(CHAIN, model, Forward(LeastSquares(partitions=1)))
     assert one.kept == plain.kept
-    two, again = (planned(CHAIN, model, partitions=3, backend=name)[0] for name in ("sequential", "threading"))
-    assert two.kept == again.kept
-    assert two.choices[0].values[-1] >= 1.5 * plain.choices[0].values[-1]  # errors, negative
+    three, again = (
+        planned(CHAIN, model, Forward(LeastSquares(partitions=3)), resources=replace(ALL_PIXELS, backend=backend))[0]
+        for backend in ("sequential", "threading")
+    )
+    assert three.kept == again.kept
+    assert three.choices[0].values[-1] >= 1.5 * plain.choices[0].values[-1]  # errors, negative

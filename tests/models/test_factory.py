@@ -287,6 +287,6 @@ def test_proxyless_mobile_is_cut_as_it_is_masked_and_names_parameters_as_its_aut
         "classifier.linear.bias",
     } <= model.state_dict().keys()
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
-    result = prune(model, [images], "macs<=50%", method="l1", refit=False, example_inputs=images)
+    result = prune(model, [images], "macs<=50%", method="l1", widths="uniform", repair=[], example_inputs=images)
     assert result.model(images).shape == (2, 5)
     assert result.report.difference is not None and result.report.difference < 1e-4

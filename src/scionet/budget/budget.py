@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from scionet.errors import InvalidSetting, unknown
@@ -120,10 +121,16 @@ class Budget:
         """A budget from what a user wrote: a text, a budget, or a mapping: ``{"macs": "50%", "params": 1_200_000}``.
 
         Raises:
-            InvalidSetting: If it is none of these, or malformed.
+            InvalidSetting: If it is none of these, or malformed. A fraction or a percentage alone is no budget; the
+                text says what was probably meant.
         """
         if isinstance(value, Budget):
             return value
+        if (meant := _bare_fraction(value)) is not None:
+            raise InvalidSetting(
+                f'a budget must say what is limited; given {value!r}; did you mean "macs<={_percent(meant)}"? '
+                f"Otherwise {EXAMPLES}"
+            )
         if isinstance(value, str):
             return cls(value)
         if isinstance(value, Mapping):
@@ -158,6 +165,17 @@ class Budget:
             (limit.cap(dense) - _amount(cost, limit.quantity)) / (_amount(dense, limit.quantity) or 1)
             for limit in self.limits
         )
+
+
+def _bare_fraction(value: object) -> float | None:
+    """The fraction that a number below 1 or a percentage alone means; None for anything else."""
+    if not isinstance(value, str | Real):
+        return None
+    match = re.fullmatch(r"\s*(\d*\.?\d+)\s*(%?)\s*", str(value))
+    if match is None:
+        return None
+    fraction = float(Decimal(match[1]) / (100 if match[2] else 1))
+    return fraction if 0 < fraction < 1 or (fraction == 1 and match[2]) else None
 
 
 def _amount(cost: "Cost", quantity: str) -> float:

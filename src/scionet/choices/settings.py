@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from scionet.choices.checking import chosen, described, from_description
+from scionet.choices.checking import described, from_description
 from scionet.choices.limits import Limits
 from scionet.choices.outputs import MetricName, Outputs
 from scionet.choices.repair import REPAIR, Refit, RepairName, RepairStep
@@ -92,9 +92,11 @@ def outputs_from(value: object) -> Outputs:
     Raises:
         InvalidSetting: If the value is neither.
     """
-    if value is None:
-        return Outputs()
-    return Outputs(metric=value) if isinstance(value, str) else chosen(value, {"outputs": Outputs}, "outputs")  # type: ignore[arg-type]
+    if isinstance(value, Outputs):
+        return value
+    if value is None or isinstance(value, str):
+        return Outputs(metric=value)  # type: ignore[arg-type]  checked there
+    raise InvalidSetting(f"outputs must be 'kl', 'squared' or Outputs(...); given {value!r:.80}")
 
 
 def keywords_from(table: Mapping[str, Any]) -> dict[str, Any]:

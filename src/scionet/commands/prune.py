@@ -44,7 +44,7 @@ def run(command: Prune) -> None:
         PruneError: If something is wrong with what was given; before the long work wherever that can be known.
     """
     check_writable(command.out, command.overwrite, (".safetensors",))
-    budget = None if command.budget is None else Budget(command.budget)
+    budget = None if command.budget is None else Budget.of(command.budget)
     table = latency.read(command, budget)
     method, widths, repair = chosen_method(command), chosen_widths(command), chosen_repair(command)
     limits = Limits(command.round_to, command.min_units, command.ignored_layers)

@@ -27,7 +27,8 @@ def as_arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and keyword arguments that a batch stands for.
 
     Raises:
-        CalibrationError: If the batch is not a tensor, tuple, list or mapping, or contains no tensor.
+        CalibrationError: If the batch is not a tensor, tuple, list or mapping, or contains no tensor. For whole numbers,
+            which look like a shape, the message says what to write.
     """
     if isinstance(batch, Tensor):
         return (batch,), {}
@@ -37,8 +38,16 @@ def as_arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return tuple(batch), {}
     raise CalibrationError(
         f"a batch must be a tensor, a tuple of arguments or a dict of keyword arguments with at least one tensor; "
-        f"given {type(batch).__name__}"
+        f"given {type(batch).__name__}{_shape_hint(batch)}"
     )
+
+
+def _shape_hint(batch: Any) -> str:
+    """What to write in place of a shape; nothing if it is none."""
+    if not isinstance(batch, tuple | list) or not batch or not all(type(size) is int for size in batch):
+        return ""
+    sizes = ", ".join(map(str, batch if len(batch) in (2, 4) else (1, *batch)))
+    return f" {tuple(batch)}, which looks like a shape; write torch.randn({sizes})"
 
 
 def inputs_like(example: Batch, batch: Any) -> tuple[Batch, Any]:
