@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from scionet.budget.budget import Budget
 from scionet.choices.methods import Forward, LeastSquares
 from scionet.choices.repair import Refit
-from scionet.errors import UnreachableBudget
 from scionet.methods.registry import GivenMethod
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan

@@ -32,13 +32,15 @@ def build(kind: Any, value: Any, where: str = "record") -> Any:
     """The inverse of `plain`: build a value of the annotated type `kind`.
 
     Args:
-        kind: A dataclass, ``tuple[...]``, ``Mapping[...]``, ``Literal[...]``, an optional type, or a plain type.
+        kind: A dataclass, ``tuple[...]``, ``Mapping[...]``, ``Literal[...]``, an optional type, ``Any``, or a plain type.
         value: The parsed JSON value.
         where: Path to the value, for error messages.
 
     Raises:
         ValueError: If a field is missing, unknown or of another type; the message names its path.
     """
+    if kind is Any:
+        return value
     if is_dataclass(kind):
         return _build_dataclass(kind, value, where)
     origin, args = get_origin(kind), get_args(kind)

@@ -27,8 +27,8 @@ def as_arguments(batch: Batch) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The positional and keyword arguments that a batch stands for.
 
     Raises:
-        CalibrationError: If the batch is not a tensor, tuple, list or mapping, or contains no tensor. For whole numbers,
-            which look like a shape, the message says what to write.
+        CalibrationError: If the batch is not a tensor, tuple, list or mapping, or contains no tensor. For whole
+            numbers, which look like a shape, the message says what to write.
     """
     if isinstance(batch, Tensor):
         return (batch,), {}

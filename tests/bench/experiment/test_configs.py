@@ -12,6 +12,11 @@ from scionet.bench.records.record_files import RecordError
 from scionet.bench.records.store import load_all
 from scionet.bench.runs.workspace import made, refuse_other_cost
 from scionet.budget.costs import measure
+from scionet.choices.limits import Limits
+from scionet.choices.methods import Forward, Stochastic, TaskLoss
+from scionet.choices.repair import Reconstruct, Refit
+from scionet.choices.resources import Resources
+from scionet.choices.settings import keywords_from
 
 FOLDER = Path(__file__).parents[3] / "benchmarks"
 FILES = sorted(FOLDER.rglob("*.toml"))
@@ -34,6 +39,15 @@ def test_every_experiment_can_be_read_and_its_networks_made(path: Path) -> None:
         costs = [measure(made(stock, 0).eval(), example).macs / dense for stock in experiment.stock]
         limits = [float(budget.removeprefix("macs<=").removesuffix("%")) / 100 for budget in experiment.budgets]
         assert all(abs(cost - limit) < 0.01 for cost, limit in zip(costs, limits, strict=False))
+
+
+def test_the_experiment_of_the_docs_can_be_read(tmp_path: Path) -> None:
+    text = (FOLDER.parent / "docs" / "bench.md").read_text().split("```toml\n")[1].split("```")[0]
+    (tmp_path / "mine.toml").write_text(text)
+    experiment = Experiment.read(tmp_path / "mine.toml")
+    own = experiment.competing[-1]
+    assert own.method == Forward(TaskLoss(), Stochastic(0.2)) and own.repair == (Refit(), Reconstruct(steps=600))
+    assert keywords_from(experiment.settings) == {"limits": Limits(round_to=8), "resources": Resources(positions=16)}
 
 
 @pytest.mark.parametrize("name", ["smoke", "tickets"])
