@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scionet import prune
+from scionet import Forward, Refit, prune
+from scionet.choices.widths import WidthsName
 from scionet.errors import UnreachableBudget
 from scionet.pruning import PruneResult
 
@@ -45,7 +46,7 @@ def test_two_convolutions_of_sixteen_channels_meet_half_of_the_macs(options: dic
     assert "is met with" not in less.report.status
 
 
-@pytest.mark.parametrize("options", [{}, {"method": "l1"}, {"objective": "average", "refit": False}])
+@pytest.mark.parametrize("options", [{}, {"method": "l1"}, {"method": Forward("average"), "repair": []}])
 def test_a_perceptron_of_ten_units_meets_every_budget_from_one_unit_on(options: dict[str, object]) -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Linear(16, 10), nn.ReLU(), nn.Linear(10, 3)).eval(), torch.randn(64, 16)
@@ -68,14 +69,19 @@ def duplicated() -> nn.Sequential:
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10)).eval()
 
 
-@pytest.mark.parametrize("allocation", ["curves", "measured"])
+@pytest.mark.parametrize("widths", ["error_curves", "sensitivity"])
 @pytest.mark.parametrize("percent", [26.5, 28, 40, 60])
 def test_the_network_without_duplicates_is_found_under_any_budget_that_it_meets(
-    allocation: str, percent: float
+    widths: WidthsName, percent: float
 ) -> None:
     model, images = duplicated(), torch.randn(64, 3, 8, 8)
     result = prune(
-        model, [images], f"macs<={percent}%", example_inputs=images[:2], allocation=allocation, shrinkage=0.0
+        model,
+        [images],
+        f"macs<={percent}%",
+        example_inputs=images[:2],
+        widths=widths,
+        repair=[Refit(shrinkage=0.0)],
     )
     assert result.plan.widths == {"0": 8, "2": 12, "4": 8}
     with torch.no_grad():

@@ -32,7 +32,8 @@ def build(kind: Any, value: Any, where: str = "record") -> Any:
     """The inverse of `plain`: build a value of the annotated type `kind`.
 
     Args:
-        kind: A dataclass, ``tuple[...]``, ``Mapping[...]``, ``Literal[...]``, an optional type, ``Any``, or a plain type.
+        kind: A dataclass, ``tuple[...]``, ``Mapping[...]``, ``Literal[...]``, an optional type, ``Any``, or a plain
+            type.
         value: The parsed JSON value.
         where: Path to the value, for error messages.
 
