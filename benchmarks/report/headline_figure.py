@@ -11,7 +11,7 @@ from benchmarks.report.figures import figure_of
 from scionet.bench.records.record import RunRecord
 
 NETWORKS = {
-    "efficientnet_lite0": "EfficientNet-Lite0, ImageNet photographs",
+    "efficientnet_lite0": "EfficientNet-Lite0, ImageNet",
     "resnet56": "ResNet-56, CIFAR-10",
     "resnet20": "ResNet-20, CIFAR-10",
 }
@@ -37,12 +37,13 @@ def plot_headline(records: Sequence[RunRecord], methods: tuple[str, str, str], p
             for name, method, style in zip(names, methods, (_OURS, _L1, _RIVAL), strict=True):
                 points = [(100.0, dense), *_points(own, method)]
                 axes.plot(*zip(*points, strict=True), label=name, **style)
-            axes.set(title=title, xlabel="MACs kept", xlim=(102, 25), ylim=(0, 100))
+            axes.set(xlabel="MACs kept", xlim=(25, 103), ylim=(0, 100))
+            axes.set_title(title, fontsize=10)
             axes.xaxis.set_major_formatter(PercentFormatter(decimals=0))
             axes.grid(alpha=0.25)
-        first, *_ = figure.axes
-        first.set_ylabel("top-1 accuracy, %")
-        first.legend(frameon=False, fontsize=8, loc="lower left")
+        left, middle, _ = figure.axes
+        left.set_ylabel("top-1 accuracy, %")
+        middle.legend(frameon=False, fontsize=8, loc="lower right")
 
 
 def _points(records: Sequence[RunRecord], method: str) -> list[tuple[float, float]]:

@@ -38,6 +38,10 @@ class Pipeline(Method):
         measures = isinstance(settings.widths, Sensitivity | ErrorCurves)
         self.uses_data = ranker.uses_data or bool(settings.repair) or measures
 
+    def __repr__(self) -> str:
+        """The pipeline in one line."""
+        return f"Pipeline({self.name!r}, widths={self.settings.widths!r}, repair={[*self.settings.repair]!r})"
+
     @property
     def described(self) -> Mapping[str, Any]:
         """All settings as JSON."""
