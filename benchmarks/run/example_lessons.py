@@ -18,7 +18,7 @@ from scionet.coreset import into_last_layer
 from scionet.differentiable.soft_greedy import SoftGreedy, fit
 from scionet.network.calling import undisturbed
 from scionet.selection.greedy import greedy
-from scionet.selection.quadratic import LeastSquares
+from scionet.selection.quadratic import LeastSquaresObjective
 from scionet.selection.terms import Term
 
 FloatArray = NDArray[np.float64]
@@ -53,7 +53,7 @@ class Teacher:
         columns = np.arange(x.shape[2]).reshape(size, -1)
         out = y.reshape(-1, y.shape[2])
         term = Term(flat.T @ flat, flat.T @ out, float(np.square(out).sum()), columns, np.zeros(0, dtype=int), weight)
-        kept = columns[list(greedy(LeastSquares([term]), size // 2).kept)].ravel()
+        kept = columns[list(greedy(LeastSquaresObjective([term]), size // 2).kept)].ravel()
         return cls(x[:, :, kept], y, weight.T[kept])
 
     def set_of(self, candidates: Sequence[int], others: NDArray[np.int64]) -> FloatArray:

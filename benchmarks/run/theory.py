@@ -39,8 +39,8 @@ from scionet.selection.distributed import distributed
 from scionet.selection.greedy import greedy, replay
 from scionet.selection.guarantees import best_possible, greedy_factor
 from scionet.selection.objective import FloatArray
-from scionet.selection.policies import Stochastic
-from scionet.selection.quadratic import LeastSquares
+from scionet.selection.policies import StochasticPolicy
+from scionet.selection.quadratic import LeastSquaresObjective
 from scionet.selection.regression import refit
 from scionet.selection.terms import Term
 
@@ -74,11 +74,14 @@ def main(data: Path) -> None:
 def curves(view: SiteView) -> dict[str, Any]:
     """Errors for 1 to N kept units, by way of selection."""
     size = view.site.width
-    objective = LeastSquares(view.terms)
+    objective = LeastSquaresObjective(view.terms)
     gamma = objective.spectral_ratio()
     path = greedy(objective, size)
     some = [
-        [greedy(objective, k, policy=Stochastic(0.1), rng=np.random.default_rng([s, k])).values[-1] for s in SEEDS]
+        [
+            greedy(objective, k, policy=StochasticPolicy(0.1), rng=np.random.default_rng([s, k])).values[-1]
+            for s in SEEDS
+        ]
         for k in range(1, size + 1)
     ]
     two = [

@@ -14,7 +14,7 @@ from scionet.network.calling import Batch, call, inputs_like, to_model, undistur
 from scionet.selection.greedy import greedy
 from scionet.selection.objective import FloatArray
 from scionet.selection.policies import EXACT, Lazy
-from scionet.selection.quadratic import Average
+from scionet.selection.quadratic import AverageObjective
 from scionet.selection.setfunctions import FacilityLocation
 from scionet.selection.terms import Contributions
 from scionet.torch_internals import ConvolutionBase
@@ -65,7 +65,7 @@ def select_examples(
         raise InvalidSetting(f"{n_examples} examples requested; give 1 to {count}, the size of the data")
     points = np.concatenate(vectors)
     if criterion == "moments":
-        return np.array(greedy(Average(_moments(points)), n_examples, policy=EXACT).order)
+        return np.array(greedy(AverageObjective(_moments(points)), n_examples, policy=EXACT).order)
     return np.array(greedy(FacilityLocation(_similarity(points)), n_examples, policy=Lazy()).order)
 
 

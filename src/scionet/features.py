@@ -10,7 +10,7 @@ from scionet.extras import extra
 from scionet.selection.distributed import distributed
 from scionet.selection.logistic import LogisticLikelihood
 from scionet.selection.objective import BoolArray, Objective
-from scionet.selection.policies import EXACT, Policy, Stochastic
+from scionet.selection.policies import EXACT, Policy, StochasticPolicy
 from scionet.selection.setfunctions import RSquared
 
 with extra("sklearn"):
@@ -105,7 +105,7 @@ class GreedySelector(SelectorMixin, BaseEstimator):
     def _policy(self) -> Policy:
         if self.candidates not in ("exact", "stochastic"):
             raise InvalidSetting(f"candidates must be 'exact' or 'stochastic'; given {self.candidates!r}")
-        return EXACT if self.candidates == "exact" else Stochastic(self.epsilon)
+        return EXACT if self.candidates == "exact" else StochasticPolicy(self.epsilon)
 
     def _n_units(self, size: int) -> int:
         """The number of features to keep.

@@ -7,8 +7,8 @@ from support.selection_problems import layer
 from scionet.errors import InvalidSetting, MissingExtra
 from scionet.selection.distributed import TwoRounds, distributed
 from scionet.selection.greedy import greedy
-from scionet.selection.policies import Lazy, Stochastic
-from scionet.selection.quadratic import LineSearch
+from scionet.selection.policies import Lazy, StochasticPolicy
+from scionet.selection.quadratic import LineSearchObjective
 from scionet.selection.setfunctions import Coverage, Modular, RSquared
 
 
@@ -47,7 +47,7 @@ def test_both_rounds_by_definition(objective):
 
 def test_the_result_depends_on_the_seed_and_not_on_the_backend():
     objective = regression()
-    options = {"policy": Stochastic(0.3)}
+    options = {"policy": StochasticPolicy(0.3)}
     first = run(objective, seed=1, **options)
     for backend, n_jobs in (("sequential", 1), ("threading", 2), ("threading", 3), ("loky", 2)):
         assert run(objective, seed=1, backend=backend, n_jobs=n_jobs, **options) == first
@@ -117,7 +117,7 @@ def test_wrong_numbers_and_backends(options, text):
 
 def test_objectives_that_are_not_set_functions_are_refused():
     with pytest.raises(InvalidSetting, match="LineSearch is not one: use n_partitions=1"):
-        run(LineSearch([layer(0).term]))
+        run(LineSearchObjective([layer(0).term]))
 
 
 def test_a_missing_backend_names_the_extra(monkeypatch):

@@ -10,8 +10,8 @@ from support.selection_problems import layer, picks
 
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.selection.greedy import Status, greedy, prefix, replay
-from scionet.selection.policies import Exact, Stochastic
-from scionet.selection.quadratic import Average, Contributions, LineSearch
+from scionet.selection.policies import ExactPolicy, StochasticPolicy
+from scionet.selection.quadratic import AverageObjective, Contributions, LineSearchObjective
 from scionet.selection.setfunctions import Coverage, Modular
 
 
@@ -49,7 +49,7 @@ def test_equal_units_tie_despite_rounding():
 @given(seed=st.integers(0, 10**6), n_units=st.integers(0, 20))
 @settings(max_examples=25, deadline=None)
 def test_prefixes_of_a_path_are_the_paths_of_smaller_sizes(seed, n_units):
-    for objective in (coverage(seed), Average([layer(seed, size=20).term])):
+    for objective in (coverage(seed), AverageObjective([layer(seed, size=20).term])):
         path = greedy(objective, 20)
         alone, cut = greedy(objective, n_units), prefix(objective, path, n_units)
         assert alone.order == path.order[:n_units]
@@ -58,7 +58,7 @@ def test_prefixes_of_a_path_are_the_paths_of_smaller_sizes(seed, n_units):
 
 
 def test_prefix_with_repetition_counts_distinct_units():
-    objective = Average([layer(1, size=30, rows=100).term])
+    objective = AverageObjective([layer(1, size=30, rows=100).term])
     path = greedy(objective, 20, repetition=True)
     assert len(path.order) > 20
     cut, alone = prefix(objective, path, 9), greedy(objective, 9, repetition=True)
@@ -71,7 +71,7 @@ def test_prefix_longer_than_the_path_is_refused():
         prefix(objective, greedy(objective, 3), 4)
 
 
-@pytest.mark.parametrize("policy", [Stochastic(sample_size=40), Stochastic(epsilon=1e-9), Exact()])
+@pytest.mark.parametrize("policy", [StochasticPolicy(sample_size=40), StochasticPolicy(epsilon=1e-9), ExactPolicy()])
 def test_a_sample_of_all_candidates_is_exact(policy):
     rng = np.random.default_rng(0)
     assert greedy(coverage(3), 15, policy=policy, rng=rng) == greedy(coverage(3), 15)
@@ -79,7 +79,7 @@ def test_a_sample_of_all_candidates_is_exact(policy):
 
 def test_random_candidates_are_seeded():
     def run(seed):
-        return greedy(coverage(4), 15, policy=Stochastic(), rng=np.random.default_rng(seed))
+        return greedy(coverage(4), 15, policy=StochasticPolicy(), rng=np.random.default_rng(seed))
 
     assert run(1) == run(1)
     assert run(1).order != run(2).order
@@ -87,10 +87,10 @@ def test_random_candidates_are_seeded():
 
 def test_random_candidates_are_as_many_as_promised():
     watched = Watched(np.random.default_rng(0).random(100))
-    greedy(watched, 10, policy=Stochastic(epsilon=0.1), rng=np.random.default_rng(0))
+    greedy(watched, 10, policy=StochasticPolicy(epsilon=0.1), rng=np.random.default_rng(0))
     assert watched.asked == [math.ceil(10 * math.log(10))] * 10
     watched.asked.clear()
-    greedy(watched, 100, policy=Stochastic(sample_size=50), rng=np.random.default_rng(0))
+    greedy(watched, 100, policy=StochasticPolicy(sample_size=50), rng=np.random.default_rng(0))
     assert watched.asked == [min(50, left) for left in range(100, 0, -1)]
 
 
@@ -98,21 +98,21 @@ def test_random_candidates_keep_most_of_the_value():
     def value(**settings):
         return greedy(coverage(5, 100), 10, **settings).values[-1]
 
-    found = [value(policy=Stochastic(), rng=np.random.default_rng(seed)) for seed in range(10)]
+    found = [value(policy=StochasticPolicy(), rng=np.random.default_rng(seed)) for seed in range(10)]
     assert np.mean(found) >= 0.9 * value()
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, -0.1, 2.0, math.nan])
 def test_epsilon_outside_0_1_is_refused(epsilon):
     with pytest.raises(InvalidSetting, match="epsilon"):
-        Stochastic(epsilon=epsilon)
+        StochasticPolicy(epsilon=epsilon)
 
 
 def test_bad_settings_are_refused():
     with pytest.raises(InvalidSetting, match="sample_size"):
-        Stochastic(sample_size=0)
+        StochasticPolicy(sample_size=0)
     with pytest.raises(InvalidSetting, match="rng"):
-        greedy(coverage(0), 3, policy=Stochastic())
+        greedy(coverage(0), 3, policy=StochasticPolicy())
     with pytest.raises(InvalidSetting, match="n_units"):
         greedy(coverage(0), -1)
     with pytest.raises(InvalidSetting, match="patience"):
@@ -153,7 +153,9 @@ def test_repetition_saturates_and_says_so():
     rng = np.random.default_rng(0)
     a, b, offset = 2 * rng.standard_normal((10, 100)), rng.uniform(0.5, 2, 100), 0.5 * rng.standard_normal(100)
     phi = (b * np.tanh(rng.standard_normal((3, 10)) @ a / np.sqrt(10) + offset)).T
-    objective = Average(Contributions(phi @ phi.T / 100**2, phi @ phi.mean(0) / 100, float((phi.mean(0) ** 2).sum())))
+    objective = AverageObjective(
+        Contributions(phi @ phi.T / 100**2, phi @ phi.mean(0) / 100, float((phi.mean(0) ** 2).sum()))
+    )
     found = greedy(objective, 60, repetition=True)
     assert (len(found.kept), found.status) == (60, Status.SATURATED)
     new = [n for n, unit in enumerate(found.order) if unit not in found.order[:n]]
@@ -163,7 +165,7 @@ def test_repetition_saturates_and_says_so():
     assert len(found.order) - before == 60 - len(set(found.order[:before])) > 1
 
 
-@pytest.mark.parametrize("kind", [Average, LineSearch])
+@pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
 def test_repetition_ends_where_nothing_new_helps(kind):
     found = greedy(kind(hull_with_inner_points()), 10, repetition=True)
     assert found.status is Status.SATURATED
@@ -171,7 +173,7 @@ def test_repetition_ends_where_nothing_new_helps(kind):
 
 
 def test_caps_on_repetition_are_kept():
-    objective = Average(hull_with_inner_points())
+    objective = AverageObjective(hull_with_inner_points())
     capped = greedy(objective, 10, repetition=True, max_picks_per_unit=1, patience_per_unit=10)
     assert len(capped.order) <= 20
     impatient = greedy(objective, 10, repetition=True, patience_per_unit=1)
@@ -180,20 +182,20 @@ def test_caps_on_repetition_are_kept():
 
 
 def test_without_repetition_no_unit_is_picked_twice():
-    for kind in (Average, LineSearch):
+    for kind in (AverageObjective, LineSearchObjective):
         order = greedy(kind([layer(2, size=30).term]), 30).order
         assert len(set(order)) == len(order)
 
 
 def test_with_repetition_weights_are_n_times_the_share_of_picks():
-    found = picks(Average([layer(3, size=30, rows=100).term]), 50)
+    found = picks(AverageObjective([layer(3, size=30, rows=100).term]), 50)
     share = np.bincount(found.order, minlength=30) / 50
     np.testing.assert_allclose(found.weights, 30 * share[list(found.kept)])
     assert sum(found.weights) == pytest.approx(30)
     assert len(set(found.order)) < 50
 
 
-@pytest.mark.parametrize("kind", [Average, LineSearch])
+@pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
 def test_replay_gives_the_same_selection(kind):
     objective = kind([layer(4, size=20).term])
     path = greedy(objective, 12, repetition=True)

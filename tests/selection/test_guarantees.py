@@ -21,8 +21,8 @@ from scionet.selection.guarantees import (
     stochastic_factor,
     submodularity_ratio,
 )
-from scionet.selection.policies import Stochastic
-from scionet.selection.quadratic import Average, LeastSquares
+from scionet.selection.policies import StochasticPolicy
+from scionet.selection.quadratic import AverageObjective, LeastSquaresObjective
 from scionet.selection.setfunctions import Coverage, RSquared
 
 
@@ -49,7 +49,7 @@ def least_principal_eigenvalue(gram: np.ndarray, size: int) -> float:
 
 
 def test_the_suppressor_has_the_known_ratio():
-    objective = LeastSquares([suppressor()], ridge=0.0)
+    objective = LeastSquaresObjective([suppressor()], ridge=0.0)
     values = {s: 1 + set_value(objective, s) for s in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2))}
     expected = {(0,): 0.5, (1,): 0.0, (2,): 0.2025, (0, 1): 1.0, (0, 2): 0.556328, (1, 2): 0.2025}
     assert values == pytest.approx(expected, abs=1e-6)
@@ -74,7 +74,7 @@ def test_bounds_hold_on_twenty_regressions_and_means_are_as_expected():
         shares["greedy"].append(found.values[-1] / best)
         shares["gamma"].append(gamma)
         for repeat in range(5):
-            some = greedy(objective, 3, policy=Stochastic(0.1), rng=np.random.default_rng([seed, repeat]))
+            some = greedy(objective, 3, policy=StochasticPolicy(0.1), rng=np.random.default_rng([seed, repeat]))
             shares["stochastic"].append(some.values[-1] / best)
             two = distributed(objective, 3, n_partitions=3, seed=repeat, backend="sequential")
             shares["distributed"].append(two.selection.values[-1] / best)
@@ -101,14 +101,16 @@ def test_submodular_functions_have_ratio_one_and_hold_their_certificate(seed):
 @settings(max_examples=15, deadline=None)
 def test_the_spectral_ratio_bounds_blocks_with_fixed_inputs_and_several_terms(seed, width, fixed):
     terms = [layer(seed + n, size=5, width=width, n_fixed=fixed).term for n in range(2)]
-    objective = LeastSquares(terms, ridge=1e-3)
+    objective = LeastSquaresObjective(terms, ridge=1e-3)
     assert 0 <= objective.spectral_ratio() <= submodularity_ratio(objective, (0, 1, 2, 3, 4), 5) + 1e-9
 
 
 def test_a_unit_that_is_always_zero_leaves_no_guarantee():
     term = suppressor()
     empty = np.zeros((3, 3))
-    objective = LeastSquares([type(term)(empty, term.xy * 0, 1.0, term.columns, term.fixed, term.weight)], ridge=0.0)
+    objective = LeastSquaresObjective(
+        [type(term)(empty, term.xy * 0, 1.0, term.columns, term.fixed, term.weight)], ridge=0.0
+    )
     assert objective.spectral_ratio() == 0.0
     assert best_possible(objective, (0,), 0.0) == set_value(objective, (0, 1, 2))
 
@@ -122,8 +124,8 @@ def test_factors():
         lambda: greedy_factor(-0.1),
         lambda: stochastic_factor(1.0),
         lambda: distributed_factor(nu=-1),
-        lambda: submodularity_ratio(Average([layer(0).term]), (), 2),
-        lambda: best_possible(Average([layer(0).term]), (0,)),
+        lambda: submodularity_ratio(AverageObjective([layer(0).term]), (), 2),
+        lambda: best_possible(AverageObjective([layer(0).term]), (0,)),
     ):
         with pytest.raises(InvalidSetting, match=r"given|not one"):
             call()

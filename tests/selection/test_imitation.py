@@ -12,7 +12,7 @@ from support.selection_problems import Layer, brute_force, layer, picks
 
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.selection.greedy import greedy
-from scionet.selection.quadratic import REFRESH, Average, Contributions, LineSearch, Term
+from scionet.selection.quadratic import REFRESH, AverageObjective, Contributions, LineSearchObjective, Term
 
 PROBLEMS = st.fixed_dictionaries(
     {
@@ -35,7 +35,7 @@ def averaged(order: list[int], size: int) -> np.ndarray:
     return size * np.bincount(order, minlength=size) / max(len(order), 1)
 
 
-@pytest.mark.parametrize("kind", [Average, LineSearch])
+@pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
 @given(problem=PROBLEMS, order=ORDERS)
 @settings(max_examples=40, deadline=None)
 def test_value_is_the_explicit_error_and_gains_are_differences_of_values(kind, problem, order):
@@ -53,7 +53,7 @@ def test_value_is_the_explicit_error_and_gains_are_differences_of_values(kind, p
 
 @given(order=ORDERS)
 def test_average_weights_are_multiplicities(order):
-    objective = Average([layer(0).term])
+    objective = AverageObjective([layer(0).term])
     state = objective.start()
     for unit in order:
         state = objective.commit(state, unit)
@@ -67,7 +67,7 @@ def test_average_picks_equal_brute_force(repetition, width):
     phi = np.concatenate([item.contributions.reshape(60, -1) / np.linalg.norm(item.target) for item in layers], axis=1)
     goal = np.concatenate([item.goal.ravel() / np.linalg.norm(item.target) for item in layers])
     expected = brute_force(60, 50, lambda order: -float(((averaged(order, 60) @ phi - goal) ** 2).sum()), repetition)
-    objective = Average([item.term for item in layers])
+    objective = AverageObjective([item.term for item in layers])
     assert list(picks(objective, 50, repetition=repetition).order) == expected
 
 
@@ -79,7 +79,7 @@ def test_line_search_picks_equal_brute_force():
         moves = [_explicit_step(alpha, i, phi, goal) for i in range(40)]
         order.append(int(np.argmin([((move @ phi - goal) ** 2).sum() for move in moves])))
         alpha = moves[order[-1]]
-    found = picks(LineSearch([item.term]), 50)
+    found = picks(LineSearchObjective([item.term]), 50)
     assert list(found.order) == order
     np.testing.assert_allclose(found.weights, 40 * alpha[list(found.kept)], rtol=1e-6)
 
@@ -101,7 +101,7 @@ def _explicit_step(alpha: np.ndarray, unit: int, phi: np.ndarray, goal: np.ndarr
 @settings(max_examples=40, deadline=None)
 def test_line_search_takes_the_best_step_and_stays_on_the_simplex(seed, order):
     item = layer(seed)
-    objective = LineSearch([item.term])
+    objective = LineSearchObjective([item.term])
     state = objective.commit(objective.start(), order[0])
     for unit in order:
         alpha = objective.weights(state) / 6
@@ -117,7 +117,7 @@ def test_line_search_takes_the_best_step_and_stays_on_the_simplex(seed, order):
 
 def test_line_search_removes_a_useless_unit():
     gram = Contributions(np.array([[1.0, 0.9], [0.9, 1.0]]) / 4, np.array([0.2, 1.0]) / 2, 1.0)
-    objective = LineSearch(gram)
+    objective = LineSearchObjective(gram)
     state = objective.commit(objective.commit(objective.start(), 0), 1)
     assert objective.weights(state).tolist() == [0.0, 2.0]
 
@@ -125,7 +125,7 @@ def test_line_search_removes_a_useless_unit():
 @given(share=st.floats(0.01, 0.99))
 def test_line_search_leaves_nothing_of_a_removed_unit(share):
     phi = np.array([0.0, 1.0, -1.0])
-    objective = LineSearch(Contributions(np.outer(phi, phi) / 9, 5 * phi / 3, 25.0))
+    objective = LineSearchObjective(Contributions(np.outer(phi, phi) / 9, 5 * phi / 3, 25.0))
     alpha = np.array([share, 1 - share, 0.0])
     state = replace(objective.commit(objective.start(), 0), alpha=alpha, with_gram=np.outer(phi, phi) @ alpha)
     assert objective.weights(objective.commit(state, 0))[0] == 0
@@ -133,7 +133,7 @@ def test_line_search_leaves_nothing_of_a_removed_unit(share):
 
 def test_line_search_removes_drift():
     item = layer(14)
-    objective = LineSearch([item.term])
+    objective = LineSearchObjective([item.term])
     state = objective.commit(objective.commit(objective.start(), 0), 1)
     drifted = replace(state, alpha=state.alpha * (1 + 1e-6), with_gram=state.with_gram + 1e-6, n_picks=REFRESH - 1)
     cured = objective.commit(drifted, 2)
@@ -143,7 +143,7 @@ def test_line_search_removes_drift():
 
 def test_line_search_stays_exact_over_many_steps():
     item = layer(7, size=50, rows=60)
-    objective = LineSearch([item.term])
+    objective = LineSearchObjective([item.term])
     found = picks(objective, 1500)
     weights = np.zeros(50)
     weights[list(found.kept)] = found.weights
@@ -174,7 +174,7 @@ def test_convolution_gram_equals_explicit_convolution():
     assert term.yy * rows == pytest.approx(norm, rel=1e-12)
 
 
-@pytest.mark.parametrize("kind", [Average, LineSearch])
+@pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
 def test_asymmetric_with_equal_networks_is_symmetric(kind):
     item = layer(8, size=20, width=2)
     term = item.term
@@ -184,7 +184,7 @@ def test_asymmetric_with_equal_networks_is_symmetric(kind):
 
 def test_all_units_without_repetition_are_the_dense_layer():
     item = layer(9, size=30, width=3, n_fixed=4)
-    found = greedy(Average([item.term]), 30)
+    found = greedy(AverageObjective([item.term]), 30)
     assert found.weights == (1.0,) * 30
     assert found.values[-1] == pytest.approx(0, abs=1e-12)
     assert found.kept == tuple(range(30))
@@ -194,11 +194,11 @@ def test_all_units_without_repetition_are_the_dense_layer():
 @settings(max_examples=30, deadline=None)
 def test_rounding_never_makes_an_error_negative(seed):
     term = layer(seed).term
-    assert max(greedy(Average([term]), 6).values) <= 0
-    assert max(picks(LineSearch([term]), 60).values) <= 0
+    assert max(greedy(AverageObjective([term]), 6).values) <= 0
+    assert max(picks(LineSearchObjective([term]), 60).values) <= 0
 
 
-@pytest.mark.parametrize("kind", [Average, LineSearch])
+@pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=10, deadline=None)
 def test_permuting_units_permutes_picks(kind, seed):
@@ -209,7 +209,7 @@ def test_permuting_units_permutes_picks(kind, seed):
     assert [int(order[i]) for i in moved.order] == list(found.order)
 
 
-@pytest.mark.parametrize("kind", [Average, LineSearch])
+@pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
 def test_duplicates_tie_to_the_lowest_index(kind):
     item = layer(10, size=20)
     twice = Layer(
@@ -224,7 +224,7 @@ def test_duplicates_tie_to_the_lowest_index(kind):
     assert found.order == picks(kind([twice.term]), 40).order
 
 
-@pytest.mark.parametrize("kind", [Average, LineSearch])
+@pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
 def test_dead_units_and_a_dead_target_are_no_errors(kind):
     item = layer(11)
     x = item.x.copy()
@@ -250,9 +250,9 @@ def test_terms_are_checked():
     with pytest.raises(CalibrationError, match="NaN"):
         replace(term, yy=float("nan"))
     with pytest.raises(InvalidSetting, match="same units"):
-        Average([term, layer(0, size=7).term])
+        AverageObjective([term, layer(0, size=7).term])
     with pytest.raises(InvalidSetting, match="one or more"):
-        LineSearch([])
+        LineSearchObjective([])
 
 
 def test_a_thousand_times_faster_than_a_forward_pass_for_each_candidate():
@@ -260,7 +260,7 @@ def test_a_thousand_times_faster_than_a_forward_pass_for_each_candidate():
     times, orders = [], []
     for _ in range(3):
         start = time.perf_counter()
-        orders.append(greedy(Average([item.term]), 128).order)
+        orders.append(greedy(AverageObjective([item.term]), 128).order)
         times.append(time.perf_counter() - start)
     counts, order, start = np.zeros(256), [], time.perf_counter()
     for n in (1, 2):

@@ -9,8 +9,8 @@ from support.selection_problems import suppressor
 from scionet.errors import InvalidSetting
 from scionet.selection.greedy import greedy
 from scionet.selection.objective import Fact, Objective
-from scionet.selection.policies import Lazy, Stochastic
-from scionet.selection.quadratic import LeastSquares
+from scionet.selection.policies import Lazy, StochasticPolicy
+from scionet.selection.quadratic import LeastSquaresObjective
 from scionet.selection.setfunctions import Coverage, FacilityLocation, Modular, RSquared
 
 
@@ -44,11 +44,13 @@ def random_coverage(seed: int, size: int = 200) -> Coverage:
 
 
 def test_stale_gains_miss_a_suppressor_so_lazy_is_refused():
-    objective = Counted(LeastSquares([suppressor()], ridge=0.0))
+    objective = Counted(LeastSquaresObjective([suppressor()], ridge=0.0))
     found = greedy(objective, 2)
     assert (set(found.kept), objective.evaluations) == ({0, 1}, 5)
     assert 1 + found.values[-1] == pytest.approx(1.0)
-    with pytest.raises(InvalidSetting, match=r"submodular \(the gain of a unit never grows.*Use Exact or Stochastic"):
+    with pytest.raises(
+        InvalidSetting, match=r"submodular \(the gain of a unit never grows.*Use the exact or the stochastic policy"
+    ):
         greedy(objective, 2, policy=Lazy())
     liar = Counted(objective.inner, frozenset(Fact))
     trapped = greedy(liar, 2, policy=Lazy())
@@ -63,7 +65,7 @@ def test_lazy_makes_the_same_picks_with_an_eighth_of_the_evaluations(seed):
     assert exact.evaluations == sum(200 - n for n in range(15)) == 2895
     assert 200 < lazy.evaluations < 420
     some = Counted(random_coverage(seed))
-    sampled = greedy(some, 15, policy=Stochastic(0.1), rng=np.random.default_rng(seed))
+    sampled = greedy(some, 15, policy=StochasticPolicy(0.1), rng=np.random.default_rng(seed))
     assert some.evaluations == 15 * 31  # ceil(200 / 15 * ln 10)
     assert sampled.values[-1] > 0.9 * greedy(exact, 15).values[-1]
 

@@ -11,7 +11,7 @@ from support.selection_problems import Layer, brute_force, layer
 from scionet.errors import InvalidSetting
 from scionet.selection.greedy import greedy, prefix
 from scionet.selection.objective import Fact
-from scionet.selection.quadratic import LeastSquares, refit
+from scionet.selection.quadratic import LeastSquaresObjective, refit
 
 
 @given(
@@ -28,7 +28,7 @@ def test_value_is_the_explicit_residual_and_gains_are_differences(seed, width, n
         layer(seed, width=width, n_fixed=n_fixed, asymmetric=asymmetric),
         layer(seed + 1, width=5 - width, asymmetric=True, outputs=40),
     ]
-    objective = LeastSquares([item.term for item in layers], ridge)
+    objective = LeastSquaresObjective([item.term for item in layers], ridge)
     state = objective.start()
     for unit in order:
         state = objective.commit(state, unit)
@@ -43,13 +43,13 @@ def test_value_is_the_explicit_residual_and_gains_are_differences(seed, width, n
 def test_greedy_equals_brute_force(width):
     layers = [layer(1, size=10, width=width, rows=120, asymmetric=True, n_fixed=7), layer(2, size=10)]
     expected = brute_force(10, 7, lambda order: -sum(item.refit_error(order, 1e-6) for item in layers), False)
-    found = greedy(LeastSquares([item.term for item in layers]), 7)
+    found = greedy(LeastSquaresObjective([item.term for item in layers]), 7)
     assert list(found.order) == expected
     assert found.weights == (1.0,) * 7
 
 
 def test_the_whole_path_is_nested_and_monotone():
-    objective = LeastSquares([layer(3, size=40, width=4, rows=300, asymmetric=True).term])
+    objective = LeastSquaresObjective([layer(3, size=40, width=4, rows=300, asymmetric=True).term])
     path = greedy(objective, 40)
     assert np.all(np.diff(path.values) >= -1e-12)
     for n_units in (0, 1, 17, 40):
@@ -59,7 +59,7 @@ def test_the_whole_path_is_nested_and_monotone():
 
 
 def test_the_dense_set_imitates_the_dense_layer():
-    objective = LeastSquares([layer(4, size=30, width=2, rows=200, n_fixed=3).term], ridge=1e-9)
+    objective = LeastSquaresObjective([layer(4, size=30, width=2, rows=200, n_fixed=3).term], ridge=1e-9)
     assert greedy(objective, 30).values[-1] == pytest.approx(0, abs=1e-6)
 
 
@@ -72,7 +72,7 @@ def test_spanned_and_dead_units_gain_nothing(ridge, width):
     x[:, item.columns[6]] = 0
     x[:, item.columns[7]] = x[:, item.columns[2]] + x[:, item.columns[3]]
     deficient = Layer(x, item.weight, item.target, item.columns, item.fixed)
-    objective = LeastSquares([deficient.term], ridge)
+    objective = LeastSquaresObjective([deficient.term], ridge)
     state = objective.start()
     for unit in (1, 2, 3):
         state = objective.commit(state, unit)
@@ -95,7 +95,7 @@ def test_spanned_units_gain_nothing_even_with_noisy_moments(width, seed):
     x, weight = np.hstack([item.x, mixed]), np.hstack([item.weight] * 2)
     twice = Layer(x, weight, item.target, np.arange(12 * width).reshape(12, width), item.fixed)
     noise = rng.standard_normal(twice.term.xy.shape)
-    objective = LeastSquares([replace(twice.term, xy=twice.term.xy + 1e-5 * noise)], ridge=0.0)
+    objective = LeastSquaresObjective([replace(twice.term, xy=twice.term.xy + 1e-5 * noise)], ridge=0.0)
     path = greedy(objective, 12)
     assert np.all(np.diff(path.values[:6]) > 1e-9)
     np.testing.assert_allclose(path.values[6:], path.values[5], rtol=0, atol=1e-12)
@@ -109,7 +109,7 @@ def test_spanned_units_gain_nothing_even_with_noisy_moments(width, seed):
 @settings(max_examples=25, deadline=None)
 def test_fewer_samples_than_inputs(seed, ridge):
     item = layer(seed, size=10, width=3, rows=12, n_fixed=3, asymmetric=True)
-    path = greedy(LeastSquares([item.term], ridge), 10)
+    path = greedy(LeastSquaresObjective([item.term], ridge), 10)
     assert np.all(np.diff(path.values) >= -1e-9)
     for n_units in (1, 5, 10):
         assert path.values[n_units - 1] == pytest.approx(-item.refit_error(path.order[:n_units], ridge), abs=1e-6)
@@ -124,7 +124,7 @@ def test_duplicates_tie_to_the_lowest_index():
         np.vstack([item.columns, item.columns + 24]),
         item.fixed,
     )
-    assert sorted(greedy(LeastSquares([twice.term]), 12).order) == list(range(12))
+    assert sorted(greedy(LeastSquaresObjective([twice.term]), 12).order) == list(range(12))
 
 
 @given(seed=st.integers(0, 10**6))
@@ -133,7 +133,7 @@ def test_permuting_units_permutes_picks(seed):
     item = layer(seed, size=10, width=3, rows=90, n_fixed=2, asymmetric=True)
     order = np.random.default_rng(seed).permutation(10)
     permuted = Layer(item.x, item.weight, item.target, item.columns[order], item.fixed)
-    found, moved = greedy(LeastSquares([item.term]), 10), greedy(LeastSquares([permuted.term]), 10)
+    found, moved = greedy(LeastSquaresObjective([item.term]), 10), greedy(LeastSquaresObjective([permuted.term]), 10)
     assert [int(order[i]) for i in moved.order] == list(found.order)
 
 
@@ -185,10 +185,10 @@ def test_refit_of_nothing_is_nothing():
 def test_a_negative_ridge_is_refused():
     term = layer(0).term
     with pytest.raises(InvalidSetting, match="ridge"):
-        LeastSquares([term], ridge=-1).start()
+        LeastSquaresObjective([term], ridge=-1).start()
     with pytest.raises(InvalidSetting, match="ridge"):
         refit(term.xx, term.xy, np.arange(3), ridge=float("nan"))
 
 
 def test_facts():
-    assert LeastSquares([layer(0).term]).facts == {Fact.MONOTONE, Fact.WEAKLY_SUBMODULAR}
+    assert LeastSquaresObjective([layer(0).term]).facts == {Fact.MONOTONE, Fact.WEAKLY_SUBMODULAR}

@@ -38,16 +38,16 @@ from scionet.methods.refit.survey import survey, surveying
 from scionet.models.factory import build
 from scionet.selection.greedy import greedy
 from scionet.selection.objective import Objective
-from scionet.selection.quadratic import Average, LeastSquares, LineSearch
+from scionet.selection.quadratic import AverageObjective, LeastSquaresObjective, LineSearchObjective
 from scionet.selection.terms import Term
 
 RECORD = RESULTS / "growth" / "growth.json"
 WIDTHS = (64, 128, 256, 512, 1024, 2048, 4096)
 IMAGES = (512, 2048, 8192, 20096, 50048)
 PATHS: Mapping[str, tuple[type[Objective[Any]], int]] = {
-    "least squares": (LeastSquares, 1),
-    "average": (Average, 2),
-    "line search": (LineSearch, 2),
+    "least squares": (LeastSquaresObjective, 1),
+    "average": (AverageObjective, 2),
+    "line search": (LineSearchObjective, 2),
 }
 """Objectives, and the length of their path: all units (1) or half of them (2)."""
 

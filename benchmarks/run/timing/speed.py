@@ -34,7 +34,7 @@ from scionet.models.factory import build
 from scionet.network.plan import Plan
 from scionet.pruning import prune
 from scionet.selection.greedy import greedy
-from scionet.selection.quadratic import Average, LeastSquares
+from scionet.selection.quadratic import AverageObjective, LeastSquaresObjective
 from scionet.selection.terms import Term
 
 OUT = RESULTS / "speed"
@@ -147,8 +147,8 @@ def _selection() -> Iterator[dict[str, Any]]:
         weight,
     )
     picks = UNITS // 2
-    fast = seconds(lambda: greedy(Average([term]), picks))
-    refit = seconds(lambda: greedy(LeastSquares([term]), picks))
+    fast = seconds(lambda: greedy(AverageObjective([term]), picks))
+    refit = seconds(lambda: greedy(LeastSquaresObjective([term]), picks))
     steps = 2
 
     def averaged(chosen: list[int]) -> np.ndarray:
@@ -170,7 +170,7 @@ def _path() -> Iterator[dict[str, Any]]:
     """The whole path of one wide site whose consumer has 3 x 3 positions."""
     units, places = 512, 9
     term = problem(units, places)
-    taken = seconds(lambda: greedy(LeastSquares([term]), units))
+    taken = seconds(lambda: greedy(LeastSquaresObjective([term]), units))
     meaning = f"least squares from moments, N = {units}, {units} outputs, 3 x 3 positions, from nothing to all units"
     yield _row("path of one site", taken, "s", meaning)
 

@@ -14,11 +14,11 @@ from scionet.choices.widths import ErrorCurves, Sensitivity
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.methods.calibration.calibration import ALL, HELD_OUT
 from scionet.methods.contract import Method, Ranker
+from scionet.methods.method_run import MethodRun
 from scionet.methods.problem import Problem
 from scionet.methods.refit.refit import Fitting
 from scionet.methods.repair.recalibration import recalibrated
 from scionet.methods.repair.reconstruction import ReconstructionData, reconstructed, refuse_processes
-from scionet.methods.run import MethodRun
 from scionet.methods.walk import AllocatedWidths, Walk
 from scionet.methods.width_search import searched
 from scionet.methods.widths.allocator import Allocator

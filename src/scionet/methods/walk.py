@@ -14,8 +14,8 @@ from torch import Tensor
 
 from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import SiteView
+from scionet.methods.method_run import MethodRun, Sampler
 from scionet.methods.refit.survey import Pruned, survey
-from scionet.methods.run import MethodRun, Sampler
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.network.passes.moments import Moments
 from scionet.network.passes.suspended import Stop, suspended_passes

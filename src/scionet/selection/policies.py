@@ -48,12 +48,12 @@ class Policy(ABC):
             reasons = "; ".join(f"{fact.name.lower()} ({fact.value})" for fact in missing)
             raise InvalidSetting(
                 f"policy {type(self).__name__} relies on facts that {type(objective).__name__} does not have: "
-                f"{reasons}. Use Exact or Stochastic"
+                f"{reasons}. Use the exact or the stochastic policy"
             )
 
 
 @dataclass(frozen=True)
-class Exact(Policy):
+class ExactPolicy(Policy):
     """Evaluate every candidate at every step."""
 
     def picker(self, objective: Objective[Any], n_units: int, rng: np.random.Generator | None) -> Picker:
@@ -61,11 +61,11 @@ class Exact(Policy):
         return lambda state, candidates: best(candidates, objective.gains(state, candidates))
 
 
-EXACT = Exact()
+EXACT = ExactPolicy()
 
 
 @dataclass(frozen=True)
-class Stochastic(Policy):
+class StochasticPolicy(Policy):
     """Evaluate a new random sample of the candidates at each step.
 
     Source: Mirzasoleiman et al., *Lazier Than Lazy Greedy*, AAAI 2015. For a monotone submodular objective, the
@@ -97,7 +97,7 @@ class Stochastic(Policy):
             InvalidSetting: If there is no random generator.
         """
         if rng is None:
-            raise InvalidSetting("policy Stochastic needs a generator: pass rng=np.random.default_rng(seed)")
+            raise InvalidSetting("a stochastic policy needs a generator: pass rng=np.random.default_rng(seed)")
 
         def pick(state: Any, candidates: IntArray) -> int:
             # from all units N, not from those of one worker's share

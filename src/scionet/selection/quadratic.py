@@ -14,7 +14,7 @@ from scionet.selection.objective import BoolArray, Fact, FloatArray, IntArray, O
 from scionet.selection.regression import Fit, refit
 from scionet.selection.terms import Contributions, Term, common_size
 
-__all__ = ["Average", "Contributions", "LeastSquares", "LeastSquaresState", "LineSearch", "Term", "refit"]
+__all__ = ["AverageObjective", "Contributions", "LeastSquaresObjective", "LeastSquaresState", "LineSearchObjective", "Term", "refit"]
 
 REFRESH = 256
 """Line-search steps after which the state is recomputed to remove rounding drift."""
@@ -32,7 +32,7 @@ class _Average:
     square: float
 
 
-class Average(Objective[_Average]):
+class AverageObjective(Objective[_Average]):
     """Imitation by the average of the picks: ``a_i = N c_i / n`` after n picks, c_i the multiplicity of unit i.
 
     A pick costs O(N). Picking all N units once reproduces the dense map exactly.
@@ -88,7 +88,7 @@ class _Convex:
     n_picks: int
 
 
-class LineSearch(Objective[_Convex]):
+class LineSearchObjective(Objective[_Convex]):
     """Imitation by a convex combination, ``a_i = N alpha_i``: a pick moves to ``(1 - s) alpha + s e_i``.
 
     The step s is the best one in ``[-alpha_i / (1 - alpha_i), 1]``, in closed form. A negative step moves weight away
@@ -162,7 +162,7 @@ class LeastSquaresState:
     fits: tuple[Fit, ...]
 
 
-class LeastSquares(Objective[LeastSquaresState]):
+class LeastSquaresObjective(Objective[LeastSquaresState]):
     """Imitation with the consumers' weights refitted to the kept units (block orthogonal matching pursuit).
 
     The error is ``min_B E||y - B x_S||^2 + ridge ||B||^2``, where S are the inputs of the kept units and the fixed

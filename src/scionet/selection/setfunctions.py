@@ -6,7 +6,7 @@ import numpy as np
 
 from scionet.errors import InvalidSetting
 from scionet.selection.objective import BoolArray, Fact, FloatArray, IntArray, Objective
-from scionet.selection.quadratic import LeastSquares, LeastSquaresState, Term
+from scionet.selection.quadratic import LeastSquaresObjective, LeastSquaresState, Term
 
 
 class Modular(Objective[BoolArray]):
@@ -137,7 +137,7 @@ class RSquared(Objective[LeastSquaresState]):
         units = np.arange(self.size)[:, None]
         no_fixed = np.zeros(0, dtype=np.int64)
         term = Term(x.T @ x, x.T @ y, float((y * y).sum()), units, no_fixed, np.zeros((1, self.size)))
-        self._fit = LeastSquares([term], ridge=0.0)
+        self._fit = LeastSquaresObjective([term], ridge=0.0)
 
     def start(self) -> LeastSquaresState:
         """The regression on the intercept alone."""

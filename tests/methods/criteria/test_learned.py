@@ -20,7 +20,7 @@ from scionet.methods.refit.survey import survey, surveying
 from scionet.methods.registry import SCORES
 from scionet.network.calling import hash_tensors, state_of
 from scionet.selection.greedy import greedy
-from scionet.selection.quadratic import LeastSquares
+from scionet.selection.quadratic import LeastSquaresObjective
 
 
 @cache
@@ -46,7 +46,7 @@ def test_lessons_are_the_greedy_paths_of_the_dense_network(name):
     given = {lesson.site: lesson for lesson in lessons(subject.network(), subject.batches(), subject.example())}
     assert given.keys() == views(name).keys()
     for site, view in views(name).items():
-        assert given[site].order == greedy(LeastSquares(view.terms), view.site.width).order
+        assert given[site].order == greedy(LeastSquaresObjective(view.terms), view.site.width).order
         np.testing.assert_array_equal(given[site].statistics, statistics(view))
 
 
@@ -73,7 +73,7 @@ def test_statistics_by_their_definitions(name):
                 cross[i] -= (
                     np.trace(maps[i] @ term.xx[np.ix_(own, term.fixed)] @ term.weight[:, term.fixed].T) / term.yy
                 )
-            empty = LeastSquares([term])
+            empty = LeastSquaresObjective([term])
             alone += empty.gains(empty.start(), np.arange(size))
         own = np.diag(gram)
         size_of = np.where(own > 0, np.sqrt(own), 1.0)  # a silent unit is correlated with none

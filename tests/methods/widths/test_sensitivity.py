@@ -9,8 +9,8 @@ from support.subjects import SUBJECTS, budget_for
 from scionet.choices.repair import Refit
 from scionet.choices.widths import ErrorCurves, Sensitivity
 from scionet.errors import CalibrationError
+from scionet.methods.method_run import MethodRun
 from scionet.methods.refit.survey import survey, surveying
-from scionet.methods.run import MethodRun
 from scionet.methods.widths.allocator import Allocator
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.methods.widths.sensitivity import measured_widths, sensitivity_curve

@@ -21,7 +21,7 @@ from scionet.methods.refit.survey import survey, surveying
 from scionet.network.calling import Batch
 from scionet.selection.greedy import Selection, replay
 from scionet.selection.objective import FloatArray
-from scionet.selection.quadratic import LeastSquares
+from scionet.selection.quadratic import LeastSquaresObjective
 from scionet.selection.terms import Contributions
 
 STATISTICS = ("l1", "bn_scale", "energy", "alone", "agreement", "mean correlation", "largest correlation")
@@ -87,7 +87,7 @@ def statistics(view: SiteView) -> FloatArray:
     Returns:
         Shape ``(N, len(STATISTICS))``.
     """
-    given, fit, rng = Contributions.from_terms(view.terms), LeastSquares(view.terms), np.random.default_rng(0)
+    given, fit, rng = Contributions.from_terms(view.terms), LeastSquaresObjective(view.terms), np.random.default_rng(0)
     energy = np.maximum(np.diag(given.gram), 0.0)
     scale = np.sqrt(np.where(energy > 0, energy, 1.0))
     correlation = np.abs(given.gram / scale / scale[:, None]) * (1 - np.eye(fit.size))
@@ -141,7 +141,7 @@ class LearnedRanker(Ranker):
 
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
         """The first `n_units` of the order, with the curve of the refit's error."""
-        return replay(LeastSquares(view.terms), self.selector.rank(statistics(view))[:n_units])
+        return replay(LeastSquaresObjective(view.terms), self.selector.rank(statistics(view))[:n_units])
 
 
 def learned(selector: ChannelSelector) -> Ranker:

@@ -20,7 +20,7 @@ from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.problem import Problem
 from scionet.network.network import Network
 from scionet.selection.greedy import Selection, Status, replay
-from scionet.selection.quadratic import LeastSquares
+from scionet.selection.quadratic import LeastSquaresObjective
 from scionet.selection.terms import Contributions
 from scionet.torch_internals import BatchNormBase
 
@@ -108,7 +108,7 @@ class ScoreRanker(Ranker):
         """The `n_units` of highest score, with the curve of the refit's error where moments are known."""
         order = np.argsort(-self.scores(view, rng), kind="stable")[:n_units].tolist()
         if view.terms:
-            return replay(LeastSquares(view.terms), order)
+            return replay(LeastSquaresObjective(view.terms), order)
         return Selection(tuple(sorted(order)), tuple(order), (), (1.0,) * len(order), Status.REPLAYED)
 
 

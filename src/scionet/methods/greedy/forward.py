@@ -35,8 +35,7 @@ from scionet.selection.distributed import distributed
 from scionet.selection.greedy import Selection, Status, greedy
 from scionet.selection.guarantees import certified_share
 from scionet.selection.objective import Objective as SetObjective
-from scionet.selection.policies import EXACT, Policy
-from scionet.selection.policies import Stochastic as StochasticPolicy
+from scionet.selection.policies import EXACT, Policy, StochasticPolicy
 from scionet.selection.terms import Term
 
 
@@ -135,7 +134,7 @@ class ForwardRanker(Ranker):
             enough = None if self.tolerance is None else _within(objective, self.tolerance)
             repetition = isinstance(chosen_objective, LineSearch) or getattr(chosen_objective, "repetition", False)
             selection = greedy(objective, n_units, policy=self._policy(), repetition=repetition, rng=rng, enough=enough)
-        if isinstance(objective, quadratic.LeastSquares) and getattr(chosen_objective, "certify", False):
+        if isinstance(objective, quadratic.LeastSquaresObjective) and getattr(chosen_objective, "certify", False):
             share = certified_share(objective, selection, objective.spectral_ratio())
             selection = replace(selection, certified=share)
         return selection if self.settings.refit is None else _filled(selection, n_units)
@@ -176,8 +175,12 @@ class ForwardRanker(Ranker):
 
     def _imitation(self, terms: Sequence[Term]) -> SetObjective[Any]:
         if isinstance(self.objective, LeastSquares):
-            return quadratic.LeastSquares(terms)
-        return quadratic.LineSearch(terms) if isinstance(self.objective, LineSearch) else quadratic.Average(terms)
+            return quadratic.LeastSquaresObjective(terms)
+        return (
+            quadratic.LineSearchObjective(terms)
+            if isinstance(self.objective, LineSearch)
+            else quadratic.AverageObjective(terms)
+        )
 
 
 def _better(view: SiteView, settings: Settings, local: Selection, through: Selection) -> Selection:

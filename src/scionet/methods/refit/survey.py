@@ -11,9 +11,9 @@ from scionet.budget.costs import CostModel
 from scionet.choices.settings import Settings
 from scionet.methods.calibration.calibration import Calibration, read
 from scionet.methods.contract import Ranker, SiteView
+from scionet.methods.method_run import MethodRun, Sampler
 from scionet.methods.problem import Problem
 from scionet.methods.refit.refit import Fitting
-from scionet.methods.run import MethodRun, Sampler
 from scionet.network.calling import Batch
 from scionet.network.discovery.discover import discover
 from scionet.network.network import Network

@@ -16,8 +16,8 @@ from scionet.budget.budget import Budget
 from scionet.choices.widths import ErrorCurves, Isomorphic, Sensitivity, Uniform
 from scionet.methods.calibration.calibration import ALL, Calibration
 from scionet.methods.contract import SiteView
+from scionet.methods.method_run import MethodRun
 from scionet.methods.refit.survey import survey
-from scionet.methods.run import MethodRun
 from scionet.methods.walk import AllocatedWidths
 from scionet.methods.widths.isomorphic import alike
 from scionet.methods.widths.output_distance import OutputDistance
