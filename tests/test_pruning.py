@@ -248,34 +248,34 @@ class Kept:
 
 
 @pytest.mark.parametrize(
-    ("make", "message"),
+    ("kind", "parameters", "message"),
     [
-        (lambda: Forward(objective="leastsquares"), r"'objective' of Forward must be .*Did you mean 'least_squares'"),
-        (lambda: Forward(objective="los"), r"given 'los'"),
-        (lambda: Forward(candidates="stochastik"), r"'candidates' of Forward .*Did you mean 'stochastic'"),
-        (lambda: Forward(passes=0), r"'passes' of Forward must be an int of 1 or more; given 0"),
-        (lambda: Forward(passes="two"), r"'passes' of Forward must be an int of 1 or more; given 'two'"),
-        (lambda: Stochastic(epsilon=1.0), r"'epsilon' of Stochastic must be a float in \(0, 1\); given 1.0"),
-        (lambda: Stochastic(epsilon="much"), r"'epsilon' of Stochastic"),
-        (lambda: TaskLoss(scoring="taylr"), r"'scoring' of TaskLoss must be 'exact' or 'taylor'.*mean 'taylor'"),
-        (lambda: Refit(shrinkage="much"), r"a float in \[0, 1\], 'held_out' or None; given 'much'\.$"),
-        (lambda: Refit(shrinkage="heldout"), r"'shrinkage' of Refit .*given 'heldout'\. Did you mean 'held_out'\?"),
-        (lambda: Refit(shrinkage=-1), r"'shrinkage' of Refit must be a float in \[0, 1\].*given -1"),
-        (lambda: Refit(shrinkage=float("nan")), r"'shrinkage' of Refit .*given nan"),
-        (lambda: Refit(asymmetric="no"), r"'asymmetric' of Refit must be True or False; given 'no'"),
-        (lambda: Refit(asymmetric=0), r"'asymmetric' of Refit must be True or False; given 0"),
-        (lambda: Limits(round_to=0), r"^The parameter 'round_to' of Limits must be an int of 1 or more; given 0\.$"),
-        (lambda: Limits(round_to=0, min_units=1.5), r"'round_to' of Limits .*'min_units' of Limits .*given 1.5"),
-        (lambda: Sensitivity(examples="many"), r"'examples' of Sensitivity must be an int of 1 or more; given 'many'"),
-        (lambda: Sensitivity(search=-1), r"'search' of Sensitivity must be an int of 0 or more; given -1"),
-        (lambda: Resources(positions=True), r"'positions' of Resources must be an int of 1 or more; given True"),
-        (lambda: Resources(backend="loki"), r"'backend' of Resources .*Did you mean 'loky'"),
-        (lambda: Outputs("klein"), r"'metric' of Outputs must be 'kl', 'squared' or None"),
+        (Forward, {"objective": "leastsquares"}, r"'objective' of Forward must be .*Did you mean 'least_squares'"),
+        (Forward, {"objective": "los"}, r"given 'los'"),
+        (Forward, {"candidates": "stochastik"}, r"'candidates' of Forward .*Did you mean 'stochastic'"),
+        (Forward, {"passes": 0}, r"'passes' of Forward must be an int of 1 or more; given 0"),
+        (Forward, {"passes": "two"}, r"'passes' of Forward must be an int of 1 or more; given 'two'"),
+        (Stochastic, {"epsilon": 1.0}, r"'epsilon' of Stochastic must be a float in \(0, 1\); given 1.0"),
+        (Stochastic, {"epsilon": "much"}, r"'epsilon' of Stochastic"),
+        (TaskLoss, {"scoring": "taylr"}, r"'scoring' of TaskLoss must be 'exact' or 'taylor'.*mean 'taylor'"),
+        (Refit, {"shrinkage": "much"}, r"a float in \[0, 1\], 'held_out' or None; given 'much'\.$"),
+        (Refit, {"shrinkage": "heldout"}, r"'shrinkage' of Refit .*given 'heldout'\. Did you mean 'held_out'\?"),
+        (Refit, {"shrinkage": -1}, r"'shrinkage' of Refit must be a float in \[0, 1\].*given -1"),
+        (Refit, {"shrinkage": float("nan")}, r"'shrinkage' of Refit .*given nan"),
+        (Refit, {"asymmetric": "no"}, r"'asymmetric' of Refit must be True or False; given 'no'"),
+        (Refit, {"asymmetric": 0}, r"'asymmetric' of Refit must be True or False; given 0"),
+        (Limits, {"round_to": 0}, r"^The parameter 'round_to' of Limits must be an int of 1 or more; given 0\.$"),
+        (Limits, {"round_to": 0, "min_units": 1.5}, r"'round_to' of Limits .*'min_units' of Limits .*given 1.5"),
+        (Sensitivity, {"examples": "many"}, r"'examples' of Sensitivity must be an int of 1 or more; given 'many'"),
+        (Sensitivity, {"search": -1}, r"'search' of Sensitivity must be an int of 0 or more; given -1"),
+        (Resources, {"positions": True}, r"'positions' of Resources must be an int of 1 or more; given True"),
+        (Resources, {"backend": "loki"}, r"'backend' of Resources .*Did you mean 'loky'"),
+        (Outputs, {"metric": "klein"}, r"'metric' of Outputs must be 'kl', 'squared' or None"),
     ],
 )
-def test_choices_that_are_not_allowed(make, message):
+def test_choices_that_are_not_allowed(kind, parameters, message):
     with pytest.raises(InvalidSetting, match=message):
-        make()
+        kind(**parameters)
 
 
 @pytest.mark.parametrize(

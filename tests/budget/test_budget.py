@@ -64,7 +64,8 @@ def test_the_canonical_text_is_read_back_to_an_equal_budget(budget: Budget) -> N
     ("text", "said"),
     [
         ("", "is not a limit"),
-        ("50%", "is not a limit"),
+        ("50%", """given '50%'; did you mean "macs<=50%"?"""),
+        ("0.5", 'did you mean "macs<=50%"?'),
         ("macs<=", "is not a limit"),
         ("macs<=50%,", "is not a limit"),
         ("macs<=1.2.3M", "is not a limit"),

@@ -58,7 +58,8 @@ def calibrate(process_index: int, size: int, folder: Path) -> None:
         plan = selecting.select(method, model, batches, sites, budget_for(sites, 0.6), resources=FEW, **choices)
         (folder / f"{name}-{size}-{process_index}.json").write_text(plan.to_json())
         save_file({"none": torch.zeros(1), **plan.tensors}, folder / f"{name}-{size}-{process_index}.safetensors")
-    for choices in ({}, {"widths": "uniform"}, {"method": Forward("output_imitation"), "repair": []}):
+    imitated = {"method": Forward("output_imitation"), "repair": []}
+    for choices in list[dict[str, Any]]([{}, {"widths": "uniform"}, imitated]):
         data = iter(subject.batches(1) if process_index else [])
         with pytest.raises(CalibrationError, match="to every process"):
             prune(model, data, "macs<=60%", example_inputs=subject.example(), **choices)

@@ -170,7 +170,7 @@ def rebatched(sizes: Sequence[int]) -> list[tuple[Tensor, ...]]:
 
 def identity(name: str, batches: Iterable[Any]) -> str:
     method, choices = SAMPLED[name]
-    return select("residual", method, 0.6, batches, **{"resources": FEW} | choices).identity
+    return select("residual", method, 0.6, batches, resources=FEW, **choices).identity
 
 
 @pytest.mark.parametrize("name", SAMPLED)
@@ -314,7 +314,7 @@ def test_streams_take_the_beginning_of_the_path_that_gave_their_curve(method, mo
 
 def test_the_survey_takes_as_many_examples_as_it_is_told_and_the_refit_all():
     subject = SUBJECTS["residual"]
-    batches, curves = subject.batches(3, 8), {"widths": "error_curves"}
+    batches, curves = subject.batches(3, 8), dict[str, Any](widths="error_curves")
     told = select("residual", "forward", 0.6, batches, **curves, resources=replace(ALL_PIXELS, survey_examples=9))
     network = Network(model := subject.network(), discover(model, subject.example()))
     (seen,) = selecting.calibration_for(network, batches).parts((9,), seeded(0), network.device)

@@ -1,5 +1,6 @@
 """What pruning must respect beside the budget, as data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,5 +15,5 @@ class Limits(Checked):
     """Kept widths are multiples of this; 8 suits most hardware. Numbers of heads are not rounded."""
     min_units: Count = 1
     """The fewest units that a site keeps."""
-    ignored_layers: tuple[Any, ...] = ()
+    ignored_layers: Sequence[Any] = ()
     """Layers whose channels all stay: module names, shell globs of names, module types, or modules."""

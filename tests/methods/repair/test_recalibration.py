@@ -46,6 +46,22 @@ def test_statistics_are_those_of_the_cut_network_in_training(name, repair):
     assert hash_tensors(state_of(model)) == before
 
 
+def test_a_smaller_last_batch_weighs_less_and_an_example_left_over_is_not_alone():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).double().eval()
+    sites = discover(model, torch.zeros(2, 3))
+    for count, parts in ((40, (32, 8)), (33, (33,)), (65, (32, 33))):
+        x = torch.randn(count, 3, dtype=torch.float64)
+        given = {"widths": "uniform", "repair": ["recalibrate"], "resources": Resources(batch_size=32)}
+        plan = select("l1", model, x.split(13), sites, Budget.of("macs<=100%"), **given)
+        with torch.no_grad():
+            seen = [(len(part), model[0](part)) for part in x.split(parts)]
+        mean = sum(size * part.mean(0) for size, part in seen) / count
+        variance = sum(size * part.var(0) for size, part in seen) / count
+        torch.testing.assert_close(plan.tensors["1.running_mean"], mean)
+        torch.testing.assert_close(plan.tensors["1.running_var"], variance)
+
+
 def test_no_data_and_single_examples_are_refused():
     subject = SUBJECTS["residual"]
     model = subject.network()

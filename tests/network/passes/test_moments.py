@@ -83,11 +83,12 @@ def test_rows_times_the_weight_are_the_outputs(layer: nn.Module, shape: tuple[in
     every = output_rows(stop.output_without_bias, None)
     torch.testing.assert_close(input_rows(stop, None) @ weight.T, every, rtol=1e-12, atol=1e-12)
 
-    positions = sample_positions(stop, stop.output.shape, 3, np.random.default_rng(0))
+    positions = sample_positions(stop, 3, np.arange(len(x)), key=5)
     some = output_rows(stop.output_without_bias, positions)
     torch.testing.assert_close(input_rows(stop, positions) @ weight.T, some, rtol=1e-12, atol=1e-12)
     if positions is not None:
-        assert torch.equal(some, every.unflatten(0, (len(x), -1))[:, positions].flatten(0, 1))
+        examples = zip(every.unflatten(0, (len(x), -1)), positions, strict=True)
+        assert torch.equal(some, torch.cat([pixels[places] for pixels, places in examples]))
 
 
 def test_outputs_without_bias_are_outputs_without_bias() -> None:
@@ -106,14 +107,15 @@ def test_a_weight_as_a_matrix_and_back(shape: tuple[int, ...]) -> None:
 
 def test_positions() -> None:
     stop = stop_at(nn.Conv2d(3, 4, 3), torch.randn(2, 3, 10, 12))
-    positions = sample_positions(stop, stop.output.shape, 20, np.random.default_rng(0))
-    assert positions is not None
-    assert len(positions) == len(set(positions.tolist())) == 20
-    assert positions.tolist() == sorted(positions.tolist())
-    assert 0 <= int(positions.min()) and int(positions.max()) < 8 * 10
-    assert sample_positions(stop, stop.output.shape, 80, np.random.default_rng(0)) is None
+    positions = sample_positions(stop, 20, np.arange(2), key=5)
+    assert positions is not None and positions.shape == (2, 20)
+    for places in positions.tolist():
+        assert len(set(places)) == 20
+        assert places == sorted(places)
+        assert 0 <= places[0] and places[-1] < 8 * 10
+    assert sample_positions(stop, 80, np.arange(2), key=5) is None
     linear = stop_at(nn.Linear(3, 4), torch.randn(50, 3))
-    assert sample_positions(linear, linear.output.shape, 20, np.random.default_rng(0)) is None
+    assert sample_positions(linear, 20, np.arange(50), key=5) is None
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

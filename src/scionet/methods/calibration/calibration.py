@@ -160,13 +160,14 @@ def read(
     known = {_form(example_inputs)}
 
     def batches() -> Iterator[CalibrationBatch]:
-        before, (process_index, n_processes) = 0, world()
+        before, full, (process_index, n_processes) = 0, 0, world()
         held_by_caller = isinstance(data, list | tuple)
         for batch in data:
             inputs, given = inputs_like(example_inputs, batch)
             _refuse_misfit(network, inputs, example_inputs, known)
             size = example_count(inputs)
-            start = before * n_processes + process_index * size
+            full = max(full, size)  # only the last batch of all is smaller
+            start = before * n_processes + process_index * full
             before += size
             found = CalibrationBatch(inputs, _as_labels(given) if labels else None, start + np.arange(size))
             # a generator may write the next batch into the same tensors, while this one waits to be joined

@@ -1,6 +1,6 @@
 """BatchNorm statistics, re-measured in the pruned network."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
 from scionet.methods.problem import Problem
-from scionet.network.calling import Batch, call, place_of, state_of, to_model
+from scionet.network.calling import Batch, call, example_count, joined, place_of, state_of, to_model
 from scionet.network.multiprocess import everywhere, summed
 from scionet.network.plan import Plan
 from scionet.network.surgery.cut import copied
@@ -28,12 +28,12 @@ def recalibrated(problem: Problem, plan: Plan) -> Plan:
     """
     network = problem.network
     masked = masked_tensors(network.model, network.sites, plan)
-    statistics = norm_statistics(network.model, masked, problem.calibration.inputs)
+    statistics = norm_statistics(network.model, masked, _none_alone(problem.calibration.inputs))
     return replace(plan, tensors={**plan.tensors, **statistics})
 
 
 def norm_statistics(model: nn.Module, tensors: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """Running means and variances of every BatchNorm, as averages over the batches.
+    """Running means and variances of every BatchNorm, as averages over the batches, weighted by their examples.
 
     Each BatchNorm sees inputs that those before it normalised by the statistics of the batch, as in training.
 
@@ -59,9 +59,8 @@ def norm_statistics(model: nn.Module, tensors: Mapping[str, Tensor], batches: It
         module.training = False
     for norm in norms.values():
         norm.reset_running_stats()
-        norm.momentum = None  # type: ignore[assignment]  the documented way to average all batches alike
         norm.training = True
-    seen = _run(changed, batches)
+    seen = _run(changed, [*norms.values()], batches)
     if not everywhere(seen > 0, place_of(model)[0]):
         raise CalibrationError("the calibration data are empty; give at least one batch of inputs")
     total = summed(torch.tensor(float(seen), dtype=torch.float64, device=place_of(model)[0]))
@@ -73,8 +72,14 @@ def norm_statistics(model: nn.Module, tensors: Mapping[str, Tensor], batches: It
     return found
 
 
-def _run(model: nn.Module, batches: Iterable[Batch]) -> int:
-    """Call the network on all batches, of which the number is given back.
+def _none_alone(batches: Sequence[Batch]) -> list[Batch]:
+    """The batches; a single example left over goes with the batch before it, since it has no variance."""
+    alone = len(batches) > 1 and example_count(batches[-1]) == 1
+    return [*batches[:-2], *joined(batches[-2:])] if alone else [*batches]
+
+
+def _run(model: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[Batch]) -> int:
+    """Call the network on all batches, and return the number of examples.
 
     Raises:
         CalibrationError: If a batch is too small.
@@ -82,6 +87,10 @@ def _run(model: nn.Module, batches: Iterable[Batch]) -> int:
     seen = 0
     with torch.random.fork_rng(devices=[d for d in [place_of(model)[0]] if d.type == "cuda"]), torch.no_grad():
         for batch in batches:
+            size = example_count(batch)
+            seen += size
+            for norm in norms:
+                norm.momentum = size / seen  # running averages of all examples alike
             try:
                 call(model, to_model(batch, model))
             except ValueError as error:
@@ -89,5 +98,4 @@ def _run(model: nn.Module, batches: Iterable[Batch]) -> int:
                     f"BatchNorm statistics cannot be measured on a batch ({error}); give batches of two examples or "
                     "more"
                 ) from error
-            seen += 1
     return seen
