@@ -32,7 +32,7 @@ def build(kind: Any, value: Any, where: str = "record") -> Any:
     """The inverse of `plain`: a value of the annotated type `kind`.
 
     Args:
-        kind: A dataclass, ``tuple[...]``, ``Mapping[...]``, ``Literal[...]``, an optional type, ``Any``, or a plain type.
+        kind: A dataclass, ``tuple[...]``, ``Mapping[...]``, ``Literal[...]``, an optional type, a plain type, or Any.
         value: What JSON gave.
         where: Path to the value, for error texts.
 
