@@ -31,6 +31,19 @@ def chosen_method(command: Prune) -> str | Forward | Score:
     return Forward(getattr(command, command.objective), candidates, command.passes)
 
 
+def refuse_no_stop(command: Prune) -> None:
+    """Refuse a command that does not say where pruning stops, before anything is read.
+
+    Raises:
+        InvalidSetting: If it has neither a budget nor a tolerance, or both.
+    """
+    own = ":" in command.method  # may have a stop rule of its own
+    if not own and (command.budget is None) == (command.task_loss.tolerance is None):
+        raise InvalidSetting(
+            'give either --budget, such as --budget "macs<=50%", or --objective task_loss with --task-loss.tolerance'
+        )
+
+
 def chosen_widths(command: Prune) -> WidthRule | None:
     """How the budget is divided; None for the default.
 

@@ -9,7 +9,7 @@ from torch import nn
 from scionet.budget.budget import Budget
 from scionet.choices.limits import Limits
 from scionet.commands import latency, networks, pictures
-from scionet.commands.chosen import chosen_method, chosen_repair, chosen_widths
+from scionet.commands.chosen import chosen_method, chosen_repair, chosen_widths, refuse_no_stop
 from scionet.commands.options import Prune
 from scionet.commands.output_files import check_writable
 from scionet.commands.pictures import ImageSample, PictureRecord
@@ -47,6 +47,7 @@ def run(command: Prune) -> None:
     budget = None if command.budget is None else Budget.of(command.budget)
     table = latency.read(command, budget)
     method, widths, repair = chosen_method(command), chosen_widths(command), chosen_repair(command)
+    refuse_no_stop(command)
     limits = Limits(command.round_to, command.min_units, command.ignored_layers)
     material = _material(command)
     kwargs = networks.keywords(command.model_args)

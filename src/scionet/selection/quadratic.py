@@ -14,7 +14,15 @@ from scionet.selection.objective import BoolArray, Fact, FloatArray, IntArray, O
 from scionet.selection.regression import Fit, refit
 from scionet.selection.terms import Contributions, Term, common_size
 
-__all__ = ["AverageObjective", "Contributions", "LeastSquaresObjective", "LeastSquaresState", "LineSearchObjective", "Term", "refit"]
+__all__ = [
+    "AverageObjective",
+    "Contributions",
+    "LeastSquaresObjective",
+    "LeastSquaresState",
+    "LineSearchObjective",
+    "Term",
+    "refit",
+]
 
 REFRESH = 256
 """Line-search steps after which the state is recomputed to remove rounding drift."""

@@ -78,7 +78,7 @@ def _none_alone(batches: Sequence[Batch]) -> list[Batch]:
     return [*batches[:-2], *joined(batches[-2:])] if alone else [*batches]
 
 
-def _run(model: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[Batch]) -> int:
+def _run(model: nn.Module, norms: Sequence[BatchNormBase], batches: Iterable[Batch]) -> int:
     """Call the network on all batches, and return the number of examples.
 
     Raises:
