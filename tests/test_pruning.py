@@ -28,10 +28,10 @@ from scionet.network.discovery.discover import discover
 RESIDUAL = SUBJECTS["residual"]
 
 
-
 def _plain(value: Any) -> str:
     """A test id without addresses, which differ between processes."""
     return re.sub(r" at 0x\w+", "", str(value))
+
 
 class Paired(nn.Module):
     """Two inputs, one of them optional: called with a tuple or by keywords."""
