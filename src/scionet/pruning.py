@@ -243,6 +243,7 @@ def prune_each(
     has_data = not (isinstance(data, list | tuple) and not data)
     chosen = _method(method, widths, repair, outputs, limits, resources, has_data)
     wanted = [None if budget is None else Budget.of(budget) for budget in budgets]
+    chosen.check(wanted, seed)
     _refuse_blank(model)
     watch = _StopWatch()
     sites = discover(model, example_inputs, limits.ignored_layers)

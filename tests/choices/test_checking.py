@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -44,7 +45,7 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         return st.one_of([values(member) for member in args])
     if origin is Literal:
         return st.sampled_from(args)
-    if origin is tuple:
+    if origin in (tuple, Sequence):
         return st.lists(st.sampled_from(["head", "conv*", "layer1.0"]), max_size=3).map(tuple)
     if origin is Annotated:
         return numbers(*args)

@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.slow
-def test_from_a_file_to_a_page(folder: Path) -> None:
+def test_from_a_file_to_a_page_and_packed_records_count_as_done(folder: Path) -> None:
     before = bench(folder, "report", "tiny.toml", "--out", "out")
     assert before.returncode == 1 and "holds no record of tiny.toml; run it first" in before.stderr
     ran = bench(folder, "run", "tiny.toml", "--out", "out", "--backend", "sequential")
@@ -64,10 +64,7 @@ def test_from_a_file_to_a_page(folder: Path) -> None:
     assert "l1 + fine-tuned" in page and str(folder) not in page
     assert (folder / "out" / "table.csv").read_text().count("\n") == 4
     assert (folder / "out" / "table.md").read_text().startswith("| network |")
-
-
-def test_packed_records_count_as_done(folder: Path) -> None:
-    """After test_from_a_file_to_a_page."""
+    # records that are packed count as done
     packed = bench(folder, "pack", "out/records")
     assert packed.returncode == 0 and "out/records.jsonl holds 2 records" in packed.stdout
     shutil.rmtree(folder / "out" / "records")

@@ -74,7 +74,7 @@ def test_several_processes_make_the_plan_of_one(size: int, tmp_path: Path) -> No
     for name in ROWS:
         expected = Plan.from_json((tmp_path / f"{name}-1-0.json").read_text())
         tensors = load_file(tmp_path / f"{name}-1-0.safetensors")
-        for size, process_index in [(2, 0), (2, 1), (4, 0), (4, 3)]:
+        for process_index in (0, size - 1):
             plan = Plan.from_json((tmp_path / f"{name}-{size}-{process_index}.json").read_text())
             assert [c.order for c in plan.choices] == [c.order for c in expected.choices], (name, size)
             assert plan.widths == expected.widths
@@ -85,4 +85,4 @@ def test_several_processes_make_the_plan_of_one(size: int, tmp_path: Path) -> No
             assert found.keys() == tensors.keys()
             for key, tensor in found.items():
                 torch.testing.assert_close(tensor, tensors[key], rtol=1e-5, atol=1e-7)
-        assert len({(tmp_path / f"{name}-{size}-{rank}.json").read_bytes() for rank in range(1, size)}) == 1
+        assert len({(tmp_path / f"{name}-{size}-{index}.json").read_bytes() for index in range(1, size)}) == 1

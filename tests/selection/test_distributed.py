@@ -116,7 +116,7 @@ def test_wrong_numbers_and_backends(options, text):
 
 
 def test_objectives_that_are_not_set_functions_are_refused():
-    with pytest.raises(InvalidSetting, match="LineSearch is not one: use n_partitions=1"):
+    with pytest.raises(InvalidSetting, match="LineSearchObjective is not one: use n_partitions=1"):
         run(LineSearchObjective([layer(0).term]))
 
 

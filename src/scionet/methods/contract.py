@@ -49,6 +49,19 @@ class Method(ABC):
             progress: Called with the stage, the steps done and the steps in total.
         """
 
+    def check(self, budgets: Sequence[Budget | None], seed: int) -> None:
+        """Refuse what can be refused before any data are read.
+
+        Args:
+            budgets: What may remain.
+            seed: Root of all randomness.
+
+        Raises:
+            InvalidSetting: If the seed is no whole number of 0 or more; a method may refuse more.
+        """
+        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
+            raise InvalidSetting(f"the seed must be a whole number of 0 or more; given {seed!r}")
+
     def select_each(
         self, problem: Problem, budgets: Sequence[Budget | None], seed: int, progress: Progress = silent
     ) -> list[Plan]:

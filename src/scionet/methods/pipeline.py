@@ -4,8 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
 from scionet.budget.allocation.reach import NO_GAIN, TOLERANCE, shortfall
 from scionet.budget.budget import Budget
 from scionet.choices.repair import Recalibrate, Reconstruct
@@ -62,7 +60,7 @@ class Pipeline(Method):
             UnreachableBudget: If even the narrowest network exceeds a budget.
             CalibrationError: If the calibration data are empty or make the network produce NaN or infinite values.
         """
-        self._refuse_wrong(budgets, seed)
+        self.check(budgets, seed)
         generators = seeded(seed)
         held_out = None
         if any(isinstance(step, Reconstruct) for step in self.settings.repair):
@@ -124,17 +122,21 @@ class Pipeline(Method):
                 plan = reconstructed(run.network, plan, held_out, step, self.settings.outputs, run.progress)
         return plan
 
-    def _refuse_wrong(self, budgets: Sequence[Budget | None], seed: int) -> None:
+    def check(self, budgets: Sequence[Budget | None], seed: int) -> None:
         """Refuse what types cannot rule out.
 
+        Args:
+            budgets: What may remain.
+            seed: Root of all randomness.
+
         Raises:
-            InvalidSetting: If something is wrong.
+            InvalidSetting: If there is neither a budget nor a stop rule, or both; if the seed is no whole number of 0
+                or more; or if further passes would change nothing.
         """
+        super().check(budgets, seed)
         stops = self.ranker.tolerance is not None
         if any((budget is None) != stops for budget in budgets):
             raise InvalidSetting("give either a budget, such as 'macs<=50%', or TaskLoss(tolerance=...)")
-        if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
-            raise InvalidSetting(f"the seed must be a whole number of 0 or more; given {seed!r}")
         if self.ranker.passes > 1 and (self.settings.refit is None or not self.ranker.uses_moments):
             raise InvalidSetting(
                 f"passes={self.ranker.passes} would repeat the first: a further pass needs a refit, and a method that "

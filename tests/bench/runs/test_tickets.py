@@ -278,7 +278,7 @@ def test_a_layer_that_is_emptied_is_a_failure_with_a_reason(tmp_path) -> None:
     assert found.failure is not None and found.failure.kind == "LayerCollapse"
 
 
-@pytest.mark.filterwarnings("ignore:min_per_layer=2 holds")
+@pytest.mark.filterwarnings("ignore:min_per_layer=2 applies")
 def test_layers_and_minima_are_respected(tmp_path) -> None:
     text = TICKETS.replace(str(MASKED).replace("'", '"'), '["lottery ticket"]').replace("weights<=25%", "weights<=0.1%")
     text = text.replace("0.5\n", '0.01\nmin_per_layer = 2\nignored_layers = ["linear"]\n')
