@@ -356,7 +356,7 @@ def test_a_loss_that_is_nan_names_its_step(bad_step: int) -> None:
         ({"data": iter([])}, TrainingError, "must be a map-style data set"),
         ({"validation": TensorDataset(torch.zeros(0, 1))}, TrainingError, "validation data are empty"),
         ({"recipe": replace(QUICK, patience=2)}, TrainingError, "patience needs validation data"),
-        ({"recipe": replace(QUICK, teacher_weight=0.5)}, TrainingError, "a teacher goes with"),
+        ({"recipe": replace(QUICK, teacher_weight=0.5)}, TrainingError, "a teacher needs"),
         ({"execution": Execution(parts=3)}, TrainingError, "a multiple of 3"),
         ({"state_file": "x.pt"}, InvalidSetting, r"must end in \.safetensors"),
         ({"state_file": "missing/x.safetensors"}, CheckpointError, "cannot write missing"),

@@ -51,7 +51,7 @@ def test_a_teacher_takes_its_share(batch: tuple[torch.Tensor, torch.Tensor]) -> 
 
 @pytest.mark.parametrize(("weight", "teacher"), [(0.5, None), (0.0, plain())], ids=["no teacher", "idle teacher"])
 def test_teacher_and_recipe_go_together(weight: float, teacher: nn.Module | None) -> None:
-    with pytest.raises(TrainingError, match="a teacher goes with teacher_weight above 0"):
+    with pytest.raises(TrainingError, match="a teacher needs teacher_weight above 0"):
         TrainingLoss(Recipe(teacher_weight=weight), plain(), teacher)
 
 
