@@ -38,9 +38,8 @@ def bars() -> Iterator[Progress]:
 
         def tell(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = display.add_task(
-                    stage, total=total, completed=done
-                )  # resumed steps do not count as speed
+                # Steps done before do not count in the speed, as they would in an update from 0.
+                tasks[stage] = display.add_task(stage, total=total, completed=done)
             display.update(tasks[stage], completed=done, total=total)
 
         yield tell

@@ -81,14 +81,14 @@ _CRITERIA = {
     "l2": "Units whose producing weights have the largest L2 norm.",
     "fpgm": "Units whose producing weights are farthest from all others (geometric median).",
     "energy": "Units that contribute most to their consumers' output, each by itself.",
-    "thinet": "Units go whose removal changes the consumers' output least, given those that went before.",
+    "thinet": "One after the other, the unit is removed whose removal changes the consumers' output least.",
     "lasso": "Units with the largest multipliers under an L1 penalty on what they add to the consumers' output.",
     "taylor": "Units whose gates have the steepest squared slope of the labelled task loss.",
 }
 _UNFITTED = ("l2", "fpgm", "taylor")
 """Criteria whose papers have no refit; they also compete without one."""
 _GREEDY = (
-    "Greedy: the unit that lowers most the error of the consumer's output after refitting its weights by least "
+    "Greedy: the unit that most lowers the error of the consumer's output after refitting its weights by least "
     "squares; asymmetric targets, shortcut compensation."
 )
 
