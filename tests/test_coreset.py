@@ -52,16 +52,16 @@ def herded(points: np.ndarray, n: int) -> list[int]:
 
 
 @pytest.mark.parametrize("name", ["residual", "tokens", "flattened"])
-def test_facility_location_is_greedy_k_medoids(name):
+def test_facility_location_is_greedy_k_medoids(name) -> None:
     assert choose(name, 7) == medoids(vectors(name), 7)
 
 
 @pytest.mark.parametrize("name", ["residual", "mlp"])
-def test_moments_are_those_of_all(name):
+def test_moments_are_those_of_all(name) -> None:
     assert choose(name, 7, criterion="moments") == herded(vectors(name), 7)
 
 
-def test_smaller_selections_are_prefixes_of_larger_ones_and_all_can_be_selected():
+def test_smaller_selections_are_prefixes_of_larger_ones_and_all_can_be_selected() -> None:
     for criterion in ("facility_location", "moments"):
         paths = [choose("residual", n, criterion=criterion) for n in (1, 5, 20, 36)]
         assert all(long[: len(short)] == short for short, long in pairwise(paths))
@@ -76,7 +76,7 @@ def test_smaller_selections_are_prefixes_of_larger_ones_and_all_can_be_selected(
         ("mlp", lambda model, x: model[:4](x)),
     ],
 )
-def test_examples_are_described_by_what_goes_into_the_last_layer(name, expected):
+def test_examples_are_described_by_what_goes_into_the_last_layer(name, expected) -> None:
     model = SUBJECTS[name].network()
     with torch.no_grad():
         found = torch.cat([expected(model, batch) for batch in data(name)])
@@ -94,27 +94,27 @@ def head_input(model: nn.Module, x: Tensor, head: nn.Module) -> Tensor:
     return found
 
 
-def test_a_convolution_at_the_end_is_averaged_over_positions():
+def test_a_convolution_at_the_end_is_averaged_over_positions() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 1), nn.ReLU(), nn.Conv2d(3, 4, 1)).double()
     x = data()[0]
     with torch.no_grad(), into_last_layer(model) as run:
         torch.testing.assert_close(run(x), model[:2](x).mean((2, 3)))
 
 
-def test_own_descriptions_and_labels_beside_the_inputs():
+def test_own_descriptions_and_labels_beside_the_inputs() -> None:
     subject = SUBJECTS["residual"]
     pairs = [(x, torch.zeros(len(x))) for x in data()]
     found = select_examples(nn.Flatten(), pairs, 5, example_inputs=subject.example(), describe=lambda x: x.flatten(1))
     assert found.tolist() == medoids(torch.cat(data()).flatten(1).numpy(), 5)
 
 
-def test_a_group_of_equal_examples_is_represented_once():
+def test_a_group_of_equal_examples_is_represented_once() -> None:
     points = torch.eye(4).repeat_interleave(3, 0)
     found = select_examples(nn.Identity(), [points], 4, example_inputs=points[:1], describe=lambda x: x)
     assert sorted(found // 3) == [0, 1, 2, 3]
 
 
-def test_the_model_is_not_modified():
+def test_the_model_is_not_modified() -> None:
     subject = SUBJECTS["residual"]
     model = subject.network().train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -126,7 +126,7 @@ def test_the_model_is_not_modified():
     assert not any(module._forward_pre_hooks for module in model.modules())
 
 
-def test_the_code_of_the_page_runs():
+def test_the_code_of_the_page_runs() -> None:
     subject = SUBJECTS["residual"]
     names = {"model": subject.network(), "unlabelled_batches": subject.batches(5, 32)}
     exec(code_of("methods/coreset.md"), names)
@@ -146,7 +146,7 @@ def test_the_code_of_the_page_runs():
         ({"data": [{"x": 1}]}, CalibrationError, "must be like example_inputs"),
     ],
 )
-def test_wrong_input(change, error, text):
+def test_wrong_input(change, error, text) -> None:
     given = {"model": SUBJECTS["residual"].network(), "data": data(), "n_examples": 3}
     with pytest.raises(error, match=text):
         select_examples(**{**given, **change}, example_inputs=SUBJECTS["residual"].example())

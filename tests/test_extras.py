@@ -139,7 +139,8 @@ def test_a_missing_hub_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_missing_extra_is_an_error_of_scionet_and_of_imports() -> None:
-    assert issubclass(MissingExtra, PruneError) and issubclass(MissingExtra, ImportError)
+    assert issubclass(MissingExtra, PruneError)
+    assert issubclass(MissingExtra, ImportError)
 
 
 def test_what_scionet_itself_lacks_is_no_extra() -> None:

@@ -16,11 +16,11 @@ from scionet.errors import InvalidSetting
     [GreedySelector(), GreedySelector(1, objective="logistic"), GreedySelector(1, n_partitions=2, backend="threading")]
 )
 @pytest.mark.filterwarnings("ignore")  # the checks use odd data deliberately
-def test_the_selector_passes_scikit_learns_checks(estimator, check):
+def test_the_selector_passes_scikit_learns_checks(estimator, check) -> None:
     check(estimator)
 
 
-def test_selected_features_match_repeated_regressions():
+def test_selected_features_match_repeated_regressions() -> None:
     x, y = load_diabetes(return_X_y=True)
     order: list[int] = []
     for _ in range(4):
@@ -33,7 +33,7 @@ def test_selected_features_match_repeated_regressions():
     assert selector.get_support(indices=True).tolist() == sorted(order)
 
 
-def test_in_a_pipeline_with_classes_and_names():
+def test_in_a_pipeline_with_classes_and_names() -> None:
     data = load_breast_cancer(as_frame=False)
     selector = GreedySelector(5, objective="logistic")
     model = make_pipeline(StandardScaler(), selector, LogisticRegression()).fit(data.data, data.target)
@@ -44,7 +44,7 @@ def test_in_a_pipeline_with_classes_and_names():
     assert again.order_.tolist() == selector.order_.tolist()
 
 
-def test_distributed_and_stochastic_are_seeded_and_close():
+def test_distributed_and_stochastic_are_seeded_and_close() -> None:
     x, y = load_diabetes(return_X_y=True)
     exact = GreedySelector(4).fit(x, y).scores_[-1]
     for options in ({"n_partitions": 3, "backend": "threading"}, {"candidates": "stochastic"}):
@@ -65,7 +65,7 @@ def test_distributed_and_stochastic_are_seeded_and_close():
         {"candidates": "stochastic", "epsilon": 1.0},
     ],
 )
-def test_wrong_settings(options):
+def test_wrong_settings(options) -> None:
     x, y = load_diabetes(return_X_y=True)
     with pytest.raises(InvalidSetting, match="given"):
         GreedySelector(**options).fit(x, y)

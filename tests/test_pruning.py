@@ -62,7 +62,7 @@ def uses_up(result: PruneResult, fraction: float) -> bool:
 
 
 @pytest.mark.parametrize("choices", [{}, {"method": "l1"}, {"method": "random", "repair": []}], ids=str)
-def test_pruned_network_runs_within_the_budget(choices):
+def test_pruned_network_runs_within_the_budget(choices) -> None:
     result = pruned(**choices)
     dense, found = (measure(model, RESIDUAL.example()) for model in (RESIDUAL.network(), result.model))
     assert uses_up(result, 0.6)
@@ -73,7 +73,7 @@ def test_pruned_network_runs_within_the_budget(choices):
 
 
 @pytest.mark.parametrize("form", ["tuple", "dict", "tensor"])
-def test_inputs_of_any_form(form):
+def test_inputs_of_any_form(form) -> None:
     torch.manual_seed(0)
     model = Paired()
     left, right = torch.randn(32, 4), torch.randn(32, 3)
@@ -84,7 +84,7 @@ def test_inputs_of_any_form(form):
 
 
 @pytest.mark.parametrize("form", ["dict with labels", "pairs", "triples"])
-def test_labels_and_what_else_a_batch_holds_are_put_aside(form):
+def test_labels_and_what_else_a_batch_holds_are_put_aside(form) -> None:
     x = RESIDUAL.batches(1, 16)[0]
     labels = torch.arange(16) % 4
     if form == "dict with labels":
@@ -102,7 +102,7 @@ def test_labels_and_what_else_a_batch_holds_are_put_aside(form):
 
 
 @pytest.mark.parametrize("objective", ["average", "task_loss"])
-def test_data_loader_with_labels(objective):
+def test_data_loader_with_labels(objective) -> None:
     data = TensorDataset(RESIDUAL.batches(1, 20)[0], torch.arange(20) % 4)
     loader = DataLoader(data, batch_size=8, shuffle=True)
     model = RESIDUAL.network()
@@ -113,14 +113,14 @@ def test_data_loader_with_labels(objective):
 
 
 @pytest.mark.parametrize("widths", ["uniform", "error_curves", "sensitivity"])
-def test_generator_that_can_be_read_once(widths):
+def test_generator_that_can_be_read_once(widths) -> None:
     def once() -> Iterator[Tensor]:
         yield from RESIDUAL.batches(2, 8)
 
     assert pruned(data=once(), widths=widths).plan.identity == pruned(widths=widths).plan.identity
 
 
-def test_generator_that_reuses_its_tensors():
+def test_generator_that_reuses_its_tensors() -> None:
     batches = RESIDUAL.pairs(5, 8)
 
     def reusing() -> Iterator[tuple[Tensor, Tensor]]:
@@ -133,22 +133,23 @@ def test_generator_that_reuses_its_tensors():
     assert pruned(data=reusing(), method="taylor").plan.identity == pruned(data=batches, method="taylor").plan.identity
 
 
-def test_a_score_of_weights_needs_no_data():
+def test_a_score_of_weights_needs_no_data() -> None:
     result = pruned(data=(), method="l1")
     assert result.plan.identity == pruned(data=(), method="l1", widths="uniform", repair=[]).plan.identity
     assert not result.plan.tensors
 
 
 @pytest.mark.parametrize("method", ["l1", "forward"])
-def test_with_data_every_method_is_refitted_and_takes_widths_by_sensitivity(method):
+def test_with_data_every_method_is_refitted_and_takes_widths_by_sensitivity(method) -> None:
     plain, spelled_out = pruned(method=method), pruned(method=method, widths=Sensitivity(), repair=[Refit()])
     assert plain.plan.identity == spelled_out.plan.identity
     assert plain.plan.identity != pruned(method=method, widths="uniform").plan.identity
-    assert plain.plan.tensors and not pruned(method=method, repair=[]).plan.tensors
+    assert plain.plan.tensors
+    assert not pruned(method=method, repair=[]).plan.tensors
 
 
 @pytest.mark.parametrize("state", ["frozen", "train", "train frozen"])
-def test_frozen_networks_and_networks_in_training_are_pruned_and_left_alone(state):
+def test_frozen_networks_and_networks_in_training_are_pruned_and_left_alone(state) -> None:
     model = RESIDUAL.network()
     model.requires_grad_("frozen" not in state).train("train" in state)
     before = hash_tensors(state_of(model))
@@ -160,7 +161,7 @@ def test_frozen_networks_and_networks_in_training_are_pruned_and_left_alone(stat
 
 
 @pytest.mark.parametrize("choices", [{}, {"method": Forward("task_loss"), "repair": []}, {"method": "l1"}], ids=str)
-def test_network_in_half_precision(choices):
+def test_network_in_half_precision(choices) -> None:
     model = RESIDUAL.network().bfloat16()
     data = [(x.float(), y) for x, y in RESIDUAL.pairs(2, 8)]
     result = pruned(model, data, **choices)
@@ -169,14 +170,14 @@ def test_network_in_half_precision(choices):
     assert result.report.pruned.macs <= 0.6 * result.report.dense.macs
 
 
-def test_half_precision_chooses_almost_as_double_precision_does():
+def test_half_precision_chooses_almost_as_double_precision_does() -> None:
     kept, expected = (pruned(model).plan.kept for model in (RESIDUAL.network().bfloat16(), RESIDUAL.network()))
     common = sum(len({*kept[site]} & {*expected[site]}) for site in expected)
     assert common >= 0.75 * sum(map(len, expected.values()))
 
 
 @pytest.mark.parametrize("method", ["l1", "forward"])
-def test_pruning_under_autocast(method):
+def test_pruning_under_autocast(method) -> None:
     model, data = RESIDUAL.network().float(), [batch.float() for batch in RESIDUAL.batches(2, 8)]
     plain = pruned(model, data, method=method, example_inputs=data[0][:2])
     with torch.autocast("cpu", torch.bfloat16):
@@ -187,7 +188,7 @@ def test_pruning_under_autocast(method):
     assert {tensor.dtype for tensor in result.model.state_dict().values()} <= {torch.float32, torch.int64}
 
 
-def test_tolerance_takes_the_place_of_a_budget():
+def test_tolerance_takes_the_place_of_a_budget() -> None:
     x = RESIDUAL.batches(1, 24)[0]
     labels = RESIDUAL.network()(x).argmax(1)
     loss = {"method": Forward(TaskLoss(tolerance=0.5)), "repair": []}
@@ -199,13 +200,13 @@ def test_tolerance_takes_the_place_of_a_budget():
             pruned(data=[(x, labels)], budget=budget, **choices)
 
 
-def test_budget_of_everything_gives_back_the_same_function():
+def test_budget_of_everything_gives_back_the_same_function() -> None:
     model, x = RESIDUAL.network(), RESIDUAL.batches(1, 4, seed=9)[0]
     result = pruned(model, budget="macs<=100%")
     assert torch.equal(result.model(x), model(x))
 
 
-def test_budget_may_be_a_budget_a_mapping_or_several_limits():
+def test_budget_may_be_a_budget_a_mapping_or_several_limits() -> None:
     plans = [
         pruned(budget=budget).plan.identity
         for budget in ("macs<=60%, params<=90%", Budget("params<=90%", "macs<=60%"), {"macs": "60%", "params": "90%"})
@@ -213,7 +214,7 @@ def test_budget_may_be_a_budget_a_mapping_or_several_limits():
     assert len(set(plans)) == 1
 
 
-def test_a_choice_may_be_a_name_or_an_object():
+def test_a_choice_may_be_a_name_or_an_object() -> None:
     named = pruned(method="l1", widths="uniform", repair=["refit"], outputs="squared")
     objects = pruned(method=Score("l1"), widths=Uniform(), repair=(Refit(),), outputs=Outputs("squared"))
     assert (
@@ -223,19 +224,19 @@ def test_a_choice_may_be_a_name_or_an_object():
     )
 
 
-def test_a_method_of_ones_own_decides_the_rest_by_itself():
+def test_a_method_of_ones_own_decides_the_rest_by_itself() -> None:
     method = selecting.method_with("l1", widths="uniform", repair=["refit"])
     assert pruned(method=method).plan.identity == pruned(method="l1", widths="uniform").plan.identity
 
 
 @pytest.mark.parametrize("ignored", [["block1"], [nn.Linear, "block1.*"], ["*1.conv?"]], ids=str)
-def test_ignored_layers_stay_whole(ignored):
+def test_ignored_layers_stay_whole(ignored) -> None:
     result = pruned(limits=Limits(ignored_layers=ignored), budget="macs<=85%")
     assert "block1.conv1" not in result.plan.widths
     assert result.model.get_parameter("block1.conv1.weight").shape[0] == 12
 
 
-def test_report_is_for_a_person_to_read():
+def test_report_is_for_a_person_to_read() -> None:
     result = pruned(limits=Limits(ignored_layers=["block1"]), budget="macs<=85%")
     text = str(result.report)
     kept, width = sum(result.plan.widths.values()), sum(site.width for site in result.sites.values())
@@ -279,7 +280,7 @@ class Kept:
         (Outputs, {"metric": "klein"}, r"'metric' of Outputs must be 'kl', 'squared' or None"),
     ],
 )
-def test_choices_that_are_not_allowed(kind, parameters, message):
+def test_choices_that_are_not_allowed(kind, parameters, message) -> None:
     with pytest.raises(InvalidSetting, match=message):
         kind(**parameters)
 
@@ -336,7 +337,7 @@ def test_choices_that_are_not_allowed(kind, parameters, message):
     ],
     ids=_plain,
 )
-def test_settings_that_are_not_allowed(options, message):
+def test_settings_that_are_not_allowed(options, message) -> None:
     with pytest.raises(InvalidSetting, match=message):
         pruned(**options)
 
@@ -344,19 +345,19 @@ def test_settings_that_are_not_allowed(options, message):
 @pytest.mark.parametrize(
     ("option", "value"), [("shrinkage", 0.1), ("refit", True), ("objective", "average"), ("round_to", 8)]
 )
-def test_a_parameter_of_a_choice_is_no_parameter_of_prune(option, value):
+def test_a_parameter_of_a_choice_is_no_parameter_of_prune(option, value) -> None:
     with pytest.raises(TypeError, match=f"unexpected keyword argument '{option}'"):
         pruned(**{option: value})
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 5), [2, 5, 5], (1, 2, 5, 5), torch.Size([1, 2, 5, 5])], ids=str)
-def test_a_shape_in_place_of_example_inputs_is_answered_with_what_to_write(shape):
+def test_a_shape_in_place_of_example_inputs_is_answered_with_what_to_write(shape) -> None:
     with pytest.raises(CalibrationError, match=r"looks like a shape; write torch\.randn\(1, 2, 5, 5\)"):
         pruned(example_inputs=shape)
 
 
 @pytest.mark.parametrize("inputs", [(), ("image",), 3, None], ids=str)
-def test_example_inputs_without_a_tensor_are_refused(inputs):
+def test_example_inputs_without_a_tensor_are_refused(inputs) -> None:
     with pytest.raises(
         CalibrationError, match=r"must be a tensor, a tuple of arguments or a dict.*given (tuple|int|None)"
     ):
@@ -364,7 +365,7 @@ def test_example_inputs_without_a_tensor_are_refused(inputs):
 
 
 @pytest.mark.parametrize("choices", [{}, {"method": "l1"}, {"limits": Limits(min_units=9)}], ids=str)
-def test_budget_out_of_reach_names_what_can_be_reached(choices):
+def test_budget_out_of_reach_names_what_can_be_reached(choices) -> None:
     with pytest.raises(UnreachableBudget, match=r"smallest network .*M MACs.*macs [\d.]+%"):
         pruned(budget="macs<=30%" if "limits" in choices else "macs<=1%", **choices)
 
@@ -397,7 +398,7 @@ IMAGES = RESIDUAL.batches(1, 8)[0]
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_calibration_data_that_do_not_fit(choices, data, message):
+def test_calibration_data_that_do_not_fit(choices, data, message) -> None:
     def labelled(batch):
         return (batch, torch.zeros(len(batch), dtype=torch.long)) if isinstance(batch, Tensor) else batch
 
@@ -410,7 +411,7 @@ def test_calibration_data_that_do_not_fit(choices, data, message):
     assert threading.active_count() == threads
 
 
-def test_pictures_of_another_size_are_welcome_where_the_network_takes_them():
+def test_pictures_of_another_size_are_welcome_where_the_network_takes_them() -> None:
     larger = torch.randn(4, 2, 7, 6)
     assert pruned(data=[larger, IMAGES]).report.difference <= 1e-10
 
@@ -425,14 +426,14 @@ def test_pictures_of_another_size_are_welcome_where_the_network_takes_them():
     ],
     ids=_plain,
 )
-def test_nan_in_the_data_names_a_layer(value, choices):
+def test_nan_in_the_data_names_a_layer(value, choices) -> None:
     x, y = RESIDUAL.pairs(1, 8)[0]
     x[3, 1, 2, 2] = value
     with pytest.raises(CalibrationError, match=r"'(block1\.conv1\.weight|stem|norm)'.*NaN or infinite"):
         pruned(data=[(x, y)], **choices)
 
 
-def test_network_with_broken_weights_is_refused_by_name():
+def test_network_with_broken_weights_is_refused_by_name() -> None:
     model = RESIDUAL.network()
     with torch.no_grad():
         model.get_parameter("block2.conv1.weight")[3, 0, 0, 0] = torch.nan
@@ -440,7 +441,7 @@ def test_network_with_broken_weights_is_refused_by_name():
         pruned(model)
 
 
-def test_network_without_memory_is_refused():
+def test_network_without_memory_is_refused() -> None:
     with pytest.raises(UnsupportedModel, match=r"'stem\.weight' is on the device 'meta'"):
         pruned(RESIDUAL.network().to("meta"))
 
@@ -462,7 +463,7 @@ def constant_site(model: nn.Module) -> None:
 @pytest.mark.parametrize("objective", ["least_squares", "line_search", "average"])
 @pytest.mark.parametrize("repair", [["refit"], []], ids=str)
 @pytest.mark.parametrize("spoil", [dead_channel, dead_site, constant_site])
-def test_sites_without_variance_are_pruned(spoil: Callable[[nn.Module], None], repair, objective):
+def test_sites_without_variance_are_pruned(spoil: Callable[[nn.Module], None], repair, objective) -> None:
     model = RESIDUAL.network()
     spoil(model)
     result = pruned(model, budget="macs<=40%", method=Forward(objective), repair=repair)
@@ -473,24 +474,25 @@ def test_sites_without_variance_are_pruned(spoil: Callable[[nn.Module], None], r
 
 
 @pytest.mark.parametrize("model", [nn.Linear(4, 3), nn.ReLU(), nn.Sequential(nn.Linear(4, 8), nn.LayerNorm(8))])
-def test_network_without_prunable_layers(model):
+def test_network_without_prunable_layers(model) -> None:
     with pytest.raises(UnsupportedModel, match="no prunable layer"):
         prune(model, [torch.randn(5, 4)], "macs<=50%", example_inputs=torch.randn(2, 4))
 
 
-def test_all_refusals_are_of_one_family():
+def test_all_refusals_are_of_one_family() -> None:
     wrong: list[dict[str, Any]] = [{"data": []}, {"method": "x"}, {"budget": "macs<=1%"}, {"model": nn.Linear(5, 3)}]
     for options in wrong:
         with pytest.raises(PruneError):
             pruned(**options)
 
 
-def test_a_pruned_network_can_be_pruned_again():
+def test_a_pruned_network_can_be_pruned_again() -> None:
     batches, example = RESIDUAL.batches(2, 8), RESIDUAL.example()
     first = prune(RESIDUAL.network(), batches, "macs<=70%", example_inputs=example)
     second = prune(first.model, batches, "macs<=78.9%", example_inputs=example)
     assert second.report.dense == first.report.pruned
-    assert uses_up(first, 0.7) and uses_up(second, 0.789)
+    assert uses_up(first, 0.7)
+    assert uses_up(second, 0.789)
     for name, site in second.sites.items():
         assert site.width == len(first.plan.kept[name]) >= len(second.plan.kept[name])
 
@@ -498,7 +500,7 @@ def test_a_pruned_network_can_be_pruned_again():
 @pytest.mark.parametrize(
     "choices", [{"widths": Sensitivity(examples=4)}, {"method": "random", "repair": [], "widths": "uniform"}], ids=str
 )
-def test_each_of_several_budgets_gets_what_it_would_get_alone(choices):
+def test_each_of_several_budgets_gets_what_it_would_get_alone(choices) -> None:
     data, example = RESIDUAL.batches(2, 8), RESIDUAL.example()
     budgets = ["macs<=70%", {"macs": "40%"}]
     together = prune_each(RESIDUAL.network(), data, budgets, example_inputs=example, **choices)
@@ -507,7 +509,7 @@ def test_each_of_several_budgets_gets_what_it_would_get_alone(choices):
     assert together[0].report.pruned.macs > together[1].report.pruned.macs
 
 
-def test_curves_are_measured_once_for_all_budgets():
+def test_curves_are_measured_once_for_all_budgets() -> None:
     stages: list[str] = []
     sites = discover(RESIDUAL.network(), RESIDUAL.example())
     tell = lambda stage, done, total: stages.append(stage)  # noqa: E731

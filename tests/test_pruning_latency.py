@@ -37,13 +37,15 @@ def table(inputs: Tensor) -> LatencyTable:
 def test_the_predicted_latency_is_within_the_limit_and_both_are_reported(widths: Any, inputs: Tensor) -> None:
     result = prune(network(), [inputs], "latency<=70%", example_inputs=inputs, widths=widths)
     timed = result.report.latency
-    assert timed is not None and result.latency_table is not None
+    assert timed is not None
+    assert result.latency_table is not None
     assert 0.69 <= timed.predicted_pruned_ms / timed.predicted_dense_ms <= 0.7
     assert result.report.pruned.macs < 0.9 * result.report.dense.macs
     assert timed.dense.batch_size == 8
     text = str(result.report)
     assert f"latency {timed.predicted_dense_ms:.4g} ms -> {timed.predicted_pruned_ms:.4g} ms predicted" in text
-    assert f"{timed.dense} -> {timed.pruned} measured" in text and str(timed.origin) in text
+    assert f"{timed.dense} -> {timed.pruned} measured" in text
+    assert str(timed.origin) in text
     assert result.report.seconds["latency table"] > 0
 
 
@@ -61,7 +63,8 @@ def test_a_table_is_reported_on_where_latency_is_not_limited(inputs: Tensor, tab
     with_table = prune(network(), (), "macs<=50%", latency_table=table, **limited)
     without = prune(network(), (), "macs<=50%", **limited)
     assert with_table.plan.identity == without.plan.identity
-    assert with_table.report.latency is not None and without.report.latency is None
+    assert with_table.report.latency is not None
+    assert without.report.latency is None
     assert "latency" not in str(without.report)
 
 

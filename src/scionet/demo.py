@@ -36,27 +36,27 @@ SHOWN = (
     *(f"{score}{refit}" for score in ("random", "l1", "bn_scale") for refit in ("", " + refit")),
     "l1 + refit + sensitivity",
 )
-"""What the demo compares, besides the default and the task loss."""
+"""Competitors of the demo, besides the default and the task loss."""
 BUDGETS = ("macs<=70%", "macs<=50%", "macs<=30%")
 QUICK_LOSS = replace(LOSS, method=Forward("task_loss", "stochastic"))
 RECIPE = Recipe(epochs=15, batch_size=64, learning_rate=0.1, weight_decay=5e-4, warmup_epochs=4.5)
 CALIBRATION_EXAMPLES = 1024
 LABELLED_EXAMPLES = 64
-"""The task loss is evaluated for every candidate: it gets fewer examples."""
+"""Examples for the task loss: fewer, because it is evaluated for every candidate."""
 PACKAGES = ("accelerate", "jinja2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "sklearn")
-"""What the demo needs of scionet[all], checked before it trains."""
+"""Packages of scionet[all] that the demo needs, checked before it trains."""
 
 
 def run(out: Path, seed: int = 0, quiet: bool = False) -> Path:
     """Train, prune to several budgets by every method, verify, save, reload, export, time, and write the page.
 
     Args:
-        out: Folder for the records, the pruned networks and ``report.html``; made if need be.
+        out: Folder for the records, the pruned networks and ``report.html``; created if it does not exist.
         seed: Root of all randomness.
-        quiet: Say nothing.
+        quiet: Print nothing.
 
     Returns:
-        The page.
+        Path of the page.
 
     Raises:
         MissingExtra: If a package is not installed.
@@ -108,7 +108,7 @@ def _compared(
 
 
 def _used(comparison: Comparison, done: CompetitorRun, out: Path, console: Console) -> RunRecord:
-    """What a user does next: save, load into a fresh network, export, time. The record with the times."""
+    """Save, load into a new network, export and time, as a user does next. Returns the record with the times."""
     result, record = done.result, done.record
     stem = f"digits-{record.spec.budget.removeprefix('macs<=').removesuffix('%')}"
     path = save_pruned(

@@ -4,16 +4,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[str, int, int], None]
-"""Told what goes on: stage, steps done, steps in all."""
+"""Called with the stage, the steps done and the steps in total."""
 
 
 def silent(stage: str, done: int, total: int) -> None:
-    """A `Progress` that tells nobody."""
+    """A `Progress` that shows nothing."""
 
 
 @contextmanager
 def bars() -> Iterator[Progress]:
-    """A `Progress` that draws one bar for each stage on standard error."""
+    """A `Progress` that shows one bar for each stage on standard error."""
     from rich import progress
     from rich.console import Console
     from rich.progress import (
@@ -33,12 +33,13 @@ def bars() -> Iterator[Progress]:
         TextColumn("left"),
         TimeRemainingColumn(),
     )
-    with progress.Progress(*columns, console=Console(stderr=True)) as drawn:
+    with progress.Progress(*columns, console=Console(stderr=True)) as display:
         tasks: dict[str, TaskID] = {}
 
         def tell(stage: str, done: int, total: int) -> None:
             if stage not in tasks:
-                tasks[stage] = drawn.add_task(stage, total=total, completed=done)  # not 0: no speed by a leap
-            drawn.update(tasks[stage], completed=done, total=total)
+                # Steps done before do not count in the speed, as they would in an update from 0.
+                tasks[stage] = display.add_task(stage, total=total, completed=done)
+            display.update(tasks[stage], completed=done, total=total)
 
         yield tell

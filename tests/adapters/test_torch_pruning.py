@@ -44,7 +44,7 @@ def cut_at_the_widths_of(pruned, dense, sites, orders):
 
 @pytest.mark.parametrize("name", ["residual", "mlp", "flattened"])
 @pytest.mark.parametrize("across", [False, True])
-def test_the_pruner_makes_the_network_of_the_greedy_order(name, across):
+def test_the_pruner_makes_the_network_of_the_greedy_order(name, across) -> None:
     subject = SUBJECTS[name]
     model = subject.network()
     dense = copy.deepcopy(model)
@@ -61,7 +61,7 @@ def test_the_pruner_makes_the_network_of_the_greedy_order(name, across):
     assert call(model, subject.example()).shape == call(dense, subject.example()).shape
 
 
-def test_the_code_of_the_page_runs():
+def test_the_code_of_the_page_runs() -> None:
     subject = SUBJECTS["residual"]
     names = {"model": subject.network(), "batches": subject.batches(), "example_inputs": subject.example()}
     before = measure(names["model"], subject.example()).macs
@@ -69,7 +69,7 @@ def test_the_code_of_the_page_runs():
     assert measure(names["model"], subject.example()).macs < 0.6 * before
 
 
-def test_several_steps_measure_again_and_ranking_over_all_layers_works():
+def test_several_steps_measure_again_and_ranking_over_all_layers_works() -> None:
     subject = SUBJECTS["residual"]
     model = subject.network()
     importance = GreedyImportance(model, subject.batches(), subject.example())
@@ -86,7 +86,7 @@ def test_several_steps_measure_again_and_ranking_over_all_layers_works():
     assert all(state_of(model)[tensor].shape[dim] == size for (tensor, dim), size in first.items())
 
 
-def test_layers_that_scionet_leaves_whole_stay_whole():
+def test_layers_that_scionet_leaves_whole_stay_whole() -> None:
     subject = SUBJECTS["residual"]
     model, limits = subject.network(), Limits(ignored_layers=["block1.conv1"])
     importance = GreedyImportance(model, subject.batches(), subject.example(), limits=limits)
@@ -97,7 +97,7 @@ def test_layers_that_scionet_leaves_whole_stay_whole():
     assert state["head.weight"].shape[0] == 4
 
 
-def test_importance_falls_strictly_along_the_path():
+def test_importance_falls_strictly_along_the_path() -> None:
     subject = SUBJECTS["mlp"]
     model = subject.network()
     _, orders = paths(model, subject)
@@ -107,14 +107,14 @@ def test_importance_falls_strictly_along_the_path():
     assert (along[1:] < along[:-1]).all()
 
 
-def test_heads_get_no_importance():
+def test_heads_get_no_importance() -> None:
     subject = SUBJECTS["heads"]
     scores = GreedyImportance(subject.network(), subject.batches(), subject.example()).scores()
     assert ("layers.0.linear1.weight", 0) in scores
     assert not any("self_attn" in tensor for tensor, _ in scores)
 
 
-def test_wrong_settings_and_data_are_refused():
+def test_wrong_settings_and_data_are_refused() -> None:
     subject = SUBJECTS["mlp"]
     model = subject.network()
     with pytest.raises(InvalidSetting, match="an objective other than 'task_loss'"):

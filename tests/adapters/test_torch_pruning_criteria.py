@@ -86,7 +86,8 @@ def test_widths_and_repairs_are_scionets_and_the_network_is_unchanged(chosen: st
     assert hash_tensors(state_of(model)) == before
     assert all(parameter.grad is None for parameter in model.parameters())
     assert all(result.report.difference < 1e-4 for result in results)
-    assert results[1].plan.method == f"torch-pruning {chosen}" and results[1].plan.tensors
+    assert results[1].plan.method == f"torch-pruning {chosen}"
+    assert results[1].plan.tensors
     assert not results[0].plan.tensors
 
 

@@ -20,20 +20,21 @@ GRID = [10 ** (quarter / 4) for quarter in range(18)]
 
 @pytest.mark.parametrize("name", ["residual", "mlp", "flattened"])
 @pytest.mark.parametrize("masked", [False, True])
-def test_incoming_and_outgoing_flow_of_units_are_equal(name, masked):
+def test_incoming_and_outgoing_flow_of_units_are_equal(name, masked) -> None:
     """Includes streams with several producers and consumers, and flattened feature maps."""
     model, x = SUBJECTS[name].network(), SUBJECTS[name].example()
     sites, before = discover(model, x), hash_tensors(state_of(model))
     masks = mask_weights(model, 0.5, score="random").masks if masked else None
     found = conservation(model, x, sites, masks)
-    assert found.incoming.keys() == set(sites) and found.flow > 0
+    assert found.incoming.keys() == set(sites)
+    assert found.flow > 0
     assert found.imbalance < 1e-12
     for site in sites:
         np.testing.assert_allclose(found.incoming[site], found.outgoing[site], rtol=1e-9, atol=1e-12 * found.flow)
     assert hash_tensors(state_of(model)) == before
 
 
-def test_cuts_carry_the_flow_and_branches_less():
+def test_cuts_carry_the_flow_and_branches_less() -> None:
     torch.manual_seed(0)
     model, x = resnet20(), torch.zeros(1, 3, 16, 16)
     found = conservation(model, x, discover(model, x))
@@ -43,14 +44,15 @@ def test_cuts_carry_the_flow_and_branches_less():
     assert found.imbalance < 1e-12
 
 
-def test_depthwise_convolutions_pass_units_on():
+def test_depthwise_convolutions_pass_units_on() -> None:
     model = nn.Sequential(
         *(nn.Conv2d(2, 6, 1), nn.ReLU6(), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU6(), nn.Conv2d(6, 4, 1)),
         *(nn.AdaptiveAvgPool2d(1), nn.Flatten()),
     )
     x = torch.zeros(1, 2, 5, 5)
     found = conservation(model, x, discover(model, x))
-    assert list(found.incoming) == ["0"] and found.imbalance < 1e-12
+    assert list(found.incoming) == ["0"]
+    assert found.imbalance < 1e-12
     np.testing.assert_allclose(list(found.layers.values()), found.flow, rtol=1e-12)
 
 
@@ -65,7 +67,7 @@ def mlp() -> nn.Module:
     return nn.Sequential(*layers[:-1])
 
 
-def test_critical_compressions_are_ordered_as_published():
+def test_critical_compressions_are_ordered_as_published() -> None:
     """On a grid of 10^0.25: magnitude collapses first, one-shot SNIP later; SynFlow reaches N / L = 19,900."""
     model, x = mlp(), torch.zeros(1, 784)
     rng = torch.Generator().manual_seed(0)
@@ -79,11 +81,13 @@ def test_critical_compressions_are_ordered_as_published():
     assert 2.75 <= math.log10(found["random"] or 0) + 1e-9 <= 3.0 + 2e-9
     points = collapse_curve(model, "synflow", [19_900.0, 119_400 / 5], example_inputs=x)
     assert critical_compression(points) == 19_900
-    assert list(points[0].kept.values()) == [1] * 6 and points[0].connected
-    assert len(points[1].collapsed) == 1 and not points[1].connected
+    assert list(points[0].kept.values()) == [1] * 6
+    assert points[0].connected
+    assert len(points[1].collapsed) == 1
+    assert not points[1].connected
 
 
-def test_wrong_compressions_are_refused():
+def test_wrong_compressions_are_refused() -> None:
     with pytest.raises(InvalidSetting, match="1 or more"):
         collapse_curve(mlp(), "magnitude", [0.5], example_inputs=torch.zeros(1, 784))
     assert critical_compression([]) is None

@@ -17,16 +17,17 @@ from scionet.network.calling import hash_tensors, state_of
 
 @pytest.mark.parametrize("batch_norms", [False, True])
 @pytest.mark.parametrize("name", ["residual", "mlp", "heads"])
-def test_identities_hold(name, batch_norms):
+def test_identities_hold(name, batch_norms) -> None:
     model, pairs = SUBJECTS[name].network().train(), SUBJECTS[name].pairs(2, 6)
     before = hash_tensors(state_of(model))
     rates = flow_rates(model, pairs, batch_norms=batch_norms)
     for field in ("norm", "norm_acceleration", "loss", "gradient_norm"):
         assert getattr(rates, field).error < 1e-6, field
-    assert hash_tensors(state_of(model)) == before and model.training
+    assert hash_tensors(state_of(model)) == before
+    assert model.training
 
 
-def test_rates_of_a_linear_model_match_a_hand_calculation():
+def test_rates_of_a_linear_model_match_a_hand_calculation() -> None:
     """Two classes with logits (w x, 0): L = log(1 + exp(−w x)) for label 0, whose derivatives are known."""
     model = nn.Linear(1, 2, bias=False).double()
     with torch.no_grad():
@@ -41,7 +42,7 @@ def test_rates_of_a_linear_model_match_a_hand_calculation():
     )
 
 
-def test_filters_in_front_of_batch_statistics_have_no_scale():
+def test_filters_in_front_of_batch_statistics_have_no_scale() -> None:
     model, pairs = SUBJECTS["residual"].network(), SUBJECTS["residual"].pairs(1, 16)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -54,7 +55,7 @@ def test_filters_in_front_of_batch_statistics_have_no_scale():
         assert np.abs(plain[name].first).max() > 1e-4
 
 
-def test_removal_effects_match_a_network_with_zeros():
+def test_removal_effects_match_a_network_with_zeros() -> None:
     model, pairs = SUBJECTS["mlp"].network(), SUBJECTS["mlp"].pairs(2, 8)
     sites = discover(model, SUBJECTS["mlp"].example())
     found = removal_effects(model, pairs, sites)
@@ -68,7 +69,7 @@ def test_removal_effects_match_a_network_with_zeros():
             assert found[site][unit] == pytest.approx(float(lost), rel=1e-9)
 
 
-def test_rank_correlation_is_spearmans():
+def test_rank_correlation_is_spearmans() -> None:
     scores = {"a": np.array([1.0, 2, 3, 4]), "b": np.array([1.0, 2, 3])}
     effects = {"a": np.array([0.1, -0.2, 0.3, 9]), "b": np.array([-3.0, 2, 1])}
     assert rank_correlation(scores, effects) == pytest.approx({"a": 1.0, "b": -1.0})
@@ -76,7 +77,7 @@ def test_rank_correlation_is_spearmans():
         rank_correlation(scores, {"a": effects["a"]})
 
 
-def test_missing_batches_and_wrong_steps_are_refused():
+def test_missing_batches_and_wrong_steps_are_refused() -> None:
     with pytest.raises(CalibrationError, match="no batches"):
         flow_rates(SUBJECTS["mlp"].network(), [])
     with pytest.raises(InvalidSetting, match="step"):

@@ -34,10 +34,12 @@ def test_committed_files_hold_records_of_their_kind() -> None:
 
 def test_a_run_counts_as_recorded_in_the_committed_file_and_in_the_folder(tmp_path: Path) -> None:
     folder, runs = tmp_path / "mine", [made_up.record(seed=seed) for seed in range(3)]
-    assert recorded_runs(folder) == () and not folder.exists()
+    assert recorded_runs(folder) == ()
+    assert not folder.exists()
     save(runs[0], folder)
     pack_folder(RunRecord, folder)
-    assert list(folder.glob("*.json")) == [] and recorded_runs(folder) == (runs[0],)
+    assert list(folder.glob("*.json")) == []
+    assert recorded_runs(folder) == (runs[0],)
     save(runs[2], folder)
     save(runs[1], folder)
     assert recorded_runs(folder) == tuple(runs)
@@ -76,5 +78,6 @@ def test_the_pages_are_made_from_the_records(tmp_path: Path, monkeypatch: pytest
     pages.main(tmp_path / "docs" / "pages")
     texts = {path.name: path.read_text() for path in (tmp_path / "docs" / "pages").iterdir()}
     assert texts.keys() == {"benchmarks.html", "bench-mine.html", "untrained.csv"}
-    assert FORWARD in texts["benchmarks.html"] and "scionet bench: mine" in texts["bench-mine.html"]
+    assert FORWARD in texts["benchmarks.html"]
+    assert "scionet bench: mine" in texts["bench-mine.html"]
     assert len(texts["untrained.csv"].splitlines()) == 4

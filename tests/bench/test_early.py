@@ -21,17 +21,18 @@ def network() -> nn.Sequential:
     return nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 4)).eval()
 
 
-def test_numbers_of_filters_fall_by_the_telescoping_schedule_and_end_at_the_density():
+def test_numbers_of_filters_fall_by_the_telescoping_schedule_and_end_at_the_density() -> None:
     """Against the fractions r_i of the current filters that the paper's schedule takes away."""
     share, slow = 1.0, []
     for i in range(1, 6):
         share *= 1 - 0.75 / (i * 0.75 + 5 * 0.25)
         slow.append(round(share * 224))
-    assert early_filters.counts(0.25, 5, 224) == slow and slow[-1] == 56
+    assert early_filters.counts(0.25, 5, 224) == slow
+    assert slow[-1] == 56
 
 
 @pytest.mark.parametrize("n_kept", [3, 9, 30, 45])
-def test_the_highest_stay_in_exact_numbers_and_a_twentieth_of_each_site(n_kept):
+def test_the_highest_stay_in_exact_numbers_and_a_twentieth_of_each_site(n_kept) -> None:
     scores = {"a": torch.linspace(-2, -1, 5), "b": torch.randn(40, generator=torch.Generator().manual_seed(1))}
     least = early_filters.floors({"a": 5, "b": 40})
     assert least == {"a": 1, "b": 2}
@@ -43,7 +44,7 @@ def test_the_highest_stay_in_exact_numbers_and_a_twentieth_of_each_site(n_kept):
 
 
 @pytest.mark.parametrize("method", ["magnitude", "GraSP, T = 1", "random"])
-def test_every_measure_scores_all_filters_of_the_network(network, method):
+def test_every_measure_scores_all_filters_of_the_network(network, method) -> None:
     sites = discover(network, X[:2])
     scores = early_filters.unit_scores(early_filters.METHODS[method], network, sites, PAIRS, np.random.default_rng(0))
     assert {name: len(score) for name, score in scores.items()} == {"0": 5, "3": 40}
@@ -53,7 +54,7 @@ def test_every_measure_scores_all_filters_of_the_network(network, method):
     assert sum(site.width for site in discover(cut(network, plan, sites), X[:2]).values()) == 20
 
 
-def test_norms_of_the_gradient_are_those_of_a_backward_pass(network):
+def test_norms_of_the_gradient_are_those_of_a_backward_pass(network) -> None:
     evaluated, trained = early_filters.gradient_norms(network, PAIRS)
     for norm, mode in ((evaluated, False), (trained, True)):
         copy = nn.Sequential(*network).train(mode)

@@ -69,7 +69,8 @@ def test_a_plan_has_the_settings_that_its_competitor_has_today(method: str, sett
     found = translated(old_record(method, settings))["spec"]
     assert found["method"] == label
     competitor = KNOWN[label]
-    assert competitor.widths is not None and competitor.repair is not None
+    assert competitor.widths is not None
+    assert competitor.repair is not None
     chosen = Settings(widths_from(competitor.widths), repair_from(competitor.repair))
     today = json.loads(to_json(method_for(competitor.method, chosen).described))
     assert json.loads(to_json(found["settings"])) == {**today, "resources": {**today["resources"], "batch_size": None}}

@@ -94,8 +94,10 @@ def test_measure_leaves_no_trace() -> None:
     fast = torch.backends.mha.get_fastpath_enabled()
     measure(model, torch.randn(2, 2, 4, 4, generator=torch.Generator().manual_seed(0)))
     after = hash_tensors(state_of(model)), [m.training for m in model.modules()], torch.get_rng_state()
-    assert before[:2] == after[:2] and torch.equal(before[2], after[2])
-    assert torch.backends.mha.get_fastpath_enabled() == fast and torch.is_grad_enabled()
+    assert before[:2] == after[:2]
+    assert torch.equal(before[2], after[2])
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert torch.is_grad_enabled()
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
@@ -103,7 +105,9 @@ def test_settings_are_restored_when_the_model_fails() -> None:
     model = nn.Sequential(nn.Linear(3, 3)).train()
     with pytest.raises(RuntimeError):
         measure(model, torch.randn(2, 4))
-    assert model.training and torch.backends.mha.get_fastpath_enabled() and torch.is_grad_enabled()
+    assert model.training
+    assert torch.backends.mha.get_fastpath_enabled()
+    assert torch.is_grad_enabled()
 
 
 def test_an_empty_batch_is_refused() -> None:
@@ -145,7 +149,8 @@ def test_predicted_cost_is_that_of_the_explicit_shapes(name: str, data: Any) -> 
     widths = {n: data.draw(st.integers(0, s.width)) for n, s in sites.items()}
     expected = counted_from_shapes(sites, widths)
     found = CostModel(sites).cost(widths)
-    assert found.params == expected.params and found.macs == pytest.approx(expected.macs, rel=1e-12)
+    assert found.params == expected.params
+    assert found.macs == pytest.approx(expected.macs, rel=1e-12)
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -174,7 +179,8 @@ def test_buffers_are_no_parameters() -> None:
     net: Net = NETS["chain"]
     statistics = sum(np.prod(shape) for name, shape in net.sites.shapes.items() if name not in net.sites.parameters)
     everything = sum(np.prod(shape) for shape in net.sites.shapes.values())
-    assert statistics > 0 and CostModel(net.sites).dense.params == everything - statistics
+    assert statistics > 0
+    assert CostModel(net.sites).dense.params == everything - statistics
 
 
 def test_unknown_sites_and_impossible_widths_are_refused() -> None:
@@ -194,4 +200,4 @@ def test_a_tensor_that_shrinks_in_three_dimensions_is_refused() -> None:
 
 def test_a_cost_reads_well() -> None:
     assert str(CostModel(separate([1000], [2000])).dense) == "2M MACs, 0.001M parameters"
-    assert SIZE * SIZE * 4 * 2 * 9 == NETS["chain"].sites.operations[0].macs
+    assert NETS["chain"].sites.operations[0].macs == SIZE * SIZE * 4 * 2 * 9

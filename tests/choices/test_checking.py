@@ -76,18 +76,18 @@ def choices(kind: Any) -> st.SearchStrategy[Any]:
 ANY = st.sampled_from(KINDS).flatmap(choices)
 
 
-def test_every_choice_is_among_the_classes_that_are_tested():
+def test_every_choice_is_among_the_classes_that_are_tested() -> None:
     registered = {*OBJECTIVES.values(), *CANDIDATES.values(), *WIDTHS.values(), *REPAIR.values()}
     assert {*registered, Forward, Score, Limits, Outputs, Resources} == set(KINDS)
 
 
 @given(choice=ANY)
-def test_the_repr_makes_the_same_choice_again(choice):
+def test_the_repr_makes_the_same_choice_again(choice) -> None:
     assert eval(repr(choice), dict(NAMES)) == choice
 
 
 @given(choice=ANY)
-def test_the_repr_shows_only_what_differs_from_the_defaults(choice):
+def test_the_repr_shows_only_what_differs_from_the_defaults(choice) -> None:
     default = type(choice)(**({"name": "l1"} if isinstance(choice, Score) else {}))
     for field in fields(choice):
         value = getattr(choice, field.name)
@@ -95,7 +95,7 @@ def test_the_repr_shows_only_what_differs_from_the_defaults(choice):
         assert shown == (value != getattr(default, field.name) or (isinstance(choice, Score) and field.name == "name"))
 
 
-def test_reprs_written_out():
+def test_reprs_written_out() -> None:
     assert repr(Forward()) == "Forward()"
     assert repr(Refit(shrinkage="held_out")) == "Refit(shrinkage='held_out')"
     assert repr(Forward(TaskLoss(tolerance=0.5), "exact")) == "Forward(objective=TaskLoss(tolerance=0.5))"
@@ -104,7 +104,7 @@ def test_reprs_written_out():
 
 
 @given(choice=ANY)
-def test_a_choice_survives_its_description_in_json(choice):
+def test_a_choice_survives_its_description_in_json(choice) -> None:
     description = json.loads(json.dumps(described(choice)))
     assert {field.name for field in fields(choice)} <= description.keys()
     if isinstance(choice, Forward | Score):
@@ -115,16 +115,18 @@ def test_a_choice_survives_its_description_in_json(choice):
 
 
 @given(choice=ANY)
-def test_choices_are_values(choice):
+def test_choices_are_values(choice) -> None:
     copy = type(choice)(**{field.name: getattr(choice, field.name) for field in fields(choice)})
-    assert copy == choice and hash(copy) == hash(choice)
+    assert copy == choice
+    assert hash(copy) == hash(choice)
     with pytest.raises(FrozenInstanceError):
         setattr(choice, "passes", 2)  # noqa: B010
 
 
-def test_names_are_those_of_the_classes():
+def test_names_are_those_of_the_classes() -> None:
     assert name_of(ErrorCurves) == name_of(ErrorCurves()) == "error_curves"
-    assert name_of(Refit) == "refit" and WIDTHS["error_curves"] is ErrorCurves
+    assert name_of(Refit) == "refit"
+    assert WIDTHS["error_curves"] is ErrorCurves
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ def test_names_are_those_of_the_classes():
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else str(value)[:40],
 )
-def test_one_message_names_the_parameter_whose_it_is_what_is_allowed_and_what_was_given(kind, given, text):
+def test_one_message_names_the_parameter_whose_it_is_what_is_allowed_and_what_was_given(kind, given, text) -> None:
     with pytest.raises(InvalidSetting) as refused:
         kind(**given)
     assert text in str(refused.value)
@@ -196,36 +198,39 @@ def test_one_message_names_the_parameter_whose_it_is_what_is_allowed_and_what_wa
 @pytest.mark.parametrize(
     ("kind", "name"), [(kind, field.name) for kind in KINDS for field in fields(kind)], ids=lambda value: str(value)
 )
-def test_every_parameter_of_every_choice_refuses_what_it_does_not_know(kind, name):
+def test_every_parameter_of_every_choice_refuses_what_it_does_not_know(kind, name) -> None:
     required = {"name": "l1"} if kind is Score else {}
     with pytest.raises(InvalidSetting, match=rf"The parameter {name!r} of {kind.__name__} must be .+; given <object"):
         kind(**{**required, name: object()})
 
 
-def test_all_problems_are_listed_and_long_values_are_shortened():
+def test_all_problems_are_listed_and_long_values_are_shortened() -> None:
     with pytest.raises(InvalidSetting) as refused:
         Resources(memory_gib=-1, workers=0, backend="loki" * 100)  # type: ignore[arg-type]
     text = str(refused.value)
     assert [text.count(f"The parameter {name!r} of Resources") for name in ("memory_gib", "workers", "backend")] == [
         1
     ] * 3
-    assert "'batch_size'" not in text and len(text) < 600
+    assert "'batch_size'" not in text
+    assert len(text) < 600
 
 
-def test_numbers_of_numpy_become_those_of_python():
+def test_numbers_of_numpy_become_those_of_python() -> None:
     found = Sensitivity(examples=np.int32(5), search=np.int64(0))  # type: ignore[arg-type]
-    assert type(found.examples) is type(found.search) is int and found == Sensitivity(examples=5)
+    assert type(found.examples) is type(found.search) is int
+    assert found == Sensitivity(examples=5)
     assert type(Refit(shrinkage=np.float32(0.5)).shrinkage) is float
     assert type(Resources(memory_gib=np.int64(2)).memory_gib) is type(Resources(memory_gib=2).memory_gib) is float
     assert json.dumps(described(found))
 
 
-def test_lists_become_tuples():
+def test_lists_become_tuples() -> None:
     found = Limits(ignored_layers=["head", "conv*"])  # type: ignore[arg-type]
-    assert found.ignored_layers == ("head", "conv*") and hash(found) == hash(Limits(ignored_layers=("head", "conv*")))
+    assert found.ignored_layers == ("head", "conv*")
+    assert hash(found) == hash(Limits(ignored_layers=("head", "conv*")))
 
 
-def test_unions_ranges_and_nested_choices_of_ones_own():
+def test_unions_ranges_and_nested_choices_of_ones_own() -> None:
     @dataclass(frozen=True, repr=False)
     class Own(Checked):
         share: Annotated[float, Range(0, 1, inside=True)] | None = None
@@ -244,11 +249,12 @@ def test_unions_ranges_and_nested_choices_of_ones_own():
             Own(**wrong)
 
 
-def test_a_name_or_a_table_with_some_parameters_makes_a_choice():
+def test_a_name_or_a_table_with_some_parameters_makes_a_choice() -> None:
     assert widths_from("uniform") == widths_from({"name": "uniform"}) == widths_from(Uniform()) == Uniform()
     assert widths_from({"name": "sensitivity", "search": 3}) == Sensitivity(search=3)
     assert repair_from(["refit", {"name": "reconstruct", "steps": 5}]) == (Refit(), Reconstruct(steps=5))
-    assert outputs_from("kl") == outputs_from(Outputs("kl")) and outputs_from(None) == Outputs()
+    assert outputs_from("kl") == outputs_from(Outputs("kl"))
+    assert outputs_from(None) == Outputs()
     table = {"name": "forward", "objective": {"name": "average", "repetition": True}, "candidates": "stochastic"}
     assert method_from(table) == Forward(Average(repetition=True), "stochastic")
     nested = {"name": "forward", "candidates": {"name": "exact"}, "objective": {"name": "output_imitation"}}
@@ -289,17 +295,17 @@ def test_a_name_or_a_table_with_some_parameters_makes_a_choice():
         (lambda: Settings(repair=(Refit(), Refit())), "repair takes each step once"),
     ],
 )
-def test_names_and_tables_that_make_no_choice_are_refused(make, text):
+def test_names_and_tables_that_make_no_choice_are_refused(make, text) -> None:
     with pytest.raises(InvalidSetting, match=text):
         make()
 
 
-def test_what_is_chosen_is_handed_on_as_it_is():
+def test_what_is_chosen_is_handed_on_as_it_is() -> None:
     given = Sensitivity(search=2)
     assert chosen(given, WIDTHS, "widths") is given
 
 
-def test_a_refusal_lists_every_check_that_failed():
+def test_a_refusal_lists_every_check_that_failed() -> None:
     refuse("settings", {"a is positive": True})
     with pytest.raises(InvalidSetting, match=r"^a is positive; b is even\. Given: settings$"):
         refuse("settings", {"a is positive": False, "c": True, "b is even": False})

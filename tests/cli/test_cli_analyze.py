@@ -15,7 +15,8 @@ def test_collapse_shows_which_scores_empty_layers(at_home: Path, capsys: pytest.
     flags = ["--scores", "magnitude", "lamp", "--compressions", "2", "300", "--json", "c.json", "--plot", "c.svg"]
     assert main(["analyze", "collapse", *SUBJECT, *flags]) == 0
     said = capsys.readouterr().out
-    assert "magnitude: no layer is emptied up to 2" in said and "lamp: no layer is emptied up to 300" in said
+    assert "magnitude: no layer is emptied up to 2" in said
+    assert "lamp: no layer is emptied up to 300" in said
     points = json.loads((at_home / "c.json").read_text())["points"]
     assert [(p["score"], p["compression"]) for p in points] == [
         ("magnitude", 2),
@@ -23,7 +24,9 @@ def test_collapse_shows_which_scores_empty_layers(at_home: Path, capsys: pytest.
         ("lamp", 2),
         ("lamp", 300),
     ]
-    assert points[1]["collapsed"] and sum(points[3]["kept"].values()) == 894  # of 268,336
+    # of 268,336
+    assert points[1]["collapsed"]
+    assert sum(points[3]["kept"].values()) == 894
     assert "layers without weights" in (at_home / "c.svg").read_text()
     assert main(["analyze", "collapse", *SUBJECT, *flags]) == 1
     for name in ("c.json", "c.svg"):
@@ -44,7 +47,8 @@ def test_scores_of_units_are_correlated_with_removals(at_home: Path, capsys: pyt
     flags = ["--methods", "l1", "loss_preservation", "--json", "r.json"]
     assert main(["analyze", "gradient-flow", *digits, *flags]) == 0
     found = json.loads((at_home / "r.json").read_text())["correlations"]
-    assert found.keys() == {"l1", "loss_preservation"} and all(-1 <= c <= 1 for c in found["l1"].values())
+    assert found.keys() == {"l1", "loss_preservation"}
+    assert all(-1 <= c <= 1 for c in found["l1"].values())
     (at_home / "r.json").unlink()
 
 

@@ -52,24 +52,31 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_from_a_file_to_a_page_and_packed_records_count_as_done(folder: Path) -> None:
     before = bench(folder, "report", "tiny.toml", "--out", "out")
-    assert before.returncode == 1 and "holds no record of tiny.toml; run it first" in before.stderr
+    assert before.returncode == 1
+    assert "holds no record of tiny.toml; run it first" in before.stderr
     ran = bench(folder, "run", "tiny.toml", "--out", "out", "--backend", "sequential")
     assert ran.returncode == 0, ran.stderr
-    assert "2 runs" in ran.stdout and "scionet bench report tiny.toml --out out --data ." in ran.stderr
+    assert "2 runs" in ran.stdout
+    assert "scionet bench report tiny.toml --out out --data ." in ran.stderr
     status = bench(folder, "status", "tiny.toml", "--out", "out")
-    assert status.returncode == 0 and "fine-tuned" in status.stdout
+    assert status.returncode == 0
+    assert "fine-tuned" in status.stdout
     report = bench(folder, "report", "tiny.toml", "--out", "out")
-    assert report.returncode == 0 and "2 of 2 runs are done; report: out/report.html" in report.stdout
+    assert report.returncode == 0
+    assert "2 of 2 runs are done; report: out/report.html" in report.stdout
     page = (folder / "out" / "report.html").read_text()
-    assert "l1 + fine-tuned" in page and str(folder) not in page
+    assert "l1 + fine-tuned" in page
+    assert str(folder) not in page
     assert (folder / "out" / "table.csv").read_text().count("\n") == 4
     assert (folder / "out" / "table.md").read_text().startswith("| network |")
     # records that are packed count as done
     packed = bench(folder, "pack", "out/records")
-    assert packed.returncode == 0 and "out/records.jsonl holds 2 records" in packed.stdout
+    assert packed.returncode == 0
+    assert "out/records.jsonl holds 2 records" in packed.stdout
     shutil.rmtree(folder / "out" / "records")
     ran = bench(folder, "run", "tiny.toml", "--out", "out", "--backend", "sequential")
-    assert ran.returncode == 0 and not (folder / "out" / "records").exists()
+    assert ran.returncode == 0
+    assert not (folder / "out" / "records").exists()
     report = bench(folder, "report", "tiny.toml", "--out", "out")
     assert "2 of 2 runs are done" in report.stdout
 

@@ -85,7 +85,8 @@ def test_evaluate_writes_what_a_slow_loop_finds(home: Path, pruned: subprocess.C
     correct = right_answers(model, home)
     assert (results["correct"], results["seen"]) == (correct, CLASSES * TEST)
     assert (results["macs"], results["params"]) == (cost.macs, cost.params)
-    assert results["latency"]["median_ms"] > 0 and results["latency"]["batch_size"] == 1
+    assert results["latency"]["median_ms"] > 0
+    assert results["latency"]["batch_size"] == 1
     assert f"({correct} of {CLASSES * TEST})" in done.stdout
 
 
@@ -98,7 +99,8 @@ def test_evaluate_leaves_calibration_pictures_out(
     assert "warning: 16 of these 40 pictures were seen in calibration" in capsys.readouterr().err
     assert main(["evaluate", "--pruned", "half.safetensors", *pictures, *exclude]) == 0
     shown = capsys.readouterr()
-    assert "of 24)" in shown.out and shown.err == ""
+    assert "of 24)" in shown.out
+    assert shown.err == ""
     model = ["--model", "scionet:resnet20", "--weights", "weights.pt"]
     assert main(["evaluate", *model, *pictures, *exclude, "--images", "20"]) == 0
     assert "of 20)" in capsys.readouterr().out
@@ -134,7 +136,8 @@ def test_a_budget_on_latency_is_met_by_prediction_and_its_table_is_kept(
         out = str(tmp_path / f"{name}.safetensors")
         assert main(["prune", "--config", "prune.toml", *flags, "--out", out]) == 0
         shown = capsys.readouterr().out
-        assert numbers(shown, "latency, predicted")[2] <= 95 and "latency, measured" in shown
+        assert numbers(shown, "latency, predicted")[2] <= 95
+        assert "latency, measured" in shown
         assert ("latency table written to" in shown) == (name == "first")
     assert LatencyTable.load(table).origin.inputs == "float32 4x3x32x32"
     plans = [read_plan(tmp_path / f"{name}.safetensors") for name in ("first", "second")]
@@ -174,12 +177,15 @@ def test_ctrl_c_ends_cleanly_and_leaves_nothing(home: Path, tmp_path: Path) -> N
     command = [sys.executable, "-m", "scionet", "prune", "--config", "prune.toml", *slow]
     command += ["--out", str(tmp_path / "x.safetensors"), "--weights", "None"]
     with subprocess.Popen(command, cwd=home, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None and process.stdout is not None
+        assert process.stderr is not None
+        assert process.stdout is not None
         assert "RANDOM weights" in process.stderr.readline()  # the long work begins
         time.sleep(1.5)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert "interrupted; no file is left half written" in err and "Traceback" not in err
-    assert out == "" and list(tmp_path.iterdir()) == []
+    assert "interrupted; no file is left half written" in err
+    assert "Traceback" not in err
+    assert out == ""
+    assert list(tmp_path.iterdir()) == []

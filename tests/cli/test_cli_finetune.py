@@ -44,8 +44,10 @@ def test_it_saves_what_fit_makes(ready: Path, capsys: pytest.CaptureFixture[str]
     flags = ["--validation-images", "10", "--out", "tuned.safetensors", "--evaluate-split", "test", "--quiet"]
     assert main([*BASE, *recipe, *flags]) == 0
     shown = capsys.readouterr()
-    assert shown.err == "" and f"accuracy ({CLASSES * TEST} pictures)" in shown.out
-    assert "finished: 3 of 3 steps, epoch 1" in shown.out and "saved to tuned.safetensors" in shown.out
+    assert shown.err == ""
+    assert f"accuracy ({CLASSES * TEST} pictures)" in shown.out
+    assert "finished: 3 of 3 steps, epoch 1" in shown.out
+    assert "saved to tuned.safetensors" in shown.out
     assert sorted(path.name for path in ready.iterdir()) == [
         "half.safetensors",
         "pictures",
@@ -63,7 +65,8 @@ def test_it_saves_what_fit_makes(ready: Path, capsys: pytest.CaptureFixture[str]
     assert hash_tensors(state_of(tuned)) == hash_tensors(state_of(expected))
     assert read_plan("tuned.safetensors").to_json() == read_plan("half.safetensors").to_json()
     told = describe("tuned.safetensors")["extra"]["training"]
-    assert told["recipe"] == "rethinking_cifar_finetune" and told["status"] == result.status
+    assert told["recipe"] == "rethinking_cifar_finetune"
+    assert told["status"] == result.status
     assert told["settings"] == {**asdict(settings), "milestones": [0.5, 0.75], "features": []}
     assert told["history"][0]["validation"]["seen"] == 10
 
@@ -90,7 +93,8 @@ def test_pictures_of_the_training_are_seen_later(ready: Path, capsys: pytest.Cap
     assert 16 <= ALL - int(rest[0]) <= 26
     assert main([*evaluate, "--exclude-calibration-of", "tuned.safetensors"]) == 0
     shown = capsys.readouterr()
-    assert shown.err == "" and f"of {rest[0]})" in shown.out
+    assert shown.err == ""
+    assert f"of {rest[0]})" in shown.out
 
 
 def test_it_goes_on_after_ctrl_c(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -102,7 +106,9 @@ def test_it_goes_on_after_ctrl_c(ready: Path, capsys: pytest.CaptureFixture[str]
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and out == "" and "Traceback" not in err
+    assert process.returncode == 130
+    assert out == ""
+    assert "Traceback" not in err
     assert "broken.training.safetensors holds where the training stands" in err
     assert not (ready / "broken.safetensors").exists()
     assert main([*BASE, *long, "--learning-rate", "0.5", "--out", "broken.safetensors"]) == 1
@@ -135,7 +141,9 @@ def test_a_toml_file(ready: Path) -> None:
     )
     assert main(["finetune", "--config", "tune.toml", "--quiet", "--learning-rate", "0.3"]) == 0
     settings = describe("x.safetensors")["extra"]["training"]["settings"]
-    assert settings["learning_rate"] == 0.3 and settings["batch_size"] == 20 and settings["nesterov"] is False
+    assert settings["learning_rate"] == 0.3
+    assert settings["batch_size"] == 20
+    assert settings["nesterov"] is False
 
 
 @pytest.mark.parametrize(
@@ -169,7 +177,9 @@ def test_what_is_wrong_is_explained(
     assert main([*BASE, "--epochs", "2", "--batch-size", "8", "--out", "x.safetensors", "--quiet", *flags]) == 1
     shown = capsys.readouterr()
     assert re.search(message, shown.err), shown.err
-    assert shown.err.startswith("error: ") and shown.err.count("\n") == 1 and shown.out == ""
+    assert shown.err.startswith("error: ")
+    assert shown.err.count("\n") == 1
+    assert shown.out == ""
     assert not (ready / "x.safetensors").exists()
 
 

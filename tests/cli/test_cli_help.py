@@ -156,8 +156,10 @@ def test_the_toml_file_of_the_docs_is_read(tmp_path: Path) -> None:
     path.write_text(DOCS.split("```toml\n")[1].split("```")[0])
     command = parse(["prune", "--config", str(path)])
     assert isinstance(command, Prune)
-    assert command.pictures.preprocessing == "cifar" and command.evaluation.evaluate_split == "test"
-    assert chosen_widths(command) == Sensitivity(search=40) and command.round_to == 8
+    assert command.pictures.preprocessing == "cifar"
+    assert command.evaluation.evaluate_split == "test"
+    assert chosen_widths(command) == Sensitivity(search=40)
+    assert command.round_to == 8
     assert chosen_repair(command) == [Refit(shrinkage="held_out"), Reconstruct(steps=600)]
 
 
@@ -220,7 +222,8 @@ def test_flags_mean_the_choices_of_python(flags: tuple[str, ...], method: object
     if isinstance(found, Forward) and isinstance(method, Forward):
         found, method = (replace(each, candidates=name_or(each.candidates)) for each in (found, method))
     assert found == method
-    assert chosen_widths(command) is None and chosen_repair(command) == [Refit()]
+    assert chosen_widths(command) is None
+    assert chosen_repair(command) == [Refit()]
 
 
 def name_or(choice: object) -> object:
@@ -229,7 +232,8 @@ def name_or(choice: object) -> object:
 
 def test_options_of_the_default_widths_choose_them() -> None:
     command = parse(["prune", "--model", "a", "--out", "o", "--data", "d", "--sensitivity.search", "4"])
-    assert isinstance(command, Prune) and chosen_widths(command) == Sensitivity(search=4)
+    assert isinstance(command, Prune)
+    assert chosen_widths(command) == Sensitivity(search=4)
 
 
 @pytest.mark.parametrize(

@@ -23,10 +23,12 @@ def test_a_sample_and_what_remains(home: Path, count: int, seed: int, data: st.D
     folder = ImageFolder(home / "pictures", "test")
     sample, sampled = ImageSample.of(folder, count, seed)
     rest = remaining(folder, sampled)
-    assert sorted([*sampled, *rest]) == list(range(len(folder))) and len(sampled) == count
+    assert sorted([*sampled, *rest]) == list(range(len(folder)))
+    assert len(sampled) == count
     assert ImageSample(**json.loads(json.dumps(vars(sample)))).again(folder).tolist() == sampled.tolist()
     few = sampling.sampled(rest, data.draw(st.integers(1, len(rest))), np.random.default_rng(seed), "pictures")
-    assert len(set(few)) == len(few) and set(few) <= set(rest)
+    assert len(set(few)) == len(few)
+    assert set(few) <= set(rest)
 
 
 def test_a_sample_is_found_again_only_in_the_same_folder(home: Path) -> None:
@@ -49,7 +51,8 @@ def test_single_flags_change_the_recorded_or_named_preparation() -> None:
 def test_every_preset_has_a_name_on_the_command_line() -> None:
     for name in PRESETS:
         command = parse(["evaluate", "--data", "d", "--preprocessing", name])
-        assert isinstance(command, Evaluate) and preprocessing(command.pictures) == PRESETS[name]
+        assert isinstance(command, Evaluate)
+        assert preprocessing(command.pictures) == PRESETS[name]
 
 
 def test_arguments_of_a_factory_are_json_or_text() -> None:

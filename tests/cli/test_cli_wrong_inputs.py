@@ -69,7 +69,9 @@ def test_prune_explains_what_is_wrong(
     assert main(["prune", "--config", "prune.toml", "--out", "x.safetensors", "--quiet", *flags]) == 1
     shown = capsys.readouterr()
     assert re.search(message, shown.err), shown.err
-    assert shown.err.count("\n") == 1 and shown.err.startswith("error: ") and shown.out == ""
+    assert shown.err.count("\n") == 1
+    assert shown.err.startswith("error: ")
+    assert shown.out == ""
 
 
 def test_pictures_are_not_prepared_by_guess(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,7 +91,8 @@ def test_a_damaged_file_is_refused(bad: str, at_home: Path, tmp_path: Path, caps
     assert main(["evaluate", "--pruned", str(path), "--data", "pictures", "--split", "test"]) == 1
     assert main(["export", "--pruned", str(path), "--to", str(tmp_path / "x.onnx")]) == 1
     errors = capsys.readouterr().err
-    assert errors.count("error: ") == 2 and errors.count(str(path)) >= 2
+    assert errors.count("error: ") == 2
+    assert errors.count(str(path)) >= 2
     assert not (tmp_path / "x.onnx").exists()
 
 

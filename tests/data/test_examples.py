@@ -33,7 +33,8 @@ def test_examples_are_the_images_of_the_batches(directory: Path, archive: bool) 
     examples = ImageExamples(folder, SQUARE, [11, 0, 5])
     assert len(examples) == 3
     for (image, label), index in zip([examples[n] for n in range(3)], [11, 0, 5], strict=True):
-        assert torch.equal(image, all_of(folder)[index]) and label == folder.labels[index]
+        assert torch.equal(image, all_of(folder)[index])
+        assert label == folder.labels[index]
 
 
 def test_workers_read_one_zip_file_together(directory: Path) -> None:
@@ -63,7 +64,9 @@ def test_a_damaged_example_is_named(folder: ImageFolder) -> None:
 def test_rows_of_any_kind_are_examples() -> None:
     rows = [{"image": 3.0, "label": np.int64(1)}, {"image": 4.0, "label": np.int64(0)}]
     named = Pairs(rows, "image", "label", torch.tensor)
-    assert len(named) == 2 and named[1] == (torch.tensor(4.0), 0) and type(named[1][1]) is int
+    assert len(named) == 2
+    assert named[1] == (torch.tensor(4.0), 0)
+    assert type(named[1][1]) is int
     assert Pairs([("a", 7)])[0] == ("a", 7)
 
 
@@ -71,7 +74,8 @@ def test_examples_of_torchvision_are_examples() -> None:
     vision = import_torchvision()
     data = vision.datasets.FakeData(4, (3, 5, 5), 2, transform=vision.transforms.ToTensor())
     image, label = Pairs(data)[2]
-    assert image.shape == (3, 5, 5) and label in (0, 1)
+    assert image.shape == (3, 5, 5)
+    assert label in (0, 1)
 
 
 PARTS = st.dictionaries(st.sampled_from("abcd"), st.integers(0, 10), max_size=4)

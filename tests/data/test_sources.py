@@ -39,9 +39,12 @@ def idx(folder: Path, compressed: bool, count: int = 7) -> np.ndarray:
 def test_idx_files_are_read_as_they_are(tmp_path, compressed: bool) -> None:
     images = idx(tmp_path, compressed)
     found = read_source(f"idx:{tmp_path.name}", PLAIN, tmp_path.parent)
-    assert found.train.count == 7 and found.test is not None and found.test.count == 7
+    assert found.train.count == 7
+    assert found.test is not None
+    assert found.test.count == 7
     x, y = found.train.choose([4, 2], None)[0]
-    assert y == 1 and torch.equal(x, torch.from_numpy(images[4] / 255).float().expand(3, 5, 4))
+    assert y == 1
+    assert torch.equal(x, torch.from_numpy(images[4] / 255).float().expand(3, 5, 4))
 
 
 def test_batches_are_repeatable_and_complete(tmp_path) -> None:
@@ -57,8 +60,10 @@ def test_image_folders_with_and_without_splits(tmp_path) -> None:
     for part in ("a/train", "a/val", "b"):
         write_pictures(tmp_path / part)
     split, whole = (read_source(f"images:{name}", Preprocessing(), tmp_path) for name in "ab")
-    assert split.test is not None and split.train.count == split.test.count == sum(CLASSES.values())
-    assert whole.test is None and whole.train.count == sum(CLASSES.values())
+    assert split.test is not None
+    assert split.train.count == split.test.count == sum(CLASSES.values())
+    assert whole.test is None
+    assert whole.train.count == sum(CLASSES.values())
 
 
 def test_a_function_gives_one_or_two_data_sets(tmp_path, monkeypatch) -> None:
@@ -67,7 +72,8 @@ def test_a_function_gives_one_or_two_data_sets(tmp_path, monkeypatch) -> None:
     module.both, module.one = (lambda: (made, made)), (lambda: made)  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "homemade", module)
     both, one = (read_source(f"homemade:{name}", PLAIN, tmp_path) for name in ("both", "one"))
-    assert both.test is not None and one.test is None
+    assert both.test is not None
+    assert one.test is None
     x, y = one.train.choose([5], None)[0]
     assert (x.item(), y) == (5.0, 5)
 
@@ -89,7 +95,8 @@ def saved(folder: Path, parts: dict[str, int], column: str = "img") -> None:
 def test_hugging_face_data_sets_by_their_columns(tmp_path: Path) -> None:
     saved(tmp_path / "saved", {"train": 5, "test": 2})
     found = read_source("huggingface:saved", PLAIN, tmp_path)
-    assert found.test is not None and (found.train.count, found.test.count) == (5, 2)
+    assert found.test is not None
+    assert (found.train.count, found.test.count) == (5, 2)
     x, y = found.train.choose([3], None)[0]
     assert (x[0, 0, 0].item(), y) == (pytest.approx(3 / 255), 1)
     saved(tmp_path / "strange", {"train": 2}, "scan")
@@ -121,7 +128,8 @@ def test_augmentation_uses_torchs_random_numbers(tmp_path) -> None:
     torch.manual_seed(0)
     first = changed[0][0]
     torch.manual_seed(0)
-    assert torch.equal(changed[0][0], first) and not torch.equal(first, part.choose([0], None)[0][0])
+    assert torch.equal(changed[0][0], first)
+    assert not torch.equal(first, part.choose([0], None)[0][0])
 
 
 def test_tensors_are_not_augmented() -> None:

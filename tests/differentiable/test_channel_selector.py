@@ -40,12 +40,12 @@ def shared_half(selector: ChannelSelector) -> float:
     )
 
 
-def test_the_teachers_choice_is_found_at_new_sites():
+def test_the_teachers_choice_is_found_at_new_sites() -> None:
     assert shared_half(ChannelSelector(NAMES)) < 0.7
     assert shared_half(taught()) > 0.9
 
 
-def test_learning_lowers_the_loss_and_is_reproducible():
+def test_learning_lowers_the_loss_and_is_reproducible() -> None:
     first, second = ChannelSelector(NAMES), ChannelSelector(NAMES)
     losses = first.fit(*sites(6, 0), steps=10)
     assert losses == second.fit(*sites(6, 0), steps=10)
@@ -53,20 +53,20 @@ def test_learning_lowers_the_loss_and_is_reproducible():
     assert ChannelSelector(NAMES, seed=1).rank(sites(1, 1)[0][0]) != ChannelSelector(NAMES).rank(sites(1, 1)[0][0])
 
 
-def test_making_a_selector_uses_no_global_random_numbers():
+def test_making_a_selector_uses_no_global_random_numbers() -> None:
     state = torch.get_rng_state()
     ChannelSelector(NAMES, seed=3)
     assert torch.equal(torch.get_rng_state(), state)
 
 
-def test_permuting_the_channels_permutes_the_order():
+def test_permuting_the_channels_permutes_the_order() -> None:
     selector, (site, *_) = taught(), sites(1, 2)[0]
     shuffle = np.random.default_rng(0).permutation(len(site))
     assert shuffle[selector.rank(site[shuffle])].tolist() == selector.rank(site)
     assert sorted(selector.rank(site)) == list(range(len(site)))
 
 
-def test_statistics_are_standardised_as_in_the_lessons():
+def test_statistics_are_standardised_as_in_the_lessons() -> None:
     instances, orders = sites(6, 0)
     plain, scaled = ChannelSelector(NAMES), ChannelSelector(NAMES)
     plain.fit(instances, orders, steps=5)
@@ -78,7 +78,7 @@ def test_statistics_are_standardised_as_in_the_lessons():
     assert constant.rank(np.ones((4, 3))) == [0, 1, 2, 3]
 
 
-def test_a_saved_selector_ranks_as_before(tmp_path):
+def test_a_saved_selector_ranks_as_before(tmp_path) -> None:
     selector = ChannelSelector(NAMES, n_hidden=5, n_features=7)
     selector.fit(*sites(6, 0), steps=5)
     path = selector.save(tmp_path / "selector.safetensors")
@@ -93,7 +93,7 @@ def test_a_saved_selector_ranks_as_before(tmp_path):
         selector.save(tmp_path / "selector.pt")
 
 
-def test_files_that_are_not_selectors_are_refused(tmp_path):
+def test_files_that_are_not_selectors_are_refused(tmp_path) -> None:
     path = tmp_path / "selector.safetensors"
     with pytest.raises(CheckpointError, match="missing"):
         ChannelSelector.load(path)
@@ -128,6 +128,6 @@ def test_files_that_are_not_selectors_are_refused(tmp_path):
         (lambda s: s.fit([np.zeros((4, 3))], [[0, 9]], densities=[0.5]), "outside 0..3"),
     ],
 )
-def test_wrong_input(call, text):
+def test_wrong_input(call, text) -> None:
     with pytest.raises(InvalidSetting, match=text):
         call(ChannelSelector(NAMES))

@@ -42,7 +42,7 @@ def worth(f: SoftGreedy, items: Tensor, chosen) -> float:
 @pytest.mark.parametrize("tau", [10.0, 1.0, 0.1, 1e-3])
 @pytest.mark.parametrize("mode", ["st", "hard"])
 @pytest.mark.parametrize("concave", ["log1p", "sqrt"])
-def test_straight_through_selects_as_greedy_at_every_temperature(tau, mode, concave):
+def test_straight_through_selects_as_greedy_at_every_temperature(tau, mode, concave) -> None:
     f, items = layer(concave=concave), instances(1)
     found = f(items, 5, tau, mode)
     assert found.order.tolist() == [greedy_order(f, row, 5) for row in items]
@@ -52,7 +52,7 @@ def test_straight_through_selects_as_greedy_at_every_temperature(tau, mode, conc
 
 
 @pytest.mark.parametrize("mode", ["soft", "st"])
-def test_probabilities_are_those_of_the_items_that_are_left(mode):
+def test_probabilities_are_those_of_the_items_that_are_left(mode) -> None:
     found = layer()(instances(2), 12, 0.5, mode)
     torch.testing.assert_close(found.probabilities.sum(2), torch.ones(4, 12, dtype=torch.float64))
     if mode == "st":
@@ -60,7 +60,7 @@ def test_probabilities_are_those_of_the_items_that_are_left(mode):
             assert all(float(row[t, order[:t]].sum()) == 0 for t in range(12))
 
 
-def test_gradients():
+def test_gradients() -> None:
     f, items = layer(n_features=3), instances(3, 2, 5, 3).requires_grad_()
     mix = torch.rand(2, 3, 5, dtype=torch.float64)
 
@@ -79,7 +79,7 @@ def test_gradients():
 
 
 @given(seed=st.integers(0, 1000))
-def test_permuting_the_items_permutes_the_selection(seed):
+def test_permuting_the_items_permutes_the_selection(seed) -> None:
     f, items = layer(seed), instances(seed)
     shuffle = torch.randperm(12, generator=torch.Generator().manual_seed(seed))
     found, moved = f(items, 4), f(items[:, shuffle], 4)
@@ -88,7 +88,7 @@ def test_permuting_the_items_permutes_the_selection(seed):
 
 
 @given(seed=st.integers(0, 1000), concave=st.sampled_from(["log1p", "sqrt"]))
-def test_the_function_is_monotone_and_submodular_at_any_parameters(seed, concave):
+def test_the_function_is_monotone_and_submodular_at_any_parameters(seed, concave) -> None:
     f, items = layer(seed, concave=concave), instances(seed, 1)
     rng = np.random.default_rng(seed)
     large = rng.permutation(12)[:7]
@@ -106,21 +106,21 @@ def test_the_function_is_monotone_and_submodular_at_any_parameters(seed, concave
     assert value(large) == pytest.approx(worth(f, items[0], large))
 
 
-def test_the_first_step_is_a_softmax_classifier():
+def test_the_first_step_is_a_softmax_classifier() -> None:
     f, items = layer(), instances(5)
     weights = functional.softplus(f.theta)
     expected = (torch.log1p(items) @ weights / 0.7).softmax(1)
     torch.testing.assert_close(f(items, 1, 0.7).probabilities[:, 0], expected)
 
 
-def test_the_value_is_at_least_its_share_of_the_best():
+def test_the_value_is_at_least_its_share_of_the_best() -> None:
     f = layer(4)
     for row in instances(6, 3, 9):
         best = max(worth(f, row, c) for c in combinations(range(9), 3))
         assert worth(f, row, greedy_order(f, row, 3)) >= (1 - 1 / np.e) * best
 
 
-def test_ragged_instances_short_ones_and_empty_sets():
+def test_ragged_instances_short_ones_and_empty_sets() -> None:
     f = layer()
     rows = [instances(7, 1, n)[0] for n in (2, 5, 9)]
     items, valid = padded(rows)
@@ -156,7 +156,7 @@ def test_ragged_instances_short_ones_and_empty_sets():
         (lambda f: SoftGreedy(3, concave="cube"), "concave must be one of log1p, sqrt"),
     ],
 )
-def test_wrong_input(call, text):
+def test_wrong_input(call, text) -> None:
     with pytest.raises(InvalidSetting, match=text):
         call(layer())
 
@@ -187,7 +187,7 @@ TEMPERATURES = (1.0, 0.1, 0.03, 0.01, 0.003, 0.001, 1e-4, 1e-5)
     ("mask", "agreeing"),
     [("log", (52, 55, 58, 60, 59, 57, 47, 2)), ("penalty", (52, 55, 53, 11, 22, 49, 62, 64))],
 )
-def test_soft_selection_does_not_approximate_greedy_as_tau_decreases(mask, agreeing):
+def test_soft_selection_does_not_approximate_greedy_as_tau_decreases(mask, agreeing) -> None:
     generator = torch.Generator().manual_seed(0)
     items = torch.rand(64, 12, 6, generator=generator, dtype=torch.float64)
     f = with_weights(torch.rand(6, generator=generator, dtype=torch.float64))
@@ -230,7 +230,7 @@ def precision(found: Tensor, wanted: Tensor) -> float:
     return float(np.mean([len(set(a) & set(b)) / 5 for a, b in zip(found.tolist(), wanted.tolist(), strict=True)]))
 
 
-def test_a_hidden_function_is_learned_best_straight_through():
+def test_a_hidden_function_is_learned_best_straight_through() -> None:
     items, order = hidden(0)
     test, wanted = items[400:], order[400:]
     scores = {
@@ -247,7 +247,7 @@ def test_a_hidden_function_is_learned_best_straight_through():
     assert scores == pytest.approx(expected, abs=0.02)
 
 
-def test_a_feature_map_is_trained_too():
+def test_a_feature_map_is_trained_too() -> None:
     torch.manual_seed(0)
     items, order = hidden(0)
     turned = items @ torch.linalg.qr(torch.randn(12, 12, dtype=torch.float64))[0]

@@ -27,7 +27,7 @@ def ranked(values: list[int], candidates: list[bool], n_kept: int) -> list[bool]
 
 
 @given(few, st.data())
-def test_largest_is_sorting_by_score_and_index(values, data):
+def test_largest_is_sorting_by_score_and_index(values, data) -> None:
     candidates = data.draw(st.lists(st.booleans(), min_size=len(values), max_size=len(values)))
     n_kept = data.draw(st.integers(0, sum(candidates)))
     found = keep_largest(torch.tensor(values, dtype=torch.float64), torch.tensor(candidates), n_kept)
@@ -35,12 +35,12 @@ def test_largest_is_sorting_by_score_and_index(values, data):
 
 
 @pytest.mark.parametrize(("density", "total", "kept"), [(0.7, 10, 7), (0.5, 5, 3), (0.1, 4, 0), (1.0, 9, 9)])
-def test_rounded_count_rounds_halves_up(density, total, kept):
+def test_rounded_count_rounds_halves_up(density, total, kept) -> None:
     assert rounded_count(density, total) == kept
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), min_size=1, max_size=6), st.data())
-def test_apportioned_counts_add_up_and_respect_floors_and_capacities(layers, data):
+def test_apportioned_counts_add_up_and_respect_floors_and_capacities(layers, data) -> None:
     sizes = [size for size, _ in layers]
     floors = [min(size, floor) for size, floor in layers]
     total = data.draw(st.integers(sum(floors), sum(sizes)))
@@ -51,12 +51,12 @@ def test_apportioned_counts_add_up_and_respect_floors_and_capacities(layers, dat
         assert all(abs(n - total * size / sum(sizes)) < 1 for n, size in zip(found, sizes, strict=True))
 
 
-def test_largest_remainders_round_up_first_and_ties_go_to_the_first():
+def test_largest_remainders_round_up_first_and_ties_go_to_the_first() -> None:
     assert apportion_with_floors([0, 0, 0], [9, 9, 9], [4, 3, 3], 5) == [2, 2, 1]  # ideals 2, 1.5, 1.5
 
 
 @given(few, few, st.integers(0, 2), st.data())
-def test_global_keeps_the_best_and_the_minimum_of_each_layer(first, second, minimum, data):
+def test_global_keeps_the_best_and_the_minimum_of_each_layer(first, second, minimum, data) -> None:
     scores = {"a": torch.tensor(first).double(), "b": torch.tensor(second).double()}
     everything = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
     least = {name: min(minimum, len(score)) for name, score in scores.items()}
@@ -76,7 +76,7 @@ def test_global_keeps_the_best_and_the_minimum_of_each_layer(first, second, mini
 
 
 @given(few, few, st.data())
-def test_masks_are_nested(first, second, data):
+def test_masks_are_nested(first, second, data) -> None:
     scores = {"a": torch.tensor(first).double(), "b": torch.tensor(second).double()}
     masks = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
     n_kept = len(first) + len(second)
@@ -89,7 +89,7 @@ def test_masks_are_nested(first, second, data):
 
 
 @given(few, few, few, st.integers(0, 2), st.data())
-def test_groups_share_by_largest_remainders_and_compete_within(first, second, third, minimum, data):
+def test_groups_share_by_largest_remainders_and_compete_within(first, second, third, minimum, data) -> None:
     """Against sorting each group by itself."""
     scores = {name: torch.tensor(v).double() for name, v in (("a", first), ("b", second), ("c", third))}
     everything = {name: torch.ones_like(score, dtype=torch.bool) for name, score in scores.items()}
@@ -97,7 +97,8 @@ def test_groups_share_by_largest_remainders_and_compete_within(first, second, th
     least = sum(min(minimum, len(score)) for score in scores.values())
     n_kept = data.draw(st.integers(least, total))
     found = keep_groups(scores, everything, n_kept, [["c", "a"], ["b"]], minimum)
-    assert list(found) == ["a", "b", "c"] and sum(int(mask.sum()) for mask in found.values()) == n_kept
+    assert list(found) == ["a", "b", "c"]
+    assert sum(int(mask.sum()) for mask in found.values()) == n_kept
     assert all(int(mask.sum()) >= min(minimum, len(mask)) for mask in found.values())
     if not minimum:
         ideal = n_kept * len(second) / total
@@ -111,7 +112,7 @@ def _numbered(name: str, score: torch.Tensor) -> list[tuple[tuple[int, int], flo
     return [(("ca".index(name), i), value) for i, value in enumerate(score.tolist())]
 
 
-def test_a_pattern_keeps_n_of_every_m_inputs():
+def test_a_pattern_keeps_n_of_every_m_inputs() -> None:
     scores = torch.tensor([[3.0, 1, 2, 2], [0, 0, 0, 0]])
     assert keep_pattern(scores, 2, 4).tolist() == [[True, False, True, False], [True, True, False, False]]
     kernel = torch.rand(3, 8, 3, 2, generator=torch.Generator().manual_seed(0))
@@ -123,14 +124,15 @@ def test_a_pattern_keeps_n_of_every_m_inputs():
 
 
 @given(st.floats(1e-6, 1), st.integers(1, 40), st.sampled_from(["exponential", "polynomial", "telescoping"]))
-def test_schedules_fall_to_the_target(target, n_rounds, shape):
+def test_schedules_fall_to_the_target(target, n_rounds, shape) -> None:
     found = Schedule(n_rounds, shape).densities(target)
-    assert len(found) == n_rounds and found[-1] == target
+    assert len(found) == n_rounds
+    assert found[-1] == target
     assert all(1 >= a >= b for a, b in itertools.pairwise(found))
     assert found[0] < 1 or target > 1 - 1e-6
 
 
-def test_schedules_are_those_of_the_papers():
+def test_schedules_are_those_of_the_papers() -> None:
     exponential, linear = Schedule(4).densities(1e-4), Schedule(4, "polynomial", power=1).densities(0.2)
     assert exponential == pytest.approx([0.1, 0.01, 0.001, 1e-4])
     assert linear == pytest.approx([0.8, 0.6, 0.4, 0.2])
@@ -143,6 +145,6 @@ def test_schedules_are_those_of_the_papers():
 
 
 @pytest.mark.parametrize("wrong", [{"rounds": 0}, {"rounds": 2.5}, {"shape": "cosine"}, {"power": 0}])
-def test_wrong_schedules_are_refused(wrong):
+def test_wrong_schedules_are_refused(wrong) -> None:
     with pytest.raises(InvalidSetting, match=next(iter(wrong))):
         Schedule(**wrong)

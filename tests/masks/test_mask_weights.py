@@ -33,7 +33,7 @@ def traces(model: nn.Module) -> dict[str, Any]:
 
 @pytest.mark.parametrize("scope", ["global", "local"])
 @pytest.mark.parametrize("name", SCORES)
-def test_counts_are_exact_and_the_network_is_left_as_it_was(name, scope):
+def test_counts_are_exact_and_the_network_is_left_as_it_was(name, scope) -> None:
     model = small_vgg().double().train()
     model[4].weight.requires_grad_(False)  # type: ignore[union-attr]
     model[1].eval()
@@ -53,7 +53,7 @@ def test_counts_are_exact_and_the_network_is_left_as_it_was(name, scope):
         assert all(abs(n - 0.3 * size) < 1 for n, size in result.report.kept.values())
 
 
-def test_a_forward_that_raises_leaves_no_trace():
+def test_a_forward_that_raises_leaves_no_trace() -> None:
     class Broken(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:
             super().forward(x)
@@ -67,7 +67,7 @@ def test_a_forward_that_raises_leaves_no_trace():
 
 
 @pytest.mark.parametrize("name", ["magnitude", "random", "snip", "lamp", "synflow"])
-def test_masked_weights_stay_masked_over_the_rounds(name):
+def test_masked_weights_stay_masked_over_the_rounds(name) -> None:
     model = sizes_mlp(5, 7, 6, 4)
     rule = MaskRule(0.2, schedule=Schedule(5), on_collapse="allow")
     task = ScoringTask(model, maskable(model), name, SCORES[name], rule, BATCHES, BATCHES[0][0])
@@ -79,7 +79,7 @@ def test_masked_weights_stay_masked_over_the_rounds(name):
         last = masks
 
 
-def test_masks_within_masks_are_nested_and_counted_of_all_weights():
+def test_masks_within_masks_are_nested_and_counted_of_all_weights() -> None:
     model = sizes_mlp(5, 7, 6, 4)
     with torch.no_grad():
         model[0].weight[:, :3] = 0  # type: ignore[union-attr]  ties among zeros, some of them masked
@@ -98,7 +98,7 @@ def test_masks_within_masks_are_nested_and_counted_of_all_weights():
         mask_weights(model, pattern="2:4", within=first)
 
 
-def test_weights_return_if_requested():
+def test_weights_return_if_requested() -> None:
     """A score whose sign is reversed in the second round."""
     calls: list[int] = []
 
@@ -114,28 +114,30 @@ def test_weights_return_if_requested():
     assert not torch.cat([mask.flatten() for mask in stay.values()])[smallest]
 
 
-def test_collapse_is_reported_warned_about_and_refused_on_request():
+def test_collapse_is_reported_warned_about_and_refused_on_request() -> None:
     model = sizes_mlp(5, 7, 4)
     with torch.no_grad():
         model[0].weight.mul_(1e-6)  # type: ignore[union-attr]
     with pytest.warns(CollapseWarning, match=r"has emptied 0\.weight"):
         result = mask_weights(model, 0.2)
-    assert result.report.collapsed == ("0.weight",) and "COLLAPSED" in str(result.report)
+    assert result.report.collapsed == ("0.weight",)
+    assert "COLLAPSED" in str(result.report)
     with pytest.raises(LayerCollapse, match=r"'0\.weight'.*min_per_layer"):
         mask_weights(model, 0.2, on_collapse="raise")
     with pytest.warns(CollapseWarning, match=r"min_per_layer=2 applies to 0\.weight"):
         held = mask_weights(model, 0.2, min_per_layer=2)
-    assert held.masks.counts == {"0.weight": 2, "2.weight": 11} and held.report.protected == ("0.weight",)
+    assert held.masks.counts == {"0.weight": 2, "2.weight": 11}
+    assert held.report.protected == ("0.weight",)
     assert mask_weights(model, 0.2, score="lamp").report.collapsed == ()
 
 
-def test_a_minimum_that_does_not_bind_changes_nothing():
+def test_a_minimum_that_does_not_bind_changes_nothing() -> None:
     model = sizes_mlp(5, 7, 4)
     free, held = mask_weights(model, 0.5).masks, mask_weights(model, 0.5, min_per_layer=3).masks
     assert all(torch.equal(free[name], held[name]) for name in free)
 
 
-def test_isomorphic_masks_compare_layers_of_one_role_and_shape_only():
+def test_isomorphic_masks_compare_layers_of_one_role_and_shape_only() -> None:
     """Two repeated roles and a layer with other groups; scaling all layers of one role changes nothing."""
     convs = (nn.Conv1d(4, 8, 2, groups=2), nn.Conv1d(8, 4, 2), nn.Conv1d(4, 8, 2, groups=2), nn.Conv1d(8, 4, 2))
     torch.manual_seed(0)
@@ -146,7 +148,8 @@ def test_isomorphic_masks_compare_layers_of_one_role_and_shape_only():
     weights = dict(model.named_parameters())
     for group, size, kept in (((0, 2, 4), 96, 29), ((1, 3), 128, 38), ((5,), 32, 10)):
         flat, mask = (torch.cat([t[names[i]].detach().flatten() for i in group]) for t in (weights, found))
-        assert len(flat) == size and int(mask.sum()) == kept
+        assert len(flat) == size
+        assert int(mask.sum()) == kept
         assert float(flat[mask].abs().min()) >= float(flat[~mask].abs().max())
     with torch.no_grad():
         for i in (1, 3):
@@ -155,17 +158,18 @@ def test_isomorphic_masks_compare_layers_of_one_role_and_shape_only():
     assert all(torch.equal(again[name], found[name]) for name in names)
 
 
-def test_local_masks_do_not_depend_on_the_scale_of_a_layer_but_global_masks_do():
+def test_local_masks_do_not_depend_on_the_scale_of_a_layer_but_global_masks_do() -> None:
     model = sizes_mlp(5, 7, 4)
     scaled = copy.deepcopy(model)
     with torch.no_grad():
         scaled[0].weight.mul_(-3)  # type: ignore[union-attr]
     local = [mask_weights(net, 0.5, scope="local").masks["0.weight"] for net in (model, scaled)]
     both = [mask_weights(net, 0.5).masks["0.weight"] for net in (model, scaled)]
-    assert torch.equal(*local) and not torch.equal(*both)
+    assert torch.equal(*local)
+    assert not torch.equal(*both)
 
 
-def test_ignored_layers_stay_whole():
+def test_ignored_layers_stay_whole() -> None:
     assert list(mask_weights(sizes_mlp(5, 7, 6, 4), 0.5, ignored_layers=["0"]).masks) == ["2.weight", "4.weight"]
 
 
@@ -221,6 +225,6 @@ NET = sizes_mlp(5, 7, 4)
         (NET, {"scop": "local"}, InvalidSetting, "scop"),
     ],
 )
-def test_wrong_inputs_are_refused(model, options, error, text):
+def test_wrong_inputs_are_refused(model, options, error, text) -> None:
     with pytest.raises(error, match=text):
         mask_weights(model, **{"density": 0.3, **options})

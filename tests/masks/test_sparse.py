@@ -32,14 +32,15 @@ class Tied(nn.Module):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("make", [small_vgg, Tied])
-def test_a_state_loads_back_bit_for_bit_from_memory_and_from_a_file(make, layout, dtype, tmp_path):
+def test_a_state_loads_back_bit_for_bit_from_memory_and_from_a_file(make, layout, dtype, tmp_path) -> None:
     model = make().to(dtype)
     masks = mask_weights(model, 0.2, score="random").masks
     if make is Tied:
         masks["first.weight"][2, 3] = True
     state, before = sparse_state(model, masks, layout), hash_tensors(state_of(model))
     for name, mask in masks.items():
-        assert state[name].layout == LAYOUTS[layout] and state[name].values().numel() == int(mask.sum())
+        assert state[name].layout == LAYOUTS[layout]
+        assert state[name].values().numel() == int(mask.sum())
     assert make is not Tied or state["second.weight"].layout == LAYOUTS[layout]
     assert state["norm.running_var" if make is Tied else "1.running_var"].layout == torch.strided
     assert hash_tensors(state_of(model)) == before
@@ -55,7 +56,7 @@ def test_a_state_loads_back_bit_for_bit_from_memory_and_from_a_file(make, layout
         assert all(torch.equal(found[name], mask) for name, mask in masks.items())
 
 
-def test_a_sparse_file_is_smaller_at_low_density(tmp_path):
+def test_a_sparse_file_is_smaller_at_low_density(tmp_path) -> None:
     model = small_vgg()
     masks = mask_weights(model, 0.05, min_per_layer=1, on_collapse="allow").masks
     sizes = {
@@ -67,7 +68,7 @@ def test_a_sparse_file_is_smaller_at_low_density(tmp_path):
     assert sizes["csr"] < sizes["coo"] < 0.4 * dense
 
 
-def test_a_state_of_another_network_is_refused_and_nothing_changes():
+def test_a_state_of_another_network_is_refused_and_nothing_changes() -> None:
     model = small_vgg()
     state = sparse_state(model, mask_weights(model, 0.5).masks)
     other = nn.Sequential(*list(small_vgg())[:-1], nn.Linear(64, 3))
@@ -86,7 +87,7 @@ def test_a_state_of_another_network_is_refused_and_nothing_changes():
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_damaged_files_are_refused(layout, tmp_path: Path):
+def test_damaged_files_are_refused(layout, tmp_path: Path) -> None:
     model = Tied()
     state = sparse_state(model, mask_weights(model, 0.5).masks, layout)
     path = save_sparse(tmp_path / "state.safetensors", state)
@@ -112,7 +113,7 @@ def test_damaged_files_are_refused(layout, tmp_path: Path):
         read_sparse(path)
 
 
-def test_semi_structured_is_refused_without_kernel_or_suitable_mask(monkeypatch):
+def test_semi_structured_is_refused_without_kernel_or_suitable_mask(monkeypatch) -> None:
     model = nn.Sequential(nn.Conv2d(4, 8, 1), nn.Flatten(), nn.Linear(8, 4), nn.Linear(4, 3)).eval()
     masks = mask_weights(model, pattern="2:4").masks
     with pytest.raises(UnsupportedModel, match=r"'2\.weight' has no 2:4 kernel here: .*NVIDIA GPU.*sparse_state"):

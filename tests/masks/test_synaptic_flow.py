@@ -39,7 +39,7 @@ def trained(model: nn.Module, seed: int = 0) -> nn.Module:
     return model.eval()
 
 
-def test_scores_equal_the_closed_form():
+def test_scores_equal_the_closed_form() -> None:
     model = sizes_mlp(5, 7, 6, 4)
     first, second, third = (np.abs(w.numpy()) for w in maskable(model).values())
     reached = [np.ones(5), first @ np.ones(5), second @ first @ np.ones(5)]
@@ -50,12 +50,12 @@ def test_scores_equal_the_closed_form():
     assert total == pytest.approx(float(np.ones(4) @ third @ reached[2]), rel=1e-12)
 
 
-def test_layers_of_a_trained_network_carry_the_whole_flow():
+def test_layers_of_a_trained_network_carry_the_whole_flow() -> None:
     total, found = flows(trained(small_vgg()), torch.zeros(1, 3, 32, 32))
     np.testing.assert_allclose([float(score.sum()) for score in found.values()], total, rtol=1e-12)
 
 
-def test_incoming_and_outgoing_flow_of_a_neuron_are_equal():
+def test_incoming_and_outgoing_flow_of_a_neuron_are_equal() -> None:
     _, found = flows(trained(small_vgg()), torch.zeros(1, 3, 32, 32))
     scores = list(found.values())
     for before, after in pairwise(scores):
@@ -64,7 +64,7 @@ def test_incoming_and_outgoing_flow_of_a_neuron_are_equal():
         np.testing.assert_allclose(into, out, rtol=1e-12)
 
 
-def test_cuts_of_a_residual_network_carry_the_whole_flow_and_branches_less():
+def test_cuts_of_a_residual_network_carry_the_whole_flow_and_branches_less() -> None:
     total, found = flows(trained(digits_cnn()), torch.zeros(1, 1, 8, 8))
     sums = {name: float(score.sum()) for name, score in found.items()}
     assert sums["conv1.weight"] == pytest.approx(total, rel=1e-12)
@@ -74,7 +74,7 @@ def test_cuts_of_a_residual_network_carry_the_whole_flow_and_branches_less():
     assert max(sums.values()) <= total * (1 + 1e-12)
 
 
-def test_flow_is_the_output_of_a_network_with_absolute_weights_without_shifts():
+def test_flow_is_the_output_of_a_network_with_absolute_weights_without_shifts() -> None:
     model, x = trained(small_vgg()), torch.zeros(1, 3, 32, 32)
     plain = copy.deepcopy(model).double()
     with torch.no_grad():
@@ -97,7 +97,7 @@ class Smooth(nn.Module):
         return torch.tanh(self.second(nn.functional.silu(self.act(self.norm(self.first(x))))).sigmoid())
 
 
-def test_inhomogeneous_functions_become_the_identity():
+def test_inhomogeneous_functions_become_the_identity() -> None:
     model = Smooth()
     total, found = flows(model, torch.zeros(1, 4))
     np.testing.assert_allclose([float(score.sum()) for score in found.values()], total, rtol=1e-12)
@@ -123,14 +123,15 @@ class Attention(nn.Module):
 
 
 @pytest.mark.parametrize("grad", [True, False])
-def test_attention_of_every_kind_is_the_mean_of_its_values(grad):
+def test_attention_of_every_kind_is_the_mean_of_its_values(grad) -> None:
     model = Attention().eval()
     with torch.set_grad_enabled(grad):
         total, found = flows(model, torch.zeros(1, 3, 5))
     for name in ("embed.weight", "head.weight"):
         assert float(found[name].sum()) == pytest.approx(total, rel=1e-12)
     for name in ("torch.self_attn.in_proj_weight", "fused.weight", "plain.weight"):
-        assert not bool(found[name][:16].any()) and bool((found[name][16:] > 0).all())
+        assert not bool(found[name][:16].any())
+        assert bool((found[name][16:] > 0).all())
     w = {name: weight.double().abs() for name, weight in maskable(model).items()}
     layer, ones = "torch.self_attn", torch.ones(5, dtype=torch.float64)
     x = w["embed.weight"] @ ones
@@ -141,7 +142,7 @@ def test_attention_of_every_kind_is_the_mean_of_its_values(grad):
     assert total == pytest.approx(float((w["head.weight"] @ x).sum()), rel=1e-12)
 
 
-def test_deep_networks_stay_in_range_and_overflow_is_refused():
+def test_deep_networks_stay_in_range_and_overflow_is_refused() -> None:
     torch.manual_seed(0)
     total, _ = flows(resnet56().eval(), torch.zeros(1, 3, 8, 8))
     assert 1e38 < total < 1e300
@@ -162,7 +163,7 @@ def kept(model: nn.Module, n_kept: int, **options: object) -> list[int]:
 
 
 @pytest.mark.parametrize("he", [False, True])
-def test_a_hundred_rounds_reach_the_last_weight_of_each_layer(he):
+def test_a_hundred_rounds_reach_the_last_weight_of_each_layer(he) -> None:
     """MLP 784-100x5-10: one weight per layer is left; with one round or ten, layers are emptied."""
     model = sizes_mlp(784, *[100] * 5, 10, he=he).float()
     x = torch.zeros(1, 784)
@@ -173,7 +174,7 @@ def test_a_hundred_rounds_reach_the_last_weight_of_each_layer(he):
     assert kept(model, 378, score="synflow", example_inputs=x, schedule=Schedule(1))[:5] == [0] * 5
 
 
-def test_weights_that_are_summed_have_separate_scores():
+def test_weights_that_are_summed_have_separate_scores() -> None:
     """Their gradients are equal, and autograd returns the same tensor for both."""
 
     class Added(nn.Module):
@@ -193,7 +194,7 @@ def test_weights_that_are_summed_have_separate_scores():
         torch.testing.assert_close(found[name], task.weights[name].double().abs() * ahead)
 
 
-def test_no_round_removes_as_much_score_as_a_cut_carries():
+def test_no_round_removes_as_much_score_as_a_cut_carries() -> None:
     """Theorem 3: with 100 rounds, no round removes as much score as a layer carries; with one round, it does."""
     model, x = sizes_mlp(784, *[100] * 5, 10).float(), torch.zeros(1, 784)
     weights, flow = maskable(model), synaptic_flow(model, x)
@@ -212,10 +213,11 @@ def test_no_round_removes_as_much_score_as_a_cut_carries():
             masks = after
         assert all(b <= a for a, b in pairwise(reached))
         largest[n_rounds] = max(ratios)
-    assert 0.4 < largest[100] < 0.8 and largest[1] > 0.99
+    assert 0.4 < largest[100] < 0.8
+    assert largest[1] > 0.99
 
 
-def test_synflow_does_not_empty_layers_at_a_thousandth_where_others_do():
+def test_synflow_does_not_empty_layers_at_a_thousandth_where_others_do() -> None:
     model, x = small_vgg(), torch.zeros(1, 3, 32, 32)
     data = [pairs(20, 3, 32, 32, classes=10, dtype=torch.float32)]
     total = sum(w.numel() for w in maskable(model).values())
@@ -226,18 +228,19 @@ def test_synflow_does_not_empty_layers_at_a_thousandth_where_others_do():
         assert 0 in kept(model, 12, score=score, batches=data)
 
 
-def test_a_residual_network_stays_connected_at_a_thousandth_though_branches_are_emptied():
+def test_a_residual_network_stays_connected_at_a_thousandth_though_branches_are_emptied() -> None:
     """Identity shortcuts carry the flow past branches, so only the stem and the classifier must keep weights."""
     torch.manual_seed(0)
     model, x = resnet20().eval(), torch.zeros(1, 3, 16, 16)
     result = mask_weights(model, 1e-3, score="synflow", example_inputs=x, on_collapse="allow")
     masked = {name: w.abs() * result.masks[name] for name, w in maskable(model).items()}
     assert float(synaptic_flow(model, x)(masked)) > 0
-    assert "conv1.weight" not in result.report.collapsed and "linear.weight" not in result.report.collapsed
+    assert "conv1.weight" not in result.report.collapsed
+    assert "linear.weight" not in result.report.collapsed
     assert set(result.report.collapsed) <= {n for n in masked if n.startswith(("layer2", "layer3"))}
 
 
-def test_masks_are_the_same_for_other_signs_scales_biases_and_data():
+def test_masks_are_the_same_for_other_signs_scales_biases_and_data() -> None:
     model, x = sizes_mlp(8, 12, 10, 5), torch.zeros(1, 8)
     plain = mask_weights(model, 0.1, score="synflow", example_inputs=x).masks
     with torch.no_grad():

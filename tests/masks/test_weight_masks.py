@@ -24,7 +24,7 @@ def masked() -> tuple[nn.Module, WeightMasks, nn.Module]:
     return model, masks, attached
 
 
-def test_a_masked_network_has_zeros_and_detaching_keeps_them():
+def test_a_masked_network_has_zeros_and_detaching_keeps_them() -> None:
     model, masks, attached = masked()
     plain = copy.deepcopy(model)
     with torch.no_grad():
@@ -41,7 +41,7 @@ def test_a_masked_network_has_zeros_and_detaching_keeps_them():
         detach_masks_(attached)
 
 
-def test_training_keeps_the_zeros_and_moves_the_rest():
+def test_training_keeps_the_zeros_and_moves_the_rest() -> None:
     model, masks, attached = masked()
     optimiser = torch.optim.SGD(attached.parameters(), 0.1, momentum=0.9, weight_decay=0.1)
     for _ in range(3):
@@ -54,7 +54,7 @@ def test_training_keeps_the_zeros_and_moves_the_rest():
         assert not torch.equal(attached.get_parameter(name)[mask], model.get_parameter(name)[mask])
 
 
-def test_masks_survive_copies_and_state_dicts():
+def test_masks_survive_copies_and_state_dicts() -> None:
     model, masks, attached = masked()
     assert torch.equal(copy.deepcopy(attached)(X), attached(X))
     fresh = copy.deepcopy(model)
@@ -63,7 +63,7 @@ def test_masks_survive_copies_and_state_dicts():
     assert torch.equal(fresh(X), attached(X))
 
 
-def test_masks_survive_compilation():
+def test_masks_survive_compilation() -> None:
     """Captured as one graph, without code generation, so that no compiler is needed."""
     _, _, attached = masked()
     found = torch.compile(attached, backend="aot_eager", fullgraph=True)(X)
@@ -83,13 +83,14 @@ def _train(rank: int, port: int, out: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-def test_masks_survive_distributed_training(tmp_path: Path):
+def test_masks_survive_distributed_training(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     multiprocessing.spawn(_train, (port, str(tmp_path)), nprocs=2)
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    assert first["zeros"] and all(torch.equal(first[name], second[name]) for name in first)
+    assert first["zeros"]
+    assert all(torch.equal(first[name], second[name]) for name in first)
     _, _, attached = masked()
     nn.functional.cross_entropy(attached(X), Y).backward()
     torch.optim.SGD(attached.parameters(), 0.1).step()
@@ -98,11 +99,12 @@ def test_masks_survive_distributed_training(tmp_path: Path):
         torch.testing.assert_close(first[name], tensor)
 
 
-def test_masks_survive_saving(tmp_path: Path):
+def test_masks_survive_saving(tmp_path: Path) -> None:
     _, masks, _ = masked()
     path = masks.save(tmp_path / "masks.safetensors")
     back = WeightMasks.load(path)
-    assert list(back) == list(masks) and all(torch.equal(back[name], masks[name]) for name in masks)
+    assert list(back) == list(masks)
+    assert all(torch.equal(back[name], masks[name]) for name in masks)
     with pytest.raises(CheckpointError, match="overwrite"):
         masks.save(path)
     path.write_bytes(path.read_bytes()[:-1] + bytes([1 - path.read_bytes()[-1]]))
@@ -110,7 +112,7 @@ def test_masks_survive_saving(tmp_path: Path):
         WeightMasks.load(path)
 
 
-def test_other_files_are_refused(tmp_path: Path):
+def test_other_files_are_refused(tmp_path: Path) -> None:
     from safetensors.torch import save_file
 
     save_file({"a": torch.ones(2)}, tmp_path / "a.safetensors")
@@ -120,7 +122,7 @@ def test_other_files_are_refused(tmp_path: Path):
         WeightMasks.load(tmp_path / "b.safetensors")
 
 
-def test_masks_that_do_not_fit_are_refused_and_nothing_changes():
+def test_masks_that_do_not_fit_are_refused_and_nothing_changes() -> None:
     model, masks, attached = masked()
     other = sizes_mlp(5, 8, 6, 4)
     with pytest.raises(InvalidSetting, match=r"'0.weight' \(7, 5\): the network has \(8, 5\)"):
@@ -142,25 +144,28 @@ class Tied(nn.Module):
         return self.down(self.up(x))
 
 
-def test_tied_weights_are_one_mask_in_both_places():
+def test_tied_weights_are_one_mask_in_both_places() -> None:
     model = Tied()
     masks = mask_weights(model, 0.5).masks
-    assert list(masks) == ["up.weight"] and masks.density == 0.5
+    assert list(masks) == ["up.weight"]
+    assert masks.density == 0.5
     attached = copy.deepcopy(model)
     masks.attach_(attached)
-    assert int((attached.down.weight == 0).sum()) == 8 and torch.equal(attached.down.weight, attached.up.weight)
+    assert int((attached.down.weight == 0).sum()) == 8
+    assert torch.equal(attached.down.weight, attached.up.weight)
     detach_masks_(attached)
-    assert attached.up.weight is attached.down.weight and int((attached.up.weight == 0).sum()) == 8
+    assert attached.up.weight is attached.down.weight
+    assert int((attached.up.weight == 0).sum()) == 8
 
 
 @pytest.mark.parametrize("score", ["snip", "grasp", "obd", "synflow"])
-def test_tied_weights_have_one_score(score):
+def test_tied_weights_have_one_score(score) -> None:
     model, data = Tied().double(), pairs(6, 4)
     result = mask_weights(model, 0.5, score=score, batches=[data], example_inputs=data[0])
     assert result.masks.counts == {"up.weight": 8}
 
 
-def test_shuffled_masks_keep_counts_and_differ():
+def test_shuffled_masks_keep_counts_and_differ() -> None:
     _, masks, _ = masked()
     shuffled = masks.shuffled(0)
     assert shuffled.counts == masks.counts
@@ -168,7 +173,7 @@ def test_shuffled_masks_keep_counts_and_differ():
     assert all(torch.equal(masks.shuffled(0)[name], shuffled[name]) for name in masks)
 
 
-def test_patterns_apply_where_they_fit_and_are_reported_elsewhere():
+def test_patterns_apply_where_they_fit_and_are_reported_elsewhere() -> None:
     model = small_vgg()
     result = mask_weights(model, pattern="2:4")
     assert result.report.whole == ("0.weight",)  # three input channels

@@ -59,26 +59,27 @@ SLOW: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("name", SLOW)
-def test_scores_are_those_of_the_dense_gradient_and_hessian(name, masked):
+def test_scores_are_those_of_the_dense_gradient_and_hessian(name, masked) -> None:
     given = view(name=name, masked=masked)
     found = torch.cat([score.flatten() for score in SCORES[name](given).values()])
     torch.testing.assert_close(found, SLOW[name](*dense(given)), rtol=1e-9, atol=1e-14)
 
 
-def test_every_score_has_an_oracle_and_is_documented():
+def test_every_score_has_an_oracle_and_is_documented() -> None:
     assert set(SCORES) == {*SLOW, "obd", "lamp", "random", "synflow", "woodfisher", "mfac"}
     card = Path(__file__).parents[2].joinpath("docs", "methods", "masks.md").read_text()
     assert [name for name in SCORES if f"`{name}`" not in card] == []
     assert [field.name for field in fields(MaskRule) if f"`{field.name}`" not in card] == []
 
 
-def test_random_scores_depend_on_the_seed_alone():
+def test_random_scores_depend_on_the_seed_alone() -> None:
     model = sizes_mlp(5, 7, 4)
     first, again, other = (mask_weights(model, 0.5, score="random", seed=seed).masks["0.weight"] for seed in (0, 0, 1))
-    assert torch.equal(first, again) and not torch.equal(first, other)
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
 
 
-def test_obd_is_the_sum_over_examples_one_by_one():
+def test_obd_is_the_sum_over_examples_one_by_one() -> None:
     given, model = view(), copy.deepcopy(NET)
     total = [torch.zeros_like(w) for w in given.weights.values()]
     for x, y in zip(X, Y, strict=True):
@@ -90,7 +91,7 @@ def test_obd_is_the_sum_over_examples_one_by_one():
         torch.testing.assert_close(found, 0.5 * given.weights[name] ** 2 * square / len(X))
 
 
-def test_lamp_divides_by_the_sum_of_squares_of_weights_not_smaller():
+def test_lamp_divides_by_the_sum_of_squares_of_weights_not_smaller() -> None:
     found = SCORES["lamp"](view(masked=True))
     for name, weight in view(masked=True).masked.items():
         squares = weight.flatten().tolist()
@@ -103,7 +104,7 @@ def test_lamp_divides_by_the_sum_of_squares_of_weights_not_smaller():
         assert float(found[name].max()) == 1
 
 
-def test_temperature_divides_the_gradient_and_its_change_more():
+def test_temperature_divides_the_gradient_and_its_change_more() -> None:
     """At high temperature T all classes are equally likely: g falls with T, and θ Hg with T³."""
     model = nn.Sequential(nn.Linear(5, 4, bias=False)).double()
     hot, hotter = view(model, 1e4), view(model, 2e4)
@@ -115,7 +116,7 @@ def test_temperature_divides_the_gradient_and_its_change_more():
     torch.testing.assert_close(second[1] * 8, second[0], rtol=1e-2, atol=1e-16)
 
 
-def test_signed_saliencies_are_the_decline_of_the_norm():
+def test_signed_saliencies_are_the_decline_of_the_norm() -> None:
     """Sum of θ g = −½ d‖θ‖²/dt under gradient flow."""
     given = view()
     gradients = given.loss.gradient(given.weights)
@@ -127,7 +128,7 @@ def test_signed_saliencies_are_the_decline_of_the_norm():
     assert signed == pytest.approx(-0.5 * (norms[0] - norms[1]) / (2 * step), rel=1e-6)
 
 
-def test_grasp_keeps_weights_whose_removal_would_lower_the_gradient_norm():
+def test_grasp_keeps_weights_whose_removal_would_lower_the_gradient_norm() -> None:
     """Shrinking a weight by ε changes ‖g‖² by −2 ε θ (Hg), so the lowest scores are removed."""
     given = view(name="grasp", temperature=1.0)
     found = SCORES["grasp"](given)
@@ -140,7 +141,7 @@ def test_grasp_keeps_weights_whose_removal_would_lower_the_gradient_norm():
         assert (norms[0] - norms[1]) / (2 * step) == pytest.approx(-2 * float(found[name][index]), rel=1e-5)
 
 
-def test_grasp_of_a_quadratic_loss_matches_a_hand_calculation():
+def test_grasp_of_a_quadratic_loss_matches_a_hand_calculation() -> None:
     """L = a w²/2: g = a w, H = a, so θ Hg = a² w²; Hg here by double backward of any functional."""
     from scionet.masks.gradients import _along, gradients
 
@@ -151,7 +152,7 @@ def test_grasp_of_a_quadratic_loss_matches_a_hand_calculation():
     assert float(w["w"] * gradients(_along(loss, gradient), w)["w"]) == 4 * 9
 
 
-def test_conservation_of_signed_saliency_in_a_network_without_biases():
+def test_conservation_of_signed_saliency_in_a_network_without_biases() -> None:
     """Layer sums of θ g are equal, those of |θ g| are not."""
     model = sizes_mlp(5, 9, 8, 4, bias=False)
     given = view(model)
@@ -161,7 +162,7 @@ def test_conservation_of_signed_saliency_in_a_network_without_biases():
     assert max(absolute) > 1.05 * min(absolute)
 
 
-def test_half_precision_is_scored_in_float32():
+def test_half_precision_is_scored_in_float32() -> None:
     half = copy.deepcopy(NET).bfloat16()
     given = WeightView(
         half, upcast(maskable(half)), view().masks, [(X.bfloat16(), Y)], X, 1.0, np.random.default_rng(0)

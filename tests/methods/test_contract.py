@@ -79,18 +79,18 @@ def outcome(row_text: str, name: str) -> Outcome:
     return Outcome(model, sites, plan, cut(model, plan, sites), measure(model, SUBJECTS[name].example()))
 
 
-def test_rows_have_different_names():
+def test_rows_have_different_names() -> None:
     assert len({str(row) for row in ROWS}) == len(ROWS)
 
 
 @pytest.mark.parametrize("name", METHODS)
-def test_every_method_has_rows_and_a_card(name):
+def test_every_method_has_rows_and_a_card(name) -> None:
     repairs = {bool(row.choices.get("repair", ("refit",))) for row in ROWS if row.name == name}
     assert repairs == {True, False}
     assert f"`{name}`" in CARDS
 
 
-def test_every_score_is_a_method_with_a_description():
+def test_every_score_is_a_method_with_a_description() -> None:
     assert set(METHODS) == {"forward", *SCORES} == set(list_methods())
     described = list_methods(with_description=True)
     assert described.keys() == set(METHODS)
@@ -101,19 +101,19 @@ CHOICES = {**OBJECTIVES, **CANDIDATES, **WIDTHS, **REPAIR}
 
 
 @pytest.mark.parametrize("name", CHOICES)
-def test_every_choice_has_a_row_and_stands_in_a_card(name):
+def test_every_choice_has_a_row_and_stands_in_a_card(name) -> None:
     rows = [selecting.method_with(row.method, **row.choices).described for row in ROWS]
     assert f"'name': '{name}'" in str(rows)
     assert f"`{CHOICES[name].__name__}" in CARDS
 
 
 @pytest.mark.parametrize("kind", [*CHOICES.values(), Forward, Score, Limits, Resources])
-def test_every_parameter_stands_in_a_card(kind):
+def test_every_parameter_stands_in_a_card(kind) -> None:
     assert [field.name for field in fields(kind) if not re.search(rf"`{field.name}\b", CARDS)] == [], name_of(kind)
 
 
 @each
-def test_budget_is_respected_and_predicted(row, name):
+def test_budget_is_respected_and_predicted(row, name) -> None:
     found = outcome(str(row), name)
     cost = measure(found.pruned, SUBJECTS[name].example())
     assert cost == CostModel(found.sites).cost(found.plan.widths)
@@ -126,19 +126,19 @@ def test_budget_is_respected_and_predicted(row, name):
 
 
 @each
-def test_same_seed_gives_the_same_plan(row, name):
+def test_same_seed_gives_the_same_plan(row, name) -> None:
     assert select(row, name).identity == outcome(str(row), name).plan.identity
 
 
 @pytest.mark.parametrize("row", [row for row in ROWS if row.is_random], ids=str)
-def test_other_seed_takes_other_units(row):
+def test_other_seed_takes_other_units(row) -> None:
     plans = (select(row, "branched", seed=1), outcome(str(row), "branched").plan)
     first, second = ([choice.order for choice in plan.choices] for plan in plans)
     assert first != second
 
 
 @each
-def test_plan_survives_json(row, name):
+def test_plan_survives_json(row, name) -> None:
     plan = outcome(str(row), name).plan
     back = Plan.from_json(plan.to_json(), plan.tensors)
     assert back.identity == plan.identity
@@ -147,14 +147,14 @@ def test_plan_survives_json(row, name):
 
 
 @each
-def test_masked_network_equals_cut_one(row, name):
+def test_masked_network_equals_cut_one(row, name) -> None:
     found = outcome(str(row), name)
     fresh = SUBJECTS[name].batches(1, 5, seed=7)[0]
     assert verify(found.model, found.plan, found.sites, found.pruned, fresh, 1e-10) <= 1e-10
 
 
 @each
-def test_result_survives_save_and_load(row, name, tmp_path):
+def test_result_survives_save_and_load(row, name, tmp_path) -> None:
     found, subject = outcome(str(row), name), SUBJECTS[name]
     path = save_pruned(tmp_path / "pruned.safetensors", found.pruned, found.plan, found.sites)
     back = load_pruned(path, subject.network(seed=5)).eval()
@@ -180,7 +180,7 @@ def traces(model: nn.Module) -> Mapping[str, Any]:
 
 
 @pytest.mark.parametrize("row", ROWS, ids=str)
-def test_input_is_left_untouched(row):
+def test_input_is_left_untouched(row) -> None:
     subject = SUBJECTS["branched"]
     model = subject.network()
     model.train()
@@ -199,7 +199,7 @@ def test_input_is_left_untouched(row):
 
 
 @pytest.mark.parametrize("stage", ["first batch", "later batch"])
-def test_failure_leaves_no_thread_and_no_trace(stage):
+def test_failure_leaves_no_thread_and_no_trace(stage) -> None:
     subject = SUBJECTS["residual"]
     model, sites = network("residual")
     batches = subject.batches(3, 4)

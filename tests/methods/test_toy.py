@@ -73,11 +73,11 @@ def toy() -> Toy:
     return Toy(model, scionet.discover(model, x[:2], ["2"]), (x[:4096], y[:4096]), (x[4096:], y[4096:]))
 
 
-def test_dense_network_is_well_trained(toy):
+def test_dense_network_is_well_trained(toy) -> None:
     assert accuracy(toy.model, *toy.valid) > 0.96
 
 
-def test_exact_loss_beats_local_average_beats_random(toy):
+def test_exact_loss_beats_local_average_beats_random(toy) -> None:
     rng = np.random.default_rng(0)
     random = {n: np.mean([toy.weighted(tuple(rng.permutation(WIDTH)[:n])) for _ in range(5)]) for n in (32, 64)}
     local = toy.prune(64, 2048, method=Forward("average"), repair=[])
@@ -93,7 +93,7 @@ def test_exact_loss_beats_local_average_beats_random(toy):
     ["random", Forward("average"), Forward("least_squares")],
     ids=["random", "local greedy", "greedy least squares"],
 )
-def test_any_support_is_good_with_least_squares(toy, method, n_units, bound):
+def test_any_support_is_good_with_least_squares(toy, method, n_units, bound) -> None:
     result = toy.prune(n_units, 2048, method=method)
     assert result.plan.widths == {"0": n_units}
     assert accuracy(result.model, *toy.valid) > bound

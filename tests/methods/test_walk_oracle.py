@@ -57,7 +57,7 @@ def close(found: Tensor, expected: FloatArray) -> None:
 
 @pytest.mark.parametrize("method", ["forward", "random", "l1"])
 @pytest.mark.parametrize("asymmetric", [True, False])
-def test_refit_is_the_regression_of_dense_targets_on_inputs_of_the_network_cut_so_far(method, asymmetric):
+def test_refit_is_the_regression_of_dense_targets_on_inputs_of_the_network_cut_so_far(method, asymmetric) -> None:
     model = CHAIN.network()
     plan, _ = planned(CHAIN, model, method, repair=[Refit(asymmetric=asymmetric)])
     batches, growing = CHAIN.batches(), model
@@ -71,7 +71,7 @@ def test_refit_is_the_regression_of_dense_targets_on_inputs_of_the_network_cut_s
         growing = after(growing, {key: plan.tensors[key] for key in (f"{layer}.weight", name)})
 
 
-def test_refit_without_a_place_for_an_intercept_is_uncentred():
+def test_refit_without_a_place_for_an_intercept_is_uncentred() -> None:
     subject = Subject(lambda: nn.Sequential(nn.Linear(5, 12), nn.ReLU(), nn.Linear(12, 3, bias=False)), (5,))
     model = subject.network()
     plan, _ = planned(subject, model)
@@ -81,13 +81,14 @@ def test_refit_without_a_place_for_an_intercept_is_uncentred():
     assert plan.tensors.keys() == {"2.weight"}
 
 
-def test_consumers_before_the_first_cut_keep_their_weights():
+def test_consumers_before_the_first_cut_keep_their_weights() -> None:
     subject = SUBJECTS["residual"]
     model = subject.network()
     plan, sites = planned(subject, model, ignored=["stem", "block1"])
     assert plan.tensors.keys() == {"block2.conv2.weight", "block2.bn2.running_mean"}
     whole = selecting.select("forward", model, subject.batches(), sites, Budget("macs<=100%"))
-    assert not whole.tensors and whole.widths == {"block2.conv1": 12}
+    assert not whole.tensors
+    assert whole.widths == {"block2.conv1": 12}
 
 
 def walked(model: nn.Module, plan: Plan, layers: Sequence[str]) -> nn.Module:
@@ -97,7 +98,7 @@ def walked(model: nn.Module, plan: Plan, layers: Sequence[str]) -> nn.Module:
 
 
 @pytest.mark.parametrize("shortcuts", [True, False])
-def test_target_takes_over_the_damage_of_the_shortcut(shortcuts):
+def test_target_takes_over_the_damage_of_the_shortcut(shortcuts) -> None:
     subject = SUBJECTS["residual"]
     model = subject.network()
     with torch.no_grad():
@@ -118,7 +119,7 @@ def test_target_takes_over_the_damage_of_the_shortcut(shortcuts):
     close(plan.tensors["block2.bn2.running_mean"], mean.numpy() - intercept)  # type: ignore[union-attr]
 
 
-def test_target_takes_over_the_damage_of_a_shortcut_of_tokens():
+def test_target_takes_over_the_damage_of_a_shortcut_of_tokens() -> None:
     subject = SUBJECTS["tokens"]
     model = subject.network()
     plan, sites = planned(subject, model)
@@ -198,7 +199,7 @@ def sites_on_the_way(plan: Plan, model: nn.Module, refitted: bool):
 
 
 @pytest.mark.parametrize(("refitted", "shrinkage"), [(True, None), (True, 0.0), (True, 0.3), (False, None)])
-def test_least_squares_picks_are_those_of_brute_force_at_every_site(refitted, shrinkage):
+def test_least_squares_picks_are_those_of_brute_force_at_every_site(refitted, shrinkage) -> None:
     """Without a refit there is no intercept to make up for the means, and nothing to hold back."""
     model = CHAIN.network()
     plan, _ = planned(CHAIN, model, repair=[Refit(shrinkage=shrinkage)] if refitted else [])
@@ -212,7 +213,7 @@ def test_least_squares_picks_are_those_of_brute_force_at_every_site(refitted, sh
         np.testing.assert_allclose(choice.values, expected, rtol=1e-6, atol=1e-9)
 
 
-def test_average_picks_are_those_of_brute_force_at_every_site():
+def test_average_picks_are_those_of_brute_force_at_every_site() -> None:
     model = CHAIN.network()
     plan, _ = planned(CHAIN, model, Forward("average"), repair=[])
     for choice, seen, target, layer, scale in sites_on_the_way(plan, model, refitted=False):
@@ -226,7 +227,7 @@ def test_average_picks_are_those_of_brute_force_at_every_site():
         np.testing.assert_allclose(choice.weights, size / len(choice.kept))
 
 
-def test_line_search_picks_are_those_of_brute_force_at_every_site():
+def test_line_search_picks_are_those_of_brute_force_at_every_site() -> None:
     model = CHAIN.network()
     plan, _ = planned(CHAIN, model, Forward("line_search"), repair=[])
     for choice, seen, target, layer, scale in sites_on_the_way(plan, model, refitted=False):
@@ -236,7 +237,7 @@ def test_line_search_picks_are_those_of_brute_force_at_every_site():
         np.testing.assert_allclose(choice.weights, weights[list(choice.kept)], rtol=1e-6)
 
 
-def test_stream_is_chosen_for_all_its_consumers_in_the_dense_network():
+def test_stream_is_chosen_for_all_its_consumers_in_the_dense_network() -> None:
     subject = SUBJECTS["residual"]
     model = subject.network()
     plan, sites = planned(subject, model, Forward("average"), repair=[])
@@ -257,13 +258,14 @@ def test_stream_is_chosen_for_all_its_consumers_in_the_dense_network():
     assert list(choice.order) == picks(10, len(choice.kept), error)
 
 
-def test_units_of_a_concatenation_are_chosen_beside_the_weights_of_those_before():
+def test_units_of_a_concatenation_are_chosen_beside_the_weights_of_those_before() -> None:
     """The second site of a concatenation must see the first one as it was re-weighted."""
     subject = SUBJECTS["branched"]
     model = subject.network()
     plan, _ = planned(subject, model, Forward("average"), ignored=["stem", "squeeze", "join"], repair=[])
     first, second = (next(c for c in plan.choices if c.site == site) for site in ("expand", "side"))
-    assert len(first.kept) < 14 and len(second.kept) < 9
+    assert len(first.kept) < 14
+    assert len(second.kept) < 9
     gates = np.zeros(14)
     gates[list(first.kept)] = first.weights
     growing = after(model, {"squeeze.weight": gated(model.state_dict()["squeeze.weight"], gates)})
@@ -288,7 +290,7 @@ def staying(size: int, kept: Sequence[int]) -> FloatArray:
     return found
 
 
-def test_what_a_consumer_gives_to_units_of_a_stream_that_were_cut_does_not_count():
+def test_what_a_consumer_gives_to_units_of_a_stream_that_were_cut_does_not_count() -> None:
     subject = SUBJECTS["residual"]
     model = subject.network()
     plan, _ = planned(subject, model, density=0.4, repair=[Refit(shortcuts=False)])
@@ -305,10 +307,11 @@ def test_what_a_consumer_gives_to_units_of_a_stream_that_were_cut_does_not_count
     assert list(choice.order) == orders[0] != orders[1]
 
 
-def test_a_second_pass_counts_only_what_stayed_in_the_first():
+def test_a_second_pass_counts_only_what_stayed_in_the_first() -> None:
     model = CHAIN.network()
     first, second = (planned(CHAIN, model, Forward(passes=passes), 0.3)[0] for passes in (1, 2))
-    assert first.kept != second.kept and first.widths == second.widths
+    assert first.kept != second.kept
+    assert first.widths == second.widths
     for choice, seen, target, layer, scale in sites_on_the_way(second, model, refitted=True):
         counted = staying(target.shape[1], first.kept[layer]) if layer in first.kept else np.ones(target.shape[1])
         share, dense = seen[0].size / (seen[0].size + len(seen)), model.get_parameter(f"{layer}.weight")
@@ -316,7 +319,7 @@ def test_a_second_pass_counts_only_what_stayed_in_the_first():
         assert list(choice.order) == picks(choice.width, len(choice.kept), problem.error)
 
 
-def test_a_second_pass_decides_streams_in_the_network_that_the_first_one_made():
+def test_a_second_pass_decides_streams_in_the_network_that_the_first_one_made() -> None:
     subject = SUBJECTS["residual"]
     model = subject.network()
     (first, sites), (second, _) = (planned(subject, model, Forward(passes=passes), 0.4) for passes in (1, 2))
@@ -338,7 +341,7 @@ def test_a_second_pass_decides_streams_in_the_network_that_the_first_one_made():
 # -- how far a refit is held back ------------------------------------------------------------------------------------
 
 
-def test_a_plan_with_held_out_shrinkage_is_that_of_the_number_it_settles_on(monkeypatch):
+def test_a_plan_with_held_out_shrinkage_is_that_of_the_number_it_settles_on(monkeypatch) -> None:
     """Units of L1 norms do not depend on it, so that with one value to try the plan is that of the number."""
     model = CHAIN.network()
     for value in (0.0, 0.1):
@@ -353,7 +356,7 @@ def test_a_plan_with_held_out_shrinkage_is_that_of_the_number_it_settles_on(monk
 # -- what else a walk owes ------------------------------------------------------------------------------------------
 
 
-def test_errors_are_measured_behind_the_batch_norm():
+def test_errors_are_measured_behind_the_batch_norm() -> None:
     """Unit 0 is loud at an output that BatchNorm turns down, unit 1 quiet at one that it turns up."""
     subject = Subject(
         lambda: nn.Sequential(
@@ -376,7 +379,7 @@ def test_errors_are_measured_behind_the_batch_norm():
 
 
 @pytest.mark.parametrize("name", ["random", "l1", "bn_scale"])
-def test_refit_lowers_the_error_at_the_consumer(name):
+def test_refit_lowers_the_error_at_the_consumer(name) -> None:
     subject = Subject(
         lambda: nn.Sequential(nn.Conv2d(2, 12, 3), nn.BatchNorm2d(12), nn.ReLU(), nn.Conv2d(12, 5, 2)), (2, 5, 5)
     )
@@ -405,7 +408,7 @@ class Twice(nn.Module):
         return self.last(torch.relu(both))
 
 
-def test_layers_that_run_twice_keep_the_weights_of_the_selection():
+def test_layers_that_run_twice_keep_the_weights_of_the_selection() -> None:
     subject = Subject(Twice, (5,))
     model = subject.network()
     plan, _ = planned(subject, model, Forward("average"))
@@ -430,7 +433,7 @@ class SharedNorm(nn.Module):
         return self.last(both.mean((2, 3)))
 
 
-def test_batch_norm_of_two_consumers_takes_no_intercept():
+def test_batch_norm_of_two_consumers_takes_no_intercept() -> None:
     subject = Subject(SharedNorm, (2, 5, 5))
     model = subject.network()
     plan, _ = planned(subject, model, ignored=["left", "right"])
@@ -453,20 +456,21 @@ class Mixed(nn.Module):
         return self.twice(hidden) + self.twice(2 * hidden) + self.once(hidden)
 
 
-def test_refit_beside_a_layer_that_keeps_the_weights_of_the_selection():
+def test_refit_beside_a_layer_that_keeps_the_weights_of_the_selection() -> None:
     subject = Subject(Mixed, (5,))
     model = subject.network()
     plan, _ = planned(subject, model, Forward("average"), repair=[Refit(shortcuts=False)])
     (choice,) = plan.choices
     gate = 12 / len(choice.kept)
-    assert set(choice.weights) == {gate} and gate > 1
+    assert set(choice.weights) == {gate}
+    assert gate > 1
     assert plan.tensors.keys() == {"once.weight", "once.bias"}
     seen = seen_at(model, "once", subject.batches())
     weight, _ = refit(seen.inputs, seen.outputs, choice.kept, model.get_parameter("once.weight"))
     close(gate * plan.tensors["once.weight"], weight)
 
 
-def test_refit_uses_units_that_line_search_dropped():
+def test_refit_uses_units_that_line_search_dropped() -> None:
     """A site whose units give nothing: line search keeps one of them, a refit all that were asked for."""
     subject = Subject(chain, (2, 6, 6))
     model = subject.network()
@@ -479,7 +483,7 @@ def test_refit_uses_units_that_line_search_dropped():
     assert plan.widths["0"] == 1
 
 
-def test_batch_norm_of_no_use_hides_its_share_of_the_shortcut():
+def test_batch_norm_of_no_use_hides_its_share_of_the_shortcut() -> None:
     """Behind a BatchNorm scale of 0 nothing can be made up for: the target stays finite."""
     subject = SUBJECTS["residual"]
     model = subject.network()
@@ -491,7 +495,7 @@ def test_batch_norm_of_no_use_hides_its_share_of_the_shortcut():
     assert all(bool(torch.isfinite(tensor).all()) for tensor in plan.tensors.values())
 
 
-def test_certified_shares_are_stated_and_true():
+def test_certified_shares_are_stated_and_true() -> None:
     model = CHAIN.network()
     plan, _ = planned(CHAIN, model, Forward(LeastSquares(certify=True)))
     assert "certified share of the best possible reduction of the error: median" in plan.status
@@ -499,7 +503,7 @@ def test_certified_shares_are_stated_and_true():
     assert 50 < share <= 100
 
 
-def test_one_partition_is_plain_and_several_are_seeded_and_little_worse():
+def test_one_partition_is_plain_and_several_are_seeded_and_little_worse() -> None:
     model = CHAIN.network()
     plain, _ = planned(CHAIN, model)
     one, _ = planned(CHAIN, model, Forward(LeastSquares(partitions=1)))

@@ -78,7 +78,7 @@ def permuted(model: nn.Module, sites: Sites, orders: dict[str, np.ndarray]) -> n
 @pytest.mark.parametrize("name", ["residual", "branched", "flattened", "heads"])
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=3, phases=AS_GIVEN)
-def test_permuting_the_units_permutes_the_plan(method, options, name, seed):
+def test_permuting_the_units_permutes_the_plan(method, options, name, seed) -> None:
     model, batches = SUBJECTS[name].network(), SUBJECTS[name].batches(2, 12)
     sites = discover(model, SUBJECTS[name].example())
     rng = np.random.default_rng(seed)
@@ -94,7 +94,7 @@ def test_permuting_the_units_permutes_the_plan(method, options, name, seed):
 
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=2, phases=AS_GIVEN)
-def test_permuting_the_units_permutes_the_plan_of_the_task_loss(seed):
+def test_permuting_the_units_permutes_the_plan_of_the_task_loss(seed) -> None:
     subject = SUBJECTS["mlp"]
     model, pairs = subject.network(), subject.pairs(1, 16)
     sites = discover(model, subject.example())
@@ -122,7 +122,7 @@ def test_permuting_the_units_permutes_the_plan_of_the_task_loss(seed):
 )
 @given(densities=st.tuples(st.floats(0.1, 0.9), st.floats(0.1, 0.9)))
 @settings(max_examples=4)
-def test_plans_of_smaller_networks_are_prefixes_where_sites_see_the_same(method, densities):
+def test_plans_of_smaller_networks_are_prefixes_where_sites_see_the_same(method, densities) -> None:
     """Symmetric moments are those of the dense network, whatever is cut before."""
     batches = SUBJECTS["flattened"].batches(1, 24)
     symmetric = [Refit(asymmetric=False)]
@@ -134,7 +134,7 @@ def test_plans_of_smaller_networks_are_prefixes_where_sites_see_the_same(method,
 
 
 @pytest.mark.parametrize("objective", ["least_squares", "line_search", "average"])
-def test_first_site_of_smaller_networks_is_a_prefix_with_asymmetric_targets(objective):
+def test_first_site_of_smaller_networks_is_a_prefix_with_asymmetric_targets(objective) -> None:
     batches = SUBJECTS["flattened"].batches(1, 24)
     small, large = (select("flattened", Forward(objective), d, batches).choices[0] for d in (0.3, 0.7))
     assert len(small.order) < len(large.order)
@@ -174,7 +174,7 @@ def identity(name: str, batches: Iterable[Any]) -> str:
 
 
 @pytest.mark.parametrize("name", SAMPLED)
-def test_the_same_examples_in_other_batches_give_the_same_plan(name):
+def test_the_same_examples_in_other_batches_give_the_same_plan(name) -> None:
     """Not nearly the same: batches are regrouped, and what is sampled is sampled by the example's number."""
     count = 100
     expected = identity(name, labelled(count))
@@ -188,13 +188,13 @@ def test_the_same_examples_in_other_batches_give_the_same_plan(name):
 )
 @given(cuts=st.lists(st.integers(1, 99), max_size=5, unique=True))
 @settings(max_examples=4)
-def test_batches_may_be_split_in_any_way(name, cuts):
+def test_batches_may_be_split_in_any_way(name, cuts) -> None:
     edges = [0, *sorted(cuts), 100]
     sizes = np.diff(edges).tolist()
     assert identity(name, rebatched(sizes)) == identity(name, rebatched([100]))
 
 
-def test_batches_may_be_split_in_any_way_also_in_single_precision_and_channels_last():
+def test_batches_may_be_split_in_any_way_also_in_single_precision_and_channels_last() -> None:
     model = SUBJECTS["residual"].network().float()
     (images,) = SUBJECTS["residual"].batches(1, 90)
     images = images.float()
@@ -204,7 +204,7 @@ def test_batches_may_be_split_in_any_way_also_in_single_precision_and_channels_l
     assert plans[3].kept == plans[0].kept
 
 
-def test_more_positions_than_pixels_take_all_of_them():
+def test_more_positions_than_pixels_take_all_of_them() -> None:
     plans = [
         select("residual", "forward", 0.6, labelled(30), resources=Resources(positions=positions))
         for positions in (25, 10_000)
@@ -248,7 +248,7 @@ class Counted:
     ],
     ids=str,
 )
-def test_the_data_are_read_once_whatever_is_asked_for(choices, passes):
+def test_the_data_are_read_once_whatever_is_asked_for(choices, passes) -> None:
     subject, data = SUBJECTS["residual"], Counted(rebatched([12] * 3))
     prune(subject.network(), data, "macs<=60%", example_inputs=subject.example(), **choices)
     assert data.passes == passes
@@ -262,7 +262,7 @@ class Unreadable:
 
 
 @pytest.mark.parametrize("choices", [{}, {"method": "l1"}, {"method": Forward("task_loss")}], ids=str)
-def test_a_budget_out_of_reach_is_refused_before_any_data_are_read(choices):
+def test_a_budget_out_of_reach_is_refused_before_any_data_are_read(choices) -> None:
     subject = SUBJECTS["residual"]
     with pytest.raises(UnreachableBudget):
         prune(subject.network(), Unreadable(), "macs<=0.1%", example_inputs=subject.example(), **choices)
@@ -293,13 +293,13 @@ def peak_of_moments(monkeypatch: pytest.MonkeyPatch, count: int, widths: str) ->
 
 
 @pytest.mark.parametrize("widths", ["uniform", "error_curves"])
-def test_more_batches_need_no_more_memory_for_moments(monkeypatch, widths):
+def test_more_batches_need_no_more_memory_for_moments(monkeypatch, widths) -> None:
     few, many = (peak_of_moments(monkeypatch, count, widths) for count in (3, 12))
     assert 0 < many <= few
 
 
 @pytest.mark.parametrize("method", ["forward", "random", "l1"])
-def test_streams_take_the_beginning_of_the_path_that_gave_their_curve(method, monkeypatch):
+def test_streams_take_the_beginning_of_the_path_that_gave_their_curve(method, monkeypatch) -> None:
     batches = SUBJECTS["residual"].batches(3, 8)
     plan = select("residual", method, 0.6, batches, widths="error_curves")
     pipeline = selecting.method_with(method)
@@ -312,7 +312,7 @@ def test_streams_take_the_beginning_of_the_path_that_gave_their_curve(method, mo
         np.testing.assert_allclose(ours.values, theirs.values, rtol=1e-9, atol=1e-12)
 
 
-def test_the_survey_takes_as_many_examples_as_it_is_told_and_the_refit_all():
+def test_the_survey_takes_as_many_examples_as_it_is_told_and_the_refit_all() -> None:
     subject = SUBJECTS["residual"]
     batches, curves = subject.batches(3, 8), dict[str, Any](widths="error_curves")
     told = select("residual", "forward", 0.6, batches, **curves, resources=replace(ALL_PIXELS, survey_examples=9))
@@ -327,7 +327,7 @@ def test_the_survey_takes_as_many_examples_as_it_is_told_and_the_refit_all():
     assert told.choices[0].values != every.choices[0].values
 
 
-def test_line_search_gives_others_what_a_saturated_site_cannot_use():
+def test_line_search_gives_others_what_a_saturated_site_cannot_use() -> None:
     network = alike("2")
     sites = discover(network, SUBJECTS["mlp"].example())
     model = CostModel(sites)
@@ -336,7 +336,7 @@ def test_line_search_gives_others_what_a_saturated_site_cannot_use():
     assert 0 <= Budget("macs<=8%").slack(model.cost(plan.widths), model.dense) <= TOLERANCE
 
 
-def test_where_line_search_has_no_use_for_the_budget_the_status_says_so():
+def test_where_line_search_has_no_use_for_the_budget_the_status_says_so() -> None:
     network = alike("0", "2")
     model = CostModel(discover(network, SUBJECTS["mlp"].example()))
     reasons = {

@@ -57,22 +57,24 @@ def watched(monkeypatch):
 
 
 @pytest.mark.parametrize("method", ["forward", "l1"])
-def test_of_the_widths_tried_those_of_least_distance_are_kept(watched, method):
+def test_of_the_widths_tried_those_of_least_distance_are_kept(watched, method) -> None:
     plan, _, sites, budget = planned(8, method)
     *tried, final = watched.walks
     distances = watched.distances[: len(tried)]
     best = int(np.argmin(distances))
-    assert len(tried) > 2 and len({tuple(walk.widths.kept.values()) for walk in tried}) == len(tried)
+    assert len(tried) > 2
+    assert len({tuple(walk.widths.kept.values()) for walk in tried}) == len(tried)
     assert plan.widths == final.widths.kept == tried[best].widths.kept
     found = re.search(r"best of (\d+) widths tried, .* held-out examples (\S+) -> (\S+);", plan.status)
-    assert found and int(found[1]) == len(tried)
+    assert found
+    assert int(found[1]) == len(tried)
     assert float(found[2]) == pytest.approx(distances[0], rel=5e-3)
     assert float(found[3]) == pytest.approx(distances[best], rel=5e-3)
     costs = CostModel(sites)
     assert all(0 <= budget.slack(costs.cost(walk.widths.kept), costs.dense) < 0.1 for walk in watched.walks)
 
 
-def test_distances_are_of_the_walked_network_on_examples_that_it_has_not_seen(watched):
+def test_distances_are_of_the_walked_network_on_examples_that_it_has_not_seen(watched) -> None:
     _, model, sites, _ = planned(2)
     (allocator,), first = watched.allocators, watched.walks[0]
     measured, others, rest = (part.inputs for part in allocator.parts)
@@ -90,7 +92,7 @@ def test_distances_are_of_the_walked_network_on_examples_that_it_has_not_seen(wa
     assert watched.distances[0] == pytest.approx(total / 32, rel=1e-9)
 
 
-def test_without_a_search_nothing_is_tried_and_the_same_seed_tries_the_same():
+def test_without_a_search_nothing_is_tried_and_the_same_seed_tries_the_same() -> None:
     plain, *_ = planned(0)
     assert "tried" not in plain.status
     assert planned(5)[0].to_json() == planned(5)[0].to_json()

@@ -289,4 +289,5 @@ def test_proxyless_mobile_is_cut_as_it_is_masked_and_names_parameters_as_its_aut
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     result = prune(model, [images], "macs<=50%", method="l1", widths="uniform", repair=[], example_inputs=images)
     assert result.model(images).shape == (2, 5)
-    assert result.report.difference is not None and result.report.difference < 1e-4
+    assert result.report.difference is not None
+    assert result.report.difference < 1e-4

@@ -44,7 +44,10 @@ def test_records_of_a_trace() -> None:
 
     net = Net(forward, a=conv(3, 4), b=nn.Linear(128, 2))
     trace = trace_forward(net, image(), rule)
-    assert calls and trace.grids and trace.locks and trace.contractions
+    assert calls
+    assert trace.grids
+    assert trace.locks
+    assert trace.contractions
     assert_one_line(trace, *calls, *trace.blocks, *trace.locks, *trace.grids, *trace.contractions)
 
 

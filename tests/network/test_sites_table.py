@@ -45,7 +45,9 @@ def test_the_table_is_a_page(name: str) -> None:
     text = str(found(name))
     assert len(text) < PAGE
     assert max(map(len, text.splitlines())) <= 100
-    assert text.isascii() and all(line.isprintable() for line in text.splitlines())  # no markup for terminals
+    # no markup for terminals
+    assert text.isascii()
+    assert all(line.isprintable() for line in text.splitlines())
 
 
 def test_every_site_of_a_short_network_is_a_row() -> None:
@@ -87,7 +89,9 @@ def test_refused_sites_are_listed_with_their_reasons() -> None:
     assert len(sites.refused) > 1
     text = " ".join(str(sites).split())
     for refusal in sites.refused:
-        assert refusal.site in text and refusal.operation in text and refusal.advice in text
+        assert refusal.site in text
+        assert refusal.operation in text
+        assert refusal.advice in text
 
 
 def test_alike_refusals_are_counted() -> None:
@@ -99,7 +103,8 @@ def test_alike_refusals_are_counted() -> None:
 def test_many_reasons_are_cut_short() -> None:
     refused = tuple(Refusal(f"layer{number}", "sort", "block", f"reason {number}") for number in range(11))
     text = str(Sites({}, {}, (), {}, (), refused))
-    assert "reason 7" in text and "reason 8" not in text
+    assert "reason 7" in text
+    assert "reason 8" not in text
     assert "... 3 more reasons; sites.refused lists all" in text
 
 

@@ -28,12 +28,12 @@ def run(objective, n_units: int = 6, n_partitions: int = 4, seed: int = 0, **opt
 
 
 @pytest.mark.parametrize("objective", [coverage(), regression()], ids=["coverage", "regression"])
-def test_one_partition_is_greedy(objective):
+def test_one_partition_is_greedy(objective) -> None:
     assert run(objective, n_partitions=1).selection == greedy(objective, 6)
 
 
 @pytest.mark.parametrize("objective", [coverage(), regression()], ids=["coverage", "regression"])
-def test_both_rounds_by_definition(objective):
+def test_both_rounds_by_definition(objective) -> None:
     found = run(objective)
     assert sorted(unit for share in found.partition for unit in share) == list(range(objective.size))
     picked = set()
@@ -45,7 +45,7 @@ def test_both_rounds_by_definition(objective):
     assert found.selection.values[-1] == max(f.values[-1] for f in (found.merged, *found.local))
 
 
-def test_the_result_depends_on_the_seed_and_not_on_the_backend():
+def test_the_result_depends_on_the_seed_and_not_on_the_backend() -> None:
     objective = regression()
     options = {"policy": StochasticPolicy(0.3)}
     first = run(objective, seed=1, **options)
@@ -75,7 +75,7 @@ class Jealous(RSquared):
         return float(worth.max() if len(set(self.kinds[units])) == 2 else worth.sum())
 
 
-def test_a_worker_that_beats_the_second_round_wins():
+def test_a_worker_that_beats_the_second_round_wins() -> None:
     alone = run(coverage(size=40), n_units=2, n_partitions=3).partition
     kinds = np.ones(40, dtype=int)
     kinds[alone[0][0]] = 0
@@ -86,7 +86,7 @@ def test_a_worker_that_beats_the_second_round_wins():
     assert found.selection.values[-1] == pytest.approx(1.8)
 
 
-def test_empty_shares_too_many_units_and_no_units():
+def test_empty_shares_too_many_units_and_no_units() -> None:
     tiny = Modular(np.array([3.0, 1.0, 2.0]))
     found = run(tiny, n_units=2, n_partitions=8)
     assert any(not share for share in found.partition)
@@ -96,7 +96,7 @@ def test_empty_shares_too_many_units_and_no_units():
     assert run(coverage(), policy=Lazy()) == run(coverage())
 
 
-def test_two_rounds_come_close_to_plain_greedy():
+def test_two_rounds_come_close_to_plain_greedy() -> None:
     for seed in range(5):
         objective = coverage(seed)
         assert run(objective, 15, 5, seed=seed).selection.values[-1] > 0.97 * greedy(objective, 15).values[-1]
@@ -110,17 +110,17 @@ def test_two_rounds_come_close_to_plain_greedy():
         ({"backend": "spark"}, "backend must be one of loky, threading, sequential, ray, dask; given 'spark'"),
     ],
 )
-def test_wrong_numbers_and_backends(options, text):
+def test_wrong_numbers_and_backends(options, text) -> None:
     with pytest.raises(InvalidSetting, match=text):
         run(coverage(), **options)
 
 
-def test_objectives_that_are_not_set_functions_are_refused():
+def test_objectives_that_are_not_set_functions_are_refused() -> None:
     with pytest.raises(InvalidSetting, match="LineSearchObjective is not one: use n_partitions=1"):
         run(LineSearchObjective([layer(0).term]))
 
 
-def test_a_missing_backend_names_the_extra(monkeypatch):
+def test_a_missing_backend_names_the_extra(monkeypatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "distributed", None)
     with pytest.raises(MissingExtra, match=r"pip install 'scionet\[dask\]'"):
         run(coverage(), backend="dask")
@@ -128,7 +128,7 @@ def test_a_missing_backend_names_the_extra(monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # ray's own
-def test_a_real_local_ray_with_two_workers():
+def test_a_real_local_ray_with_two_workers() -> None:
     ray = pytest.importorskip("ray", reason="ray is not installed")
     ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
     try:

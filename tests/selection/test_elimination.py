@@ -54,7 +54,8 @@ def test_thinet_is_the_best_single_removal_and_never_better_than_the_best_set(se
 def test_multipliers_are_those_of_least_squares_and_the_errors_true(seed: int, n_units: int, method) -> None:
     columns, target = data(seed)
     found = method(products(columns, target), n_units)
-    assert len(found.kept) == len(set(found.kept)) == n_units and list(found.kept) == sorted(found.order)
+    assert len(found.kept) == len(set(found.kept)) == n_units
+    assert list(found.kept) == sorted(found.order)
     chosen = columns[:, list(found.kept)]
     residual = target - chosen @ np.array(found.weights)
     assert np.abs(chosen.T @ residual).max() < 1e-5 * float(target @ target)
@@ -99,5 +100,7 @@ def test_lasso_drops_one_of_two_duplicates_at_no_cost() -> None:
 
 def test_units_without_contribution_get_weight_0() -> None:
     found = rescaled(Contributions(np.zeros((3, 3)), np.zeros(3), 1.0), [2, 0])
-    assert found.kept == (0, 2) and found.weights == (0.0, 0.0) and found.values == (-1.0, -1.0)
+    assert found.kept == (0, 2)
+    assert found.weights == (0.0, 0.0)
+    assert found.values == (-1.0, -1.0)
     assert len(lasso(Contributions(np.zeros((3, 3)), np.zeros(3), 1.0), 2).kept) == 2

@@ -18,7 +18,7 @@ from scionet.selection.setfunctions import Coverage, Modular
 class Watched(Modular):
     """Records the number of candidates of each evaluation."""
 
-    def __init__(self, weights):
+    def __init__(self, weights) -> None:
         super().__init__(weights)
         self.asked = []
 
@@ -33,7 +33,7 @@ def coverage(seed: int, size: int = 40) -> Coverage:
     return Coverage(rng.random((size, 200)) < 0.05, rng.random(200))
 
 
-def test_the_largest_gain_is_picked_and_ties_go_to_the_lowest_index():
+def test_the_largest_gain_is_picked_and_ties_go_to_the_lowest_index() -> None:
     found = greedy(Modular(np.array([1.0, 3.0, 2.0, 3.0, 2.0])), 4)
     assert found.order == (1, 3, 2, 4)
     assert found.kept == (1, 2, 3, 4)
@@ -41,14 +41,14 @@ def test_the_largest_gain_is_picked_and_ties_go_to_the_lowest_index():
     assert found.status is Status.REACHED
 
 
-def test_equal_units_tie_despite_rounding():
+def test_equal_units_tie_despite_rounding() -> None:
     assert greedy(Modular(np.array([1.0, 2.0, 2.0 + 1e-14])), 1).order == (1,)
     assert greedy(Modular(np.array([1.0, 2.0, 2.0 + 1e-6])), 1).order == (2,)
 
 
 @given(seed=st.integers(0, 10**6), n_units=st.integers(0, 20))
 @settings(max_examples=25, deadline=None)
-def test_prefixes_of_a_path_are_the_paths_of_smaller_sizes(seed, n_units):
+def test_prefixes_of_a_path_are_the_paths_of_smaller_sizes(seed, n_units) -> None:
     for objective in (coverage(seed), AverageObjective([layer(seed, size=20).term])):
         path = greedy(objective, 20)
         alone, cut = greedy(objective, n_units), prefix(objective, path, n_units)
@@ -57,7 +57,7 @@ def test_prefixes_of_a_path_are_the_paths_of_smaller_sizes(seed, n_units):
         assert (cut.kept, cut.order, cut.values, cut.weights) == (alone.kept, alone.order, alone.values, alone.weights)
 
 
-def test_prefix_with_repetition_counts_distinct_units():
+def test_prefix_with_repetition_counts_distinct_units() -> None:
     objective = AverageObjective([layer(1, size=30, rows=100).term])
     path = greedy(objective, 20, repetition=True)
     assert len(path.order) > 20
@@ -65,19 +65,19 @@ def test_prefix_with_repetition_counts_distinct_units():
     assert (len(cut.kept), cut.order, cut.weights) == (9, alone.order, alone.weights)
 
 
-def test_prefix_longer_than_the_path_is_refused():
+def test_prefix_longer_than_the_path_is_refused() -> None:
     objective = coverage(0)
     with pytest.raises(InvalidSetting, match="0 to 3"):
         prefix(objective, greedy(objective, 3), 4)
 
 
 @pytest.mark.parametrize("policy", [StochasticPolicy(sample_size=40), StochasticPolicy(epsilon=1e-9), ExactPolicy()])
-def test_a_sample_of_all_candidates_is_exact(policy):
+def test_a_sample_of_all_candidates_is_exact(policy) -> None:
     rng = np.random.default_rng(0)
     assert greedy(coverage(3), 15, policy=policy, rng=rng) == greedy(coverage(3), 15)
 
 
-def test_random_candidates_are_seeded():
+def test_random_candidates_are_seeded() -> None:
     def run(seed):
         return greedy(coverage(4), 15, policy=StochasticPolicy(), rng=np.random.default_rng(seed))
 
@@ -85,7 +85,7 @@ def test_random_candidates_are_seeded():
     assert run(1).order != run(2).order
 
 
-def test_random_candidates_are_as_many_as_promised():
+def test_random_candidates_are_as_many_as_promised() -> None:
     watched = Watched(np.random.default_rng(0).random(100))
     greedy(watched, 10, policy=StochasticPolicy(epsilon=0.1), rng=np.random.default_rng(0))
     assert watched.asked == [math.ceil(10 * math.log(10))] * 10
@@ -94,7 +94,7 @@ def test_random_candidates_are_as_many_as_promised():
     assert watched.asked == [min(50, left) for left in range(100, 0, -1)]
 
 
-def test_random_candidates_keep_most_of_the_value():
+def test_random_candidates_keep_most_of_the_value() -> None:
     def value(**settings):
         return greedy(coverage(5, 100), 10, **settings).values[-1]
 
@@ -103,12 +103,12 @@ def test_random_candidates_keep_most_of_the_value():
 
 
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, -0.1, 2.0, math.nan])
-def test_epsilon_outside_0_1_is_refused(epsilon):
+def test_epsilon_outside_0_1_is_refused(epsilon) -> None:
     with pytest.raises(InvalidSetting, match="epsilon"):
         StochasticPolicy(epsilon=epsilon)
 
 
-def test_bad_settings_are_refused():
+def test_bad_settings_are_refused() -> None:
     with pytest.raises(InvalidSetting, match="sample_size"):
         StochasticPolicy(sample_size=0)
     with pytest.raises(InvalidSetting, match="rng"):
@@ -120,7 +120,7 @@ def test_bad_settings_are_refused():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
-def test_nan_gains_raise_an_error_that_names_the_unit(bad):
+def test_nan_gains_raise_an_error_that_names_the_unit(bad) -> None:
     class Broken(Modular):
         def gains(self, state, candidates):
             return np.where(candidates == 2, bad, 1.0)
@@ -129,12 +129,12 @@ def test_nan_gains_raise_an_error_that_names_the_unit(bad):
         greedy(Broken(np.ones(4)), 2)
 
 
-def test_selection_ends_when_the_stop_rule_is_satisfied():
+def test_selection_ends_when_the_stop_rule_is_satisfied() -> None:
     found = greedy(Modular(np.array([1.0, 3.0, 2.0])), 3, enough=lambda value: value >= 5)
     assert (found.order, found.status) == ((1, 2), Status.ENOUGH)
 
 
-def test_zero_units_and_more_units_than_exist():
+def test_zero_units_and_more_units_than_exist() -> None:
     assert greedy(coverage(0), 0).kept == ()
     found = greedy(coverage(0), 41)
     assert (len(found.kept), found.status) == (40, Status.EXHAUSTED)
@@ -149,7 +149,7 @@ def hull_with_inner_points() -> Contributions:
     return Contributions(phi @ phi.T / 100, phi @ target / 10, float(target @ target))
 
 
-def test_repetition_saturates_and_says_so():
+def test_repetition_saturates_and_says_so() -> None:
     rng = np.random.default_rng(0)
     a, b, offset = 2 * rng.standard_normal((10, 100)), rng.uniform(0.5, 2, 100), 0.5 * rng.standard_normal(100)
     phi = (b * np.tanh(rng.standard_normal((3, 10)) @ a / np.sqrt(10) + offset)).T
@@ -166,13 +166,13 @@ def test_repetition_saturates_and_says_so():
 
 
 @pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
-def test_repetition_ends_where_nothing_new_helps(kind):
+def test_repetition_ends_where_nothing_new_helps(kind) -> None:
     found = greedy(kind(hull_with_inner_points()), 10, repetition=True)
     assert found.status is Status.SATURATED
     assert len(found.order) <= 20 * 10 + 10
 
 
-def test_caps_on_repetition_are_kept():
+def test_caps_on_repetition_are_kept() -> None:
     objective = AverageObjective(hull_with_inner_points())
     capped = greedy(objective, 10, repetition=True, max_picks_per_unit=1, patience_per_unit=10)
     assert len(capped.order) <= 20
@@ -181,13 +181,13 @@ def test_caps_on_repetition_are_kept():
     assert {capped.status, impatient.status} == {Status.SATURATED}
 
 
-def test_without_repetition_no_unit_is_picked_twice():
+def test_without_repetition_no_unit_is_picked_twice() -> None:
     for kind in (AverageObjective, LineSearchObjective):
         order = greedy(kind([layer(2, size=30).term]), 30).order
         assert len(set(order)) == len(order)
 
 
-def test_with_repetition_weights_are_n_times_the_share_of_picks():
+def test_with_repetition_weights_are_n_times_the_share_of_picks() -> None:
     found = picks(AverageObjective([layer(3, size=30, rows=100).term]), 50)
     share = np.bincount(found.order, minlength=30) / 50
     np.testing.assert_allclose(found.weights, 30 * share[list(found.kept)])
@@ -196,7 +196,7 @@ def test_with_repetition_weights_are_n_times_the_share_of_picks():
 
 
 @pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
-def test_replay_gives_the_same_selection(kind):
+def test_replay_gives_the_same_selection(kind) -> None:
     objective = kind([layer(4, size=20).term])
     path = greedy(objective, 12, repetition=True)
     again = replay(objective, path.order)

@@ -48,7 +48,7 @@ def least_principal_eigenvalue(gram: np.ndarray, size: int) -> float:
     return min(float(np.linalg.eigvalsh(gram[np.ix_(s, s)])[0]) for s in sets)
 
 
-def test_the_suppressor_has_the_known_ratio():
+def test_the_suppressor_has_the_known_ratio() -> None:
     objective = LeastSquaresObjective([suppressor()], ridge=0.0)
     values = {s: 1 + set_value(objective, s) for s in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2))}
     expected = {(0,): 0.5, (1,): 0.0, (2,): 0.2025, (0, 1): 1.0, (0, 2): 0.556328, (1, 2): 0.2025}
@@ -59,7 +59,7 @@ def test_the_suppressor_has_the_known_ratio():
     assert least_principal_eigenvalue(suppressor().xx, 2) == pytest.approx(0.292893, abs=1e-6)
 
 
-def test_bounds_hold_on_twenty_regressions_and_means_are_as_expected():
+def test_bounds_hold_on_twenty_regressions_and_means_are_as_expected() -> None:
     shares: dict[str, list[float]] = {"greedy": [], "stochastic": [], "distributed": [], "gamma": []}
     for seed in range(20):
         objective, gram = regression(seed)
@@ -86,7 +86,7 @@ def test_bounds_hold_on_twenty_regressions_and_means_are_as_expected():
 
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=20, deadline=None)
-def test_submodular_functions_have_ratio_one_and_hold_their_certificate(seed):
+def test_submodular_functions_have_ratio_one_and_hold_their_certificate(seed) -> None:
     rng = np.random.default_rng(seed)
     objective = Coverage(rng.random((8, 20)) < 0.3, rng.random(20))
     assert submodularity_ratio(objective, (0, 3, 5), 3) >= 1 - 1e-9
@@ -99,13 +99,13 @@ def test_submodular_functions_have_ratio_one_and_hold_their_certificate(seed):
 
 @given(seed=st.integers(0, 10**6), width=st.integers(1, 2), fixed=st.integers(0, 2))
 @settings(max_examples=15, deadline=None)
-def test_the_spectral_ratio_bounds_blocks_with_fixed_inputs_and_several_terms(seed, width, fixed):
+def test_the_spectral_ratio_bounds_blocks_with_fixed_inputs_and_several_terms(seed, width, fixed) -> None:
     terms = [layer(seed + n, size=5, width=width, n_fixed=fixed).term for n in range(2)]
     objective = LeastSquaresObjective(terms, ridge=1e-3)
     assert 0 <= objective.spectral_ratio() <= submodularity_ratio(objective, (0, 1, 2, 3, 4), 5) + 1e-9
 
 
-def test_a_unit_that_is_always_zero_leaves_no_guarantee():
+def test_a_unit_that_is_always_zero_leaves_no_guarantee() -> None:
     term = suppressor()
     empty = np.zeros((3, 3))
     objective = LeastSquaresObjective(
@@ -115,7 +115,7 @@ def test_a_unit_that_is_always_zero_leaves_no_guarantee():
     assert best_possible(objective, (0,), 0.0) == set_value(objective, (0, 1, 2))
 
 
-def test_factors():
+def test_factors() -> None:
     assert greedy_factor() == pytest.approx(1 - 1 / math.e)
     assert stochastic_factor(0.1) >= greedy_factor() - 0.1
     assert stochastic_factor(1e-9, 0.3) == pytest.approx(greedy_factor(0.3))

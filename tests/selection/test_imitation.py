@@ -38,7 +38,7 @@ def averaged(order: list[int], size: int) -> np.ndarray:
 @pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
 @given(problem=PROBLEMS, order=ORDERS)
 @settings(max_examples=40, deadline=None)
-def test_value_is_the_explicit_error_and_gains_are_differences_of_values(kind, problem, order):
+def test_value_is_the_explicit_error_and_gains_are_differences_of_values(kind, problem, order) -> None:
     layers = two_layers(problem)
     objective = kind([item.term for item in layers])
     state = objective.start()
@@ -52,7 +52,7 @@ def test_value_is_the_explicit_error_and_gains_are_differences_of_values(kind, p
 
 
 @given(order=ORDERS)
-def test_average_weights_are_multiplicities(order):
+def test_average_weights_are_multiplicities(order) -> None:
     objective = AverageObjective([layer(0).term])
     state = objective.start()
     for unit in order:
@@ -62,7 +62,7 @@ def test_average_weights_are_multiplicities(order):
 
 @pytest.mark.parametrize("repetition", [True, False])
 @pytest.mark.parametrize("width", [1, 9])
-def test_average_picks_equal_brute_force(repetition, width):
+def test_average_picks_equal_brute_force(repetition, width) -> None:
     layers = [layer(3, size=60, width=width, rows=30, n_fixed=5), layer(4, size=60, rows=20, asymmetric=True)]
     phi = np.concatenate([item.contributions.reshape(60, -1) / np.linalg.norm(item.target) for item in layers], axis=1)
     goal = np.concatenate([item.goal.ravel() / np.linalg.norm(item.target) for item in layers])
@@ -71,7 +71,7 @@ def test_average_picks_equal_brute_force(repetition, width):
     assert list(picks(objective, 50, repetition=repetition).order) == expected
 
 
-def test_line_search_picks_equal_brute_force():
+def test_line_search_picks_equal_brute_force() -> None:
     item = layer(5, size=40, rows=30)
     phi, goal = 40 * item.contributions.reshape(40, -1), item.goal.ravel()
     alpha, order = np.zeros(40), []
@@ -99,7 +99,7 @@ def _explicit_step(alpha: np.ndarray, unit: int, phi: np.ndarray, goal: np.ndarr
 
 @given(seed=st.integers(0, 10**6), order=st.lists(st.integers(0, 5), min_size=1, max_size=12))
 @settings(max_examples=40, deadline=None)
-def test_line_search_takes_the_best_step_and_stays_on_the_simplex(seed, order):
+def test_line_search_takes_the_best_step_and_stays_on_the_simplex(seed, order) -> None:
     item = layer(seed)
     objective = LineSearchObjective([item.term])
     state = objective.commit(objective.start(), order[0])
@@ -115,7 +115,7 @@ def test_line_search_takes_the_best_step_and_stays_on_the_simplex(seed, order):
         assert abs(after.sum() - 1) < 1e-10
 
 
-def test_line_search_removes_a_useless_unit():
+def test_line_search_removes_a_useless_unit() -> None:
     gram = Contributions(np.array([[1.0, 0.9], [0.9, 1.0]]) / 4, np.array([0.2, 1.0]) / 2, 1.0)
     objective = LineSearchObjective(gram)
     state = objective.commit(objective.commit(objective.start(), 0), 1)
@@ -123,7 +123,7 @@ def test_line_search_removes_a_useless_unit():
 
 
 @given(share=st.floats(0.01, 0.99))
-def test_line_search_leaves_nothing_of_a_removed_unit(share):
+def test_line_search_leaves_nothing_of_a_removed_unit(share) -> None:
     phi = np.array([0.0, 1.0, -1.0])
     objective = LineSearchObjective(Contributions(np.outer(phi, phi) / 9, 5 * phi / 3, 25.0))
     alpha = np.array([share, 1 - share, 0.0])
@@ -131,7 +131,7 @@ def test_line_search_leaves_nothing_of_a_removed_unit(share):
     assert objective.weights(objective.commit(state, 0))[0] == 0
 
 
-def test_line_search_removes_drift():
+def test_line_search_removes_drift() -> None:
     item = layer(14)
     objective = LineSearchObjective([item.term])
     state = objective.commit(objective.commit(objective.start(), 0), 1)
@@ -141,7 +141,7 @@ def test_line_search_removes_drift():
     assert objective.value(cured) == pytest.approx(-item.error(objective.weights(cured)), rel=1e-12)
 
 
-def test_line_search_stays_exact_over_many_steps():
+def test_line_search_stays_exact_over_many_steps() -> None:
     item = layer(7, size=50, rows=60)
     objective = LineSearchObjective([item.term])
     found = picks(objective, 1500)
@@ -152,7 +152,7 @@ def test_line_search_stays_exact_over_many_steps():
     assert np.all(np.diff(found.values) >= -1e-12)
 
 
-def test_convolution_gram_equals_explicit_convolution():
+def test_convolution_gram_equals_explicit_convolution() -> None:
     rng = np.random.default_rng(0)
     images, kernel = rng.standard_normal((3, 5, 8, 8)), rng.standard_normal((4, 5, 3, 3))
     windows = np.lib.stride_tricks.sliding_window_view(images, (3, 3), axis=(2, 3))
@@ -175,14 +175,14 @@ def test_convolution_gram_equals_explicit_convolution():
 
 
 @pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
-def test_asymmetric_with_equal_networks_is_symmetric(kind):
+def test_asymmetric_with_equal_networks_is_symmetric(kind) -> None:
     item = layer(8, size=20, width=2)
     term = item.term
     crossed = Term(term.xx, term.xx @ item.weight.T, term.yy, term.columns, term.fixed, item.weight)
     assert picks(kind([term]), 30).order == picks(kind([crossed]), 30).order
 
 
-def test_all_units_without_repetition_are_the_dense_layer():
+def test_all_units_without_repetition_are_the_dense_layer() -> None:
     item = layer(9, size=30, width=3, n_fixed=4)
     found = greedy(AverageObjective([item.term]), 30)
     assert found.weights == (1.0,) * 30
@@ -192,7 +192,7 @@ def test_all_units_without_repetition_are_the_dense_layer():
 
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=30, deadline=None)
-def test_rounding_never_makes_an_error_negative(seed):
+def test_rounding_never_makes_an_error_negative(seed) -> None:
     term = layer(seed).term
     assert max(greedy(AverageObjective([term]), 6).values) <= 0
     assert max(picks(LineSearchObjective([term]), 60).values) <= 0
@@ -201,7 +201,7 @@ def test_rounding_never_makes_an_error_negative(seed):
 @pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=10, deadline=None)
-def test_permuting_units_permutes_picks(kind, seed):
+def test_permuting_units_permutes_picks(kind, seed) -> None:
     item = layer(seed, size=12, width=2, n_fixed=1)
     order = np.random.default_rng(seed).permutation(12)
     permuted = Layer(item.x, item.weight, item.target, item.columns[order], item.fixed)
@@ -210,7 +210,7 @@ def test_permuting_units_permutes_picks(kind, seed):
 
 
 @pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
-def test_duplicates_tie_to_the_lowest_index(kind):
+def test_duplicates_tie_to_the_lowest_index(kind) -> None:
     item = layer(10, size=20)
     twice = Layer(
         np.hstack([item.x, item.x]),
@@ -225,7 +225,7 @@ def test_duplicates_tie_to_the_lowest_index(kind):
 
 
 @pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
-def test_dead_units_and_a_dead_target_are_no_errors(kind):
+def test_dead_units_and_a_dead_target_are_no_errors(kind) -> None:
     item = layer(11)
     x = item.x.copy()
     x[:, item.columns[2]] = 0
@@ -235,7 +235,7 @@ def test_dead_units_and_a_dead_target_are_no_errors(kind):
     assert greedy(kind([dead_target.term]), 1).order == (2,)
 
 
-def test_terms_are_checked():
+def test_terms_are_checked() -> None:
     term = layer(0).term
     bad: list[dict[str, Any]] = [
         {"xx": term.xx[1:]},
@@ -255,7 +255,7 @@ def test_terms_are_checked():
         LineSearchObjective([])
 
 
-def test_a_thousand_times_faster_than_a_forward_pass_for_each_candidate():
+def test_a_thousand_times_faster_than_a_forward_pass_for_each_candidate() -> None:
     item = layer(12, size=256, outputs=256, rows=600)
     times, orders = [], []
     for _ in range(3):

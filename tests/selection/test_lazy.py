@@ -43,7 +43,7 @@ def random_coverage(seed: int, size: int = 200) -> Coverage:
     return Coverage(rng.random((size, 400)) < 0.03, rng.random(400))
 
 
-def test_stale_gains_miss_a_suppressor_so_lazy_is_refused():
+def test_stale_gains_miss_a_suppressor_so_lazy_is_refused() -> None:
     objective = Counted(LeastSquaresObjective([suppressor()], ridge=0.0))
     found = greedy(objective, 2)
     assert (set(found.kept), objective.evaluations) == ({0, 1}, 5)
@@ -59,7 +59,7 @@ def test_stale_gains_miss_a_suppressor_so_lazy_is_refused():
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_lazy_makes_the_same_picks_with_an_eighth_of_the_evaluations(seed):
+def test_lazy_makes_the_same_picks_with_an_eighth_of_the_evaluations(seed) -> None:
     exact, lazy = Counted(random_coverage(seed)), Counted(random_coverage(seed))
     assert greedy(exact, 15) == greedy(lazy, 15, policy=Lazy())
     assert exact.evaluations == sum(200 - n for n in range(15)) == 2895
@@ -72,7 +72,7 @@ def test_lazy_makes_the_same_picks_with_an_eighth_of_the_evaluations(seed):
 
 @given(seed=st.integers(0, 10**6), n_units=st.integers(0, 12), ties=st.booleans())
 @settings(max_examples=60, deadline=None)
-def test_lazy_is_exact_on_submodular_functions_with_ties(seed, n_units, ties):
+def test_lazy_is_exact_on_submodular_functions_with_ties(seed, n_units, ties) -> None:
     rng = np.random.default_rng(seed)
     levels = rng.integers(0, 4, (12, 9)).astype(float) if ties else rng.standard_normal((12, 9))
     for objective in (
@@ -83,7 +83,7 @@ def test_lazy_is_exact_on_submodular_functions_with_ties(seed, n_units, ties):
         assert greedy(objective, n_units, policy=Lazy()) == greedy(objective, n_units)
 
 
-def test_objectives_without_the_fact_are_refused_by_name():
+def test_objectives_without_the_fact_are_refused_by_name() -> None:
     rng = np.random.default_rng(0)
     with pytest.raises(InvalidSetting, match="Lazy relies on facts that RSquared does not have"):
         greedy(RSquared(rng.random((9, 4)), rng.random(9)), 2, policy=Lazy())

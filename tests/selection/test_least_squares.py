@@ -23,7 +23,9 @@ from scionet.selection.quadratic import LeastSquaresObjective, refit
     order=st.lists(st.integers(0, 5), max_size=5),
 )
 @settings(max_examples=60, deadline=None)
-def test_value_is_the_explicit_residual_and_gains_are_differences(seed, width, n_fixed, asymmetric, ridge, order):
+def test_value_is_the_explicit_residual_and_gains_are_differences(
+    seed, width, n_fixed, asymmetric, ridge, order
+) -> None:
     layers = [
         layer(seed, width=width, n_fixed=n_fixed, asymmetric=asymmetric),
         layer(seed + 1, width=5 - width, asymmetric=True, outputs=40),
@@ -40,7 +42,7 @@ def test_value_is_the_explicit_residual_and_gains_are_differences(seed, width, n
 
 
 @pytest.mark.parametrize("width", [1, 9])
-def test_greedy_equals_brute_force(width):
+def test_greedy_equals_brute_force(width) -> None:
     layers = [layer(1, size=10, width=width, rows=120, asymmetric=True, n_fixed=7), layer(2, size=10)]
     expected = brute_force(10, 7, lambda order: -sum(item.refit_error(order, 1e-6) for item in layers), False)
     found = greedy(LeastSquaresObjective([item.term for item in layers]), 7)
@@ -48,7 +50,7 @@ def test_greedy_equals_brute_force(width):
     assert found.weights == (1.0,) * 7
 
 
-def test_the_whole_path_is_nested_and_monotone():
+def test_the_whole_path_is_nested_and_monotone() -> None:
     objective = LeastSquaresObjective([layer(3, size=40, width=4, rows=300, asymmetric=True).term])
     path = greedy(objective, 40)
     assert np.all(np.diff(path.values) >= -1e-12)
@@ -58,14 +60,14 @@ def test_the_whole_path_is_nested_and_monotone():
         np.testing.assert_allclose(cut.values, alone.values, rtol=1e-12)
 
 
-def test_the_dense_set_imitates_the_dense_layer():
+def test_the_dense_set_imitates_the_dense_layer() -> None:
     objective = LeastSquaresObjective([layer(4, size=30, width=2, rows=200, n_fixed=3).term], ridge=1e-9)
     assert greedy(objective, 30).values[-1] == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-6])
 @pytest.mark.parametrize("width", [1, 3])
-def test_spanned_and_dead_units_gain_nothing(ridge, width):
+def test_spanned_and_dead_units_gain_nothing(ridge, width) -> None:
     item = layer(5, size=8, width=width, rows=60, asymmetric=True)
     x = item.x.copy()
     x[:, item.columns[5]] = x[:, item.columns[1]]
@@ -88,7 +90,7 @@ def test_spanned_and_dead_units_gain_nothing(ridge, width):
 
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("width", [1, 3])
-def test_spanned_units_gain_nothing_even_with_noisy_moments(width, seed):
+def test_spanned_units_gain_nothing_even_with_noisy_moments(width, seed) -> None:
     item = layer(seed, size=6, width=width, rows=60, asymmetric=True)
     rng = np.random.default_rng(seed)
     mixed = item.x @ rng.standard_normal((6 * width, 6 * width))
@@ -107,7 +109,7 @@ def test_spanned_units_gain_nothing_even_with_noisy_moments(width, seed):
 
 @given(seed=st.integers(0, 10**6), ridge=st.sampled_from([0.0, 1e-6]))
 @settings(max_examples=25, deadline=None)
-def test_fewer_samples_than_inputs(seed, ridge):
+def test_fewer_samples_than_inputs(seed, ridge) -> None:
     item = layer(seed, size=10, width=3, rows=12, n_fixed=3, asymmetric=True)
     path = greedy(LeastSquaresObjective([item.term], ridge), 10)
     assert np.all(np.diff(path.values) >= -1e-9)
@@ -115,7 +117,7 @@ def test_fewer_samples_than_inputs(seed, ridge):
         assert path.values[n_units - 1] == pytest.approx(-item.refit_error(path.order[:n_units], ridge), abs=1e-6)
 
 
-def test_duplicates_tie_to_the_lowest_index():
+def test_duplicates_tie_to_the_lowest_index() -> None:
     item = layer(6, size=12, width=2, rows=100, asymmetric=True)
     twice = Layer(
         np.hstack([item.x, item.x]),
@@ -129,7 +131,7 @@ def test_duplicates_tie_to_the_lowest_index():
 
 @given(seed=st.integers(0, 10**6))
 @settings(max_examples=15, deadline=None)
-def test_permuting_units_permutes_picks(seed):
+def test_permuting_units_permutes_picks(seed) -> None:
     item = layer(seed, size=10, width=3, rows=90, n_fixed=2, asymmetric=True)
     order = np.random.default_rng(seed).permutation(10)
     permuted = Layer(item.x, item.weight, item.target, item.columns[order], item.fixed)
@@ -137,7 +139,7 @@ def test_permuting_units_permutes_picks(seed):
     assert [int(order[i]) for i in moved.order] == list(found.order)
 
 
-def test_refit_leaves_a_residual_orthogonal_to_its_inputs():
+def test_refit_leaves_a_residual_orthogonal_to_its_inputs() -> None:
     item = layer(7, size=20, width=3, rows=300)
     columns = item.columns[[1, 4, 7, 15]].ravel()
     weight = refit(item.term.xx, item.term.xy, columns, ridge=0.0)
@@ -148,7 +150,7 @@ def test_refit_leaves_a_residual_orthogonal_to_its_inputs():
 
 @given(seed=st.integers(0, 10**6), n_kept=st.integers(1, 12))
 @settings(max_examples=30, deadline=None)
-def test_refit_is_never_worse_than_rescaled_or_plain_units(seed, n_kept):
+def test_refit_is_never_worse_than_rescaled_or_plain_units(seed, n_kept) -> None:
     item = layer(seed, size=12, width=2, rows=80)
     kept = np.random.default_rng(seed).choice(12, n_kept, replace=False)
     indicator = np.isin(np.arange(12), kept).astype(float)
@@ -158,7 +160,7 @@ def test_refit_is_never_worse_than_rescaled_or_plain_units(seed, n_kept):
     assert error <= item.refit_error(kept.tolist(), 1e-6) + 1e-9
 
 
-def test_refit_is_the_ridge_solution():
+def test_refit_is_the_ridge_solution() -> None:
     item = layer(8, size=10, width=2, rows=50)
     xx, columns = item.term.xx, np.sort(item.columns[[0, 3, 5]].ravel())
     damped = xx[np.ix_(columns, columns)] + 1e-3 * np.trace(xx) / len(xx) * np.eye(6)
@@ -167,7 +169,7 @@ def test_refit_is_the_ridge_solution():
 
 
 @pytest.mark.parametrize("ridge", [0.0, 1e-12, 1e-6])
-def test_refit_of_dependent_inputs_reaches_the_best_residual(ridge):
+def test_refit_of_dependent_inputs_reaches_the_best_residual(ridge) -> None:
     item = layer(9, size=40, width=2, rows=30, asymmetric=True)
     columns = item.columns[:25].ravel()
     weight = refit(item.term.xx, item.term.xy, columns, ridge)
@@ -176,13 +178,13 @@ def test_refit_of_dependent_inputs_reaches_the_best_residual(ridge):
     assert np.abs(weight).max() < 1e4
 
 
-def test_refit_of_nothing_is_nothing():
+def test_refit_of_nothing_is_nothing() -> None:
     item = layer(0)
     assert not refit(item.term.xx, item.term.xy, np.zeros(0, dtype=int)).any()
     assert not refit(0 * item.term.xx, 0 * item.term.xy, np.arange(6)).any()
 
 
-def test_a_negative_ridge_is_refused():
+def test_a_negative_ridge_is_refused() -> None:
     term = layer(0).term
     with pytest.raises(InvalidSetting, match="ridge"):
         LeastSquaresObjective([term], ridge=-1).start()
@@ -190,5 +192,5 @@ def test_a_negative_ridge_is_refused():
         refit(term.xx, term.xy, np.arange(3), ridge=float("nan"))
 
 
-def test_facts():
+def test_facts() -> None:
     assert LeastSquaresObjective([layer(0).term]).facts == {Fact.MONOTONE, Fact.WEAKLY_SUBMODULAR}

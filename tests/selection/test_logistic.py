@@ -33,7 +33,7 @@ def share(x, y, units) -> float:
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_two_classes_follow_the_definition(seed):
+def test_two_classes_follow_the_definition(seed) -> None:
     x, y = problem(2, seed)
     objective, state = LogisticLikelihood(x, y, RIDGE), None
     state = objective.start()
@@ -46,7 +46,7 @@ def test_two_classes_follow_the_definition(seed):
     assert objective.weights(state).tolist() == [0, 1, 0, 0, 1, 1]
 
 
-def test_several_classes_are_at_a_maximum_and_beat_every_other_point():
+def test_several_classes_are_at_a_maximum_and_beat_every_other_point() -> None:
     x, y = problem(3)
     objective = LogisticLikelihood(x, y, RIDGE)
     state = objective.start()
@@ -61,7 +61,7 @@ def test_several_classes_are_at_a_maximum_and_beat_every_other_point():
 
 
 @pytest.mark.parametrize("classes", [2, 4])
-def test_greedy_values_rise_and_gains_add_up(classes):
+def test_greedy_values_rise_and_gains_add_up(classes) -> None:
     x, y = problem(classes)
     found = greedy(LogisticLikelihood(x, y), 6)
     assert found.values[0] > 0
@@ -69,14 +69,14 @@ def test_greedy_values_rise_and_gains_add_up(classes):
     assert found.values[-1] < 1
 
 
-def test_separable_classes_and_constant_columns_stay_finite():
+def test_separable_classes_and_constant_columns_stay_finite() -> None:
     x = np.column_stack([np.arange(20.0), np.zeros(20), np.arange(20.0) ** 2])
     found = greedy(LogisticLikelihood(x, (np.arange(20) > 9).astype(int)), 3)
     assert np.all(np.isfinite(found.values))
     assert found.order[-1] == 1
 
 
-def test_wrong_input():
+def test_wrong_input() -> None:
     x, y = problem(2)
     for make in (
         lambda: LogisticLikelihood(x, y[:-1]),

@@ -31,7 +31,7 @@ def neurons(m: int, seed: int) -> np.ndarray:
     return (b * np.tanh(x @ a + offset)).T / np.sqrt(m)
 
 
-def test_orthonormal_atoms_give_the_exact_rate():
+def test_orthonormal_atoms_give_the_exact_rate() -> None:
     phi = np.eye(1000)
     values = np.array(greedy(AverageObjective(atoms(phi, phi.mean(axis=0))), 1000).values)
     n = np.arange(1, 1001)
@@ -40,7 +40,7 @@ def test_orthonormal_atoms_give_the_exact_rate():
 
 @pytest.mark.parametrize("d", [4, 10, 30])
 @pytest.mark.parametrize("norm", [0.3, 0.6])
-def test_interior_targets_are_reached_at_the_fast_rate(d, norm):
+def test_interior_targets_are_reached_at_the_fast_rate(d, norm) -> None:
     phi, target, radius, distance = cross_polytope(d, norm)
     squares = -np.array(picks(AverageObjective(atoms(phi, target)), 5000).values)
     n = np.arange(1, 5001)
@@ -51,7 +51,7 @@ def test_interior_targets_are_reached_at_the_fast_rate(d, norm):
 
 @pytest.mark.parametrize("d", [4, 10, 30])
 @pytest.mark.parametrize("norm", [0.3, 0.6])
-def test_line_search_contracts_in_every_step(d, norm):
+def test_line_search_contracts_in_every_step(d, norm) -> None:
     phi, target, radius, _ = cross_polytope(d, norm)
     squares = -np.array(picks(LineSearchObjective(atoms(phi, target)), 200).values)
     assert np.all(np.diff(squares) <= 1e-15)
@@ -60,7 +60,7 @@ def test_line_search_contracts_in_every_step(d, norm):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_twenty_points_show_both_rates(seed):
+def test_twenty_points_show_both_rates(seed) -> None:
     phi = neurons(20, seed)
     target = phi.mean(axis=0)
     found = picks(AverageObjective(atoms(phi, target)), 4000)
@@ -82,7 +82,7 @@ def sampled(phi: np.ndarray, target: np.ndarray, seed: int) -> dict[int, float]:
     }
 
 
-def test_two_hundred_points_are_still_slow():
+def test_two_hundred_points_are_still_slow() -> None:
     phi = neurons(200, 0)
     squares = -np.array(picks(AverageObjective(atoms(phi, phi.mean(axis=0))), 300).values)
     assert -1.35 <= slope(squares, 30, 300) <= -0.9

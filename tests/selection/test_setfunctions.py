@@ -37,7 +37,7 @@ def functions(seed: int):
 
 @given(seed=SEEDS, order=ORDERS)
 @settings(max_examples=40, deadline=None)
-def test_values_gains_and_weights_follow_the_definition(seed, order):
+def test_values_gains_and_weights_follow_the_definition(seed, order) -> None:
     for objective, definition in functions(seed):
         state = objective.start()
         for unit in order:
@@ -51,7 +51,7 @@ def test_values_gains_and_weights_follow_the_definition(seed, order):
 
 @given(seed=SEEDS)
 @settings(max_examples=40, deadline=None)
-def test_declared_facts_are_true(seed):
+def test_declared_facts_are_true(seed) -> None:
     small, large = {0, 1}, {0, 1, 2, 3}
     for objective, definition in functions(seed):
         if Fact.MONOTONE in objective.facts:
@@ -62,7 +62,7 @@ def test_declared_facts_are_true(seed):
                 assert definition(small | {unit}) - definition(small) >= gain_late - 1e-12
 
 
-def test_facts_depend_on_the_weights():
+def test_facts_depend_on_the_weights() -> None:
     assert Fact.MONOTONE in Modular(np.array([0.0, 1.0])).facts
     assert Fact.MONOTONE not in Modular(np.array([-1.0, 1.0])).facts
     assert Fact.SUBMODULAR not in functions(0)[3][0].facts
@@ -70,7 +70,7 @@ def test_facts_depend_on_the_weights():
 
 @given(seed=SEEDS, size=st.integers(4, 10), n_units=st.integers(1, 4))
 @settings(max_examples=60, deadline=None)
-def test_greedy_coverage_is_within_1_minus_1_over_e_of_the_best(seed, size, n_units):
+def test_greedy_coverage_is_within_1_minus_1_over_e_of_the_best(seed, size, n_units) -> None:
     rng = np.random.default_rng(seed)
     covers, items = rng.random((size, 15)) < 0.25, rng.random(15)
     objective = Coverage(covers, items)
@@ -79,7 +79,7 @@ def test_greedy_coverage_is_within_1_minus_1_over_e_of_the_best(seed, size, n_un
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_greedy_r_squared_keeps_the_weakly_submodular_bound(seed):
+def test_greedy_r_squared_keeps_the_weakly_submodular_bound(seed) -> None:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((40, 4)) @ rng.standard_normal((4, 10)) + 0.5 * rng.standard_normal((40, 10))
     x = (x - x.mean(axis=0)) / x.std(axis=0)
@@ -90,7 +90,7 @@ def test_greedy_r_squared_keeps_the_weakly_submodular_bound(seed):
     assert greedy(RSquared(x, y), 3).values[-1] >= (1 - np.exp(-least)) * best
 
 
-def test_r_squared_of_a_suppressor():
+def test_r_squared_of_a_suppressor() -> None:
     """Unit columns a, b, c; b is useless alone and completes a."""
     correlation = np.array([[1, 1 / np.sqrt(2), 0.45 / np.sqrt(2)], [1 / np.sqrt(2), 1, 0], [0.45 / np.sqrt(2), 0, 1]])
     with_y = np.array([1 / np.sqrt(2), 0, 0.45])
@@ -120,6 +120,6 @@ def test_r_squared_of_a_suppressor():
         lambda: RSquared(np.eye(4), np.arange(3.0)),
     ],
 )
-def test_bad_input_is_refused(make):
+def test_bad_input_is_refused(make) -> None:
     with pytest.raises(InvalidSetting):
         make()

@@ -199,4 +199,5 @@ def test_memory_in_other_shapes_is_refused_and_nothing_is_changed() -> None:
     with pytest.raises(TrainingError, match=r"row of block1\.conv1\.weight in the shape \(12,\)"):
         cut_optimizer_(optimizer, model, pruned, plan, sites)
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
-    assert held == [id(p) for p in model.parameters()] and np.all([len(optimizer.state) == 1])
+    assert held == [id(p) for p in model.parameters()]
+    assert np.all([len(optimizer.state) == 1])

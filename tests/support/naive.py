@@ -136,5 +136,6 @@ def scale_of(norm: nn.Module | None) -> FloatArray | float:
     """gamma / sigma."""
     if norm is None:
         return 1.0
-    assert isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None
+    assert isinstance(norm, nn.BatchNorm2d)
+    assert norm.running_var is not None
     return (norm.weight / torch.sqrt(norm.running_var + norm.eps)).detach().numpy()

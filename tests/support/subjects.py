@@ -130,7 +130,8 @@ class Subject:
 
 def settled(norm: nn.BatchNorm2d) -> None:
     """Random statistics and affine parameters; channels that a ReLU would silence for good are rare."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     norm.running_mean.normal_(0, 0.3)
     norm.running_var.uniform_(0.5, 2)
     nn.init.uniform_(norm.weight, 0.5, 2)

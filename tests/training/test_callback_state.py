@@ -89,7 +89,8 @@ def test_a_training_goes_on_with_the_state_of_its_callbacks(at: int, tmp_path: P
     model, callback = network(seed=5), Averaging()
     learnt(model, data=Noisy(70), state_file=file, callbacks=[callback, stopping(0)], execution=SAVING)
     assert hash_tensors(state_of(model)) == hash_tensors(state_of(unbroken))
-    assert callback.steps == whole.steps == 12 and hash_tensors(callback.mean) == hash_tensors(whole.mean)
+    assert callback.steps == whole.steps == 12
+    assert hash_tensors(callback.mean) == hash_tensors(whole.mean)
 
 
 def test_a_paused_training_goes_on_with_the_state_of_its_callbacks() -> None:
@@ -138,7 +139,8 @@ def test_other_callbacks_are_refused_with_what_differs(case: str, from_file: boo
     advice = r"give those, or delete .*run\.safetensors" if from_file else r"start=state\.with_new_callbacks\(\)"
     with pytest.raises(TrainingError, match=f"{message}.*; .*{advice}"):
         learnt(model, callbacks=others(), **options)
-    assert file.read_bytes() == content and hash_tensors(state_of(model)) == weights
+    assert file.read_bytes() == content
+    assert hash_tensors(state_of(model)) == weights
 
 
 def test_masks_are_settings() -> None:
@@ -278,8 +280,10 @@ def test_attributes_beside_the_fields_and_slots_are_state() -> None:
     slotted, averaging = Slotted(), Averaging()
     slotted.extra = "x"  # type: ignore[attr-defined]
     averaging.__dict__["extra"] = 2
-    assert slotted.state() == {"count": 3, "extra": "x"} and slotted.settings() == {"rate": 0.5}
-    assert averaging.state() == {"steps": 0, "mean": {}, "extra": 2} and averaging.settings() == {"decay": 0.9}
+    assert slotted.state() == {"count": 3, "extra": "x"}
+    assert slotted.settings() == {"rate": 0.5}
+    assert averaging.state() == {"steps": 0, "mean": {}, "extra": 2}
+    assert averaging.settings() == {"decay": 0.9}
     slotted.load_state({"count": 5, "extra": "y"})
     assert slotted.state() == {"count": 5, "extra": "y"}
 
@@ -292,7 +296,8 @@ class _Inner:
 def test_settings_are_described() -> None:
     value = {"a": _Inner((1, 2)), "path": Path("x/y"), "t": torch.ones(2)}
     found = described(value, "here")
-    assert found["a"] == {"class": "_Inner", "steps": [1, 2]} and found["path"] == "x/y"
+    assert found["a"] == {"class": "_Inner", "steps": [1, 2]}
+    assert found["path"] == "x/y"
     assert found["t"] == described(torch.ones(2), "") != described(torch.ones(2, dtype=torch.int64), "")
     assert described(torch.ones(2), "") != described(torch.ones(1, 2), "") != described(2 * torch.ones(1, 2), "")
 
@@ -332,7 +337,8 @@ def test_tensors_keep_their_memory_format(tmp_path: Path) -> None:
     tensor = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
     kept = through_file(CallbackState("kind", {}, *encoded({"mean": tensor}, "x")), tmp_path)
     found = decoded(kept, torch.device("cpu"))["mean"]
-    assert torch.equal(found, tensor) and found.stride() == tensor.stride()
+    assert torch.equal(found, tensor)
+    assert found.stride() == tensor.stride()
 
 
 @pytest.mark.parametrize(("on_cpu", "device"), [(True, "cpu"), (False, "meta")])

@@ -57,7 +57,8 @@ class Journal(Callback):
         self._note("epoch", context)
 
     def _note(self, hook: str, context: TrainingContext) -> None:
-        assert context.steps_per_epoch == 4 and context.seed == 3
+        assert context.steps_per_epoch == 4
+        assert context.seed == 3
         self.events.append((hook, context.epoch, context.step, context.learning_rate))
 
 
@@ -191,7 +192,8 @@ def test_the_loss_of_an_epoch_is_without_penalties() -> None:
 def test_penalties_of_equal_names_are_numbered_and_none_is_left_out() -> None:
     result = learnt(plain(), callbacks=[L1(), Callback(), L1(2e-3)])
     last = result.history[-1].penalties
-    assert list(last) == ["L1", "L1 2"] and last["L1 2"] == pytest.approx(2 * last["L1"], rel=1e-5)
+    assert list(last) == ["L1", "L1 2"]
+    assert last["L1 2"] == pytest.approx(2 * last["L1"], rel=1e-5)
 
 
 def test_penalties_in_the_middle_of_an_epoch_are_saved_with_the_state(tmp_path: Path) -> None:
@@ -261,7 +263,8 @@ def test_random_numbers_of_callbacks_follow_from_the_seed() -> None:
         model = network()
         torch.manual_seed(global_seed)
         learnt(model, callbacks=[Random()], seed=seed)
-    assert numbers[0] == numbers[1] and not set(numbers[0]) & set(numbers[2])
+    assert numbers[0] == numbers[1]
+    assert not set(numbers[0]) & set(numbers[2])
     assert len(set(numbers[0])) == 16
 
 
@@ -342,11 +345,13 @@ def test_the_callback_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     exec(code_of("training.md", 1, 5), names)
     alone, before = network(), hash_tensors(state_of(model))
     learnt(alone)
-    assert len(names["lasso"].norms) == 3 and norm_of_channels(model) < 0.97 * norm_of_channels(alone)
+    assert len(names["lasso"].norms) == 3
+    assert norm_of_channels(model) < 0.97 * norm_of_channels(alone)
     names["optimizer"] = torch.optim.SGD(model.parameters(), lr=0.1)
     names["loader"] = DataLoader(examples(), batch_size=16)
     exec(code_of("training.md", 2, 5), names)
-    assert hash_tensors(state_of(model)) != before and names["saved"] == {"norms": []}
+    assert hash_tensors(state_of(model)) != before
+    assert names["saved"] == {"norms": []}
 
 
 def norm_of_channels(model: nn.Module) -> float:

@@ -129,9 +129,12 @@ def test_random_numbers_modes_and_the_network_are_left_alone() -> None:
     before = dict(vars(model)), random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
     learnt(model, replace(QUICK, teacher_weight=0.5), teacher=teacher, data=Noisy(70))
     after = dict(vars(model)), random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # type: ignore[index]  # noqa: NPY002
-    assert after[:3] == before[:3] and torch.equal(after[3], before[3])
-    assert not any(module.training for module in model.modules()) and teacher.training
-    assert type(model) is nn.Sequential and not model._forward_hooks
+    assert after[:3] == before[:3]
+    assert torch.equal(after[3], before[3])
+    assert not any(module.training for module in model.modules())
+    assert teacher.training
+    assert type(model) is nn.Sequential
+    assert not model._forward_hooks
     assert weights(teacher) == weights(plain())
     assert all(parameter.grad is None for parameter in model.parameters())
 
@@ -257,7 +260,7 @@ def test_a_teacher_teaches() -> None:
     assert accuracy(pupil, test).rate > 0.5 > 0.3 > accuracy(alone, test).rate
 
 
-@pytest.mark.parametrize("precision", ["bf16", "no", "bf16", None])
+@pytest.mark.parametrize("precision", ["bf16", "no", pytest.param("bf16", id="bf16 again"), None])
 def test_mixed_precision_may_change_between_trainings(precision: str | None) -> None:
     model, kinds = plain(), []
     model[1].register_forward_hook(lambda _m, _i, output: kinds.append(output.dtype))  # type: ignore[index, union-attr]
@@ -323,14 +326,18 @@ def test_trackers_are_told(notebook: Notebook) -> None:
     rates = [values["validation_accuracy"] for _, values in notebook.told if "validation_accuracy" in values]
     assert [step for step, _ in notebook.told] == [4, 4, 8, 8, 12, 12]
     assert rates == [epoch.validation.rate for epoch in result.history if epoch.validation]
-    assert len(losses) == 3 and losses[-1] < losses[0]
-    assert notebook.finished and not machine.trackers
+    assert len(losses) == 3
+    assert losses[-1] < losses[0]
+    assert notebook.finished
+    assert not machine.trackers
 
 
 def test_progress_is_shown_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     learnt(network(), progress=True)
     shown = capsys.readouterr()
-    assert "train" in shown.err and "12/12" in shown.err and shown.out == ""
+    assert "train" in shown.err
+    assert "12/12" in shown.err
+    assert shown.out == ""
 
 
 @pytest.mark.parametrize("bad_step", [1, 7, 12])
@@ -356,7 +363,7 @@ def test_a_loss_that_is_nan_names_its_step(bad_step: int) -> None:
         ({"data": iter([])}, TrainingError, "must be a map-style data set"),
         ({"validation": TensorDataset(torch.zeros(0, 1))}, TrainingError, "validation data are empty"),
         ({"recipe": replace(QUICK, patience=2)}, TrainingError, "patience needs validation data"),
-        ({"recipe": replace(QUICK, teacher_weight=0.5)}, TrainingError, "a teacher goes with"),
+        ({"recipe": replace(QUICK, teacher_weight=0.5)}, TrainingError, "a teacher needs"),
         ({"execution": Execution(parts=3)}, TrainingError, "a multiple of 3"),
         ({"state_file": "x.pt"}, InvalidSetting, r"must end in \.safetensors"),
         ({"state_file": "missing/x.safetensors"}, CheckpointError, "cannot write missing"),
@@ -378,7 +385,8 @@ def test_what_does_not_do_is_refused_at_once(
     model = network()
     with pytest.raises(error, match=message):
         learnt(model, callbacks=[Forbidden()], **options)
-    assert weights(model) == weights(network()) and model.training
+    assert weights(model) == weights(network())
+    assert model.training
 
 
 def test_processes_that_accelerate_does_not_see_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,8 @@ def test_convolutions_have_the_spread_of_he_by_fan_out_of_their_group() -> None:
     initialise(model, 0)
     assert model[0].weight.var().item() == pytest.approx(2 / (9 * 128), rel=0.03)
     assert model[1].weight.var().item() == pytest.approx(2 / (9 * 64), rel=0.03)
-    assert model[0].bias is not None and not model[0].bias.any()
+    assert model[0].bias is not None
+    assert not model[0].bias.any()
 
 
 def test_nothing_is_left_of_the_old_weights_and_the_seed_decides() -> None:
@@ -33,7 +34,8 @@ def test_nothing_is_left_of_the_old_weights_and_the_seed_decides() -> None:
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
     assert not torch.equal(states[0]["conv1.weight"], states[2]["conv1.weight"])
     assert not any((tensor == 7).any() for tensor in states[0].values())
-    assert one.bn1.running_var.eq(1).all() and one.bn1.num_batches_tracked == 0
+    assert one.bn1.running_var.eq(1).all()
+    assert one.bn1.num_batches_tracked == 0
 
 
 def test_a_parameter_that_nobody_can_initialise_is_named() -> None:

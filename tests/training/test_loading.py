@@ -65,7 +65,8 @@ def test_what_is_random_depends_on_the_ticket_alone() -> None:
 def test_inputs_may_be_dicts() -> None:
     data = Listed(({"a": torch.ones(2), "b": torch.zeros(1)}, 3), ({"a": torch.ones(2), "b": torch.ones(1)}, 1))
     (inputs, labels) = next(load(data, [[(0, 0), (1, 0)]]))
-    assert isinstance(inputs, dict) and inputs["a"].shape == (2, 2)
+    assert isinstance(inputs, dict)
+    assert inputs["a"].shape == (2, 2)
     assert labels.tolist() == [3, 1]
 
 

@@ -33,7 +33,8 @@ def test_frozen_parameters_are_left_out() -> None:
     model = network()
     model[0].weight.requires_grad_(False)  # type: ignore[index, union-attr]
     held = [p for group in build(model, Recipe()).param_groups for p in group["params"]]
-    assert len(held) == 4 and all(p is not model[0].weight for p in held)  # type: ignore[index]
+    assert len(held) == 4
+    assert all(p is not model[0].weight for p in held)
     with pytest.raises(TrainingError, match="no parameter of Sequential requires gradients"):
         build(model.requires_grad_(False), Recipe())
 

@@ -45,7 +45,8 @@ def test_a_state_comes_back_as_it_was(file: Path, tmp_path: Path) -> None:
     for part in fields(TrainingState):
         before, after = getattr(state, part.name), getattr(again, part.name)
         if part.name in ("network", "average", "best"):
-            assert before and hash_tensors(before) == hash_tensors(after)
+            assert before
+            assert hash_tensors(before) == hash_tensors(after)
         elif part.name == "memory":
             assert before.keys() == after.keys()
             assert all(hash_tensors(before[name]) == hash_tensors(after[name]) for name in before)
@@ -71,7 +72,8 @@ def test_what_is_finished_is_not_done_again(file: Path) -> None:
     second = learnt(again, RECIPE, validation=examples(20, 2), state_file=file, callbacks=[Watching()])
     assert steps == list(range(1, 13))
     assert hash_tensors(state_of(model)) == hash_tensors(state_of(again))
-    assert first.history == second.history and first.status == second.status
+    assert first.history == second.history
+    assert first.status == second.status
 
 
 @pytest.mark.parametrize(
@@ -145,7 +147,8 @@ def test_only_new_states_of_the_same_training_are_swept_away(file: Path, tmp_pat
         temporary.write_bytes(b"half")
         left = temporary.read_bytes(), temporary
         clear_leftovers(file)
-        assert left == (b"half", temporary) and not temporary.exists()
+        assert left == (b"half", temporary)
+        assert not temporary.exists()
         temporary.write_bytes(b"whole")
     assert sorted(tmp_path.iterdir()) == sorted([*others, file])
 

@@ -46,12 +46,13 @@ def test_a_teacher_takes_its_share(batch: tuple[torch.Tensor, torch.Tensor]) -> 
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert all(parameter.grad is not None for parameter in model.parameters())
     objective.close()
-    assert not model[1]._forward_hooks and not teacher[1]._forward_hooks  # type: ignore[index, union-attr]
+    assert not model[1]._forward_hooks
+    assert not teacher[1]._forward_hooks
 
 
 @pytest.mark.parametrize(("weight", "teacher"), [(0.5, None), (0.0, plain())], ids=["no teacher", "idle teacher"])
 def test_teacher_and_recipe_go_together(weight: float, teacher: nn.Module | None) -> None:
-    with pytest.raises(TrainingError, match="a teacher goes with teacher_weight above 0"):
+    with pytest.raises(TrainingError, match="a teacher needs teacher_weight above 0"):
         TrainingLoss(Recipe(teacher_weight=weight), plain(), teacher)
 
 

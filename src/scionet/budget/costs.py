@@ -1,4 +1,4 @@
-"""The cost of a network: measured on a model, or predicted for any widths before anything is cut."""
+"""The cost of a network: measured on a model, or predicted for any widths without cutting."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,13 +32,13 @@ class Cost:
     latency_ms: float | None = None
 
     def __str__(self) -> str:
-        """The cost for a person to read."""
+        """The cost as readable text."""
         counted = f"{self.macs / 1e6:,.4g}M MACs, {self.params / 1e6:,.4g}M parameters"
         return counted if self.latency_ms is None else f"{counted}, {self.latency_ms:,.4g} ms"
 
 
 def measure(model: nn.Module, example_inputs: Batch) -> Cost:
-    """The cost of a model as it is, counted by torch at the operator level; the model is left as it was.
+    """Measure the cost of a model, counted by torch at the operator level. The model is not changed.
 
     Every convolution and matrix product counts, whatever the class of its module. Elementwise operations do not count,
     nor do fused recurrent layers (such as ``nn.LSTM``), which torch's counter does not see into.
@@ -82,7 +82,7 @@ class CostPart(Protocol):
     def interactions(
         self, kept: IntArray, site: IntArray, step: IntArray, other: IntArray, other_step: IntArray
     ) -> FloatArray:
-        """The cost of two moves of different sites beyond the sum of both.
+        """The interaction of two moves of different sites: the change of cost by both, minus the sum of each alone.
 
         Returns:
             Shape ``(quantity, move, other move)``; entries for two moves of the same site mean nothing.

@@ -21,7 +21,7 @@ class LatencyReport:
         predicted_dense_ms: Latency of the dense network by the latency table, milliseconds.
         predicted_pruned_ms: Latency of the pruned network by the latency table.
         dense: Measured latency of the dense network.
-        pruned: Measured latency of the pruned network; both take turns.
+        pruned: Measured latency of the pruned network. The measurements of both alternate.
         origin: Network and machine that the table was measured on.
     """
 
@@ -35,7 +35,7 @@ class LatencyReport:
     def of(
         cls, costs: CostModel, widths: Mapping[str, int], dense: nn.Module, pruned: nn.Module, inputs: Batch
     ) -> "LatencyReport | None":
-        """The report of a pruned network, measured with torch's number of threads; None without a latency table.
+        """Measure a pruned network with torch's number of threads. Returns None without a latency table.
 
         Args:
             costs: The cost of the network at any widths.
@@ -52,7 +52,7 @@ class LatencyReport:
         return cls(before_ms, after_ms, times["dense"], times["pruned"], costs.table.origin)
 
     def __str__(self) -> str:
-        """The report for a person to read."""
+        """The report as readable text."""
         predicted = self.predicted_pruned_ms / self.predicted_dense_ms
         return (
             f"latency {self.predicted_dense_ms:.4g} ms -> {self.predicted_pruned_ms:.4g} ms predicted "

@@ -50,7 +50,7 @@ class _Subject:
 
 
 def collapse(command: AnalyzeCollapse) -> None:
-    """Mask, show, and write where that was asked for.
+    """Mask, print the results, and write the files that were asked for.
 
     Raises:
         PruneError: If something is wrong with what was given.
@@ -60,7 +60,7 @@ def collapse(command: AnalyzeCollapse) -> None:
 
 
 def gradient_flow(command: AnalyzeGradientFlow) -> None:
-    """Measure, show, and write where that was asked for.
+    """Measure, print the results, and write the files that were asked for.
 
     Raises:
         PruneError: If something is wrong with what was given.
@@ -152,7 +152,7 @@ def _gradient_flow(command: AnalyzeGradientFlow, subject: _Subject) -> dict[str,
     correlations = _correlations(command, subject) if command.methods else {}
     if correlations:
         table(
-            "rank correlation with the change of the loss when a unit is taken away, mean over sites",
+            "rank correlation with the change of the loss when a unit is removed, mean over sites",
             ("correlation", "sites"),
             [(m, f"{np.mean(list(by_site.values())):.2f}", str(len(by_site))) for m, by_site in correlations.items()],
         )

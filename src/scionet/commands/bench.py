@@ -30,7 +30,7 @@ class IncompleteError(PruneError):
 
 
 def run(command: BenchRun) -> None:
-    """Do all runs that are left.
+    """Do all runs that are not done.
 
     Raises:
         PruneError: If the experiment or its folder is damaged, or a run failed.
@@ -76,9 +76,9 @@ def report(command: BenchReport) -> None:
 
     Raises:
         RecordError: If no run has finished, or a file cannot be read or written.
-        MissingExtra: If what draws the page is not installed.
+        MissingExtra: If a package that the page needs is not installed.
     """
-    from scionet.bench.report.page import write_html  # needs an extra, which runs do not need
+    from scionet.bench.report.page import write_html  # needs an extra that runs do not need
 
     workspace = _workspace(command, Execution())
     found = standings(workspace)
@@ -114,7 +114,7 @@ def _workspace(command: BenchRun | BenchStatus, execution: Execution) -> Workspa
 
 
 def _rounding(execution: Execution) -> list[str]:
-    """The flags that change the rounding of results, for the command in the records."""
+    """The flags that affect the rounding of results, to be recorded with the command."""
     flags = [] if execution.precision is None else ["--precision", execution.precision]
     flags += [] if execution.parts == 1 else ["--parts", str(execution.parts)]
     return flags + [f"--{name.replace('_', '-')}" for name in ("channels_last", "compile") if getattr(execution, name)]

@@ -1,4 +1,4 @@
-"""The choices that the options of `scionet prune` stand for. Knows no torch."""
+"""From the options of `scionet prune` to the choices of the library. Does not import torch."""
 
 from collections.abc import Sequence
 from dataclasses import fields
@@ -11,11 +11,11 @@ from scionet.errors import InvalidSetting
 
 
 def chosen_method(command: Prune) -> str | Forward | Score:
-    """The method.
+    """Return the method.
 
     Raises:
-        InvalidSetting: If options of greedy forward selection are given to another method, options of an objective
-            that is not chosen, or passes to a function.
+        InvalidSetting: If there are options of greedy forward selection with another method, options of an objective
+            that is not chosen, or passes with a function.
     """
     if command.method != "forward":
         _refuse_forward_options(command)
@@ -32,7 +32,7 @@ def chosen_method(command: Prune) -> str | Forward | Score:
 
 
 def refuse_no_stop(command: Prune) -> None:
-    """Refuse a command that does not say where pruning stops, before anything is read.
+    """Refuse a command without a stop rule, before anything is read.
 
     Raises:
         InvalidSetting: If it has neither a budget nor a tolerance, or both.
@@ -45,10 +45,10 @@ def refuse_no_stop(command: Prune) -> None:
 
 
 def chosen_widths(command: Prune) -> WidthRule | None:
-    """How the budget is divided; None for the default.
+    """Return how the budget is divided; None for the default.
 
     Raises:
-        InvalidSetting: If options of widths are given that are not chosen.
+        InvalidSetting: If there are options of widths that are not chosen.
     """
     if command.widths is None:
         return command.sensitivity if _given(command, "sensitivity") else None
@@ -57,10 +57,10 @@ def chosen_widths(command: Prune) -> WidthRule | None:
 
 
 def chosen_repair(command: Prune) -> list[RepairStep]:
-    """The steps of the repair.
+    """Return the steps of the repair.
 
     Raises:
-        InvalidSetting: If options of a step are given that is not chosen.
+        InvalidSetting: If there are options of a step that is not chosen.
     """
     steps = " ".join(command.repair)
     _refuse_unused(command, "refit", f"--repair refit {steps}".rstrip(), "refit" in command.repair)
@@ -83,7 +83,7 @@ def _refuse_forward_options(command: Prune) -> None:
 
 
 def _refuse_unused(command: Prune, name: str, needed: str, chosen: bool) -> None:
-    """Refuse options of something that is not chosen: they would do nothing.
+    """Refuse options of something that is not chosen, because they would have no consequence.
 
     Raises:
         InvalidSetting: If there are any.

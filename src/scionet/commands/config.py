@@ -1,4 +1,4 @@
-"""TOML files as command-line arguments, so that both are read, checked and explained by one parser."""
+"""Converts TOML files to command-line arguments, so that one parser reads and checks both."""
 
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -12,10 +12,10 @@ from scionet.errors import InvalidSetting, unknown
 
 
 def read(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file.
+    """Read the tables of a TOML file.
 
     Raises:
-        InvalidSetting: If it cannot be read or is no TOML.
+        InvalidSetting: If it cannot be read or is not TOML.
     """
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -26,20 +26,20 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def arguments(table: Mapping[str, Any], kind: type, recipe: type, where: str, prefix: str = "") -> Iterator[str]:
-    """Command-line arguments that say the same as a table.
+    """Return command-line arguments with the same meaning as a table.
 
     Args:
-        table: What the file says: keys are names of fields; a field that is a dataclass is a table of its own.
+        table: The table. Keys are names of fields; a field that is a dataclass is a table of its own.
         kind: The command's dataclass.
-        recipe: The dataclass that stands for its type variable, if it has one.
+        recipe: The dataclass that replaces its type variable, if it has one.
         where: The file, and the table in it, for error texts.
-        prefix: What the flags of this table begin with.
+        prefix: Prefix of the flags of this table.
 
     Raises:
-        InvalidSetting: If a key is unknown, or a value is no text, number, truth value or list of these.
+        InvalidSetting: If a key is unknown, or a value is not a text, number, truth value or list of these.
     """
     hints = get_type_hints(kind, include_extras=True)
-    known = {field.name for field in fields(kind)} - {"config", "debug"}  # they tell how to read, and are known first
+    known = {field.name for field in fields(kind)} - {"config", "debug"}  # these were read before
     for key, value in table.items():
         if key not in known:
             raise unknown(f"key in {where}", key, known)
@@ -56,10 +56,10 @@ def arguments(table: Mapping[str, Any], kind: type, recipe: type, where: str, pr
 
 
 def _argument(key: str, value: Any, where: str, prefix: str) -> Iterator[str]:
-    """The arguments of one key.
+    """Return the arguments of one key.
 
     Raises:
-        InvalidSetting: If the value has no form on the command line.
+        InvalidSetting: If the value cannot be written on the command line.
     """
     flag = key.replace("_", "-")
     items = value if isinstance(value, list) else [value]

@@ -1,4 +1,4 @@
-"""scionet evaluate: how often a network is right, what it costs, how long it takes."""
+"""scionet evaluate: accuracy, cost and latency of a network."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -27,12 +27,12 @@ from scionet.training.accuracy import Accuracy
 
 @dataclass(frozen=True)
 class Findings:
-    """What came out.
+    """The results of an evaluation.
 
     Attributes:
-        accuracy: How many pictures were classified correctly.
+        accuracy: The number of correctly classified pictures.
         cost: MACs and parameters.
-        latency: Time of a forward pass, if it was asked for.
+        latency: Time of a forward pass, if it was measured.
     """
 
     accuracy: Accuracy
@@ -41,7 +41,7 @@ class Findings:
 
 
 def run(command: Evaluate) -> None:
-    """Measure, show, and write where that was asked for.
+    """Measure, print the results, and write the file that was asked for.
 
     Raises:
         PruneError: If something is wrong with what was given.
@@ -64,7 +64,7 @@ def run(command: Evaluate) -> None:
 
 
 def _network(command: Evaluate) -> nn.Module:
-    """The network to measure.
+    """Load the network to measure.
 
     Raises:
         InvalidSetting: If the flags name none, or contradict one another.
@@ -80,7 +80,7 @@ def _network(command: Evaluate) -> nn.Module:
 
 
 def _test_pictures(command: Evaluate) -> ImageBatches:
-    """What to evaluate on. Warns where pictures that the pruned network has seen are among it.
+    """Sample the pictures to evaluate on. Warns if some of them were used to calibrate or train the pruned network.
 
     Raises:
         InvalidSetting: If the data, the preparation or the number of pictures do not fit.
@@ -102,10 +102,10 @@ def _test_pictures(command: Evaluate) -> ImageBatches:
 
 
 def _excluded(command: Evaluate, folder: ImageFolder) -> Indices:
-    """The pictures that another file's network has seen.
+    """Return the pictures that the network of another file was calibrated or trained on.
 
     Raises:
-        InvalidSetting: If it does not say which they were, or the folder holds others.
+        InvalidSetting: If the file does not record them, or the folder holds other pictures.
     """
     path = command.exclude_calibration_of
     record = record_of(path) if path is not None else None
@@ -140,7 +140,7 @@ def _report(command: Evaluate, findings: Findings) -> None:
 
 
 def _record(command: Evaluate, findings: Findings) -> dict[str, Any]:
-    """What is written for programs to read."""
+    """The results as JSON."""
     return {
         "network": str(command.pruned or command.model),
         "data": str(command.pictures.data),

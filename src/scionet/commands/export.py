@@ -1,4 +1,4 @@
-"""scionet export: a pruned network for other runtimes."""
+"""scionet export: writes a pruned network for other runtimes."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ WRITERS = {".onnx": (export_onnx, "onnxruntime"), ".pt2": (export_program, "torc
 
 
 def run(command: Export) -> None:
-    """Export, check against the network itself, and say what was checked.
+    """Export, compare with the network itself, and print what was compared.
 
     Raises:
         PruneError: If something is wrong with what was given, or the exported network computes something else.
@@ -37,10 +37,10 @@ def run(command: Export) -> None:
 
 
 def _example(command: Export) -> Batch:
-    """Random inputs in the shape that was given or recorded; zeros would hide differences.
+    """Return random inputs of the given or recorded shape; zeros would hide differences.
 
     Raises:
-        InvalidSetting: If nothing says the shape, or a size is not positive.
+        InvalidSetting: If there is no shape, or a size is not positive.
     """
     generator = torch.Generator().manual_seed(command.seed)
     shape = command.input_shape
@@ -57,7 +57,7 @@ def _example(command: Export) -> Batch:
 
 
 def _random(value: Any, generator: torch.Generator) -> Any:
-    """Normal numbers in place of floating-point ones; whole numbers stay 0, which is a valid index of anything."""
+    """Random normal numbers for floating-point inputs; integers stay 0, which is always a valid index."""
     if isinstance(value, Tensor) and value.is_floating_point():
         return torch.randn(value.shape, generator=generator).to(value.dtype)
     return value

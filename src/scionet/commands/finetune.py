@@ -1,4 +1,4 @@
-"""scionet finetune: from the file of a pruned network and pictures to the file of one that has learnt."""
+"""scionet finetune: trains a pruned network from a file on pictures, and writes it to another file."""
 
 import shlex
 from dataclasses import asdict, dataclass
@@ -32,10 +32,10 @@ class FinetuneImages:
     """The pictures of a run.
 
     Attributes:
-        record: How they are prepared, and which the network has seen in the end.
-        training: Those to learn from.
-        validation: Those to measure on after every epoch, if there are any.
-        evaluation: Those to evaluate on before and after, if that was asked for; the share of this process.
+        record: Their preparation, and all pictures that the network was calibrated or trained on.
+        training: Training pictures.
+        validation: Validation pictures, used after every epoch, if there are any.
+        evaluation: Pictures to evaluate on before and after, if asked for; the share of this process.
     """
 
     record: PictureRecord
@@ -45,12 +45,12 @@ class FinetuneImages:
 
 
 def run(command: Finetune[Any]) -> None:
-    """Train, save, and evaluate where that was asked for.
+    """Train, save, and evaluate if asked for.
 
-    Started by `accelerate launch` or torchrun, several processes do it together.
+    If it is started by `accelerate launch` or torchrun, several processes train together.
 
     Raises:
-        PruneError: If something is wrong with what was given; before the long work wherever that can be known.
+        PruneError: If an option or a file is wrong. Most errors are found before the training.
     """
     check_writable(command.out, command.overwrite, (".safetensors",))
     recipe: Recipe = command.settings
@@ -86,7 +86,7 @@ def run(command: Finetune[Any]) -> None:
 
 
 def _state_file(command: Finetune[Any], first: bool) -> Path:
-    """Beside the output, so that the same command finds it again."""
+    """The state file beside the output, where the same command finds it again."""
     path = command.out.with_suffix(".training.safetensors")
     if command.restart and first:
         path.unlink(missing_ok=True)
@@ -119,7 +119,7 @@ def _material(command: Finetune[Any]) -> FinetuneImages:
 
 
 def _sample_size(command: Finetune[Any], available: int) -> int:
-    """Number of pictures to learn from and to validate on.
+    """Return the numbers of training and validation pictures.
 
     Raises:
         InvalidSetting: If all would be sampled although the rest is to be evaluated on.
@@ -137,7 +137,7 @@ def _augmentation(recipe: Recipe) -> Augmentation | None:
 
 
 def _teacher(command: Finetune[Any], kwargs: dict[str, Any]) -> nn.Module | None:
-    """The dense network, if it is to teach.
+    """Load the dense network, if it is the teacher.
 
     Raises:
         InvalidSetting: If the recipe needs it and its weights are not given.
@@ -155,7 +155,7 @@ def _scored(command: Finetune[Any], model: nn.Module, test: ImageBatches | None,
 
 
 def _told(command: Finetune[Any], result: FitResult) -> dict[str, Any]:
-    """What is recorded of the training."""
+    """The record of the training."""
     return {
         "recipe": command.recipe,
         "settings": asdict(command.settings),
@@ -166,7 +166,7 @@ def _told(command: Finetune[Any], result: FitResult) -> dict[str, Any]:
 
 
 def _report(command: Finetune[Any], result: FitResult, before: Accuracy | None, after: Accuracy | None) -> None:
-    """The result table, and how to go on."""
+    """Print the result table and what to do next."""
     first, last = result.history[0], result.history[-1]
     rows = [("training loss", f"{first.loss:.4f}", f"{last.loss:.4f}", "first and last epoch")]
     if first.validation is not None and last.validation is not None:

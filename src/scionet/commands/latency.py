@@ -1,4 +1,4 @@
-"""What `scionet prune` needs besides for a budget on latency: the table's file, and a batch of the right size."""
+"""Budgets on latency for `scionet prune`: the file of the latency table, and a batch of the right size."""
 
 from torch import Tensor
 
@@ -18,7 +18,7 @@ def limits(budget: Budget | None) -> bool:
 
 
 def read(command: Prune, budget: Budget | None) -> LatencyTable | None:
-    """The table that was measured before, if its file is there.
+    """Read the latency table, if its file exists.
 
     Raises:
         InvalidSetting: If the flags do not fit the budget, or the file can be neither read nor written.
@@ -35,17 +35,17 @@ def read(command: Prune, budget: Budget | None) -> LatencyTable | None:
 
 
 def write(command: Prune, table: LatencyTable | None) -> None:
-    """Write the table that was measured, unless it was read."""
+    """Write the latency table, unless it was read from the file."""
     if command.latency.latency_table is not None and table is not None and not command.latency.latency_table.exists():
         table.save(command.latency.latency_table)
         line(f"latency table written to {command.latency.latency_table}")
 
 
 def example(command: Prune, budget: Budget | None, calibration: ImageBatches) -> Tensor:
-    """Pictures to try the network on; with a limit on latency as many as that is about.
+    """Return example pictures for the network; with a limit on latency, a batch of `--latency-batch`.
 
     Raises:
-        InvalidSetting: If there are fewer.
+        InvalidSetting: If there are not enough pictures.
     """
     if not limits(budget):
         return first(calibration)

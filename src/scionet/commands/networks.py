@@ -1,4 +1,4 @@
-"""Networks for the commands: from the text that names a factory, its arguments and a file of weights."""
+"""Networks for the commands, from the name of a factory, its arguments and a file of weights."""
 
 import inspect
 import json
@@ -15,7 +15,7 @@ from scionet.network.checkpoints.checkpoint import dense_network, load_pruned
 
 
 def dense(factory: str, kwargs: Mapping[str, Any], weights: Path | None) -> nn.Module:
-    """A network with its weights; warns where these are random.
+    """Make a network with its weights; warns if these are random.
 
     Raises:
         InvalidSetting: If the factory is unknown or does not take the arguments.
@@ -31,11 +31,11 @@ def dense(factory: str, kwargs: Mapping[str, Any], weights: Path | None) -> nn.M
 
 
 def pruned(path: Path, factory: str | None, kwargs: Mapping[str, Any], trust_factory: bool) -> nn.Module:
-    """A pruned network from its file, ready to run.
+    """Load a pruned network from its file, ready to run.
 
     Args:
         path: The file.
-        factory: What makes the dense network; None takes the factory that the file names.
+        factory: Factory of the dense network; None takes the one that the file names.
         kwargs: Arguments of `factory`.
         trust_factory: Whether to run a function that the file names.
 
@@ -49,7 +49,7 @@ def pruned(path: Path, factory: str | None, kwargs: Mapping[str, Any], trust_fac
 def teacher(
     path: Path, factory: str | None, kwargs: Mapping[str, Any], trust_factory: bool, weights: Path
 ) -> nn.Module:
-    """The dense network of a pruned one's file, with its weights.
+    """Make the dense network of a pruned network's file, with its weights.
 
     Raises:
         CheckpointError: If a file cannot be read, or the weights do not fit.
@@ -60,7 +60,7 @@ def teacher(
 
 
 def without_weights(factory: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """What to record of the arguments: a pruned file has its own weights and must not wait for a download."""
+    """The arguments to record. A pruned file has its own weights, so its factory must not download any."""
     registered = factory.startswith(("timm:", "torchvision:"))
     return {key: value for key, value in kwargs.items() if not (registered and key in ("pretrained", "weights"))}
 
@@ -76,7 +76,7 @@ def random_weights(factory: str, kwargs: Mapping[str, Any]) -> bool:
 
 
 def keywords(texts: Sequence[str]) -> dict[str, Any]:
-    """``NAME=VALUE`` as keyword arguments; a value that is no JSON is a text.
+    """Convert ``NAME=VALUE`` to keyword arguments; a value that is not JSON is a text.
 
     Raises:
         InvalidSetting: If a text has no name or no value.

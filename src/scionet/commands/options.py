@@ -1,4 +1,4 @@
-"""What can be said on the command line or in a TOML file, as frozen dataclasses without torch."""
+"""The options of all commands, on the command line or in a TOML file: frozen dataclasses, without torch."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -31,12 +31,12 @@ RecipeKind = TypeVar("RecipeKind", bound=Recipe)
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every command understands."""
+    """Options of every command."""
 
     config: Path | None = None
     """A TOML file with values for these flags; flags given here override it."""
     seed: int = 0
-    """Root of all randomness: which pictures are sampled, and what a method leaves to chance."""
+    """Root of all randomness: the sampled pictures, and random choices of methods."""
     threads: int | None = None
     """Threads that torch may use; all by default."""
     quiet: bool = False
@@ -78,7 +78,7 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures(Source):
-    """Pictures, and how many at once."""
+    """Pictures, and the batch size."""
 
     batch_size: int = 128
     """Pictures that the network sees at once."""
@@ -113,12 +113,12 @@ class LatencyOptions:
     latency_table: Path | None = None
     """A .json file of measured times: read if it exists, otherwise measured and written."""
     latency_batch: int = 1
-    """Pictures of the forward pass that the limit is about."""
+    """Batch size of the forward pass that the limit applies to."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PruneOptions:
-    """What `scionet prune` needs to know, the most common options first."""
+    """Options of `scionet prune`, the most common ones first."""
 
     model: str
     """The trained network: timm:NAME, torchvision:NAME, scionet:NAME, or package.module:function."""
@@ -177,7 +177,7 @@ class Prune(Common, PruneOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneOptions(Generic[RecipeKind]):
-    """What `scionet finetune` needs to know."""
+    """Options of `scionet finetune`."""
 
     pruned: Path
     """A pruned network, written by `scionet prune` or this command."""
@@ -188,7 +188,7 @@ class FinetuneOptions(Generic[RecipeKind]):
     trust_factory: bool = False
     """Run a package.module:function that the pruned file names as its factory; it may be any code."""
     teacher_weights: Path | None = None
-    """Weights of the dense network, which then teaches; goes with --teacher-weight or --features."""
+    """Weights of the dense network, which is then the teacher; needed by --teacher-weight and --features."""
     recipe: str = "finetune"
     """How it is trained: finetune, mobilenet_finetune, mobilenet_closing, rethinking_cifar, rethinking_cifar_finetune,
     rethinking_imagenet, or rethinking_imagenet_finetune."""
@@ -218,7 +218,7 @@ class Finetune(Common, FinetuneOptions[RecipeKind]):
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
-    """What `scionet evaluate` needs to know."""
+    """Options of `scionet evaluate`."""
 
     pruned: Path | None = None
     """A pruned network, written by `scionet prune`."""
@@ -253,7 +253,7 @@ class Evaluate(Common, EvaluateOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class ExportOptions:
-    """What `scionet export` needs to know."""
+    """Options of `scionet export`."""
 
     pruned: Path
     """A pruned network, written by `scionet prune`."""
@@ -297,7 +297,7 @@ class AnalyzeOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class CollapseOptions(AnalyzeOptions):
-    """Which scores, and how far."""
+    """The scores and compressions to analyze."""
 
     scores: tuple[str, ...] = ("magnitude", "random", "snip", "synflow")
     """Scores of single weights."""
@@ -335,7 +335,7 @@ class BenchRun(Common):
     experiment: tyro.conf.Positional[Path]
     """The experiment: a TOML file, such as benchmarks/configs/smoke.toml."""
     out: Path
-    """Folder of the records, the networks and the work in progress; made if need be."""
+    """Folder of the records, the networks and the work in progress; created if it does not exist."""
     data: Path = Path()
     """Folder that the experiment's data and weights are relative to."""
     jobs: int = 1
@@ -343,13 +343,13 @@ class BenchRun(Common):
     backend: BackendName = "loky"
     """Where the runs are done: loky (processes of this machine), ray or dask (a cluster), threading, sequential."""
     retry: bool = False
-    """Try failed runs once more."""
+    """Run failed runs again."""
     execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
 
 
 @dataclass(frozen=True, kw_only=True)
 class BenchStatus(Common):
-    """Show where every run of an experiment stands."""
+    """Show the state of every run of an experiment."""
 
     experiment: tyro.conf.Positional[Path]
     """The experiment: a TOML file."""
@@ -361,10 +361,10 @@ class BenchStatus(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class BenchReport(BenchStatus):
-    """Write the report of what is done: report.html, table.md and table.csv in the folder."""
+    """Write the report of all finished runs: report.html, table.md and table.csv in the folder."""
 
     headline: str | None = None
-    """The method to bring out, by the name that tables give it; by default the forward selection that loses least."""
+    """The method to emphasise, by its name in tables; by default the most accurate forward selection."""
 
 
 @dataclass(frozen=True, kw_only=True)

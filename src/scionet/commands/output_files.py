@@ -1,4 +1,4 @@
-"""Refusing a path that cannot be written, before the long work and not after it."""
+"""Refuses paths that cannot be written before the long work starts."""
 
 import tempfile
 from pathlib import Path
@@ -7,7 +7,7 @@ from scionet.errors import InvalidSetting
 
 
 def check_writable(path: Path, overwrite: bool, suffixes: tuple[str, ...]) -> None:
-    """Try whether a file can be written, without leaving anything.
+    """Check that a file can be written, without leaving one.
 
     Args:
         path: The file.
@@ -15,7 +15,7 @@ def check_writable(path: Path, overwrite: bool, suffixes: tuple[str, ...]) -> No
         suffixes: What its name may end in.
 
     Raises:
-        InvalidSetting: If it could not be written; the text says why and what to do.
+        InvalidSetting: If it cannot be written; the error says why and what to do.
     """
     if path.suffix not in suffixes:
         raise InvalidSetting(f"cannot write {path}: give a name that ends in {' or '.join(suffixes)}")

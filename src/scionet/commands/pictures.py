@@ -1,4 +1,4 @@
-"""Pictures for the commands: how they are prepared, which are sampled, and how a sample is found again."""
+"""Pictures for the commands: preparation, sampling, and records from which a sample can be repeated."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -33,11 +33,11 @@ Indices = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class ImageSample:
-    """Which pictures of a folder were sampled, without naming them.
+    """A sample of pictures of a folder, described without their names.
 
     Attributes:
         split: The split that was sampled from.
-        count: How many were sampled.
+        count: Number of sampled pictures.
         seed: Seed of the sample.
         folder: SHA-256 of the paths of all pictures.
         sampled: SHA-256 of the paths of the sampled ones.
@@ -61,10 +61,10 @@ class ImageSample:
         return cls(folder.split, count, seed, everything, _digest(folder.paths[i] for i in indices)), indices
 
     def again(self, folder: ImageFolder) -> Indices:
-        """The same pictures once more.
+        """Sample the same pictures again.
 
         Raises:
-            InvalidSetting: If the folder holds other pictures now, or other ones come out.
+            InvalidSetting: If the folder holds other pictures now, or the sample differs.
         """
         if not self.fits(folder):
             raise InvalidSetting(
@@ -79,42 +79,42 @@ class ImageSample:
         return indices
 
     def fits(self, folder: ImageFolder) -> bool:
-        """Whether a folder holds exactly the pictures that were sampled from."""
+        """Whether a folder holds exactly the pictures of the sampled folder."""
         return _digest(folder.paths) == self.folder
 
 
 @dataclass(frozen=True)
 class PictureRecord:
-    """What the file of a pruned network records of its pictures.
+    """The record of pictures in the file of a pruned network.
 
     Attributes:
         preprocessing: How they were prepared.
-        samples: How the pictures were sampled that it was calibrated and trained on, one entry for each time.
+        samples: The samples that the network was calibrated and trained on, one for each time.
     """
 
     preprocessing: Preprocessing
     samples: tuple[ImageSample, ...]
 
     def extra(self) -> dict[str, Any]:
-        """The record, JSON-able, to be found again by `record_of`."""
+        """The record as JSON, which `record_of` reads."""
         return {"pictures": asdict(self)}
 
     def fits(self, folder: ImageFolder) -> bool:
-        """Whether pictures of this folder were seen."""
+        """Whether the network was calibrated or trained on pictures of this folder."""
         return any(sample.fits(folder) for sample in self.samples)
 
     def seen(self, folder: ImageFolder) -> Indices:
-        """The pictures of this folder that the network was calibrated or trained on.
+        """Return the pictures of this folder that the network was calibrated or trained on.
 
         Raises:
-            InvalidSetting: If it was on those of other folders only.
+            InvalidSetting: If all of them came from other folders.
         """
         samples = [sample for sample in self.samples if sample.fits(folder)] or self.samples
         return np.unique(np.concatenate([sample.again(folder) for sample in samples]))
 
 
 def record_of(path: Path) -> PictureRecord | None:
-    """What a file of a pruned network records; None where a program other than scionet's commands wrote it.
+    """Read the record of pictures from a file; None if a program other than scionet's commands wrote it.
 
     Raises:
         CheckpointError: If the file is missing, damaged or of another format.
@@ -132,10 +132,10 @@ def record_of(path: Path) -> PictureRecord | None:
 
 
 def preprocessing(options: Source, recorded: Preprocessing | None = None) -> Preprocessing:
-    """How pictures are prepared: the preset, else what a pruned network was made with, changed by single flags.
+    """Return the preparation: a preset or that of the pruned network, changed by single flags.
 
     Raises:
-        InvalidSetting: If nothing says how, or a value is out of range.
+        InvalidSetting: If there is neither, or a value is out of range.
     """
     changes = {name: value for name in CHANGES if (value := getattr(options, name)) is not None}
     base = recorded if options.preprocessing is None else PRESETS[options.preprocessing]
@@ -150,7 +150,7 @@ def preprocessing(options: Source, recorded: Preprocessing | None = None) -> Pre
 def to_evaluate(
     command: Prune | Finetune[Any], folder: ImageFolder, seen: Indices
 ) -> tuple[ImageFolder, Indices] | None:
-    """What to evaluate on, if that was asked for; never a picture that was seen.
+    """Return pictures to evaluate on, if asked for; never one that was used for calibration or training.
 
     Raises:
         InvalidSetting: If the flags contradict one another, or there are too few pictures.
@@ -172,10 +172,10 @@ def to_evaluate(
 
 
 def remaining(folder: ImageFolder, taken: Indices) -> Indices:
-    """The pictures that were not taken.
+    """Return the pictures that were not sampled.
 
     Raises:
-        InvalidSetting: If all were.
+        InvalidSetting: If all were sampled.
     """
     rest = np.setdiff1d(np.arange(len(folder)), taken)
     if not len(rest):

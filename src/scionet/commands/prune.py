@@ -1,4 +1,4 @@
-"""scionet prune: from a trained network and pictures to the file of a smaller one."""
+"""scionet prune: prunes a trained network with calibration pictures, and writes the smaller one to a file."""
 
 import shlex
 import time
@@ -27,9 +27,9 @@ class PruneImages:
     """The pictures of a run.
 
     Attributes:
-        record: How they are prepared, and which are sampled for calibration.
-        calibration: Those, in batches with labels.
-        evaluation: Others to evaluate on, if that was asked for.
+        record: Their preparation, and the sample for calibration.
+        calibration: Calibration pictures, in batches with labels.
+        evaluation: Other pictures to evaluate on, if asked for.
     """
 
     record: PictureRecord
@@ -38,10 +38,10 @@ class PruneImages:
 
 
 def run(command: Prune) -> None:
-    """Prune, save, and evaluate where that was asked for.
+    """Prune, save, and evaluate if asked for.
 
     Raises:
-        PruneError: If something is wrong with what was given; before the long work wherever that can be known.
+        PruneError: If an option or a file is wrong. Most errors are found before the long work.
     """
     check_writable(command.out, command.overwrite, (".safetensors",))
     budget = None if command.budget is None else Budget.of(command.budget)
@@ -111,7 +111,7 @@ def _evaluated(
 
 
 def _report(command: Prune, result: PruneResult, seconds: float, accuracies: tuple[Accuracy, Accuracy] | None) -> None:
-    """The result table, and how to go on."""
+    """Print the result table and what to do next."""
     before, after = result.report.dense, result.report.pruned
     rows = [
         ("MACs", count(before.macs), count(after.macs), f"{percent(after.macs / before.macs)} kept"),

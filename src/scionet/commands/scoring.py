@@ -1,4 +1,4 @@
-"""Accuracy with a progress bar, an example to try, and numbers for people."""
+"""Accuracy with a progress bar, example pictures, and readable numbers."""
 
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -12,13 +12,13 @@ from scionet.training.accuracy import Accuracy, accuracy
 
 
 def score(model: nn.Module, batches: ImageBatches, stage: str, quiet: bool, bf16: bool = False) -> Accuracy:
-    """Top-1 accuracy.
+    """Measure the top-1 accuracy.
 
     Args:
         model: A classifier.
         batches: Pictures with labels.
-        stage: What the progress bar is called.
-        quiet: Show none.
+        stage: Name of the progress bar.
+        quiet: Show no progress bar.
         bf16: Compute in bfloat16 where torch's autocast does.
 
     Raises:
@@ -36,7 +36,7 @@ def _told(batches: ImageBatches, stage: str, tell: Progress) -> Iterator[Any]:
 
 
 def first(data: ImageBatches, count: int = 2) -> Tensor:
-    """So many of the pictures (all if there are fewer), to try a network on."""
+    """The first `count` pictures (all if there are fewer), as example inputs."""
     few = batches(data.folder, data.preprocessing, count, data.indices[:count])
     return next(images for images in few if isinstance(images, Tensor))
 

@@ -1,4 +1,4 @@
-"""What the commands say: results on standard output, everything else on standard error. Knows no torch."""
+"""Output of the commands: results on standard output, everything else on standard error. Does not import torch."""
 
 from collections.abc import Sequence
 
@@ -9,24 +9,24 @@ from scionet.commands.options import Common
 
 
 def complain(text: str) -> None:
-    """An error."""
+    """Print an error."""
     _errors().print(f"error: {text}")
 
 
 def warn(text: str) -> None:
-    """What went on, but should be looked at."""
+    """Print a warning."""
     _errors().print(f"warning: {text}", style="yellow")
 
 
 def advise(command: Common, *lines: str) -> None:
-    """How to go on; nothing with ``--quiet``."""
+    """Print what to do next; nothing with ``--quiet``."""
     if not command.quiet:
         for line in lines:
             _errors().print(line)
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Results: one row for each quantity, named in the first column."""
+    """Print results as a table: one row for each quantity, named in the first column."""
     shown = Table("", *columns, title=title, title_justify="left", show_header=any(columns))
     for column in shown.columns[1:]:
         column.justify = "right"
@@ -36,7 +36,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> 
 
 
 def line(text: str) -> None:
-    """A result in one line, never wrapped."""
+    """Print a result in one line, without wrapping it."""
     Console(markup=False, highlight=False, soft_wrap=True).print(text)
 
 

@@ -1,4 +1,4 @@
-"""How tyro treats the dataclasses of the commands: docstrings as paragraphs, and errors in scionet's own words."""
+"""Rules for tyro: docstrings of options are paragraphs, and refused values have scionet's own error texts."""
 
 from collections.abc import Callable
 from dataclasses import is_dataclass, replace
@@ -10,7 +10,7 @@ from scionet.errors import PruneError
 
 
 class RefusedValue(Exception):
-    """A dataclass refused a value. No `ValueError`: tyro would show those under names of its own."""
+    """A dataclass refused a value. Not a `ValueError`, because tyro shows these under its own names."""
 
 
 def registry() -> ConstructorRegistry:
@@ -20,7 +20,7 @@ def registry() -> ConstructorRegistry:
     def adapted(info: StructTypeInfo) -> StructConstructorSpec | None:
         if not is_dataclass(info.type) or info.type in asked:
             return None
-        asked.add(info.type)  # so that tyro's own rule answers
+        asked.add(info.type)  # so that tyro's own rule applies
         spec = ConstructorRegistry.get_struct_spec(info)
         asked.remove(info.type)
         if not isinstance(spec, StructConstructorSpec):

@@ -124,7 +124,7 @@ class ChannelSelector(nn.Module):
         try:
             with safe_open(str(path), framework="pt") as file:
                 metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name).clone() for name in file.keys()}
+                state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  a file, not a dict
             if metadata["format"] != FORMAT:
                 raise CheckpointError(
                     f"{path} has format {metadata['format']}, but this version reads {FORMAT}; upgrade scionet"

@@ -40,4 +40,4 @@ def tensors_in(path: str | Path, writer: str) -> dict[str, Tensor]:
         CheckpointError: If the file is missing, unreadable or damaged.
     """
     with opened(path, writer) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}
+        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  a file, not a dict

@@ -1,4 +1,4 @@
-"""What a method is, and what a ranker is: the interface that other packages extend."""
+"""The interfaces `Method` and `Ranker`, which other packages can implement."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -21,12 +21,12 @@ from scionet.selection.objective import FloatArray
 from scionet.selection.terms import Term
 
 Repaired = Callable[[Selection, Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
-"""From a selection of one site's units, and the gates and tensors decided before, to the tensors of the network that
-has them, its consumers refitted if they are to be."""
+"""Maps a selection at one site, and the gates and tensors decided before, to the tensors of the resulting network. The
+site's consumers are refitted if the settings say so."""
 
 
 class Method(ABC):
-    """A way to choose what stays of a network.
+    """A way to choose the units that a network keeps.
 
     Attributes:
         name: Name in plans and records.
@@ -40,11 +40,11 @@ class Method(ABC):
 
     @abstractmethod
     def select(self, problem: Problem, budget: Budget | None, seed: int, progress: Progress = silent) -> Plan:
-        """Choose the units. The network comes back bit for bit as it was.
+        """Choose the units. Afterwards the network is bit for bit the same as before.
 
         Args:
             problem: The network, the calibration examples and the costs.
-            budget: What may remain; None where the method has a stop rule of its own.
+            budget: The budget; None if the method has a stop rule of its own.
             seed: Root of all randomness.
             progress: Called with the stage, the steps done and the steps in total.
         """
@@ -65,13 +65,13 @@ class Method(ABC):
     def select_each(
         self, problem: Problem, budgets: Sequence[Budget | None], seed: int, progress: Progress = silent
     ) -> list[Plan]:
-        """One plan for each budget, the same as from `select`. A method may share work between them."""
+        """Choose for each budget, with the same result as `select`. A method may share work between budgets."""
         return [self.select(problem, budget, seed, progress) for budget in budgets]
 
 
 @dataclass(frozen=True, eq=False)
 class SiteView:
-    """One site, and what is known when its units are ranked.
+    """One site, and everything that is known when its units are ranked.
 
     Attributes:
         site: The site.
@@ -80,7 +80,7 @@ class SiteView:
         terms: One regression problem for each consumer; empty for rankers that do not use moments.
         gates: Gates of the sites decided before, shape ``(width,)`` each.
         tensors: Tensors refitted before, in dense shapes.
-        repaired_by: What a selection of the site's units makes of the network; None where no moments are known.
+        repaired_by: Returns the tensors of the network after a selection at this site; None if no moments are known.
     """
 
     site: Site
@@ -103,9 +103,9 @@ class SiteView:
 
 
 class Ranker(ABC):
-    """The order in which a site's units are taken: the part in which methods differ.
+    """Orders the units of a site: the part in which methods differ.
 
-    A ranker is all that a new method has to write. Budget, widths, refit, repair and records are shared.
+    A new method only has to implement a ranker. Budget, widths, refit, repair and records are shared.
     """
 
     @property
@@ -120,7 +120,7 @@ class Ranker(ABC):
 
     @property
     def uses_moments(self) -> bool:
-        """Whether `SiteView.terms` must be known."""
+        """Whether it needs `SiteView.terms`."""
         return False
 
     @property
@@ -140,7 +140,7 @@ class Ranker(ABC):
 
     @property
     def nested(self) -> bool:
-        """Whether each selection is the beginning of every larger one, so that one path serves all widths."""
+        """Whether every smaller selection is the beginning of each larger one, so that one path serves all widths."""
         return False
 
     @property
@@ -154,7 +154,7 @@ class Ranker(ABC):
         return None
 
     def ready(self, problem: Problem) -> "Ranker":
-        """The ranker for the walk: this one, or one that has measured something once for all sites.
+        """Return the ranker for the walk: this one, or one that has measured something for all sites.
 
         Args:
             problem: The network and the calibration examples.
@@ -162,7 +162,7 @@ class Ranker(ABC):
         return self
 
     def scores(self, view: SiteView, rng: np.random.Generator) -> FloatArray:
-        """A score of each unit that can be compared between sites, ``(width,)``; in the order of `rank` for that `rng`.
+        """Return scores that can be compared between sites, ``(width,)``, in the same order as `rank` with this `rng`.
 
         Raises:
             InvalidSetting: If units have no such score.
@@ -174,4 +174,4 @@ class Ranker(ABC):
 
     @abstractmethod
     def rank(self, view: SiteView, n_units: int, rng: np.random.Generator) -> Selection:
-        """Take units until `n_units` different ones are kept."""
+        """Pick units until `n_units` different ones are kept."""

@@ -1,4 +1,4 @@
-"""What all walks of one method through one network share."""
+"""MethodRun: the state that all walks of one method through one network share."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -56,21 +56,21 @@ class MethodRun:
 
     @cached_property
     def surveyed(self) -> Calibration:
-        """Examples that error curves and residual streams are decided on."""
+        """Examples on which error curves are measured and residual streams are decided."""
         count = self.settings.resources.survey_examples
         return self.calibration.parts((count,), self.generators, self.network.device)[0]
 
 
 class Sampler:
-    """Samples of the batches of some calibration examples, as a pass reaches one consumer after the other."""
+    """Determines the sampled positions of every batch, at every consumer that a pass reaches."""
 
     def __init__(self, run: MethodRun, calibration: Calibration, purpose: str) -> None:
-        """Find the examples that are held out, if any are to be.
+        """Choose the held-out examples, if the refit holds any out.
 
         Args:
             run: The method at work.
             calibration: The examples of the pass.
-            purpose: What positions are sampled for.
+            purpose: Name of the pass, from which the randomness is derived.
         """
         self._run, self._batches, self._purpose = run, calibration.batches, purpose
         self._held: list[BoolArray] | None = None
@@ -83,7 +83,7 @@ class Sampler:
 
         Args:
             weight: The consumer.
-            visit: How often the pass has reached it before.
+            visit: How many times the pass has reached it before.
             batch: Number of the batch.
         """
         if (weight, visit) not in self._keys:

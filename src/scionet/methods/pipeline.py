@@ -1,4 +1,4 @@
-"""What all methods share: divide the budget, walk, repair. The ranker is the part in which they differ."""
+"""The pipeline that all methods share: divide the budget, walk, repair. Methods differ in their ranker."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +28,7 @@ _NO_WEIGHT = "line search gives weight to no more units; a refit (repair=['refit
 
 
 class Pipeline(Method):
-    """A method made of a ranker and the shared walk."""
+    """A method that consists of a ranker and the shared pipeline."""
 
     def __init__(self, ranker: Ranker, settings: Settings) -> None:
         self.ranker, self.settings, self.name = ranker, settings, ranker.name
@@ -52,7 +52,7 @@ class Pipeline(Method):
     def select_each(
         self, problem: Problem, budgets: Sequence[Budget | None], seed: int, progress: Progress = silent
     ) -> list[Plan]:
-        """Choose for each budget; what widths are decided by is measured once.
+        """Choose for each budget. Measurements that decide the widths are made once for all budgets.
 
         Raises:
             InvalidSetting: If there is neither a budget nor a stop rule, or both; if the seed is no whole number of 0
@@ -78,9 +78,10 @@ class Pipeline(Method):
         return [self._repaired(run, self._walked(allocator, budget, seed), held_out) for budget in budgets]
 
     def _walked(self, allocator: Allocator, budget: Budget | None, seed: int) -> Plan:
-        """A plan at or below the budget, after all passes; where sites cannot use their share, others get it.
+        """Return a plan within the budget, after all passes.
 
-        Of the walks made for that, the one that uses most of the budget counts.
+        If sites cannot use their share, another walk gives it to other sites. Of these walks, the one that uses most of
+        the budget is kept.
         """
         run, max_units = allocator.run, dict[str, int]()
         costs = run.problem.costs
@@ -105,7 +106,7 @@ class Pipeline(Method):
         return replace(plan, status=f"{plan.status}; {note}") if note else plan
 
     def _widths(self, allocator: Allocator, budget: Budget | None, max_units: Mapping[str, int]) -> AllocatedWidths:
-        """How many units each site may keep; without a budget all of them."""
+        """The widths of all sites; the full widths without a budget."""
         if budget is None:
             return AllocatedWidths({name: site.width for name, site in allocator.run.sites.items()})
         rule = self.settings.widths
@@ -114,7 +115,7 @@ class Pipeline(Method):
         return allocator.widths(budget, max_units)
 
     def _repaired(self, run: MethodRun, plan: Plan, held_out: ReconstructionData | None) -> Plan:
-        """The plan after all further steps of the repair, in their order."""
+        """The plan after the repair steps that follow the walk, in their order."""
         for step in self.settings.further_repair:
             if isinstance(step, Recalibrate):
                 plan = recalibrated(run.problem, plan)
@@ -145,10 +146,10 @@ class Pipeline(Method):
 
 
 def _held_out(problem: Problem, seed: int) -> tuple[Problem, ReconstructionData]:
-    """The problem without one example in eight, and these.
+    """Hold out one calibration example in eight. Returns the problem without these, and the data for a reconstruction.
 
     Raises:
-        CalibrationError: If there are too few.
+        CalibrationError: If there are too few examples.
     """
     calibration, device = problem.calibration, problem.network.device
     count = calibration.total(device) // HELD_OUT
@@ -163,6 +164,6 @@ def _held_out(problem: Problem, seed: int) -> tuple[Problem, ReconstructionData]
 
 
 def _saturated(walk: Walk) -> dict[str, int]:
-    """Sites that kept fewer units than they might, with how many they kept."""
+    """Sites that kept fewer units than allowed, with the number that they kept."""
     kept = walk.kept
     return {name: kept[name] for name, width in walk.widths.kept.items() if kept[name] < width}

@@ -1,4 +1,4 @@
-"""Problem: a network, the data to calibrate on, and what widths cost."""
+"""Problem: a network, its calibration data, and its cost at any widths."""
 
 from dataclasses import dataclass
 
@@ -10,12 +10,12 @@ from scionet.network.sites import Sites
 
 @dataclass(frozen=True, eq=False)
 class Problem:
-    """What a method works on.
+    """The input of a method.
 
     Attributes:
         network: The dense network.
-        calibration: Examples, with labels if the method uses them; none where it needs no data.
-        costs: What widths cost.
+        calibration: Examples, with labels if the method uses them; empty if it needs no data.
+        costs: The cost of the network at any widths.
     """
 
     network: Network

@@ -1,4 +1,4 @@
-"""All methods by name, and the method that a user's choice means."""
+"""All methods by name, and how a user's choice becomes a method."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
@@ -51,12 +51,12 @@ GivenMethod = str | Forward | Score | Ranker | Method | Callable[..., Any]
 
 
 def method_for(given: GivenMethod, settings: Settings, has_data: bool = True) -> Method:
-    """The method that a choice means, with the settings.
+    """Return the method of a choice, with the settings.
 
     Args:
         given: The choice.
-        settings: Widths, repair and the rest; a `Method` of one's own decides these itself. Where there are no widths,
-            they are measured with data, and uniform without.
+        settings: Widths, repair and the rest; a custom `Method` decides these itself. If widths are not given, they are
+            measured with data, and uniform without.
         has_data: Whether there are calibration examples.
 
     Raises:
@@ -72,7 +72,7 @@ def method_for(given: GivenMethod, settings: Settings, has_data: bool = True) ->
 
 
 def ranker_for(given: Any, settings: Settings) -> Ranker:
-    """The ranker that a choice means.
+    """Return the ranker of a choice.
 
     Raises:
         InvalidSetting: If there is no such method, or the choice is of another kind.
@@ -128,7 +128,7 @@ def list_methods(with_description: bool = False) -> tuple[str, ...] | dict[str, 
     """The names that ``prune(..., method=...)`` takes.
 
     Args:
-        with_description: Also say in a line what each does.
+        with_description: Also return a description of each in one line.
 
     Returns:
         The names, or a mapping from name to description.
@@ -155,7 +155,7 @@ def _score(given: Score) -> Ranker:
 
 
 def _imported(name: str, arguments: Mapping[str, Any] | None = None) -> Any:
-    """What a function of some package makes.
+    """Call a function of some package and return its result.
 
     Raises:
         InvalidSetting: If there is no such function, or it does not take the arguments.
@@ -171,7 +171,7 @@ def _imported(name: str, arguments: Mapping[str, Any] | None = None) -> Any:
 
 
 def _documented(ranker: Ranker) -> Any:
-    """What has the description of a ranker: its score, or the function that chooses."""
+    """The object whose docstring describes a ranker: its score, or the function that chooses."""
     for field in ("score", "saliency", "choose"):
         if (found := getattr(ranker, field, None)) is not None and getattr(found, "__doc__", None):
             return found

@@ -1,4 +1,4 @@
-"""One walk through a network: its sites are decided, and its consumers refitted.
+"""Walk: one pass through a network that selects units at every site and refits every consumer.
 
 Sites are decided from input to output. A site with one consumer is decided when the walk reaches that consumer, on
 inputs of the network pruned so far. A site with several (a residual stream) is decided before the walk, on inputs of
@@ -26,12 +26,12 @@ from scionet.selection.greedy import Selection, shortened
 
 @dataclass(frozen=True, eq=False)
 class AllocatedWidths:
-    """How many units each site keeps, and what was found on the way.
+    """The number of units that each site keeps, and what was measured to decide it.
 
     Attributes:
-        kept: Number of units by site, at most.
-        paths: Full paths of sites that are decided before the walk, where a selection is the beginning of a path.
-        predicted: The distance of the output that the sensitivities predict, and what measures it.
+        kept: The most units that each site keeps.
+        paths: Full paths of sites that are decided before the walk, if all selections are beginnings of one path.
+        predicted: The distance of the output that the sensitivities predict, and the measure of that distance.
         notes: Sentences for the plan's status.
     """
 
@@ -45,12 +45,12 @@ class Walk:
     """One walk, and what has been decided so far."""
 
     def __init__(self, run: MethodRun, widths: AllocatedWidths, before: "Walk | None" = None) -> None:
-        """Begin.
+        """Prepare a walk.
 
         Args:
             run: The method at work: its ranker, its fitting, its settings.
-            widths: How many units each site keeps.
-            before: The pass before this one.
+            widths: The number of units that each site keeps.
+            before: The previous pass.
         """
         self.run, self.widths, self.before = run, widths, before
         self.ranker, self.fitting, self.network, self.sites = run.ranker, run.fitting, run.network, run.sites
@@ -73,7 +73,7 @@ class Walk:
         return self
 
     def again(self) -> "Walk":
-        """Another pass at the same widths: each site is chosen knowing what this one kept elsewhere."""
+        """Make another pass at the same widths. Each site is selected given the selections of this pass elsewhere."""
         return Walk(self.run, replace(self.widths, paths={}), before=self).walk()
 
     @property
@@ -94,7 +94,7 @@ class Walk:
         self.settle_on(view.site, self.ranker.rank(view, self.widths.kept[name], self.run.generators("rank", name)))
 
     def settle_on(self, site: Site, selection: Selection) -> None:
-        """Take a selection as the site's choice."""
+        """Record a selection as the site's choice."""
         gate = self.fitting.gate(site, selection)
         weights = tuple(gate[list(selection.kept)].tolist())
         self.choices[site.name] = Choice(
@@ -106,11 +106,11 @@ class Walk:
 
     @property
     def known(self) -> dict[str, Tensor]:
-        """The gates of this pass, and those of the one before where nothing is decided yet."""
+        """The gates of this pass; for undecided sites, those of the previous pass."""
         return {**({} if self.before is None else self.before.gates), **self.gates}
 
     def view(self, site: Site, weight: str | None = None) -> SiteView:
-        """What is known of a site now; with the moments of its consumer `weight`, if the walk is there."""
+        """The current view of a site, with the moments of its consumer `weight` if the walk has reached it."""
         bare = SiteView(site, self.network, self.calibration, (), self.gates, self.tensors)
         if weight is None or self.pending is None:
             return bare
@@ -118,7 +118,7 @@ class Walk:
         return replace(bare, terms=terms, repaired_by=self.fitting.repaired_by(site, {weight: self.pending}))
 
     def decide_streams(self) -> None:
-        """Decide the sites that cannot wait for the walk."""
+        """Decide the sites that have to be decided before the walk, such as residual streams."""
         early = [name for name, site in self.sites.items() if not self.fitting.waits(site)]
         if self.ranker.uses_labels or not early:
             return
@@ -143,7 +143,7 @@ class Walk:
     # -- the walk ---------------------------------------------------------------------------------------------------
 
     def walk_consumers(self) -> None:
-        """Take the dense and the pruned network from consumer to consumer."""
+        """Run the dense and the pruned network from consumer to consumer."""
         calls = sum(consumer.calls for consumer in self.sites.consumers.values())
         sampler, seen, done = Sampler(self.run, self.calibration, "positions"), Counter[str](), 0
 
@@ -164,16 +164,16 @@ class Walk:
                 self.run.progress("select", done, calls)
 
     def wants_moments(self, weight: str) -> bool:
-        """Whether a consumer is refitted, or a site chosen by what it sees."""
+        """Whether a consumer is refitted, or its inputs decide a site."""
         chooses = self.ranker.uses_moments and any(s.name not in self.choices for s in self.fed_by(weight))
         return self.fitting.called_once(weight) and (self.fitting.refit is not None or chooses)
 
     def fed_by(self, weight: str) -> list[Site]:
-        """The sites that a consumer contracts over."""
+        """The sites whose units are inputs of a consumer."""
         return [site for site in self.sites.values() if weight in site.consumers]
 
     def settle(self, weight: str) -> None:
-        """All batches are at a consumer: decide its sites, refit it, and know its weights from here on."""
+        """Decide the sites of a consumer that all batches have reached, refit it, and use its new weights."""
         feeding = self.fed_by(weight)
         for site in feeding:
             if site.name not in self.choices:
@@ -186,11 +186,11 @@ class Walk:
         self.effective[weight] = self.network.masked(gates, self.tensors)[weight]
 
     def touched(self) -> bool:
-        """Whether anything was removed or re-weighted so far: where nothing was, dense weights are the best ones."""
+        """Whether anything was removed or re-weighted so far. If not, the dense weights are optimal."""
         return any(bool((gate != 1).any()) for gate in self.gates.values())
 
     def answer(self, present: tuple[Stop, ...]) -> list[Tensor]:
-        """Outputs of the consumer that all batches have reached: dense, and pruned."""
+        """Outputs of the consumer that all batches have reached, of the dense and the pruned network."""
         dense, pruned = present
         out = pruned.run(self.effective[pruned.weight])
         shift = self.shifts.get(pruned.weight)
@@ -199,7 +199,7 @@ class Walk:
         return [dense.output, out]
 
     def plan(self, name: str, settings: Mapping[str, object], seed: int) -> Plan:
-        """The result.
+        """Return the plan of this walk.
 
         Args:
             name: Name of the method.
@@ -222,7 +222,7 @@ class Walk:
 
 
 def _summary(choices: Mapping[str, Choice], certified: Mapping[str, float]) -> str:
-    """How many sites ended in which way, and what is certified of them."""
+    """Summarise the statuses of all sites, and their certificates."""
     counts: Counter[str] = Counter(choice.status for choice in choices.values())
     summary = "; ".join(f"{count} sites: {text}" for text, count in counts.items())
     if not certified:

@@ -1,4 +1,7 @@
-"""Other ways to divide a budget, tried by whole walks: that sensitivities of sites add up is an approximation."""
+"""Search over ways to divide a budget, each evaluated by a whole walk.
+
+Sensitivities assume that the sites' contributions to the change of the output add up, which is an approximation.
+"""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,18 +19,18 @@ _LONGER, _SHORTER = 1.5, 1.5**-0.25
 
 
 def searched(allocator: Allocator, budget: Budget, max_units: Mapping[str, int], n_tries: int) -> AllocatedWidths:
-    """The widths whose output is nearest to the dense network's, on all examples that the walks do not see.
+    """Return the widths whose output is nearest to the dense network's, on all examples that the walks do not see.
 
-    An evolution strategy with one parent and one child: the logarithms of factors on the sites' damage curves are
-    changed by normal steps, of 0.4 at first; whatever moves the output less is kept. Steps grow by 1.5 when that
-    happens or no width changes, and shrink by its fourth root otherwise, so that one in five succeeds (Rechenberg,
-    1973).
+    An evolution strategy with one parent and one child changes factors on the sites' damage curves. Their logarithms
+    take normal steps, of size 0.4 at first. A child replaces its parent if it moves the output less. After a success,
+    or if no width changes, the step size is multiplied by 1.5; otherwise it is divided by the fourth root of 1.5. One
+    step in five then succeeds (Rechenberg, 1973).
 
     Args:
         allocator: Divides the budget.
-        budget: What may remain.
+        budget: The budget.
         max_units: See `Allocator.widths`.
-        n_tries: How often other widths are tried.
+        n_tries: Number of other widths to try.
     """
     run = allocator.run
     measured, others, rest = allocator.parts

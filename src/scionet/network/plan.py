@@ -39,10 +39,10 @@ class Choice:
     status: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the indices are a non-empty, ascending subset of the site's units; convert them to plain integers.
+        """Check that the indices are a non-empty, ascending subset of the site's units; convert them to integers.
 
         Raises:
-            InvalidSetting: If they are not, or if the number of weights is another one.
+            InvalidSetting: If they are not, or the number of weights differs from that of kept units.
         """
         try:
             for name in ("kept", "order"):  # json cannot write NumPy's integers
@@ -81,8 +81,8 @@ class Plan:
         method: Registry name of the method.
         settings: The method's settings, JSON-able.
         seed: The seed of the run.
-        dense_hash: Hash of the dense network's state, which tells whether a plan belongs to given weights.
-        status: A summary of the run for a person to read.
+        dense_hash: Hash of the state of the dense network that the plan was made for.
+        status: A readable summary of the run.
     """
 
     choices: tuple[Choice, ...]

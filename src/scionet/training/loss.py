@@ -32,7 +32,7 @@ class TrainingLoss:
         """
         if recipe.needs_teacher != (teacher is not None):
             raise TrainingError(
-                "a teacher goes with teacher_weight above 0 or with features; given "
+                "a teacher needs teacher_weight above 0 or features, and these need a teacher; given "
                 f"{'a' if teacher else 'no'} teacher, teacher_weight {recipe.teacher_weight}, {recipe.features}"
             )
         self._recipe, self._teacher = recipe, teacher

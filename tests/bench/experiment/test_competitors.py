@@ -25,7 +25,7 @@ def comparison() -> Comparison:
     return Comparison("test", "digits CNN", "noise", model, images[:2], test, dense, "pytest")
 
 
-def test_a_run_records_what_came_out(tmp_path):
+def test_a_run_records_what_came_out(tmp_path) -> None:
     place = comparison()
     run = place.run(FORWARD, [images for images, _ in place.test], "macs<=60%", seed=3)
     record = run.record
@@ -37,11 +37,12 @@ def test_a_run_records_what_came_out(tmp_path):
     for site, choice in zip(record.sites, run.result.plan.choices, strict=True):
         assert site.curve[-1][0] == len(choice.kept)
         assert abs(site.curve[-1][1] + choice.values[-1]) < 1e-5
-    assert record.plan_hash == run.result.plan.identity and record.spec.seed == 3
+    assert record.plan_hash == run.result.plan.identity
+    assert record.spec.seed == 3
     assert load(save(record, tmp_path)) == RunRecord.from_json(record.to_json())
 
 
-def test_a_competitor_may_be_a_method_of_ones_own():
+def test_a_competitor_may_be_a_method_of_ones_own() -> None:
     place, settings = comparison(), Settings(Uniform(), (Refit(),))
     images = [images for images, _ in place.test]
     given = (
@@ -54,7 +55,7 @@ def test_a_competitor_may_be_a_method_of_ones_own():
     assert own.spec == ranker.spec == named.spec
 
 
-def test_competitors_differ_and_only_the_task_loss_asks_for_labels():
+def test_competitors_differ_and_only_the_task_loss_asks_for_labels() -> None:
     labels = [competitor.label for competitor in (*COMPETITORS, LOSS)]
     assert len(set(labels)) == len(labels)
     assert len({to_json(competitor.described) for competitor in (*COMPETITORS, LOSS)}) == len(labels)
@@ -72,13 +73,13 @@ def test_competitors_differ_and_only_the_task_loss_asks_for_labels():
         ("random", "random", {"name": "uniform"}, []),
     ],
 )
-def test_a_label_says_what_a_competitor_does(label: str, method: str, widths: dict, repair: list[str]):
+def test_a_label_says_what_a_competitor_does(label: str, method: str, widths: dict, repair: list[str]) -> None:
     described = next(competitor for competitor in COMPETITORS if competitor.label == label).described
     assert (described["method"], described["widths"]) == (method, widths)
     assert [step["name"] for step in described["repair"]] == repair
 
 
-def test_the_defaults_of_prune_are_forward_least_squares_at_sensitivity():
+def test_the_defaults_of_prune_are_forward_least_squares_at_sensitivity() -> None:
     place = comparison()
     images = [images for images, _ in place.test]
     plain = prune(place.model, images, "macs<=60%", example_inputs=place.example_inputs, seed=3)

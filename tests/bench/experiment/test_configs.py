@@ -29,7 +29,8 @@ def test_there_are_three_sizes() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_every_experiment_can_be_read_and_its_networks_made(path: Path) -> None:
     experiment = Experiment.read(path)
-    assert len(experiment.seeds) == 3 and len(experiment.trials()) >= 18
+    assert len(experiment.seeds) == 3
+    assert len(experiment.trials()) >= 18
     crop = experiment.data.preprocessing.crop
     if crop is not None:
         example = torch.zeros(1, 3, crop, crop)
@@ -46,7 +47,8 @@ def test_the_experiment_of_the_docs_can_be_read(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(text)
     experiment = Experiment.read(tmp_path / "mine.toml")
     own = experiment.competing[-1]
-    assert own.method == Forward(TaskLoss(), Stochastic(0.2)) and own.repair == (Refit(), Reconstruct(steps=600))
+    assert own.method == Forward(TaskLoss(), Stochastic(0.2))
+    assert own.repair == (Refit(), Reconstruct(steps=600))
     assert keywords_from(experiment.settings) == {"limits": Limits(round_to=8), "resources": Resources(positions=16)}
 
 

@@ -96,14 +96,16 @@ def test_identity_is_of_the_specification_and_not_of_the_outcome() -> None:
 def test_stored_identities_still_hold() -> None:
     """The identity is a hash of the specification as it is written; names in it may be older than today's."""
     stored = json.loads((Path(__file__).parent / "run_ids.json").read_text())
-    assert len(stored) == 11 and any("widths" in each["spec"]["settings"] for each in stored)
+    assert len(stored) == 11
+    assert any("widths" in each["spec"]["settings"] for each in stored)
     assert [RunSpec(**each["spec"]).run_id for each in stored] == [each["run_id"] for each in stored]
 
 
 def test_order_of_settings_does_not_matter() -> None:
     one = RunSpec("e", "n", "d", "m", "b", 0, {"a": (1, 2), "b": 2})
     two = RunSpec("e", "n", "d", "m", "b", 0, {"b": 2, "a": [1, 2]})
-    assert one == two and one.run_id == two.run_id
+    assert one == two
+    assert one.run_id == two.run_id
 
 
 def test_file_names_are_readable_and_differ_where_only_settings_do() -> None:
@@ -216,7 +218,8 @@ def test_thinning_keeps_both_ends_and_the_order(length: int, points: int) -> Non
     curve = [(n, 1 / n) for n in range(1, length + 1)]
     thinned = thin(curve, points)
     assert len(thinned) == min(points, length)
-    assert thinned[0][0] == 1 and (points == 1 or thinned[-1][0] == length)
+    assert thinned[0][0] == 1
+    assert points == 1 or thinned[-1][0] == length
     assert all(a < b for (a, _), (b, _) in pairwise(thinned))
     assert all(error == pytest.approx(1 / n, rel=1e-5) for n, error in thinned)
 
@@ -224,5 +227,7 @@ def test_thinning_keeps_both_ends_and_the_order(length: int, points: int) -> Non
 def test_provenance_names_software_and_processor_but_no_host() -> None:
     here = Provenance.here("2025-01-01", "scionet demo", threads=2)
     assert set(here.versions) == {"python", "scionet", "torch", "numpy"}
-    assert here.processor and here.cores >= 1 and here.threads == 2
+    assert here.processor
+    assert here.cores >= 1
+    assert here.threads == 2
     assert not {"host", "node", "user"} & set(dataclasses.asdict(here))

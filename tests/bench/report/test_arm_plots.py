@@ -62,19 +62,25 @@ def test_rows_know_their_arm_their_panel_and_whose_architecture_it_is(records: l
 def test_latency_is_an_axis_where_the_records_have_it_with_its_interval(records: list[RunRecord]) -> None:
     [study] = studies(records)
     found = protocol(study, "p")
-    assert found is not None and found.timed
+    assert found is not None
+    assert found.timed
     name, figure = found.figures[-1]
-    assert name == "measured latency kept, % of dense" and name in figure
+    assert name == "measured latency kept, % of dense"
+    assert name in figure
     assert "Horizontal bars" in html(records, "t")
 
     def bare(record: RunRecord) -> RunRecord:
         return record.timed(None, None)
 
     untimed = protocol(studies([bare(record) for record in records])[0], "p")
-    assert untimed is not None and not untimed.timed and len(untimed.figures) == 2
+    assert untimed is not None
+    assert not untimed.timed
+    assert len(untimed.figures) == 2
     tuned = [bare(r) if r.spec.settings["arm"] == "fine-tuned" else r for r in records]
     mixed = protocol(studies(tuned)[0], "p")
-    assert mixed is not None and mixed.timed and ">fine-tuned</" not in mixed.figures[-1][1]
+    assert mixed is not None
+    assert mixed.timed
+    assert ">fine-tuned</" not in mixed.figures[-1][1]
     one_missing = [bare(r) if r.spec.seed == 1 else r for r in records]
     assert not protocol(studies(one_missing)[0], "p").timed  # type: ignore[union-attr]
 
@@ -86,7 +92,8 @@ def test_a_share_of_latency_is_a_ratio_of_medians_between_the_ends_of_both_inter
     assert row.latency is not None
     kept = (row.latency.mean, row.latency.low, row.latency.high)
     assert kept == pytest.approx((100 * (0.5 + 0.8) / 2, 100 * (4 / 12 + 0.8) / 2, 100 * (6 / 8 + 0.8) / 2))
-    assert row.speedup is not None and row.speedup.mean == pytest.approx((2 + 1.25) / 2)
+    assert row.speedup is not None
+    assert row.speedup.mean == pytest.approx((2 + 1.25) / 2)
 
 
 def test_intervals_of_latency_are_drawn(records: list[RunRecord]) -> None:
@@ -127,14 +134,21 @@ def test_arms_of_single_weights_have_a_panel_of_parameters_of_their_own(records:
             pruned = replace(plain.pruned, macs=plain.dense.macs, params=params)
             single.append(replace(plain, spec=spec, pruned=pruned, sites=()))
     found = protocol(studies(single)[0], "p")
-    assert found is not None and found.single and [name for name, _ in found.figures] == ["single weights"]
-    assert ">12.5</text>" in found.figures[0][1] and "logarithmic" in found.figures[0][1]
+    assert found is not None
+    assert found.single
+    assert [name for name, _ in found.figures] == ["single weights"]
+    assert ">12.5</text>" in found.figures[0][1]
+    assert "logarithmic" in found.figures[0][1]
     assert [budget for budget, _ in found.accounts] == ["weights<=25%", "weights<=12.5%"]
     both = protocol(studies([*records, *single])[0], "p")
-    assert both is not None and [name for name, _ in both.figures][3:] == ["single weights"] and len(both.figures) == 4
+    assert both is not None
+    assert [name for name, _ in both.figures][3:] == ["single weights"]
+    assert len(both.figures) == 4
     structured = protocol(studies(records)[0], "p")
-    assert structured is not None and not structured.single
-    assert "Arms of single weights" in html(single, "t") and "Arms of single weights" not in html(records, "t")
+    assert structured is not None
+    assert not structured.single
+    assert "Arms of single weights" in html(single, "t")
+    assert "Arms of single weights" not in html(records, "t")
 
 
 def test_accounts_are_means_over_runs(records: list[RunRecord]) -> None:
@@ -143,14 +157,18 @@ def test_accounts_are_means_over_runs(records: list[RunRecord]) -> None:
     assert found is not None
     [(_, accounts)] = found.accounts
     account = next(a for a in accounts if a.row.method == "forward + fine-tuned")
-    assert account.seconds == (0, 2.0, 0, 4.5, 0) and account.images == 1064 and account.rates == (0.1,)
+    assert account.seconds == (0, 2.0, 0, 4.5, 0)
+    assert account.images == 1064
+    assert account.rates == (0.1,)
     assert account.passes == pytest.approx(8e9 / made_up.DENSE_MACS / 1e3)
 
 
 def test_pairs_use_the_examples_where_the_records_have_them(records: list[RunRecord]) -> None:
     pair = next(p for p in pairs(records, "forward + fine-tuned") if p.other == "l1 + fine-tuned")
     assert pair.ahead == pytest.approx(100 * 10 / 360)
-    assert pair.certain and pair.low is not None and 0 < pair.low < pair.ahead < (pair.high or 0)
+    assert pair.certain
+    assert pair.low is not None
+    assert 0 < pair.low < pair.ahead < (pair.high or 0)
     blank = [replace(record, answers="") for record in records]
     seeds_alone = next(p for p in pairs(blank, "forward + fine-tuned") if p.other == "l1 + fine-tuned")
     assert seeds_alone.low == pytest.approx(seeds_alone.ahead)  # the seeds agree, and nothing else is known
@@ -169,7 +187,8 @@ def test_the_page_shows_panels_differences_ledger_and_failures(records: list[Run
 
 def test_a_page_without_arms_has_no_ledger() -> None:
     plain = html([made_up.record("forward"), made_up.record("l1")], "plain")
-    assert "Cost of each method" not in plain and "Runs that failed" not in plain
+    assert "Cost of each method" not in plain
+    assert "Runs that failed" not in plain
 
 
 def test_answers_survive_and_damage_is_refused() -> None:

@@ -23,7 +23,7 @@ def early(method: str, seed: int, right: int, first: int, norms: tuple[float, ..
     )
 
 
-def test_the_table_of_early_pruning_says_who_is_ahead_after_which_epoch():
+def test_the_table_of_early_pruning_says_who_is_ahead_after_which_epoch() -> None:
     runs = [early("dense", 0, 95, 0, ())]
     for seed in (0, 1):
         runs.append(early("magnitude", seed, 50 + seed, 1250, (1.0, 2.0, 2.0, 2.0)))
@@ -31,12 +31,16 @@ def test_the_table_of_early_pruning_says_who_is_ahead_after_which_epoch():
     text = early_tables.to_markdown(runs).splitlines()
     assert text[0] == "**net, 1 round, 50% of the filters** (dense: 95.00 %)"
     first, second = ([cell.strip() for cell in line.strip("|").split("|")] for line in text[4:])
-    assert first[:3][0::2] == ["random", first[2]] and first[2].startswith("**+40.00** (+")
-    assert first[1] == "90.50 ± 0.71" and first[3:] == ["40.0", "80.0", "90.0", "× 4.00", "× 0.50", "25.0", "25"]
-    assert second[0] == "magnitude" and second[2] == "" and second[6:8] == ["× 2.00", "× 1.00"]
+    assert first[:3][0::2] == ["random", first[2]]
+    assert first[2].startswith("**+40.00** (+")
+    assert first[1] == "90.50 ± 0.71"
+    assert first[3:] == ["40.0", "80.0", "90.0", "× 4.00", "× 0.50", "25.0", "25"]
+    assert second[0] == "magnitude"
+    assert second[2] == ""
+    assert second[6:8] == ["× 2.00", "× 1.00"]
 
 
-def test_the_table_of_collapse_says_how_far_scores_reach(tmp_path):
+def test_the_table_of_collapse_says_how_far_scores_reach(tmp_path) -> None:
     def entry(power: float, empty: int, connected: bool) -> dict[str, Any]:
         names = [f"layer{i}" for i in range(empty)]
         return {"compression": 10**power, "kept": 9, "least": 0, "empty": names, "connected": connected}
@@ -62,7 +66,7 @@ def test_the_table_of_collapse_says_how_far_scores_reach(tmp_path):
     assert (tmp_path / "collapse.svg").read_text().count("share of layers") == 1
 
 
-def test_the_table_of_compensation_has_a_column_for_each_damping():
+def test_the_table_of_compensation_has_a_column_for_each_damping() -> None:
     rows = [
         {"seed": s, "density": 0.2, "score": "obd", "dense": 1, "plain": 0.5 + s / 10, "moved": {"1e-05": 0.75}}
         for s in (0, 1)

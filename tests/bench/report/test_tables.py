@@ -37,10 +37,14 @@ def test_rows_agree_with_a_computation_by_hand() -> None:
     assert row.runs == 3
     assert row.accuracy.mean == pytest.approx(93.0)
     assert row.accuracy.deviation == pytest.approx(13**0.5)  # (9 + 1 + 16) / (3 - 1)
-    assert row.drop is not None and row.drop.mean == pytest.approx(5.0)
-    assert row.macs == Spread(50.0, 0.0) and row.params == Spread(25.0, 0.0)
-    assert row.seconds is not None and (row.seconds.mean, row.seconds.deviation) == (2.0, 1.0)
-    assert row.speedup is not None and row.speedup.mean == pytest.approx((2 + 1 + 4) / 3)
+    assert row.drop is not None
+    assert row.drop.mean == pytest.approx(5.0)
+    assert row.macs == Spread(50.0, 0.0)
+    assert row.params == Spread(25.0, 0.0)
+    assert row.seconds is not None
+    assert (row.seconds.mean, row.seconds.deviation) == (2.0, 1.0)
+    assert row.speedup is not None
+    assert row.speedup.mean == pytest.approx((2 + 1 + 4) / 3)
 
 
 def test_one_run_has_no_deviation_in_any_form() -> None:
@@ -51,7 +55,8 @@ def test_one_run_has_no_deviation_in_any_form() -> None:
     forms = [to_markdown(rows), to_matrix(rows), console.file.getvalue()]
     assert all("90.0" in form and "±" not in form for form in forms)
     found = list(csv.DictReader(io.StringIO(to_csv(rows))))
-    assert found[1]["accuracy_mean"] == "90.0" and found[1]["accuracy_sd"] == ""
+    assert found[1]["accuracy_mean"] == "90.0"
+    assert found[1]["accuracy_sd"] == ""
 
 
 def test_a_run_given_twice_is_refused_because_its_deviation_would_be_a_lie() -> None:
@@ -102,7 +107,8 @@ def test_different_dense_networks_are_spread_over_too() -> None:
     other = dataclasses.replace(runs[1].dense, correct=96)
     runs[1] = dataclasses.replace(runs[1], dense=other, dense_hash="other")
     dense = summarise(runs)[0]
-    assert dense.runs == 2 and dense.accuracy.mean == pytest.approx(97.0)
+    assert dense.runs == 2
+    assert dense.accuracy.mean == pytest.approx(97.0)
     assert dense.accuracy.deviation == pytest.approx(2**0.5)
 
 
@@ -168,9 +174,11 @@ def test_csv_gives_numbers_back_in_full() -> None:
 def test_study_brings_out_greedy_and_its_best_rival() -> None:
     (study,) = studies(made_up.all_records())
     assert study.headline == study.methods[0] == "forward"
-    assert study.focus == "macs<=50%" and study.best.budget == "macs<=50%"
+    assert study.focus == "macs<=50%"
+    assert study.best.budget == "macs<=50%"
     others = [row for row in study.at("macs<=50%") if not row.method.startswith("forward")]
-    assert study.rival is not None and study.rival == max(others, key=lambda row: row.accuracy.mean)
+    assert study.rival is not None
+    assert study.rival == max(others, key=lambda row: row.accuracy.mean)
     assert studies(made_up.all_records(), "l1")[0].headline == "l1"
     with pytest.raises(RecordError, match=r"no run of small-resnet has the method 'L1'; there are: bn_scale"):
         studies(made_up.all_records(), "L1")

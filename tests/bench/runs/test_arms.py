@@ -37,7 +37,8 @@ def test_scratch_b_epochs_are_the_published_ones(
 
 def test_scratch_b_never_trains_less() -> None:
     grown = [epochs_of(ARMS["scratch-b"], 2.5, ratio, None) for ratio in np.linspace(1, 9, 60)]
-    assert grown == sorted(grown) and grown[0] == 2.5
+    assert grown == sorted(grown)
+    assert grown[0] == 2.5
 
 
 def test_the_ledger_adds_up() -> None:
@@ -52,7 +53,8 @@ def test_the_ledger_adds_up() -> None:
 def test_an_experiment_is_its_runs(tmp_path) -> None:
     workspace = make_workspace(tmp_path)
     trials = workspace.experiment.trials()
-    assert len(trials) == 3 * 2 * 2 and [t.arm.name for t in trials[:4]] == ["as cut"] * 4
+    assert len(trials) == 3 * 2 * 2
+    assert [t.arm.name for t in trials[:4]] == ["as cut"] * 4
     specs = [workspace.spec(trial) for trial in trials]
     assert len({spec.run_id for spec in specs}) == len(specs)
     assert {spec.method for spec in specs} == {
@@ -108,11 +110,14 @@ def test_nonsense_is_refused(tmp_path, change: tuple[str, str], message: str) ->
 def test_parts_are_apart_and_the_same_for_the_same_seed() -> None:
     data = Data("digits", calibration=50, validation=100, train=200)
     one, again, other = (RunData.of(data, None, seed) for seed in (0, 0, 1))  # type: ignore[arg-type]
-    assert np.array_equal(one.indices, again.indices) and not np.array_equal(one.indices, other.indices)
+    assert np.array_equal(one.indices, again.indices)
+    assert not np.array_equal(one.indices, other.indices)
     pictures = {bytes(x.numpy().tobytes()) for x, _ in (one.train.choose(one.indices, None)[i] for i in range(200))}
     validation = {bytes(one.validation[i][0].numpy().tobytes()) for i in range(100)}
     calibration = {bytes(x.numpy().tobytes()) for x, _ in one.calibration for x in x}
-    assert not pictures & validation and calibration <= pictures and len(one.calibration[0][1]) == 50
+    assert not pictures & validation
+    assert calibration <= pictures
+    assert len(one.calibration[0][1]) == 50
     assert sum(len(labels) for _, labels in one.test) == 360
     assert all(torch.equal(a, b) for (a, _), (b, _) in zip(one.test, other.test, strict=True))
 

@@ -41,13 +41,15 @@ def test_every_run_has_its_record_and_nothing_else_is_left(done: Workspace) -> N
     assert cut.pruned.macs == tuned.pruned.macs == scratch.pruned.macs <= 0.6 * cut.dense.macs
     assert [len(record.sweep) for record in (cut, tuned, scratch)] == [0, 2, 2]
     assert [tried.learning_rate for tried in tuned.sweep] == [0.005, 0.01]
-    assert {tried.epochs for tried in tuned.sweep} == {1} and {tried.epochs for tried in scratch.sweep} == {1}
+    assert {tried.epochs for tried in tuned.sweep} == {1}
+    assert {tried.epochs for tried in scratch.sweep} == {1}
     assert decode_answers(tuned.answers, 360).sum() == tuned.pruned.correct
     assert [p.stage for p in tuned.ledger] == [
         *("dense training", "dense training", "selection", "tuning", "training", "validation", "validation")
     ]
     training = next(payment for payment in tuned.ledger if payment.stage == "training")
-    assert training.images == 192 and training.macs == 3 * tuned.pruned.macs * 192
+    assert training.images == 192
+    assert training.macs == 3 * tuned.pruned.macs * 192
     assert not any(path.is_dir() for path in (done.out / "work").iterdir())
 
 
@@ -110,7 +112,8 @@ def test_a_failure_is_a_row_and_the_rest_is_done(done: Workspace, tmp_path) -> N
         tmp_path, text + '\n[[custom_competitors]]\nlabel = "odd"\nmethod = "support.bench_trials:make_broken"\n'
     )
     found = {each.spec.method: each for each in run(workspace, jobs=2, threads=1)}
-    assert found["l1"].state == "done" and found["odd"].failure.kind == "InvalidSetting"
+    assert found["l1"].state == "done"
+    assert found["odd"].failure.kind == "InvalidSetting"
     assert "Traceback" in found["odd"].failure.trace
     path = next((workspace.out / "failures").iterdir())
     written_at = path.stat().st_mtime_ns

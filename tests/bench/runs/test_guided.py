@@ -26,7 +26,8 @@ def done(folder: Path, text: str) -> tuple[Workspace, RunRecord, RunRecord]:
     workspace = make_workspace(folder, text)
     found = run(workspace, backend="sequential", threads=1)
     cut, guided = (each.record for each in found)
-    assert cut is not None and guided is not None
+    assert cut is not None
+    assert guided is not None
     return workspace, cut, guided
 
 
@@ -57,4 +58,5 @@ def test_the_network_has_the_proportions_of_the_pruned_one_and_meets_the_budget(
 def test_a_network_of_other_stages_is_a_failure_with_a_reason(tmp_path: Path) -> None:
     text = OTHER.replace("two_stages", "one_stage")
     found = run(make_workspace(tmp_path, text), backend="sequential", threads=1)
-    assert found[1].failure is not None and "the pattern has 2 stages, the network 1" in found[1].failure.reason
+    assert found[1].failure is not None
+    assert "the pattern has 2 stages, the network 1" in found[1].failure.reason

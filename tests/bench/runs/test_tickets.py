@@ -146,7 +146,8 @@ def test_counts_are_exact_masks_are_nested_and_what_they_remove_is_zero(done: Wo
     assert sum(wide.counts.values()) == int(0.5 * total_weights + 0.5)
     assert sum(narrow.counts.values()) == int(0.25 * total_weights + 0.5)
     assert not any(bool((narrow[name] & ~wide[name]).any()) for name in narrow)
-    assert record.pruned.macs == record.dense.macs and "no MACs are saved" in record.notes[0]
+    assert record.pruned.macs == record.dense.macs
+    assert "no MACs are saved" in record.notes[0]
     assert record.pruned.params == record.dense.params - total_weights + sum(narrow.counts.values())
     final = load_state(file_of(done, arm, "state")).network
     if arm == "shuffled ticket":
@@ -226,14 +227,16 @@ def test_killed_at_any_moment_it_ends_as_without_a_break(done: Workspace, tmp_pa
 
 
 def test_budgets_are_densities_and_lead_down_in_rounds() -> None:
-    assert of_weights("weights<=20%") and not of_weights("macs<=20%")
+    assert of_weights("weights<=20%")
+    assert not of_weights("macs<=20%")
     assert density_of("weights <= 12.5 %") == 0.125
     assert rounds("weights<=12.5%", 0.5) == ("weights<=50%", "weights<=25%", "weights<=12.5%")
     assert rounds("weights<=20%", 0.5) == ("weights<=50%", "weights<=25%", "weights<=20%")
     assert rounds("weights<=60%", 0.5) == ("weights<=60%",)
     assert len(rounds("weights<=10.73741824%", 0.8)) == 10  # 0.8^10, whatever floating point makes of it
     densities = [density_of(budget) for budget in rounds("weights<=0.48%", 0.8)]
-    assert np.allclose(densities[:-1], 0.8 ** np.arange(1, 24)) and densities[-1] == 0.0048
+    assert np.allclose(densities[:-1], 0.8 ** np.arange(1, 24))
+    assert densities[-1] == 0.0048
     for wrong in ("weights<=0%", "weights<=100%", "weights<=1.2M", "weights<=-3%", "weights<20%"):
         with pytest.raises(InvalidSetting, match="a budget of single weights is above 0% and below 100%"):
             density_of(wrong)
@@ -268,14 +271,16 @@ def test_each_arm_gets_its_own_budgets(tmp_path) -> None:
     trials = workspace.experiment.trials()
     assert {(t.arm.masked, t.budget) for t in trials} == {(True, "weights<=25%"), (False, "macs<=60%")}
     specs = {trial.arm.name: workspace.spec(trial).settings for trial in trials}
-    assert "tickets" in specs["late rewinding"] and "tickets" not in specs["as cut"]
+    assert "tickets" in specs["late rewinding"]
+    assert "tickets" not in specs["as cut"]
     assert json.loads(json.dumps(specs["late rewinding"]["recipe"]))["epochs"] == 2
 
 
 def test_a_layer_that_is_emptied_is_a_failure_with_a_reason(tmp_path) -> None:
     text = TICKETS.replace(str(MASKED).replace("'", '"'), '["lottery ticket"]').replace("weights<=25%", "weights<=0.1%")
     [found] = run(make_workspace(tmp_path, text.replace("0.5\n", "0.01\n")), backend="sequential", threads=1)
-    assert found.failure is not None and found.failure.kind == "LayerCollapse"
+    assert found.failure is not None
+    assert found.failure.kind == "LayerCollapse"
 
 
 @pytest.mark.filterwarnings("ignore:min_per_layer=2 applies")
@@ -286,5 +291,6 @@ def test_layers_and_minima_are_respected(tmp_path) -> None:
     [found] = run(workspace, backend="sequential", threads=1)
     assert found.record is not None
     masks = WeightMasks.load(file_of(workspace, "lottery ticket", "masks", "weights<=0.1%"))
-    assert min(masks.counts.values()) >= 2 and "linear.weight" not in masks
+    assert min(masks.counts.values()) >= 2
+    assert "linear.weight" not in masks
     assert found.record.dense.params - found.record.pruned.params == sum(int((~m).sum()) for m in masks.values())

@@ -53,7 +53,8 @@ def test_all_limits_are_met_or_the_narrowest_network_exceeds_them(
     try:
         widths = allocate(model, budget, round_to=round_to)
     except UnreachableBudget as error:
-        assert "latency" in str(error) and " ms " in str(error)
+        assert "latency" in str(error)
+        assert " ms " in str(error)
         narrowest = {name: round_to if round_to < full else full for name, full in sizes(model).items()}
         assert not Budget(budget).met(model.cost(narrowest), model.dense)
         return

@@ -96,7 +96,8 @@ def test_whole_networks_are_predicted_as_measured(case: tuple[nn.Module, Tensor,
     model, inputs, sites, table = case
     assert CostModel(sites, table).dense.latency_ms == pytest.approx(ms_of(model, inputs), rel=1e-4)
     assert table.error < 1e-3
-    assert f"{table.error:.1%}" in str(table) and str(table.origin) in str(table)
+    assert f"{table.error:.1%}" in str(table)
+    assert str(table.origin) in str(table)
 
 
 def test_each_shape_is_timed_once_and_every_call_counts() -> None:
@@ -117,7 +118,9 @@ def test_narrow_dimensions_are_measured_at_every_eighth_channel_and_wide_ones_at
     knots = [kernel.knots for kernel in operations(model, inputs, discover(model, inputs))]
     assert knots[0] == ((0.2, 0.4, 0.6, 0.8, 1.0),)
     assert knots[1][0] == (0.2, 0.4, 0.6, 0.8, 1.0)
-    assert len(knots[1][1]) == 8 and knots[1][1][0] == 8 / 512 and knots[1][1][-1] == 1
+    assert len(knots[1][1]) == 8
+    assert knots[1][1][0] == 8 / 512
+    assert knots[1][1][-1] == 1
     assert all(512 * fraction % 8 == 0 for fraction in knots[1][1])
 
 
@@ -164,7 +167,8 @@ def test_measuring_leaves_no_trace_and_tells_its_rounds() -> None:
     model.train()
     before, told = hash_tensors(state_of(model)), []
     LatencyTable.measure(model, inputs, discover(model, inputs), repeats=2, progress=lambda *args: told.append(args))
-    assert hash_tensors(state_of(model)) == before and model.training
+    assert hash_tensors(state_of(model)) == before
+    assert model.training
     assert told == [("latency", n, 3) for n in (1, 2, 3)]
 
 

@@ -140,7 +140,8 @@ def test_batches_that_cannot_be_divided_are_taken_as_a_whole() -> None:
         return [batch["x"][:, 0].tolist() for batch in part.inputs]
 
     first, second = map(numbers, whole.parts([24, 48], seeded(0), CPU))
-    assert [*map(len, first)] == [8] * 3 and [*map(len, second)] == [8] * 6
+    assert [*map(len, first)] == [8] * 3
+    assert [*map(len, second)] == [8] * 6
     assert all(batch == [*range(batch[0], batch[0] + 8)] for batch in (*first, *second))
     assert len({number for batch in (*first, *second) for number in batch}) == 72
     assert np.ptp([batch[0] // 8 for batch in first]) >= 6
@@ -205,7 +206,8 @@ def test_what_exceeds_the_memory_is_mapped_from_files_of_equal_values(sizes, lim
 
 def test_files_are_removed_with_the_last_calibration_that_needs_them() -> None:
     spilled = calibration(numbered([30]), memory_bytes=0)
-    assert spilled.storage is not None and spilled.storage._folder is not None
+    assert spilled.storage is not None
+    assert spilled.storage._folder is not None
     folder = spilled.storage._folder
     part = spilled.parts([10], seeded(0), CPU)[0]
     del spilled
@@ -222,7 +224,9 @@ def test_files_are_removed_with_the_last_calibration_that_needs_them() -> None:
 def test_tensors_of_any_type_and_layout_can_be_mapped(dtype) -> None:
     tensor = torch.arange(24).view(4, 6).to(dtype).t()
     found = Storage(0).keep(tensor)
-    assert found.dtype == dtype and torch.equal(found, tensor) and found.data_ptr() != tensor.data_ptr()
+    assert found.dtype == dtype
+    assert torch.equal(found, tensor)
+    assert found.data_ptr() != tensor.data_ptr()
     assert Storage(tensor.nbytes).keep(tensor) is tensor
 
 

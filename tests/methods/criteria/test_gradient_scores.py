@@ -53,7 +53,7 @@ def slopes(model: nn.Module, sites: Sites, site: str, unit: int, pairs: Pairs) -
 
 
 @pytest.mark.parametrize("name", ["residual", "branched", "mlp", "heads"])
-def test_saliencies_are_finite_differences_of_the_loss(name):
+def test_saliencies_are_finite_differences_of_the_loss(name) -> None:
     model, pairs = SUBJECTS[name].network(), ragged(name)
     sites = discover(model, SUBJECTS[name].example())
     network, kinds = Network(model, sites), (gradient_scores.taylor, gradient_scores.snip)
@@ -65,19 +65,20 @@ def test_saliencies_are_finite_differences_of_the_loss(name):
             np.testing.assert_allclose(signed[site][unit], abs(found @ [8, 4]) / 12, rtol=1e-4, atol=1e-9)
 
 
-def test_a_gate_behind_a_batch_norm_is_its_scale_and_shift():
+def test_a_gate_behind_a_batch_norm_is_its_scale_and_shift() -> None:
     """The identity dL/dz = gamma dL/dgamma + beta dL/dbeta holds where a ReLU is all there is in between."""
     model, ((x, y), *_) = SUBJECTS["residual"].network(), ragged("residual")
     sites = discover(model, SUBJECTS["residual"].example())
     nn.functional.cross_entropy(model(x), y).backward()
     gamma, beta = (model.get_parameter(f"block1.bn1.{name}") for name in ("weight", "bias"))
-    assert gamma.grad is not None and beta.grad is not None
+    assert gamma.grad is not None
+    assert beta.grad is not None
     expected = (gamma * gamma.grad + beta * beta.grad).detach().numpy() ** 2
     found = saliencies(gradient_scores.taylor, Network(model, sites), [(x, y)])["block1.conv1"]
     np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-18)
 
 
-def test_snip_does_not_depend_on_how_examples_are_batched_and_taylor_does():
+def test_snip_does_not_depend_on_how_examples_are_batched_and_taylor_does() -> None:
     model, parts = SUBJECTS["mlp"].network(), ragged("mlp")
     sites = discover(model, SUBJECTS["mlp"].example())
     whole = [(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]))]
@@ -97,7 +98,7 @@ def dense_run(model: nn.Module, batches: list[Tensor], **given: Any) -> MethodRu
     return surveying(model, batches, batches[0], SCORES["energy"], Settings(**given), 0)
 
 
-def test_energy_is_the_mean_square_of_what_a_unit_gives():
+def test_energy_is_the_mean_square_of_what_a_unit_gives() -> None:
     model, batches = SUBJECTS["mlp"].network(), SUBJECTS["mlp"].batches(2, 6)
     assert isinstance(model, nn.Sequential)
     found, run = {}, dense_run(model, batches)
@@ -112,7 +113,7 @@ def test_energy_is_the_mean_square_of_what_a_unit_gives():
 
 
 @pytest.mark.parametrize("name", ["residual", "branched"])
-def test_energy_is_measured_behind_the_batch_norm_and_added_over_consumers(name):
+def test_energy_is_measured_behind_the_batch_norm_and_added_over_consumers(name) -> None:
     model, batches = SUBJECTS[name].network(), SUBJECTS[name].batches(1, 6)
     run = dense_run(model, batches, resources=ALL_PIXELS)
     seen: dict[str, Any] = {}
@@ -145,7 +146,7 @@ def share(module: nn.Module, x: Tensor, index: Any, scale: FloatArray | None) ->
 
 
 @pytest.mark.parametrize("method", ["taylor", "snip"])
-def test_a_frozen_network_gets_the_same_plan(method):
+def test_a_frozen_network_gets_the_same_plan(method) -> None:
     sites = discover(SUBJECTS["mlp"].network(), SUBJECTS["mlp"].example())
     plans = []
     for frozen in (False, True):
@@ -159,7 +160,7 @@ def test_a_frozen_network_gets_the_same_plan(method):
 
 
 @pytest.mark.parametrize("widths", ["uniform", "sensitivity", "error_curves"])
-def test_labels_decide_whatever_widths_are_decided_by(widths):
+def test_labels_decide_whatever_widths_are_decided_by(widths) -> None:
     model, pairs = SUBJECTS["residual"].network(), SUBJECTS["residual"].pairs()
     sites = discover(model, SUBJECTS["residual"].example())
     found = saliencies(gradient_scores.taylor, Network(model, sites), pairs)
@@ -175,7 +176,7 @@ def test_labels_decide_whatever_widths_are_decided_by(widths):
     ("case", "text"),
     [("no labels", "needs labels"), ("nothing", "no calibration batches"), ("dead", "gradient is 0"), ("nan", "NaN")],
 )
-def test_data_without_use_are_refused(method, case, text):
+def test_data_without_use_are_refused(method, case, text) -> None:
     model, pairs = SUBJECTS["mlp"].network(), SUBJECTS["mlp"].pairs()
     sites = discover(model, SUBJECTS["mlp"].example())
     if case == "dead":
@@ -196,7 +197,7 @@ class Detached(nn.Sequential):
         return super().forward(x)
 
 
-def test_a_network_that_runs_without_gradients_is_refused():
+def test_a_network_that_runs_without_gradients_is_refused() -> None:
     model = Detached(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 4)).double()
     sites = discover(model, SUBJECTS["mlp"].example())
     with pytest.raises(UnsupportedModel, match="no_grad"):

@@ -41,7 +41,7 @@ def taught() -> ChannelSelector:
 
 
 @pytest.mark.parametrize("name", ["residual", "branched"])
-def test_lessons_are_the_greedy_paths_of_the_dense_network(name):
+def test_lessons_are_the_greedy_paths_of_the_dense_network(name) -> None:
     subject = SUBJECTS[name]
     given = {lesson.site: lesson for lesson in lessons(subject.network(), subject.batches(), subject.example())}
     assert given.keys() == views(name).keys()
@@ -50,7 +50,7 @@ def test_lessons_are_the_greedy_paths_of_the_dense_network(name):
         np.testing.assert_array_equal(given[site].statistics, statistics(view))
 
 
-def test_a_teacher_by_line_search_names_every_unit_once():
+def test_a_teacher_by_line_search_names_every_unit_once() -> None:
     subject = SUBJECTS["residual"]
     teacher = Forward("line_search")
     for lesson in lessons(subject.network(), subject.batches(), subject.example(), teacher=teacher):
@@ -58,7 +58,7 @@ def test_a_teacher_by_line_search_names_every_unit_once():
 
 
 @pytest.mark.parametrize("name", ["residual", "branched", "tokens"])
-def test_statistics_by_their_definitions(name):
+def test_statistics_by_their_definitions(name) -> None:
     for view in views(name).values():
         found = dict(zip(STATISTICS, statistics(view).T, strict=True))
         size = view.site.width
@@ -86,7 +86,7 @@ def test_statistics_by_their_definitions(name):
         np.testing.assert_allclose(found["largest correlation"], correlation.max(1), rtol=1e-6, atol=1e-9)
 
 
-def test_a_silent_unit_has_finite_statistics():
+def test_a_silent_unit_has_finite_statistics() -> None:
     subject = SUBJECTS["mlp"]
     model = subject.network()
     with torch.no_grad():
@@ -97,7 +97,7 @@ def test_a_silent_unit_has_finite_statistics():
 
 @pytest.mark.parametrize("name", ["residual", "branched", "tokens"])
 @pytest.mark.parametrize("settings", [{}, {"widths": "uniform"}, {"repair": []}], ids=str)
-def test_prune_takes_units_in_the_selectors_order(name, settings):
+def test_prune_takes_units_in_the_selectors_order(name, settings) -> None:
     subject = SUBJECTS[name]
     model = subject.network()
     before = hash_tensors(state_of(model))
@@ -115,7 +115,7 @@ def test_prune_takes_units_in_the_selectors_order(name, settings):
         assert sorted(choice.order) == list(choice.kept)
 
 
-def test_the_lines_of_the_page_work_as_they_stand(tmp_path, monkeypatch):
+def test_the_lines_of_the_page_work_as_they_stand(tmp_path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     subject = SUBJECTS["residual"]
     names = {"teacher": SUBJECTS["residual"].network(1), "model": subject.network(), "batches": subject.batches()}
@@ -125,7 +125,7 @@ def test_the_lines_of_the_page_work_as_they_stand(tmp_path, monkeypatch):
     assert (tmp_path / "selector.safetensors").is_file()
 
 
-def test_a_saved_selector_prunes_as_before(tmp_path):
+def test_a_saved_selector_prunes_as_before(tmp_path) -> None:
     subject = SUBJECTS["residual"]
     path = taught().save(tmp_path / "selector.safetensors")
     plans = [
@@ -141,7 +141,7 @@ def test_a_saved_selector_prunes_as_before(tmp_path):
     assert plans[0].identity == plans[1].identity
 
 
-def test_wrong_input():
+def test_wrong_input() -> None:
     subject = SUBJECTS["residual"]
     with pytest.raises(InvalidSetting, match="made for size"):
         LearnedRanker(ChannelSelector(("size",)))

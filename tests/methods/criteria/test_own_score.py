@@ -30,23 +30,26 @@ def pruned_by(method, data=(), **choices):
     return model, prune(model, data, budget, example_inputs=RESIDUAL.example(), method=method, **choices)
 
 
-def test_a_function_alone_prunes_without_data_and_keeps_the_units_of_highest_score():
+def test_a_function_alone_prunes_without_data_and_keeps_the_units_of_highest_score() -> None:
     model, result = pruned_by(outgoing)
-    assert result.plan.method == "outgoing" and not result.plan.tensors
-    assert result.report.difference <= 1e-10 and result.report.pruned.macs < result.report.dense.macs
+    assert result.plan.method == "outgoing"
+    assert not result.plan.tensors
+    assert result.report.difference <= 1e-10
+    assert result.report.pruned.macs < result.report.dense.macs
     weight = model.get_parameter("block1.conv2.weight").detach().numpy()
     sums = np.array([np.abs(weight[:, unit]).sum() for unit in range(12)])
     assert result.plan.kept["block1.conv1"] == tuple(sorted(np.argsort(-sums)[: result.plan.widths["block1.conv1"]]))
 
 
-def test_with_data_widths_are_measured_and_consumers_refitted_as_for_every_method():
+def test_with_data_widths_are_measured_and_consumers_refitted_as_for_every_method() -> None:
     _, result = pruned_by(outgoing, RESIDUAL.batches())
-    assert "predicted" in result.report.status and result.plan.tensors
+    assert "predicted" in result.report.status
+    assert result.plan.tensors
     assert result.plan.settings["method"] == {"name": "outgoing", "passes": 1}
     assert result.plan.settings["widths"]["name"] == "sensitivity"
 
 
-def test_a_score_may_be_random_and_depends_on_the_seed_alone():
+def test_a_score_may_be_random_and_depends_on_the_seed_alone() -> None:
     first, again, other = (
         pruned_by(lambda view, rng: rng.random(view.site.width), seed=seed)[1].plan.kept for seed in (0, 0, 1)
     )
@@ -54,7 +57,7 @@ def test_a_score_may_be_random_and_depends_on_the_seed_alone():
 
 
 @pytest.mark.parametrize("kind", ["list", "tensor", "tensor with gradients", "whole numbers"])
-def test_scores_may_be_any_array(kind):
+def test_scores_may_be_any_array(kind) -> None:
     def like(view, rng):
         found = torch.from_numpy(outgoing(view, rng))
         return {
@@ -67,7 +70,7 @@ def test_scores_may_be_any_array(kind):
     assert pruned_by(like)[1].plan.kept == pruned_by(outgoing)[1].plan.kept
 
 
-def test_a_decorated_score_is_shown_the_data_and_labels_that_it_asks_for():
+def test_a_decorated_score_is_shown_the_data_and_labels_that_it_asks_for() -> None:
     seen = []
 
     @score(labels=True, name="by label")
@@ -76,7 +79,9 @@ def test_a_decorated_score_is_shown_the_data_and_labels_that_it_asks_for():
         return np.arange(view.site.width)
 
     _, result = pruned_by(labelled, RESIDUAL.pairs(2, 12), repair=[], widths="uniform")
-    assert result.plan.method == "by label" and seen and set(map(tuple, seen)) == {((24,),)}
+    assert result.plan.method == "by label"
+    assert seen
+    assert set(map(tuple, seen)) == {((24,),)}
 
     @score(moments=True)
     def first_term(view, rng):
@@ -100,7 +105,7 @@ def test_a_decorated_score_is_shown_the_data_and_labels_that_it_asks_for():
     ids=["one too many", "a column", "a number", "nothing", "NaN", "infinite", "texts", "a dict"],
 )
 @pytest.mark.parametrize("data", [(), "batches"], ids=["no data", "data"])
-def test_scores_that_are_not_one_finite_number_for_each_unit_are_refused(returned, text, data):
+def test_scores_that_are_not_one_finite_number_for_each_unit_are_refused(returned, text, data) -> None:
     def bad_score(view, rng):
         return returned(view.site.width)
 
@@ -110,7 +115,7 @@ def test_scores_that_are_not_one_finite_number_for_each_unit_are_refused(returne
 
 
 @pytest.mark.parametrize("method", [lambda view: 0, lambda: 0, lambda view, rng, more: 0])
-def test_a_function_of_other_arguments_is_refused_before_anything_is_read(method):
+def test_a_function_of_other_arguments_is_refused_before_anything_is_read(method) -> None:
     def unread():
         raise AssertionError("the data are read")
         yield
@@ -120,6 +125,6 @@ def test_a_function_of_other_arguments_is_refused_before_anything_is_read(method
 
 
 @pytest.mark.parametrize("method", [3, None, object, torch.ones(3)], ids=["a number", "None", "a class", "a tensor"])
-def test_what_is_no_method_is_refused(method):
+def test_what_is_no_method_is_refused(method) -> None:
     with pytest.raises(InvalidSetting, match="method must be a name"):
         pruned_by(method)

@@ -27,12 +27,12 @@ def norms(model: nn.Module, layer: str) -> np.ndarray:
     return np.array([np.abs(unit).sum() for unit in weight])
 
 
-def test_l1_of_one_producer_is_the_norm_relative_to_the_mean():
+def test_l1_of_one_producer_is_the_norm_relative_to_the_mean() -> None:
     expected = norms(SUBJECTS["residual"].network(), "block1.conv1")
     np.testing.assert_allclose(scored(unit_scores.l1, "residual", "block1.conv1"), expected / expected.mean())
 
 
-def test_l1_of_a_stream_counts_every_producer_relative_to_its_own_mean():
+def test_l1_of_a_stream_counts_every_producer_relative_to_its_own_mean() -> None:
     model = SUBJECTS["residual"].network()
     with torch.no_grad():
         model.get_parameter("stem.weight").mul_(100)
@@ -41,7 +41,7 @@ def test_l1_of_a_stream_counts_every_producer_relative_to_its_own_mean():
     np.testing.assert_allclose(scored(unit_scores.l1, "residual", "stem", model), expected)
 
 
-def test_l1_of_a_depthwise_site_counts_the_expansion_and_the_depthwise_kernel():
+def test_l1_of_a_depthwise_site_counts_the_expansion_and_the_depthwise_kernel() -> None:
     model = SUBJECTS["branched"].network()
     sites = discover(model, SUBJECTS["branched"].example())
     shares = [norms(model, producer.removesuffix(".weight")) for producer in sites["expand"].producers]
@@ -50,7 +50,7 @@ def test_l1_of_a_depthwise_site_counts_the_expansion_and_the_depthwise_kernel():
     np.testing.assert_allclose(scored(unit_scores.l1, "branched", "expand"), expected)
 
 
-def test_bn_scale_is_the_mean_of_the_absolute_scales():
+def test_bn_scale_is_the_mean_of_the_absolute_scales() -> None:
     model = SUBJECTS["residual"].network()
     with torch.no_grad():
         model.get_parameter("block1.bn2.weight")[3] = -7
@@ -60,14 +60,14 @@ def test_bn_scale_is_the_mean_of_the_absolute_scales():
     assert found.argmax() == 3
 
 
-def test_bn_scale_without_batch_norm_is_l1():
+def test_bn_scale_without_batch_norm_is_l1() -> None:
     expected = norms(SUBJECTS["mlp"].network(), "2")
     np.testing.assert_allclose(scored(unit_scores.bn_scale, "mlp", "2"), expected / expected.mean())
 
 
 @pytest.mark.parametrize("repair", [[], ["refit"]], ids=str)
 @pytest.mark.parametrize("name", ["l1", "bn_scale"])
-def test_the_highest_scores_stay_and_ties_go_to_the_lowest_index(name, repair):
+def test_the_highest_scores_stay_and_ties_go_to_the_lowest_index(name, repair) -> None:
     model = nn.Sequential(nn.Conv2d(2, 5, 1), nn.BatchNorm2d(5), nn.ReLU(), nn.Conv2d(5, 3, 1)).double().eval()
     with torch.no_grad():
         for tensor in (model.get_parameter("0.weight"), model.get_parameter("1.weight")):
@@ -80,7 +80,7 @@ def test_the_highest_scores_stay_and_ties_go_to_the_lowest_index(name, repair):
     assert plan.kept == {"0": (0, 1, 2, 4)}
 
 
-def test_random_keeps_every_unit_equally_often():
+def test_random_keeps_every_unit_equally_often() -> None:
     model = SUBJECTS["mlp"].network()
     sites = discover(model, SUBJECTS["mlp"].example(), ["0"])
     counts = np.zeros(16)
@@ -91,7 +91,7 @@ def test_random_keeps_every_unit_equally_often():
     assert np.abs(counts - 100).max() < 30  # more than four standard deviations
 
 
-def test_l2_and_fpgm_are_norms_and_distances_relative_to_their_means():
+def test_l2_and_fpgm_are_norms_and_distances_relative_to_their_means() -> None:
     weight = SUBJECTS["residual"].network().get_parameter("block1.conv1.weight").detach().numpy()
     filters = weight.reshape(len(weight), -1)
     lengths = np.array([np.sqrt((f**2).sum()) for f in filters])
@@ -100,7 +100,7 @@ def test_l2_and_fpgm_are_norms_and_distances_relative_to_their_means():
     np.testing.assert_allclose(scored(unit_scores.fpgm, "residual", "block1.conv1"), distances / distances.mean())
 
 
-def test_fpgm_lets_the_filter_in_the_middle_go_first():
+def test_fpgm_lets_the_filter_in_the_middle_go_first() -> None:
     model = nn.Sequential(nn.Conv1d(1, 3, 1, bias=False), nn.ReLU(), nn.Conv1d(3, 2, 1)).double()
     with torch.no_grad():
         model.get_parameter("0.weight").copy_(torch.tensor([1.0, 2.0, 3.0])[:, None, None])

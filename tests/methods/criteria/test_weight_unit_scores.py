@@ -37,14 +37,14 @@ def gradients(model: nn.Module, x: Tensor, y: Tensor, temperature: float = 1.0) 
     return list(torch.autograd.grad(nn.functional.cross_entropy(model(x) / temperature, y), weights))
 
 
-def test_synflow_of_an_mlp_is_the_product_of_what_comes_in_and_what_goes_out():
+def test_synflow_of_an_mlp_is_the_product_of_what_comes_in_and_what_goes_out() -> None:
     first, second, third = (np.abs(MLP.get_parameter(f"{layer}.weight").detach().numpy()) for layer in (0, 2, 4))
     found = scored("synflow", MLP, SITES, [])
     np.testing.assert_allclose(found["0"], first.sum(1) * (third @ second).sum(0), rtol=1e-12)
     np.testing.assert_allclose(found["2"], (second @ first).sum(1) * third.sum(0), rtol=1e-12)
 
 
-def test_sums_of_first_order_scores_are_those_of_autograd():
+def test_sums_of_first_order_scores_are_those_of_autograd() -> None:
     found = {name: scored(name, MLP, SITES, PAIRS)["2"] for name in ("loss_preservation", "biased_loss", "obd")}
     weight = MLP.get_parameter("2.weight").detach()
     products = (weight * gradients(MLP, X, Y)[1]).abs()
@@ -55,7 +55,7 @@ def test_sums_of_first_order_scores_are_those_of_autograd():
 
 
 @pytest.mark.parametrize(("method", "temperature"), [("grasp", 200.0), ("gradient_preservation", 1.0)])
-def test_shrinking_a_filter_changes_the_gradient_norm_as_scored(method, temperature):
+def test_shrinking_a_filter_changes_the_gradient_norm_as_scored(method, temperature) -> None:
     found = scored(method, MLP, SITES, PAIRS)["2"]
     for unit in (0, 5, 15):
         norms, step = [], 1e-5
@@ -69,7 +69,7 @@ def test_shrinking_a_filter_changes_the_gradient_norm_as_scored(method, temperat
         assert (change if method == "grasp" else abs(change)) == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_stream_sums_over_its_producers():
+def test_a_stream_sums_over_its_producers() -> None:
     model = SUBJECTS["residual"].network()
     sites = discover(model, SUBJECTS["residual"].example())
     found = scored("loss_preservation", model, sites, SUBJECTS["residual"].pairs(1, 6))["stem"]
@@ -84,14 +84,14 @@ def test_a_stream_sums_over_its_producers():
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
-def test_ranks_of_maps_worked_out_by_hand():
+def test_ranks_of_maps_worked_out_by_hand() -> None:
     rng = torch.Generator().manual_seed(0)
     column, row = torch.randn(5, 1, generator=rng), torch.randn(1, 4, generator=rng)
     maps = torch.stack([torch.full((5, 4), 3.0), column @ row, torch.zeros(5, 4), torch.randn(5, 4, generator=rng)])
     assert map_ranks(maps).tolist() == [1, 1, 0, 4]
 
 
-def test_mean_ranks_are_those_of_the_maps_one_by_one():
+def test_mean_ranks_are_those_of_the_maps_one_by_one() -> None:
     model, batches = SUBJECTS["residual"].network(), SUBJECTS["residual"].batches(2, 3)
     sites = discover(model, SUBJECTS["residual"].example())
     assert isinstance(model.block1, nn.Module)
@@ -108,13 +108,13 @@ def test_mean_ranks_are_those_of_the_maps_one_by_one():
     np.testing.assert_allclose(mean_ranks(Network(model, sites), batches)["block1.conv1"], expected)
 
 
-def test_units_without_maps_are_ranked_by_l1():
+def test_units_without_maps_are_ranked_by_l1() -> None:
     found = scored("hrank", MLP, SITES, SUBJECTS["mlp"].batches())
     expected = np.abs(MLP.get_parameter("2.weight").detach().numpy()).sum(1)
     np.testing.assert_allclose(found["2"], expected / expected.mean())
 
 
-def test_synflow_needs_no_data():
+def test_synflow_needs_no_data() -> None:
     model = SUBJECTS["residual"].network()
     result = prune(model, (), "macs<=60%", example_inputs=SUBJECTS["residual"].example(), method="synflow")
     assert 0.5 < result.report.pruned.macs / result.report.dense.macs <= 0.6
@@ -128,12 +128,12 @@ def test_synflow_needs_no_data():
         ("obd", SUBJECTS["mlp"].batches(), "needs labels"),
     ],
 )
-def test_data_without_use_are_refused(method, batches, text):
+def test_data_without_use_are_refused(method, batches, text) -> None:
     with pytest.raises(CalibrationError, match=text):
         select(method, MLP, batches, SITES, budget_for(SITES, 0.5), widths="uniform", repair=[])
 
 
-def test_a_network_whose_flow_is_nothing_is_refused():
+def test_a_network_whose_flow_is_nothing_is_refused() -> None:
     model = SUBJECTS["mlp"].network()
     nn.init.zeros_(model.get_parameter("4.weight"))
     with pytest.raises(CalibrationError, match="0 throughout"):

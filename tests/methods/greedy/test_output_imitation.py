@@ -37,7 +37,7 @@ def outputs(view: SiteView, gate: np.ndarray, decided: dict) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("name", "site"), [("residual", "stem"), ("branched", "side"), ("flattened", "2"), ("heads", "layers.0.self_attn")]
 )
-def test_the_gram_matrix_is_that_of_central_differences(name, site):
+def test_the_gram_matrix_is_that_of_central_differences(name, site) -> None:
     subject = SUBJECTS[name]
     view = view_of(subject, site, [*subject.batches(2, 6), subject.batches(1, 3)[0]])
     other = next(s for s in view.sites if s != site)
@@ -53,7 +53,7 @@ def test_the_gram_matrix_is_that_of_central_differences(name, site):
     assert found.yy == pytest.approx(((slopes.sum(0)) ** 2).sum() / slopes.shape[1], rel=1e-5)
 
 
-def test_in_front_of_the_output_global_and_local_imitation_are_the_same():
+def test_in_front_of_the_output_global_and_local_imitation_are_the_same() -> None:
     subject = Subject(lambda: nn.Sequential(nn.Linear(4, 9), nn.Tanh(), nn.Linear(9, 3)), (4,))
     batches = subject.batches(2, 7)
     view = view_of(subject, "0", batches)
@@ -67,7 +67,7 @@ def test_in_front_of_the_output_global_and_local_imitation_are_the_same():
     assert ours.square == pytest.approx(theirs.square, rel=1e-10)
 
 
-def test_the_metric_kl_is_the_second_order_term_of_the_divergence():
+def test_the_metric_kl_is_the_second_order_term_of_the_divergence() -> None:
     view = view_of(SUBJECTS["residual"], "stem", SUBJECTS["residual"].batches(2, 6))
     gram = output_term(view, "kl").xx
     rng = np.random.default_rng(0)
@@ -90,7 +90,7 @@ def naive_distance(metric: str, dense: torch.Tensor, changed: torch.Tensor) -> f
 
 @pytest.mark.parametrize("metric", ["kl", "squared"])
 @pytest.mark.parametrize(("name", "site"), [("residual", "stem"), ("branched", "side")])
-def test_exact_gains_are_those_of_one_forward_pass_per_candidate(metric, name, site):
+def test_exact_gains_are_those_of_one_forward_pass_per_candidate(metric, name, site) -> None:
     subject = SUBJECTS[name]
     view = view_of(subject, site, [*subject.batches(2, 6), subject.batches(1, 3)[0]])
     other = next(s for s in view.sites if s != site)
@@ -113,7 +113,7 @@ def test_exact_gains_are_those_of_one_forward_pass_per_candidate(metric, name, s
 
 
 @pytest.mark.parametrize("memory_bytes", [2.0**31, 0.0])
-def test_taylor_gains_are_the_slope_along_each_pick(memory_bytes):
+def test_taylor_gains_are_the_slope_along_each_pick(memory_bytes) -> None:
     subject = SUBJECTS["branched"]
     view = view_of(subject, "expand", subject.batches(2, 6))
     size = view.site.width
@@ -131,7 +131,7 @@ def test_taylor_gains_are_the_slope_along_each_pick(memory_bytes):
 
 
 @pytest.mark.parametrize("repair", [[], ["refit"]], ids=str)
-def test_of_local_and_global_imitation_the_better_one_is_kept(repair):
+def test_of_local_and_global_imitation_the_better_one_is_kept(repair) -> None:
     settings = Settings(repair=repair_from(repair))
     rankers = [ForwardRanker(Forward(Average(target)), settings) for target in ("better", "consumer", "output")]
     taken = set()
@@ -154,7 +154,7 @@ def test_of_local_and_global_imitation_the_better_one_is_kept(repair):
     assert taken >= {"local", "global"}
 
 
-def test_errors():
+def test_errors() -> None:
     subject = SUBJECTS["residual"]
     with pytest.raises(CalibrationError, match="empty"):
         output_term(view_of(subject, "stem", []), "squared")

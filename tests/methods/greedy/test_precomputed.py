@@ -108,7 +108,7 @@ def first_output(model: nn.Module, batch: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("memory", [PLENTY, SOME, NONE])
-def test_precomputed_examples_give_what_the_gated_network_gives(name, memory):
+def test_precomputed_examples_give_what_the_gated_network_gives(name, memory) -> None:
     case = CASES[name]
     model, batch = case.network(), case.batch()
     sites = discover(model, batch)
@@ -137,7 +137,7 @@ def carried(name: str, site: str, memory: float = PLENTY) -> tuple[list[tuple[in
     return [rows.shape for rows in known._vertices], [rows.shape for rows in known._values]
 
 
-def test_as_much_as_memory_holds_is_known_before_the_gates_are():
+def test_as_much_as_memory_holds_is_known_before_the_gates_are() -> None:
     # behind a block's second convolution, its BatchNorm and the shortcut
     assert carried("residual", "block1.conv1") == ([(1, 10, 5, 5)], [])
     assert carried("residual", "block1.conv1", SOME) == ([(12,)], [(1, 2, 5, 5)])
@@ -150,7 +150,7 @@ def test_as_much_as_memory_holds_is_known_before_the_gates_are():
     assert carried("residual", "stem", NONE) == ([(10,)], [(1, 2, 5, 5)])
 
 
-def test_network_that_mixes_examples_is_refused():
+def test_network_that_mixes_examples_is_refused() -> None:
     model = Mixing().double()
     x = torch.randn(5, 6, dtype=torch.float64)
     sites = discover(model, x)
@@ -158,7 +158,7 @@ def test_network_that_mixes_examples_is_refused():
         Precomputed(GatedSite(view_of(model, sites, "first")), x, PLENTY)
 
 
-def test_batches_of_one_form_are_joined():
+def test_batches_of_one_form_are_joined() -> None:
     small, large = torch.zeros(2, 3), torch.zeros(4, 5)
     joined = grouped_by_form([(small, 1), (large, 1), (small + 1, 1), (small, 2)])
     assert [numbers for _, numbers in joined] == [[0, 2], [1], [3]]

@@ -9,13 +9,14 @@ from scionet.selection.policies import best
 
 
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(1, 5), st.integers(0, 10**6))
-def test_the_least_sums_are_complete_and_the_others_above_them(n_sums, n_terms, n_together, seed):
+def test_the_least_sums_are_complete_and_the_others_above_them(n_sums, n_terms, n_together, seed) -> None:
     rng = np.random.default_rng(seed)
     terms = rng.integers(0, 4, (n_sums, n_terms)) * rng.choice([1.0, 1e-3])  # with many ties
     asked = np.zeros_like(terms)
 
     def run(who, which):
-        assert len(who) <= n_together and len(set(who.tolist())) == len(who)
+        assert len(who) <= n_together
+        assert len(set(who.tolist())) == len(who)
         asked[who, which] += 1
         return terms[who, which]
 
@@ -29,7 +30,7 @@ def test_the_least_sums_are_complete_and_the_others_above_them(n_sums, n_terms, 
     assert best(np.arange(n_sums), -sums) == best(np.arange(n_sums), -totals)
 
 
-def test_little_is_added_beyond_the_least_sum():
+def test_little_is_added_beyond_the_least_sum() -> None:
     terms = np.random.default_rng(0).exponential(size=(50, 40))
     terms[17] /= 3
     asked = 0
@@ -44,7 +45,8 @@ def test_little_is_added_beyond_the_least_sum():
     assert asked <= np.minimum(reached, 40).sum()
 
 
-def test_a_sum_that_is_not_a_number_is_not_hidden():
+def test_a_sum_that_is_not_a_number_is_not_hidden() -> None:
     terms = np.array([[1.0, np.nan], [1.0, 1.0], [0.0, 3.0]])
     sums, complete = racing(3, 2, 2, lambda who, which: terms[who, which])
-    assert np.isnan(sums[0]) and complete.all()
+    assert np.isnan(sums[0])
+    assert complete.all()

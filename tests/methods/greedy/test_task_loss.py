@@ -42,7 +42,7 @@ def ragged(name: str) -> Pairs:
 )
 @pytest.mark.parametrize("picked", [[], [1], [3, 0, 3, 3]])
 @pytest.mark.parametrize("block", [2, 1000])
-def test_gains_are_those_of_one_forward_pass_per_candidate(name, site, picked, block, monkeypatch):
+def test_gains_are_those_of_one_forward_pass_per_candidate(name, site, picked, block, monkeypatch) -> None:
     monkeypatch.setattr(network_objective, "BLOCK", block)
     monkeypatch.setitem(precomputed.TOGETHER, "cpu", block)
     model, pairs = SUBJECTS[name].network(), ragged(name)
@@ -90,7 +90,7 @@ def test_gains_are_those_of_one_forward_pass_per_candidate(name, site, picked, b
 )
 def test_picks_are_those_of_brute_force_however_candidates_are_stacked(
     name, repetition, fresh, together, block, monkeypatch
-):
+) -> None:
     monkeypatch.setitem(precomputed.TOGETHER, "cpu", together)
     monkeypatch.setattr(network_objective, "BLOCK", block)
     subject = SUBJECTS[name]
@@ -117,7 +117,7 @@ def test_picks_are_those_of_brute_force_however_candidates_are_stacked(
         np.testing.assert_allclose(choice.weights, gates[choice.site][list(choice.kept)])
 
 
-def test_candidates_that_cannot_win_are_broken_off(monkeypatch):
+def test_candidates_that_cannot_win_are_broken_off(monkeypatch) -> None:
     subject = SUBJECTS["mlp"]
     model = subject.network()
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_candidates_that_cannot_win_are_broken_off(monkeypatch):
     assert 200 < sum(pairs_run) < 0.7 * 20 * 200
 
 
-def test_tolerance_stops_at_the_first_pick_that_is_good_enough():
+def test_tolerance_stops_at_the_first_pick_that_is_good_enough() -> None:
     subject = SUBJECTS["mlp"]
     model = subject.network()
     with torch.no_grad():
@@ -167,7 +167,7 @@ def test_tolerance_stops_at_the_first_pick_that_is_good_enough():
         (None, "needs labels"),
     ],
 )
-def test_labels_that_do_not_fit_are_refused(labels, message):
+def test_labels_that_do_not_fit_are_refused(labels, message) -> None:
     subject = SUBJECTS["mlp"]
     model = subject.network()
     sites = discover(model, subject.example())
@@ -177,7 +177,7 @@ def test_labels_that_do_not_fit_are_refused(labels, message):
 
 
 @pytest.mark.parametrize("repair", [["refit"], []], ids=str)
-def test_no_batches_are_refused(repair):
+def test_no_batches_are_refused(repair) -> None:
     subject = SUBJECTS["mlp"]
     model = subject.network()
     sites = discover(model, subject.example())
@@ -185,7 +185,7 @@ def test_no_batches_are_refused(repair):
         select(Forward(TaskLoss()), model, [], sites, budget_for(sites, 0.5), repair=repair)
 
 
-def test_layer_that_gives_nan_is_named():
+def test_layer_that_gives_nan_is_named() -> None:
     class Root(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return x.sqrt()
@@ -203,7 +203,7 @@ def test_layer_that_gives_nan_is_named():
     assert [len(module._forward_hooks) for module in model.modules()] == hooks
 
 
-def test_network_that_cannot_be_stacked_is_refused_with_advice():
+def test_network_that_cannot_be_stacked_is_refused_with_advice() -> None:
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -220,7 +220,7 @@ def test_network_that_cannot_be_stacked_is_refused_with_advice():
 
 
 @pytest.mark.parametrize(("name", "site"), [("residual", "stem"), ("branched", "side")])
-def test_taylor_gains_are_the_slope_of_the_loss_along_each_pick(name, site):
+def test_taylor_gains_are_the_slope_of_the_loss_along_each_pick(name, site) -> None:
     model, pairs = SUBJECTS[name].network(), ragged(name)
     sites = discover(model, SUBJECTS[name].example())
     width = sites[site].width

@@ -29,7 +29,7 @@ def moments(x, y, held: slice | None) -> Moments:
 @pytest.mark.parametrize(
     ("n_rows", "noise", "truth"), [(24, 3.0, 1.0), (40, 0.5, 0.7), (400, 1.0, 0.9), (400, 0.1, -1)]
 )
-def test_it_is_the_one_of_least_error_on_held_rows(n_rows, noise, truth, centred):
+def test_it_is_the_one_of_least_error_on_held_rows(n_rows, noise, truth, centred) -> None:
     x, y, weight = problem(n_rows, noise, truth)
     held, used, scale = slice(4, 4 + n_rows // 8), [0, 2, 3, 5], np.array([1.0, 3.0, 0.2])
     rest = np.r_[0:4, 4 + n_rows // 8 : n_rows]
@@ -44,7 +44,7 @@ def test_it_is_the_one_of_least_error_on_held_rows(n_rows, noise, truth, centred
     assert found == TRIED[int(np.argmin(errors))]
 
 
-def test_little_is_learnt_of_few_noisy_rows_and_much_of_many_that_contradict():
+def test_little_is_learnt_of_few_noisy_rows_and_much_of_many_that_contradict() -> None:
     everything = np.arange(6)
     x, y, weight = problem(10, 20.0)
     assert judged_shrinkage(moments(x, y, slice(0, 2)), True, weight, everything, np.ones(3)) >= 0.1
@@ -53,7 +53,7 @@ def test_little_is_learnt_of_few_noisy_rows_and_much_of_many_that_contradict():
 
 
 @pytest.mark.parametrize("held", [None, slice(0, 0), slice(0, 9)])
-def test_rows_on_both_sides_are_needed(held):
+def test_rows_on_both_sides_are_needed(held) -> None:
     x, y, weight = problem(9, 1.0)
     with pytest.raises(CalibrationError, match="too few"):
         judged_shrinkage(moments(x, y, held), True, weight, np.arange(6), np.ones(3))

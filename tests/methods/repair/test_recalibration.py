@@ -16,7 +16,7 @@ from scionet.network.surgery.cut import cut
 
 @pytest.mark.parametrize("name", ["residual", "branched"])
 @pytest.mark.parametrize("repair", [["refit"], []], ids=str)
-def test_statistics_are_those_of_the_cut_network_in_training(name, repair):
+def test_statistics_are_those_of_the_cut_network_in_training(name, repair) -> None:
     subject = SUBJECTS[name]
     model, batches = subject.network(), list(subject.batches())
     before = hash_tensors(state_of(model))
@@ -46,7 +46,7 @@ def test_statistics_are_those_of_the_cut_network_in_training(name, repair):
     assert hash_tensors(state_of(model)) == before
 
 
-def test_a_smaller_last_batch_weighs_less_and_an_example_left_over_is_not_alone():
+def test_a_smaller_last_batch_weighs_less_and_an_example_left_over_is_not_alone() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)).double().eval()
     sites = discover(model, torch.zeros(2, 3))
@@ -62,7 +62,7 @@ def test_a_smaller_last_batch_weighs_less_and_an_example_left_over_is_not_alone(
         torch.testing.assert_close(plan.tensors["1.running_var"], variance)
 
 
-def test_no_data_and_single_examples_are_refused():
+def test_no_data_and_single_examples_are_refused() -> None:
     subject = SUBJECTS["residual"]
     model = subject.network()
     sites = discover(model, subject.example())

@@ -57,7 +57,7 @@ def gain(result: PruneResult) -> tuple[float, float]:
     return float(found[1]), float(found[2])
 
 
-def test_a_linear_network_reaches_the_least_squares_solution():
+def test_a_linear_network_reaches_the_least_squares_solution() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 8, bias=False), nn.Linear(8, 3, bias=False)).double()
     x = torch.randn(512, 5, dtype=torch.float64) * torch.tensor([3.0, 2.0, 1.0, 0.5, 0.2])
@@ -74,7 +74,7 @@ def test_a_linear_network_reaches_the_least_squares_solution():
 
 
 @pytest.mark.parametrize("name", SUBJECTS)
-def test_output_comes_nearer_and_the_user_s_network_stays(name: str):
+def test_output_comes_nearer_and_the_user_s_network_stays(name: str) -> None:
     subject = SUBJECTS[name]
     model, batches = subject.network().train(), subject.batches(4, 32)
     before, flags = hash_tensors(state_of(model)), [module.training for module in model.modules()]
@@ -89,7 +89,7 @@ def test_output_comes_nearer_and_the_user_s_network_stays(name: str):
 @given(
     rate=st.sampled_from([1e-5, 1e-3, 0.1, 10.0, 1e30]), seed=st.integers(0, 9), name=st.sampled_from(["mlp", "tokens"])
 )
-def test_never_worse_on_held_out_examples(rate: float, seed: int, name: str):
+def test_never_worse_on_held_out_examples(rate: float, seed: int, name: str) -> None:
     subject = SUBJECTS[name]
     model, batches = subject.network(), subject.batches(3, 24, seed)
     options = {"outputs": "squared", "seed": seed}
@@ -102,7 +102,7 @@ def test_never_worse_on_held_out_examples(rate: float, seed: int, name: str):
     assert gain(after)[1] <= gain(after)[0]
 
 
-def test_same_seed_same_weights_and_global_randomness_untouched(tmp_path):
+def test_same_seed_same_weights_and_global_randomness_untouched(tmp_path) -> None:
     subject = SUBJECTS["branched"]
     model, batches = subject.network().float(), [batch.float() for batch in subject.batches(4, 96)]
     torch.manual_seed(5)
@@ -119,7 +119,7 @@ def test_same_seed_same_weights_and_global_randomness_untouched(tmp_path):
         assert torch.equal(loaded.eval()(batches[0]), first.model.eval()(batches[0]))
 
 
-def test_a_shuffling_loader_is_read_once_and_leaves_the_global_randomness():
+def test_a_shuffling_loader_is_read_once_and_leaves_the_global_randomness() -> None:
     subject = SUBJECTS["mlp"]
     data = TensorDataset(torch.cat(subject.batches(2, 32)), torch.zeros(64))
     loader = DataLoader(data, batch_size=16, shuffle=True)
@@ -147,7 +147,7 @@ class Words(nn.Module):
 
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("size", [1, 16])
-def test_dicts_of_whole_numbers_tuples_dropout_and_frozen_weights(frozen: bool, size: int):
+def test_dicts_of_whole_numbers_tuples_dropout_and_frozen_weights(frozen: bool, size: int) -> None:
     torch.manual_seed(1)
     model = Words().requires_grad_(not frozen)
     batches = [
@@ -163,7 +163,7 @@ def test_dicts_of_whole_numbers_tuples_dropout_and_frozen_weights(frozen: bool, 
     assert len(found) == 2
 
 
-def test_a_network_with_several_tensors_in_and_one_that_cannot_be_divided():
+def test_a_network_with_several_tensors_in_and_one_that_cannot_be_divided() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -182,14 +182,14 @@ def test_a_network_with_several_tensors_in_and_one_that_cannot_be_divided():
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_learns_in_single(dtype: torch.dtype):
+def test_half_precision_learns_in_single(dtype: torch.dtype) -> None:
     model = SUBJECTS["mlp"].network().to(dtype)
     result = shrunk_network(model, SUBJECTS["mlp"].batches(4, 64), torch.zeros(2, 6, dtype=dtype))
     assert {p.dtype for p in result.model.parameters()} == {dtype}
     assert gain(result)[1] < gain(result)[0]
 
 
-def test_a_vision_transformer():
+def test_a_vision_transformer() -> None:
     torch.manual_seed(0)
     model = build(
         "timm:vit_tiny_patch16_224", img_size=32, depth=2, num_classes=5, embed_dim=24, num_heads=3, drop_rate=0.1
@@ -200,7 +200,7 @@ def test_a_vision_transformer():
     assert result.report.difference < 1e-4
 
 
-def test_too_few_examples_are_refused():
+def test_too_few_examples_are_refused() -> None:
     subject = SUBJECTS["mlp"]
     for batches in ([], subject.batches(1, 7)):
         with pytest.raises(CalibrationError, match="give 8 examples or more"):
@@ -211,7 +211,7 @@ SITES = discover(SUBJECTS["mlp"].network(), SUBJECTS["mlp"].example())
 
 
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12).filter(lambda sizes: sum(sizes) >= HELD_OUT))
-def test_one_example_in_eight_is_held_out(sizes: list[int]):
+def test_one_example_in_eight_is_held_out(sizes: list[int]) -> None:
     examples = torch.arange(float(sum(sizes)))
     batches = [part[:, None].expand(-1, 6) for part in examples.split(sizes)]
     problem, data = _held_out(problem_for(SUBJECTS["mlp"].network(), batches, SITES), 0)
@@ -222,28 +222,31 @@ def test_one_example_in_eight_is_held_out(sizes: list[int]):
 
 
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=12))
-def test_pieces_hold_the_same_examples_in_their_order(sizes: list[int]):
+def test_pieces_hold_the_same_examples_in_their_order(sizes: list[int]) -> None:
     examples = torch.arange(sum(sizes))
     small = pieces([{"x": part} for part in examples.split(sizes)], 3)
     assert max(len(part["x"]) for part in small) <= 3
     assert torch.equal(torch.cat([part["x"] for part in small]), examples)
 
 
-def test_examples_of_one_form_are_mixed_and_others_come_in_their_batches():
+def test_examples_of_one_form_are_mixed_and_others_come_in_their_batches() -> None:
     batches = [{"x": part, "y": part[:, None] * 2, "flag": True} for part in torch.arange(20).split([8, 8, 4])]
     mixed = shuffled(batches, np.random.default_rng(0))
-    assert [len(batch["x"]) for batch in mixed] == [8, 8, 4] and all(batch["flag"] for batch in mixed)
+    assert [len(batch["x"]) for batch in mixed] == [8, 8, 4]
+    assert all(batch["flag"] for batch in mixed)
     assert all(torch.equal(batch["y"][:, 0], 2 * batch["x"]) for batch in mixed)
     x = torch.cat([batch["x"] for batch in mixed])
-    assert torch.equal(x.sort().values, torch.arange(20)) and len(set((mixed[0]["x"] // 8).tolist())) > 1
+    assert torch.equal(x.sort().values, torch.arange(20))
+    assert len(set((mixed[0]["x"] // 8).tolist())) > 1
     uneven = [torch.zeros(4, length) for length in (3, 4, 5)]
     assert {id(batch) for batch in shuffled(uneven, np.random.default_rng(0))} == {id(batch) for batch in uneven}
 
 
-def test_spread_is_undone_by_shrink():
+def test_spread_is_undone_by_shrink() -> None:
     dense, keep = torch.rand(5, 6, 2), {0: torch.tensor([0, 3]), 1: torch.tensor([1, 2, 5])}
     small = torch.rand(2, 3, 2)
     whole = spread(small, dense, keep)
     assert torch.equal(shrink(whole, keep), small)
     changed = whole != dense
-    assert changed.sum() == small.numel() and isinstance(keep, Mapping)
+    assert changed.sum() == small.numel()
+    assert isinstance(keep, Mapping)

@@ -17,12 +17,12 @@ from scionet.models.resnets import CifarResNet
 X = torch.zeros(2, 3, 8, 8)
 
 
-def test_sites_inside_residual_blocks_are_of_one_role_whatever_their_width():
+def test_sites_inside_residual_blocks_are_of_one_role_whatever_their_width() -> None:
     model = CifarResNet(1)
     assert alike(model, discover(model, X)) == [["conv1"], ["layer1.0.conv1", "layer2.0.conv1", "layer3.0.conv1"]]
 
 
-def test_kinds_of_modules_and_heads_tell_roles_apart():
+def test_kinds_of_modules_and_heads_tell_roles_apart() -> None:
     model = nn.Sequential(*(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)))
     flat = nn.Sequential(model, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5), nn.Linear(5, 2))
     sites = discover(flat, X)
@@ -30,7 +30,7 @@ def test_kinds_of_modules_and_heads_tell_roles_apart():
 
 
 @pytest.mark.parametrize("percent", [30, 60, 80])
-def test_the_best_of_each_group_stay_all_groups_at_one_density(percent):
+def test_the_best_of_each_group_stay_all_groups_at_one_density(percent) -> None:
     torch.manual_seed(0)
     convs = (nn.Conv2d(3, 50, 1), nn.ReLU(), nn.Conv2d(50, 80, 1), nn.ReLU(), nn.Conv2d(80, 40, 1), nn.ReLU())
     model = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 4))
@@ -46,7 +46,7 @@ def test_the_best_of_each_group_stay_all_groups_at_one_density(percent):
     assert uniform.plan.widths != result.plan.widths
 
 
-def test_methods_without_scores_and_scores_that_do_not_fit_are_refused():
+def test_methods_without_scores_and_scores_that_do_not_fit_are_refused() -> None:
     subject = SUBJECTS["residual"]
     model, pairs = subject.network(), subject.pairs(2, 8)
     with pytest.raises(InvalidSetting, match="choose a score, such as 'l1'"):

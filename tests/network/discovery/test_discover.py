@@ -334,7 +334,8 @@ def test_channels_last_changes_nothing(weights_too: bool) -> None:
     if weights_too:
         model = model.to(memory_format=torch.channels_last)
     sites = discover(model, torch.zeros(2, 3, 32, 32).contiguous(memory_format=torch.channels_last))
-    assert list(sites) == list(plain) and sites.refused == plain.refused
+    assert list(sites) == list(plain)
+    assert sites.refused == plain.refused
 
 
 def test_new_strides_that_move_entries_lock_the_channels() -> None:
@@ -358,4 +359,7 @@ def test_buffers_that_a_forward_changes_are_put_back() -> None:
     net.register_buffer("seen", torch.zeros(()))
     calls, seen = net.calls, net.seen
     discover(net, torch.randn(2, 3))
-    assert net.calls is calls and net.seen is seen and not calls and not seen
+    assert net.calls is calls
+    assert net.seen is seen
+    assert not calls
+    assert not seen

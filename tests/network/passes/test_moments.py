@@ -108,11 +108,13 @@ def test_a_weight_as_a_matrix_and_back(shape: tuple[int, ...]) -> None:
 def test_positions() -> None:
     stop = stop_at(nn.Conv2d(3, 4, 3), torch.randn(2, 3, 10, 12))
     positions = sample_positions(stop, 20, np.arange(2), key=5)
-    assert positions is not None and positions.shape == (2, 20)
+    assert positions is not None
+    assert positions.shape == (2, 20)
     for places in positions.tolist():
         assert len(set(places)) == 20
         assert places == sorted(places)
-        assert 0 <= places[0] and places[-1] < 8 * 10
+        assert places[0] >= 0
+        assert places[-1] < 8 * 10
     assert sample_positions(stop, 80, np.arange(2), key=5) is None
     linear = stop_at(nn.Linear(3, 4), torch.randn(50, 3))
     assert sample_positions(linear, 20, np.arange(50), key=5) is None
@@ -198,7 +200,8 @@ def test_held_rows_are_counted_by_themselves_and_can_be_taken_out() -> None:
     held = torch.zeros(50, dtype=torch.bool)
     held[3:8] = held[20:24] = True
     for found, rows in ((both, torch.ones_like(held)), (both.held, held), (both.fitted, ~held)):
-        assert found is not None and found.count == int(rows.sum())
+        assert found is not None
+        assert found.count == int(rows.sum())
         for one, other in zip(found.means(True), Moments.of(x[rows], y[rows]).means(True), strict=True):
             np.testing.assert_allclose(one, other, atol=1e-12)
 

@@ -45,7 +45,8 @@ def test_each_example_has_different_pixels_in_order(height, width, share, key, f
     limit = min(pixels - 1, max(1, round(share * pixels)))
     found = positions(first + np.arange(7), height, width, limit, key)
     assert found.shape == (7, limit)
-    assert int(found.min()) >= 0 and int(found.max()) < pixels
+    assert int(found.min()) >= 0
+    assert int(found.max()) < pixels
     assert bool((found[:, 1:] > found[:, :-1]).all())
 
 
@@ -93,5 +94,7 @@ def test_rows_of_one_example_have_numbers_of_their_own() -> None:
     found = positions(np.array([3, 5]), 6, 6, 4)
     stop = convolution(6, 6, 6)
     whole = sample_positions(stop, 4, np.array([3, 5]), 5)
-    assert whole is not None and whole.shape == (6, 4) and found.shape == (2, 4)
+    assert whole is not None
+    assert whole.shape == (6, 4)
+    assert found.shape == (2, 4)
     assert torch.equal(whole, positions(np.array([9, 10, 11, 15, 16, 17]), 6, 6, 4))

@@ -390,4 +390,5 @@ def test_consumers_of_one_shortcut_all_receive_it() -> None:
         while passes.step(lambda stops: [stops[0].output], lambda stops: found.append(stops[0].shortcut)) is not None:
             pass
     assert len(found) == 2
-    assert found[0] is not None and found[0] is found[1]
+    assert found[0] is not None
+    assert found[0] is found[1]

@@ -19,7 +19,7 @@ def changed(model: nn.Module, names: list[str]) -> list[dict[str, torch.Tensor]]
 
 
 @pytest.mark.parametrize("name", sorted(SUBJECTS))
-def test_outputs_are_those_of_one_call_for_each_change(name, monkeypatch):
+def test_outputs_are_those_of_one_call_for_each_change(name, monkeypatch) -> None:
     subject = SUBJECTS[name]
     model = subject.network().eval()
     names = [name for name, tensor in state_of(model).items() if tensor.is_floating_point()]
@@ -53,7 +53,7 @@ class Layers(nn.Module):
 
 
 @pytest.mark.parametrize("branching", [False, True])
-def test_a_network_that_cannot_be_recorded_is_called_for_each_change(branching):
+def test_a_network_that_cannot_be_recorded_is_called_for_each_change(branching) -> None:
     model = Layers(branching).double()
     names, batch = ["layers.0.weight", "layers.5.weight"], torch.randn(4, 3, dtype=torch.float64)
     changes = changed(model, names)
@@ -63,7 +63,7 @@ def test_a_network_that_cannot_be_recorded_is_called_for_each_change(branching):
             torch.testing.assert_close(outputs, call_with(model, change, batch), rtol=1e-10, atol=1e-12)
 
 
-def test_operations_before_a_change_are_not_run_again():
+def test_operations_before_a_change_are_not_run_again() -> None:
     model, batch = Layers(branching=False).double(), torch.randn(4, 3, dtype=torch.float64)
     counted: list[object] = []
 

@@ -316,7 +316,8 @@ def test_verification_leaves_both_networks_as_they_were() -> None:
     before = hash_tensors(state_of(model)), hash_tensors(state_of(pruned))
     verify(model, plan, sites, pruned, x)
     assert (hash_tensors(state_of(model)), hash_tensors(state_of(pruned))) == before
-    assert model.training and pruned.training
+    assert model.training
+    assert pruned.training
 
 
 def test_install_keeps_what_is_not_named() -> None:

@@ -1,6 +1,6 @@
-"""Arms: what is done with an architecture after it was chosen, under equal terms for all.
+"""Arms: how an architecture is trained after it was chosen, under equal conditions for all.
 
-Sources: Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, section 3. Of arms of single weights: Frankle
+Sources: Liu et al., "Rethinking the Value of Network Pruning", ICLR 2019, section 3. For single weights: Frankle
 and Carbin, "The Lottery Ticket Hypothesis", ICLR 2019; Frankle et al., "Stabilizing the Lottery Ticket Hypothesis",
 2019; Renda et al., "Comparing Rewinding and Fine-tuning in Neural Network Pruning", ICLR 2020.
 """
@@ -11,25 +11,29 @@ from types import MappingProxyType
 from typing import Literal
 
 Subject = Literal["pruned", "guided", "uniform", "dense", "stock", "masked", "shuffled"]
-"""Whose architecture is trained: what a method left, a network in the pattern of that, the dense one at one density,
-the dense one, another one; the dense one with single weights held at zero, those of the smallest magnitude or as many
-of each layer at random."""
+"""The network that is trained.
+
+``pruned``: the result of a method. ``guided``: a network in the pattern of that result. ``uniform``: the dense network
+at one density for all sites. ``dense``: the dense network. ``stock``: another network. ``masked``: the dense network
+with its smallest weights held at zero. ``shuffled``: the same with as many zeros in each layer, at random.
+"""
 Weights = Literal["kept", "new", "first", "early"]
-"""What a training begins with: trained weights, new ones, those that the dense network began with, or those that it had
-after a few epochs."""
+"""The weights that a training starts from: the trained ones, new ones, the initial weights of the dense network, or its
+weights after a few epochs."""
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What is done with an architecture.
+    """A network, the weights that its training starts from, and how it is trained.
 
     Attributes:
-        name: As experiments and tables name it.
-        subject: Whose architecture.
-        weights: What it begins with.
-        training: Which recipe it is trained by, if any.
-        scaled: Whether the epochs grow by what a step costs less than in the dense network.
-        summary: In one line.
+        name: Name in experiments and tables.
+        subject: The network that is trained.
+        weights: The weights that its training starts from.
+        training: The recipe, if it is trained.
+        scaled: Whether it is trained for more epochs, in proportion to how much cheaper a step is than in the dense
+            network.
+        summary: Description in one line.
     """
 
     name: str
@@ -41,7 +45,7 @@ class Arm:
 
     @property
     def masked(self) -> bool:
-        """Whether single weights are held at zero; its budgets are densities of weights then."""
+        """Whether single weights are held at zero. The budgets of such an arm are densities of weights."""
         return self.subject in ("masked", "shuffled")
 
 
@@ -57,11 +61,16 @@ def _scratch(prefix: str, subject: Subject, what: str) -> tuple[Arm, Arm]:
 def _tickets() -> tuple[Arm, ...]:
     return (
         Arm(
-            TICKET, "masked", "first", "pretraining", False, "Largest weights, back to where they began, trained again."
+            TICKET,
+            "masked",
+            "first",
+            "pretraining",
+            False,
+            "Largest weights, reset to their initial values, trained again.",
         ),
         Arm(
             *("late rewinding", "masked", "early", "pretraining", False),
-            "Largest weights, back to where they were after the first epochs, trained again from there.",
+            "Largest weights, rewound to the end of the first epochs, trained again from there.",
         ),
         Arm(
             *("learning-rate rewinding", "masked", "kept", "pretraining", False),
@@ -70,17 +79,17 @@ def _tickets() -> tuple[Arm, ...]:
         Arm("fine-tuned rounds", "masked", "kept", "finetuning", False, "Largest weights, kept, fine-tuned."),
         Arm(
             *("re-initialised ticket", "masked", "new", "pretraining", False),
-            "Weights that a lottery ticket keeps, drawn anew: the control of where they began.",
+            "The mask of a lottery ticket with new initial weights: the control of the initial values.",
         ),
         Arm(
             *("shuffled ticket", "shuffled", "first", "pretraining", False),
-            "As many weights of each layer as a lottery ticket keeps, at random: the control of which weights.",
+            "As many weights of each layer as a lottery ticket keeps, at random: the control of the mask.",
         ),
     )
 
 
 TICKET = "lottery ticket"
-"""The arm whose masks its controls take over."""
+"""The arm whose masks its controls use."""
 ARMS: Mapping[str, Arm] = MappingProxyType(
     {
         arm.name: arm
@@ -100,16 +109,16 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
 
 
 def epochs_of(arm: Arm, epochs: float, ratio: float, cap: float | None) -> float:
-    """How long an arm is trained.
+    """Return the number of epochs of an arm.
 
     Args:
         arm: The arm.
         epochs: Epochs of its recipe.
-        ratio: MACs of the dense network over those of the arm's.
+        ratio: MACs of the dense network divided by those of the arm's network.
         cap: The largest multiple of the epochs; None for no limit.
 
     Returns:
-        The epochs of the recipe; where the arm is scaled ``int(epochs * min(ratio, cap))``, and never fewer (Liu et
+        The epochs of the recipe. For a scaled arm ``int(epochs * min(ratio, cap))``, but never fewer than those (Liu et
         al., official code, where the cap is 2 for predefined architectures on ImageNet).
     """
     if not arm.scaled:

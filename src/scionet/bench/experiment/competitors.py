@@ -1,4 +1,4 @@
-"""One run of a comparison: prune a network with a method, measure what came out, record it."""
+"""Competitors: prunes a network with each, measures the result, and records it."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -27,14 +27,14 @@ Labelled = Iterable[tuple[Batch, Tensor]]
 
 @dataclass(frozen=True)
 class Competitor:
-    """A method with its widths and its repair, under the name that tables give it.
+    """A method with its widths and its repair, under one name.
 
     Attributes:
-        label: Name in tables; what is done beyond the selection is set off by " + ".
+        label: Name in tables. Steps beyond the selection are joined to it by " + ".
         method: How units are chosen, as `scionet.prune` takes it.
         widths: How the budget is divided; None for the default.
         repair: How weights are repaired; None for the default.
-        summary: What it does, in one line.
+        summary: Description in one line.
     """
 
     label: str
@@ -81,20 +81,20 @@ _CRITERIA = {
     "l2": "Units whose producing weights have the largest L2 norm.",
     "fpgm": "Units whose producing weights are farthest from all others (geometric median).",
     "energy": "Units that contribute most to their consumers' output, each by itself.",
-    "thinet": "Units go whose removal changes the consumers' output least, given those that went before.",
+    "thinet": "One after the other, the unit is removed whose removal changes the consumers' output least.",
     "lasso": "Units with the largest multipliers under an L1 penalty on what they add to the consumers' output.",
     "taylor": "Units whose gates have the steepest squared slope of the labelled task loss.",
 }
 _UNFITTED = ("l2", "fpgm", "taylor")
-"""Those whose papers fit nothing."""
+"""Criteria whose papers have no refit; they also compete without one."""
 _GREEDY = (
-    "Greedy: the unit that lowers most the error of the consumer's output after refitting its weights by least "
+    "Greedy: the unit that most lowers the error of the consumer's output after refitting its weights by least "
     "squares; asymmetric targets, shortcut compensation."
 )
 
 
 def _competitors() -> Iterator[Competitor]:
-    """Every method at one density, plain, recalibrated and refitted; and refitted at other widths."""
+    """Every method at one density (plain, recalibrated and refitted), and refitted at other widths."""
     refit = ("refit",)
     yield Competitor("forward least squares", "forward", "uniform", refit, _GREEDY)
     yield Competitor("forward least squares + error curves", "forward", "error_curves", refit, _GREEDY + _CURVES)
@@ -123,19 +123,19 @@ def _recalibrated(label: str, method: str, text: str) -> Competitor:
 
 
 def _repaired(label: str, method: str, text: str) -> Competitor:
-    """A criterion with the same widths and the same repair as greedy selection: the honest control."""
+    """A criterion with the same widths and the same repair as greedy selection: the fair control."""
     return Competitor(
         f"{label} + refit + sensitivity", method, "sensitivity", ("refit",), text + _FITTED + _SENSITIVITY
     )
 
 
 def _further(competitor: Competitor) -> Iterator[Competitor]:
-    """What may be done beyond sensitivities and refits, one by one and together."""
+    """The further steps, reconstruction and search, one by one and together."""
     yield from (_reconstructed(competitor), _searched(competitor), _reconstructed(_searched(competitor)))
 
 
 def _searched(competitor: Competitor) -> Competitor:
-    """A competitor that tries other widths, as many as all who do."""
+    """A competitor that also searches for widths, with the same number of tries for all."""
     return replace(
         competitor,
         label=f"{competitor.label} + search",
@@ -145,7 +145,7 @@ def _searched(competitor: Competitor) -> Competitor:
 
 
 def _reconstructed(competitor: Competitor) -> Competitor:
-    """A competitor whose weights are also fitted by gradient: the same steps for all."""
+    """A competitor whose weights are also fitted by gradient, with the same number of steps for all."""
     return replace(
         competitor,
         label=f"{competitor.label} + reconstruction",
@@ -156,7 +156,7 @@ def _reconstructed(competitor: Competitor) -> Competitor:
 
 COMPETITORS = tuple(_competitors())
 FORWARD = next(competitor for competitor in COMPETITORS if competitor.label == "forward least squares + sensitivity")
-"""The one that figures bring out: what `prune` does by default."""
+"""The competitor that figures emphasise: what `prune` does by default."""
 LOSS = Competitor(
     "forward task loss",
     Forward("task_loss"),
@@ -168,18 +168,18 @@ LOSS = Competitor(
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """What all competitors share.
+    """A network and data on which competitors are compared.
 
     Attributes:
         experiment: Name of the experiment.
         network: Name of the network.
         dataset: Name of the data.
         model: The dense network.
-        example_inputs: What it is called on.
-        test: Labelled batches to measure accuracy on.
-        dense: What the dense network is worth there.
-        command: The command that makes the records again.
-        bf16: Whether accuracy is measured in bfloat16, of the dense network too.
+        example_inputs: Inputs for it.
+        test: Labelled batches on which accuracy is measured.
+        dense: Cost and accuracy of the dense network on these.
+        command: The command that reproduces the records.
+        bf16: Whether accuracy is measured in bfloat16, that of the dense network included.
     """
 
     experiment: str
@@ -206,7 +206,7 @@ class Comparison:
         Args:
             competitor: The method.
             calibration: Batches, with labels for a competitor that uses them.
-            budgets: What may remain.
+            budgets: The budgets.
             seed: Seed of the method.
             **shared: Keyword arguments of `prune` that all competitors share, such as ``resources``.
         """
@@ -251,13 +251,13 @@ class CompetitorRun:
 
 
 def outcome(model: nn.Module, cost: Cost, test: Labelled, bf16: bool = False) -> tuple[Outcome, str]:
-    """What a network costs and how often it is right; and which test examples it got right (`encode_answers`)."""
+    """Return the cost and accuracy of a network, and which test examples it classifies correctly (`encode_answers`)."""
     right = correct_predictions(model, test, bf16).cpu().numpy()
     return Outcome(cost.macs, cost.params, int(right.sum()), len(right)), encode_answers(right)
 
 
 def _site(choice: Choice) -> SiteRecord:
-    """A choice with its curve: the error whenever another unit had come in."""
+    """The record of a choice, with the error after each newly picked unit."""
     curve: dict[int, float] = {}
     seen: set[int] = set()
     for unit, value in zip(choice.order, choice.values, strict=False):

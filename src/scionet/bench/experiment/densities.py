@@ -1,4 +1,4 @@
-"""Budgets of single weights: densities, and the rounds that lead down to them."""
+"""Budgets of single weights: densities, and the rounds in which they are reached."""
 
 import re
 from dataclasses import dataclass
@@ -11,13 +11,13 @@ _BUDGET = re.compile(r"\s*weights\s*<=\s*(\d+\.?\d*|\.\d+)\s*%\s*")
 
 @dataclass(frozen=True)
 class Tickets:
-    """How single weights are taken away, round after round.
+    """How single weights are removed in rounds.
 
     Attributes:
-        round_density: What each round keeps of what is left (Frankle and Carbin, ICLR 2019: 0.8).
-        rewind_epoch: The epoch of the dense training to whose end late rewinding goes back.
+        round_density: Fraction of the remaining weights that each round keeps (Frankle and Carbin, ICLR 2019: 0.8).
+        rewind_epoch: Late rewinding goes back to the end of this epoch of the dense training.
         ignored_layers: Layers that stay whole: names or globs.
-        min_per_layer: Weights that stay in each layer at least; with 0, a layer that would be emptied is an error.
+        min_per_layer: The fewest weights that each layer keeps. With 0, emptying a layer is an error.
     """
 
     round_density: float = 0.8
@@ -40,12 +40,12 @@ class Tickets:
 
 
 def of_weights(budget: str) -> bool:
-    """Whether a budget is about single weights."""
+    """Whether a budget limits single weights."""
     return budget.lstrip().startswith("weights")
 
 
 def density_of(budget: str) -> float:
-    """The density that a budget such as ``"weights<=20%"`` allows, between 0 and 1.
+    """Return the density that a budget such as ``"weights<=20%"`` allows, between 0 and 1.
 
     Raises:
         InvalidSetting: If it is malformed, or not between 0 and 100 %.
@@ -60,14 +60,14 @@ def density_of(budget: str) -> float:
 
 
 def rounds(budget: str, round_density: float) -> tuple[str, ...]:
-    """The budgets of all rounds that lead to a budget, itself included.
+    """Return the budgets of all rounds that lead to a budget, itself included.
 
-    Every round keeps the same share of what the one before has left; the last one what the budget allows. So narrower
-    budgets begin with the rounds of wider ones, where those are powers of the share.
+    Every round keeps the same fraction of the remaining weights, except the last, which keeps what the budget allows.
+    If larger budgets are powers of that fraction, smaller budgets share their rounds.
 
     Args:
         budget: The budget of the last round.
-        round_density: What each round keeps of what is left.
+        round_density: Fraction of the remaining weights that each round keeps.
     """
     target, found, left = density_of(budget), list[str](), round_density
     while left > target * (1 + 1e-9):

@@ -1,4 +1,4 @@
-"""An experiment as data: which network, which data, which methods, arms, budgets and seeds; from one TOML file."""
+"""An experiment as data, read from one TOML file: network, data, methods, arms, budgets and seeds."""
 
 import hashlib
 import tomllib
@@ -19,37 +19,37 @@ from scionet.files.json_dataclasses import build, plain, to_json
 from scionet.training.recipes import RECIPES, Recipe
 
 KNOWN = MappingProxyType({competitor.label: competitor for competitor in (*COMPETITORS, LOSS)})
-"""Competitors that an experiment may name; others are tables of their own."""
+"""Competitors that an experiment can name. Others are defined as tables."""
 WHOLE = "macs<=100%"
-"""The budget of arms that have none."""
+"""The budget that arms without a budget are recorded under."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What is to be run.
+    """The description of an experiment.
 
     Attributes:
         name: Name of the experiment.
         network: The dense network.
-        data: Where it learns and is measured.
+        data: The data that it is trained and measured on.
         arms: Names of `ARMS`.
-        seeds: One run of everything for each.
-        budgets: What may remain, such as ``"macs<=50%"``; for arms of single weights ``"weights<=20%"``.
-        competitors: Labels of competitors.
-        custom_competitors: Further competitors.
+        seeds: Every run is done once for each seed.
+        budgets: Limits such as ``"macs<=50%"``; for arms of single weights such as ``"weights<=20%"``.
+        competitors: Labels of `KNOWN` competitors.
+        custom_competitors: Competitors that the experiment defines.
         settings: Keyword arguments of `scionet.prune` that all competitors share: ``resources``, ``limits``,
             ``outputs``.
-        guided: The network that the arms ``guided scratch-e`` and ``guided scratch-b`` give the stages' densities to;
-            the dense one by default.
+        guided: The network to which the arms ``guided scratch-e`` and ``guided scratch-b`` apply the densities of the
+            stages; the dense one by default.
         stock: Smaller networks for the arms ``stock scratch-e`` and ``stock scratch-b``.
-        learning_rates: What the learning rate of a recipe is multiplied by, once for each training of a sweep.
-        longest: The largest multiple of the epochs that a scaled arm gets; None for no limit.
-        pretraining: How the dense network is trained, if no weights are given.
+        learning_rates: Factors on the learning rate of a recipe, one for each training of a sweep.
+        longest: The largest multiple of its recipe's epochs that a scaled arm is trained for; None for no limit.
+        pretraining: Recipe of the dense network, if no weights are given.
         finetuning: Recipe of arms that inherit weights.
-        scratch: Recipe of arms that begin with new ones.
-        tickets: How single weights are taken away.
-        latency_batch: Examples of a forward pass whose time is measured in every run but those of single weights; None
-            measures none.
+        scratch: Recipe of arms that start with new weights.
+        tickets: How single weights are removed.
+        latency_batch: Batch size at which latency is measured, in every run except those of single weights. None
+            measures no latency.
     """
 
     name: str
@@ -72,10 +72,10 @@ class Experiment:
     latency_batch: int | None = None
 
     def __post_init__(self) -> None:
-        """Check that everything that is asked for is there.
+        """Check that names are known, values are allowed, and everything that the arms need is there.
 
         Raises:
-            InvalidSetting: If not; the text says what is missing.
+            InvalidSetting: If a check fails; the error lists all that do.
         """
         for kind, given, known in (("arm", self.arms, ARMS), ("competitor", self.competitors, KNOWN)):
             for name in given:
@@ -105,7 +105,7 @@ class Experiment:
             raise InvalidSetting(f"experiment {self.name!r}: {'; '.join(failed)}")
 
     def _recipe_checks(self, needs: set[str]) -> dict[str, bool]:
-        """What must hold of the recipes that the arms need."""
+        """Checks of the recipes that the arms need, by error text."""
         dense = self.pretraining
         return {
             "the network needs weights, or [pretraining]": (self.network.weights is None) != (dense is None),
@@ -118,7 +118,7 @@ class Experiment:
         }
 
     def _budget_checks(self, arms: Sequence[Arm]) -> dict[str, bool]:
-        """What must hold of the budgets that the arms need.
+        """Checks of the budgets that the arms need, by error text.
 
         Raises:
             InvalidSetting: If a density is malformed.
@@ -134,10 +134,10 @@ class Experiment:
 
     @classmethod
     def read(cls, path: Path) -> "Experiment":
-        """An experiment from a TOML file.
+        """Read an experiment from a TOML file.
 
         Raises:
-            RecordError: If the file cannot be read, is no TOML, or a key is missing, unknown or of another type.
+            RecordError: If the file cannot be read or is not TOML, or a key is missing, unknown or of a wrong type.
             InvalidSetting: If a name or a value is not allowed.
         """
         text = read_text(path)
@@ -157,7 +157,7 @@ class Experiment:
         return (*(KNOWN[label] for label in self.competitors), *own)
 
     def trials(self) -> tuple[Trial, ...]:
-        """All runs, arm by arm, so that what others begin with is made first."""
+        """All runs, arm by arm in the given order."""
         return tuple(
             Trial(ARMS[name], *what, seed)
             for name in self.arms
@@ -176,20 +176,20 @@ class Experiment:
             yield from ((None, None, budget) for budget in budgets)
 
     def budgets_of(self, arm: Arm) -> tuple[str, ...]:
-        """The budgets that an arm is about."""
+        """The budgets that apply to an arm."""
         if arm.subject in ("dense", "stock"):
             return (WHOLE,)
         return tuple(budget for budget in self.budgets if of_weights(budget) == arm.masked)
 
     def recipe(self, arm: Arm) -> Recipe:
-        """What an arm is trained by."""
+        """The recipe of an arm."""
         found = {"finetuning": self.finetuning, "scratch": self.scratch, "pretraining": self.pretraining}[arm.training]
         if found is None:
             raise AssertionError("an experiment has the recipes of its arms")
         return found
 
     def spec(self, trial: Trial, dense: str) -> RunSpec:
-        """What a trial is, in all that its result depends on.
+        """Return the specification of a trial: everything that its result depends on.
 
         Args:
             trial: The trial.
@@ -213,7 +213,7 @@ class Experiment:
         return RunSpec(self.name, self.network.name, data, trial.method, trial.budget, trial.seed, settings)
 
     def dense_identity(self, folder: Path) -> str:
-        """SHA-256 of the dense weights' file, or of how they come about."""
+        """SHA-256 of the file of the dense weights, or of the settings that they are trained with."""
         if self.network.weights is None:
             made = {"factory": self.network.factory, "arguments": self.network.arguments, "weights": None}
             text = to_json([made, self.data, self.pretraining])
@@ -231,11 +231,11 @@ _RECIPES = ("pretraining", "finetuning", "scratch")
 
 
 def _recipe(table: Any, where: str) -> Recipe:
-    """A recipe from its table, in which the key ``recipe`` names one to begin with.
+    """Build a recipe from its table. The key ``recipe`` names the recipe whose defaults are used.
 
     Raises:
         InvalidSetting: If there is no such recipe, or a value is out of range.
-        ValueError: If a key is unknown or of another type.
+        ValueError: If a key is unknown or of a wrong type.
     """
     if not isinstance(table, dict):
         raise ValueError(f"experiment.{where} must be a table; given {table!r:.60}")

@@ -1,4 +1,4 @@
-"""What an experiment is made of: networks, data, competitors of one's own, and its runs."""
+"""The parts of an experiment: networks, data, custom competitors, and its runs."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -14,13 +14,13 @@ from scionet.methods.registry import method_from
 
 @dataclass(frozen=True)
 class NetworkSource:
-    """A network by its factory.
+    """A network, given by its factory.
 
     Attributes:
-        factory: Such as ``scionet:resnet20``.
-        arguments: Of the factory.
-        weights: File of its weights, relative to the folder of the data; without it, it is trained.
-        macs: What a forward pass of one example must cost, if that is to be checked before anything is run.
+        factory: Name of the factory, such as ``scionet:resnet20``.
+        arguments: Arguments of the factory.
+        weights: File of its weights, relative to the folder of the data. Without one, the network is trained.
+        macs: Expected MACs of a forward pass of one example, checked before the first run; None checks nothing.
     """
 
     factory: str
@@ -36,15 +36,15 @@ class NetworkSource:
 
 @dataclass(frozen=True)
 class Data:
-    """Labelled data and their parts. Validation and test examples are apart from all others and from each other.
+    """Labelled data and the sizes of their parts. Validation, test and training examples are disjoint.
 
     Attributes:
         source: See `scionet.data.sources.read_source`.
-        calibration: Examples that methods look at, drawn from the training part.
-        validation: Examples of the training part that learning rates are chosen by.
-        test: Examples of the training part to measure on, if the source has no test part.
-        train: Examples to learn from; all that are left by default.
-        batch_size: Examples of a batch of calibration and evaluation.
+        calibration: Number of calibration examples, sampled from the training examples.
+        validation: Number of examples held out from the training part, on which learning rates are chosen.
+        test: Number of examples held out from the training part as test examples, if the source has no test part.
+        train: Number of training examples; by default all that are left.
+        batch_size: Batch size of calibration and evaluation.
         preprocessing: How pictures become inputs.
     """
 
@@ -59,14 +59,14 @@ class Data:
 
 @dataclass(frozen=True)
 class CustomCompetitor:
-    """A competitor of one's own: a method with its widths and its repair.
+    """A competitor that an experiment defines: a method with its widths and its repair.
 
     Attributes:
         label: Name in tables.
         method: A name, ``package.module:function``, or a table with a name and parameters.
         widths: A name, or a table with a name and parameters; None for the default.
         repair: Names, or tables with a name and parameters; None for the default.
-        summary: What it does, in one line.
+        summary: Description in one line.
     """
 
     label: str
@@ -92,10 +92,10 @@ class Trial:
     """One run of an experiment.
 
     Attributes:
-        arm: What is done.
-        competitor: Whose architecture, for arms of pruned networks.
-        stock: The smaller network, for arms of such.
-        budget: What may remain.
+        arm: The arm.
+        competitor: The competitor whose pruned network is used, for arms that need one.
+        stock: The smaller network, for stock arms.
+        budget: The budget.
         seed: Root of all randomness.
     """
 

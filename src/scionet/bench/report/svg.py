@@ -87,9 +87,8 @@ def _prefix(root: ET.Element, name: str) -> None:
             element.set("href", link.replace("#", f"#{name}-"))
         if clip := element.get("clip-path"):
             element.set("clip-path", clip.replace("#", f"#{name}-"))
-        if own := element.attrib.pop("id", None):
-            if f"#{own}" in used:
-                element.set("id", f"{name}-{own}")
+        if (own := element.attrib.pop("id", None)) and f"#{own}" in used:
+            element.set("id", f"{name}-{own}")
 
 
 def _describe(root: ET.Element, name: str, title: str, description: str) -> None:

@@ -1,4 +1,4 @@
-"""What a method leaves of the dense network, made once for all arms that begin with it."""
+"""Pruned networks, each made once and shared by all arms that begin with it."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +27,7 @@ from scionet.network.discovery.discover import discover
 from scionet.pruning import prune
 
 UNIFORM = Competitor("uniform width", "l1", "uniform", ())
-"""Widths that depend on no data: one density for all sites. Which units stay does not matter to new weights."""
+"""One density for all sites, whatever the data. With new weights, it does not matter which units stay."""
 _TIMED_RUNS = 3
 
 
@@ -45,7 +45,9 @@ class Cut:
 
 
 def cut(workspace: Workspace, trial: Trial, material: RunData, dense: Dense) -> Cut:
-    """What the trial's competitor leaves at its budget; made for all budgets of the experiment at once, if need be.
+    """Return the competitor's pruned network at the trial's budget.
+
+    If it is missing, the networks of all missing budgets of the experiment are made together.
 
     Raises:
         PruneError: If it cannot be made.
@@ -60,7 +62,7 @@ def cut(workspace: Workspace, trial: Trial, material: RunData, dense: Dense) -> 
         if trial.budget in missing:
             try:
                 _make(workspace, competitor, [trials[b] for b in missing], material, dense)
-            except UnreachableBudget:  # perhaps of another one
+            except UnreachableBudget:  # perhaps another budget
                 _make(workspace, competitor, [trials[trial.budget]], material, dense)
     record, network = files[trial.budget]
     model = load_pruned(network, made(workspace.experiment.network, trial.seed))
@@ -68,24 +70,26 @@ def cut(workspace: Workspace, trial: Trial, material: RunData, dense: Dense) -> 
 
 
 def uniform(trial: Trial, dense: Dense) -> nn.Module:
-    """The dense architecture at one density for all sites.
+    """Return the dense architecture with one density for all sites.
 
     Raises:
-        UnreachableBudget: If the budget cannot be met so.
+        UnreachableBudget: If no single density meets the budget.
     """
     found = prune(dense.model, budget=trial.budget, example_inputs=dense.example, progress=False, **UNIFORM.choices)
     return found.model
 
 
 def guided(workspace: Workspace, trial: Trial, found: Cut, dense: Dense) -> tuple[nn.Module, tuple[SiteRecord, ...]]:
-    """A network in the pattern of a pruned one: its stages' densities in the same proportions, as large as may be.
+    """Return a network in the pattern of a pruned one.
+
+    The densities of its stages have the same proportions, and are as large as the budget allows.
 
     Returns:
         The network, whose weights do not matter, and its widths.
 
     Raises:
-        InvalidSetting: If it has another number of stages.
-        UnreachableBudget: If the budget, which is about this network, cannot be met so.
+        InvalidSetting: If the two networks have different numbers of stages.
+        UnreachableBudget: If no densities in these proportions meet the budget, which refers to this network.
     """
     pattern = Pattern.of(discover(dense.model, dense.example), {s.name: s.kept for s in found.record.sites})
     other = workspace.experiment.guided
@@ -97,7 +101,7 @@ def guided(workspace: Workspace, trial: Trial, found: Cut, dense: Dense) -> tupl
 
 
 def _files(workspace: Workspace, trial: Trial) -> tuple[Path, Path]:
-    """The record and the network of a cut. They stand together, apart from the records of finished runs."""
+    """The files of a cut's record and network: in the folder `cuts`, not among the records of finished runs."""
     path = workspace.out / "cuts" / workspace.spec(trial).file_name
     return path, path.with_suffix(".safetensors")
 
@@ -123,7 +127,7 @@ def _make(workspace: Workspace, competitor: Competitor, trials: list[Trial], mat
 
 
 def _write(workspace: Workspace, trial: Trial, run: CompetitorRun, rate: float, dense: Dense) -> None:
-    """The network first: where a record is, there is its network."""
+    """Write the network before the record, so that a record never exists without its network."""
     record_file, network = _files(workspace, trial)
     seconds = run.record.seconds
     selection = Payment("selection", workspace.experiment.data.calibration, seconds * rate, seconds)
@@ -138,7 +142,7 @@ def _write(workspace: Workspace, trial: Trial, run: CompetitorRun, rate: float, 
 
 
 def _macs_per_second(dense: Dense, batch: Any) -> float:
-    """At which rate the dense network computes forward passes, here and now."""
+    """Measure how many MACs per second a forward pass of the dense network achieves on this machine."""
     time_ms = stopwatch(place_of(dense.model)[0])
     with undisturbed(dense.model):
         moved = to_model(batch, dense.model)

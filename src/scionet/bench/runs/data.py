@@ -1,4 +1,4 @@
-"""The data of one seed: what is learnt from, what methods look at, what decides, and what is measured on."""
+"""The data of one seed: training, calibration, validation and test examples."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,11 +24,11 @@ class RunData:
     """The data of one seed.
 
     Attributes:
-        calibration: Batches that methods look at, with labels.
-        validation: Examples that learning rates are chosen by.
-        test: Batches to measure on.
-        train: The part that training examples come from.
-        indices: Which of it are learnt from.
+        calibration: Labelled batches that pruning methods use.
+        validation: Examples on which learning rates are chosen.
+        test: Batches on which accuracy is measured.
+        train: The part of the source that training examples come from.
+        indices: Indices of the training examples in that part.
     """
 
     calibration: tuple[Any, ...]
@@ -39,12 +39,12 @@ class RunData:
 
     @classmethod
     def of(cls, data: Data, folder: Path, seed: int) -> "RunData":
-        """Generators the parts. The test examples are the same for every seed.
+        """Sample all parts. The test examples are the same for every seed.
 
         Args:
-            data: What to draw.
-            folder: What paths of the source are relative to.
-            seed: Seed of the draw.
+            data: The source and the sizes of the parts.
+            folder: Folder that the paths of the source are relative to.
+            seed: Seed of the sampling.
 
         Raises:
             InvalidSetting: If there are too few examples, or no test part.
@@ -68,20 +68,20 @@ class RunData:
         )
 
     def training(self, recipe: Recipe) -> Examples:
-        """Examples to learn from, augmented as the recipe says."""
+        """The training examples, augmented as the recipe says."""
         kind = recipe.augmentation
         chosen = None if kind == "none" else Augmentation(kind, recipe.padding, recipe.smallest_crop)
         return self.train.choose(self.indices, chosen)
 
 
 def _test(own: Part | None, train: Part, data: Data) -> tuple[Batches, Indices]:
-    """The test batches, and what the training part has left.
+    """Return the test batches, and the indices that are left of the training part.
 
     Raises:
-        InvalidSetting: If there is neither a test part nor a number of examples to keep apart as one.
+        InvalidSetting: If the source has no test part and `test` is 0, or it has one and `test` is not 0.
     """
     if (own is None) != (data.test > 0):
-        has = "has no test part: say by `test` how many examples to keep apart" if own is None else "has a test part"
+        has = "has no test part: give as `test` how many examples to hold out" if own is None else "has a test part"
         raise InvalidSetting(f"{data.source} {has}; given test = {data.test}")
     if own is not None:
         return Batches(own.choose(np.arange(own.count), None), data.batch_size), np.arange(train.count)

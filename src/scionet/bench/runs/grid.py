@@ -1,4 +1,4 @@
-"""All runs of an experiment, on one machine or many. What is done is not done again; what fails becomes a row."""
+"""Runs an experiment on one machine or many. Finished runs are not repeated; a failed run is recorded as a failure."""
 
 import os
 import shutil
@@ -24,13 +24,13 @@ from scionet.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Standing:
-    """Where one run of an experiment stands.
+    """The state of one run of an experiment.
 
     Attributes:
         trial: The run.
         spec: Its specification.
         state: ``done``, ``failed``, ``running`` or ``to do``.
-        record: What came out, if it is done.
+        record: Its record, if it is done.
         failure: Why it failed, if it did.
     """
 
@@ -42,7 +42,7 @@ class Standing:
 
 
 def standings(workspace: Workspace) -> tuple[Standing, ...]:
-    """Where every run stands.
+    """Return the state of every run.
 
     Raises:
         RecordError: If a record is damaged; the text names it.
@@ -59,18 +59,18 @@ def run(
     retry: bool = False,
     progress: Progress = silent,
 ) -> tuple[Standing, ...]:
-    """Do all runs that are neither done nor failed nor being done by others.
+    """Do all runs that are neither done, nor failed, nor in progress in other processes.
 
     Args:
         workspace: The experiment and its folder, which all workers must see.
         jobs: Workers at a time.
-        threads: Threads of each; the processors shared evenly by default.
-        backend: Of joblib; ``"ray"`` and ``"dask"`` use the cluster that was connected before, or a local one.
-        retry: Whether to try failed runs once more.
-        progress: Told of every run that ends.
+        threads: Threads of each worker; by default the processors are shared evenly.
+        backend: Backend of joblib. ``"ray"`` and ``"dask"`` use the connected cluster, or start a local one.
+        retry: Whether to run failed runs again.
+        progress: Called after every run.
 
     Returns:
-        Where every run stands now.
+        The state of every run afterwards.
 
     Raises:
         MissingExtra: If joblib or the backend is not installed.
@@ -95,7 +95,7 @@ def run(
 
 @dataclass(frozen=True)
 class _Crew:
-    """Workers, and what they are at."""
+    """The workers of one call of `run`, and their settings."""
 
     workspace: Workspace
     jobs: int
@@ -105,12 +105,12 @@ class _Crew:
     total: int
 
     def left(self) -> list[Trial]:
-        """What is neither done nor failed."""
+        """The trials that are neither done nor failed."""
         trials = self.workspace.experiment.trials()
         return [trial for trial in trials if _state(self.workspace, self.workspace.spec(trial)) in ("to do", "running")]
 
     def work(self, trials: Sequence[Trial], jobs: int) -> None:
-        """Do runs, and tell of each that ends."""
+        """Do the given runs, and report the progress after each."""
         lazily = "list" if self.backend in ("ray", "dask") else "generator_unordered"
         ended = self.total - len(self.left())
         self.progress("runs", ended, self.total)
@@ -124,7 +124,7 @@ class _Crew:
                 self.progress("runs", number, self.total)
 
     def try_suspects(self) -> None:
-        """After a worker died: do what was begun one by one. A run whose worker dies again has failed."""
+        """After a worker died, repeat the runs in progress one by one. A run whose worker dies again has failed."""
         for trial in self.left():
             spec = self.workspace.spec(trial)
             if not _begun(self.workspace, spec).exists():
@@ -137,7 +137,7 @@ class _Crew:
 
 
 def attempt(workspace: Workspace, trial: Trial, threads: int) -> str:
-    """Do one run, unless it is done or another process is at it. The state in which it then is."""
+    """Do one run, unless it is done or in progress in another process. Returns its state."""
     torch.set_num_threads(threads)
     spec = workspace.spec(trial)
     folder = workspace.work(spec.short_id)
@@ -157,7 +157,7 @@ def _attempt_alone(workspace: Workspace, trial: Trial, spec: RunSpec) -> str:
     write_text(_begun(workspace, spec), "")
     try:
         record = run_trial(workspace, trial)
-    except Exception as error:  # whatever a run raises is its reason
+    except Exception as error:  # whatever a run raises is recorded as its failure
         save_failure(Failure(spec, type(error).__name__, str(error), traceback.format_exc()), workspace.failures)
         return "failed"
     save(record, workspace.records)
@@ -176,7 +176,7 @@ def _standing(workspace: Workspace, trial: Trial) -> Standing:
 
 
 def _state(workspace: Workspace, spec: RunSpec) -> str:
-    """Where a run stands, without reading its own record."""
+    """The state of a run, without reading its record."""
     if workspace.is_recorded(spec):
         return "done"
     if (workspace.failures / spec.file_name).exists():
@@ -185,7 +185,7 @@ def _state(workspace: Workspace, spec: RunSpec) -> str:
 
 
 def _locked(workspace: Workspace, spec: RunSpec) -> bool:
-    """Whether a process is at it. A lock goes with its process, however that ends."""
+    """Whether a process is doing the run. The lock is released when that process ends, in whatever way."""
     path = workspace.work(spec.short_id).with_suffix(".lock")
     if not path.exists():
         return False
@@ -197,12 +197,12 @@ def _locked(workspace: Workspace, spec: RunSpec) -> bool:
 
 
 def _begun(workspace: Workspace, spec: RunSpec) -> Path:
-    """A file that says that a run was begun, and that goes when it ends."""
+    """The file that marks a run as begun; it is removed when the run ends."""
     return workspace.work(spec.short_id) / "begun.txt"
 
 
 def _forget(workspace: Workspace, spec: RunSpec) -> None:
-    """Remove what says that a run failed, or that a worker died over it."""
+    """Remove the marks of a failure, and of a worker's death during the run."""
     (workspace.failures / spec.file_name).unlink(missing_ok=True)
     _begun(workspace, spec).unlink(missing_ok=True)
 

@@ -1,4 +1,4 @@
-"""A network trained at every learning rate of a sweep; the one that does best on the validation data is kept."""
+"""Trains a network at every learning rate of a sweep, and keeps the one with the best validation accuracy."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -25,9 +25,9 @@ class Training:
 
     Attributes:
         model: The trained network.
-        state: Where it stands.
+        state: State of the training.
         tried: The learning rate and the validation accuracy.
-        payments: What was paid for it.
+        payments: Its cost.
     """
 
     model: nn.Module
@@ -38,12 +38,12 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Learnt:
-    """What came of a sweep.
+    """The result of a sweep.
 
     Attributes:
         model: The network of the chosen learning rate.
         sweep: Every learning rate with its validation accuracy.
-        payments: What was paid for the chosen training, for the others, and for measuring.
+        payments: Costs of the chosen training, of the others, and of validation.
     """
 
     model: nn.Module
@@ -57,8 +57,8 @@ class Trainer:
 
     Attributes:
         material: The data.
-        macs: Of a forward pass of one example.
-        execution: How the work is done.
+        macs: MACs of a forward pass of one example.
+        execution: How trainings are computed.
     """
 
     material: RunData
@@ -66,7 +66,7 @@ class Trainer:
     execution: Execution
 
     def begin(self, model: nn.Module, recipe: Recipe, seed: int) -> TrainingState:
-        """Where a training stands before its first step."""
+        """Return the state of a training before its first step."""
         return self._fit(model, recipe, seed, until=0).state
 
     def train(
@@ -80,19 +80,19 @@ class Trainer:
         until: int | None = None,
         callbacks: tuple[Callback, ...] = (),
     ) -> Training:
-        """Train a network in place; what was killed goes on where it was, and what is done is not done again.
+        """Train a network in place. An interrupted training is resumed, and a finished one is not repeated.
 
         Args:
             model: The network.
             recipe: How to train.
             seed: Root of all randomness of the training.
-            path: File of where the training stands, in a folder that is made if need be.
-            start: Where it begins, if not at its first step.
-            until: The epoch to pause after, which is at least the first.
-            callbacks: Callbacks of the training, which start from the beginning also where `start` is given.
+            path: File of the training's state; its folder is created if it does not exist.
+            start: State to start from; None starts at the first step.
+            until: The epoch after which to pause, 1 or more.
+            callbacks: Callbacks of the training. They start from the beginning even if `start` is given.
 
         Raises:
-            TrainingError: If it fails.
+            TrainingError: If the training fails.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
         timer = _Timer()
@@ -110,7 +110,7 @@ class Trainer:
     def _payments(
         self, recipe: Recipe, result: FitResult, start: TrainingState | None, seconds: float
     ) -> tuple[Payment, Payment]:
-        """For the steps after the start, and for measuring."""
+        """Costs of the steps after the start, and of validation."""
         step, epochs = (0, 0) if start is None else (start.step, len(start.history))
         images = (result.history[-1].step - step) * recipe.batch_size
         measured = (len(result.history) - epochs) * len(self.material.validation)
@@ -125,15 +125,15 @@ class Trainer:
 def learn(
     make: Callable[[], nn.Module], recipe: Recipe, factors: Sequence[float], trainer: Trainer, seed: int, folder: Path
 ) -> Learnt:
-    """Train anew at every learning rate; what was killed goes on where it was.
+    """Train once at every learning rate. An interrupted training is resumed.
 
     Args:
-        make: Makes the network with its first weights, the same each time.
+        make: Makes the network with its initial weights, the same each time.
         recipe: How to train.
-        factors: What its learning rate is multiplied by.
+        factors: Factors on its learning rate.
         trainer: What all trainings share.
         seed: Root of all randomness of the training.
-        folder: Where the trainings are kept meanwhile.
+        folder: Folder for the states of the trainings.
 
     Raises:
         TrainingError: If a training fails.
@@ -147,12 +147,12 @@ def learn(
 
 
 def at_rate(recipe: Recipe, factor: float) -> Recipe:
-    """A recipe with so many times its learning rate."""
+    """A recipe with its learning rate multiplied by a factor."""
     return replace(recipe, learning_rate=recipe.learning_rate * factor)
 
 
 def choose(trainings: Sequence[Training]) -> Learnt:
-    """The training of the best validation accuracy, of equals the first; what the others have cost was for tuning."""
+    """Choose the best validation accuracy, the first among equals. The other trainings are paid as tuning."""
     best = max(trainings, key=lambda training: training.tried.correct)
     paid = [
         payment if training is best or payment.stage == "validation" else replace(payment, stage="tuning")
@@ -164,7 +164,7 @@ def choose(trainings: Sequence[Training]) -> Learnt:
 
 
 def _tried(recipe: Recipe, result: FitResult) -> Tried:
-    """The validation accuracy of the weights that the training gave."""
+    """The validation accuracy of the weights that the training ended with."""
     last = result.history[best_epoch(result.history) - 1 if recipe.patience is not None else -1]
     if last.validation is None:
         raise AssertionError("fit measures every epoch on the validation data")
@@ -173,7 +173,7 @@ def _tried(recipe: Recipe, result: FitResult) -> Tried:
 
 @dataclass(eq=False)
 class _Timer(Callback):
-    """Adds up the time of a training over interruptions; what an interruption lost is not counted."""
+    """Sums the time of a training over interruptions. Steps that an interruption lost are not counted."""
 
     seconds: float = field(default=0.0, init=False)
     _since: float = field(default=0.0, init=False)

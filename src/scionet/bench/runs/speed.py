@@ -1,4 +1,4 @@
-"""How long a forward pass takes, where an experiment asks for it: measured, not counted, and no part of any budget."""
+"""Measured latency of the networks of a run, if the experiment has a `latency_batch`. It is not part of any budget."""
 
 from copy import deepcopy
 
@@ -15,9 +15,9 @@ from scionet.network.calling import first_of, place_of
 def latencies(
     workspace: Workspace, material: RunData, dense: nn.Module, model: nn.Module
 ) -> tuple[Latency, Latency] | tuple[None, None]:
-    """Times of the dense network and of another one on a batch of `latency_batch` calibration examples.
+    """Measure the dense network and another one on a batch of `latency_batch` calibration examples.
 
-    The two take turns on the device of the dense network, with as many threads as torch may use now.
+    The two alternate on the device of the dense network, with the number of threads that torch is set to.
 
     Args:
         workspace: The experiment.
@@ -26,7 +26,7 @@ def latencies(
         model: The other one, on any device.
 
     Returns:
-        Both times; None for both where the experiment asks for none.
+        Both times; None for both if the experiment has no `latency_batch`.
     """
     count = workspace.experiment.latency_batch
     if count is None:

@@ -1,9 +1,9 @@
-"""Lottery tickets and their controls: rounds of taking the smallest weights away and training again.
+"""Lottery tickets and their controls: rounds that remove the smallest weights and train the others again.
 
-Round by round, of all weights that are left the smallest go, in the whole network; then the others go back to where
-they were at some step of the dense training, or stay, and are trained again (Frankle and Carbin, ICLR 2019; Frankle et
-al., 2019; Renda et al., ICLR 2020). Counts are exact: after each round the whole number nearest to density times
-weights is left, so that no rounding adds up.
+Each round removes the smallest remaining weights of the whole network. The others are rewound to an earlier step of the
+dense training, or kept, and trained again (Frankle and Carbin, ICLR 2019; Frankle et al., 2019; Renda et al., ICLR
+2020). After each round, the number of remaining weights is density times weights, rounded to the nearest whole number.
+Rounding errors therefore do not add up.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from scionet.training.state import TrainingState
 
 @dataclass(frozen=True, eq=False)
 class Ticket:
-    """What came of the rounds of a trial.
+    """The result of the rounds of a trial.
 
     Attributes:
         learnt: The network of the chosen learning rate.
@@ -42,10 +42,10 @@ class Ticket:
 
 
 def draw(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> Ticket:
-    """All rounds of a trial, at every learning rate of the sweep; what was done for wider budgets is not done again.
+    """Do all rounds of a trial at every learning rate of the sweep. Rounds done for larger budgets are not repeated.
 
-    A learning rate is that of all trainings, the dense one included: which weights are large depends on it. Where the
-    dense network is fine-tuned, it is that of the experiment.
+    A learning rate applies to all trainings, the dense one included, because it decides which weights are large. If
+    the arm fine-tunes, it starts from the dense network of the experiment.
 
     Raises:
         LayerCollapse: If a layer is emptied.
@@ -63,7 +63,7 @@ def draw(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) ->
 
 @dataclass(frozen=True, eq=False)
 class _Reached:
-    """A trained network before a round, the masks that the round gives it, and what was paid for both."""
+    """A trained network before a round, the masks of that round, and the cost of both."""
 
     model: nn.Module
     masks: WeightMasks
@@ -81,7 +81,7 @@ class _Rounds:
     factor: float
 
     def end(self) -> tuple[Training, WeightMasks]:
-        """The training after the last round, with the payments for all of them, and what it has left."""
+        """The training after the last round, with the payments for all rounds, and its masks."""
         arm = self.trial.arm
         if arm.subject == "masked" and arm.weights != "new":
             at = self._reached()
@@ -97,7 +97,7 @@ class _Rounds:
         return rounds(self.trial.budget, self.workspace.experiment.tickets.round_density)
 
     def _reached(self) -> _Reached:
-        """Where all trainings but the last have led."""
+        """Do all trainings but the last."""
         model, payments = self._dense()
         at = _Reached(model, self._masks(model, None, self._budgets[0]), payments)
         for budget, following in zip(self._budgets, self._budgets[1:], strict=False):
@@ -107,7 +107,7 @@ class _Rounds:
         return at
 
     def _dense(self) -> tuple[nn.Module, tuple[Payment, ...]]:
-        """The dense network: the experiment's, which is paid for elsewhere, or one of this learning rate."""
+        """The dense network: that of the experiment, paid for elsewhere, or one trained at this learning rate."""
         if self.trial.arm.training == "finetuning":
             return self.whole.model, ()
         early, path = self._early(), self._dense_path("dense")
@@ -117,7 +117,7 @@ class _Rounds:
         return training.model, tuple(replace(payment, stage="dense training") for payment in payments)
 
     def _early(self) -> Training:
-        """The beginning of the dense training."""
+        """The dense training up to the epoch of late rewinding."""
         epoch = self.workspace.experiment.tickets.rewind_epoch
         path = self._dense_path(f"early-{epoch}")
         with alone(path):
@@ -151,7 +151,7 @@ class _Rounds:
             return self.trainer.train(self._made(), self._recipe, order, path, start=start, callbacks=(held,))
 
     def _start(self, at: _Reached, order: int) -> TrainingState:
-        """Where a training begins, by what its arm goes back to."""
+        """The state that a training starts from, according to the weights of its arm."""
         weights = self.trial.arm.weights
         if weights == "early":
             return rewound(self._early().state, at.masks)
@@ -163,7 +163,7 @@ class _Rounds:
         return rewound(beginning, at.masks)
 
     def _made(self, seed: int | None = None) -> nn.Module:
-        """The network with new weights; without a seed, those that the dense one began with."""
+        """The network with new weights; without a seed, the initial weights of the dense network."""
         return made(self.workspace.experiment.network, self.trial.seed if seed is None else seed)
 
     @property
@@ -175,11 +175,11 @@ class _Rounds:
         return self.workspace.out / "tickets" / f"{name}.safetensors"
 
     def _path(self, budget: str, part: str) -> Path:
-        """A file of one round. What a round is, is what the arm would be with that budget."""
+        """A file of one round, named after the same trial with the budget of the round."""
         own = self.workspace.spec(replace(self.trial, budget=budget)).short_id
         return self.workspace.out / "tickets" / f"{own}-rate-{self.factor:g}-{part}.safetensors"
 
 
 def _for_selection(payments: Sequence[Payment]) -> tuple[Payment, ...]:
-    """Payments for a round before the last: it was trained to choose weights."""
+    """Payments for a round before the last, whose training serves the selection of weights."""
     return tuple(replace(each, stage="selection") if each.stage == "training" else each for each in payments)

@@ -1,4 +1,4 @@
-"""One run of an experiment, from the data to its record."""
+"""Does one run of an experiment, from the data to the record."""
 
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -32,7 +32,7 @@ _ZEROS = (
 
 @dataclass(frozen=True, eq=False)
 class _Made:
-    """A network that was trained, and what led to it."""
+    """A trained network, its cost, and the payments for what came before its training."""
 
     learnt: Learnt
     cost: Cost
@@ -42,10 +42,10 @@ class _Made:
 
 
 def run_trial(workspace: Workspace, trial: Trial) -> RunRecord:
-    """Do what a trial says, and write down what came out. What was done before is not done again.
+    """Do a trial and return its record. Networks and trainings that are already there are not made again.
 
     Raises:
-        PruneError: If it cannot be done.
+        PruneError: If the trial cannot be done.
     """
     material = workspace.material(trial.seed)
     whole = dense(workspace, material, trial.seed)
@@ -74,7 +74,7 @@ def run_trial(workspace: Workspace, trial: Trial) -> RunRecord:
 
 
 def _masked(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> _Made:
-    """The dense network with single weights held at zero. It costs as many operations as before."""
+    """The dense network with single weights held at zero. Its number of operations does not change."""
     ticket = draw(workspace, trial, material, whole)
     before = whole.note.outcome
     paid = whole.note.payments if trial.arm.training == "finetuning" else ()
@@ -103,7 +103,7 @@ def _shrunk(workspace: Workspace, trial: Trial, material: RunData, whole: Dense)
 def _subject(
     workspace: Workspace, trial: Trial, material: RunData, whole: Dense
 ) -> tuple[nn.Module, tuple[SiteRecord, ...], tuple[Payment, ...], tuple[str, ...]]:
-    """The network that is trained, its widths, what it has cost so far, and what to note."""
+    """The network to train, its widths, the payments so far, and notes for the record."""
     if trial.stock is not None:
         return made(trial.stock, trial.seed), (), (), ()
     if trial.arm.subject == "dense":

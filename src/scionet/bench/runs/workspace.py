@@ -1,4 +1,4 @@
-"""What the runs of an experiment share: its folder, its data, and the dense network, obtained once for all of them."""
+"""What the runs of an experiment share: its folder, its data, and the dense network."""
 
 import shutil
 from collections.abc import Iterator, Mapping
@@ -36,11 +36,11 @@ class Workspace:
     """An experiment, its data and its folder.
 
     Attributes:
-        experiment: What is to be run.
-        data: What the paths of data and weights are relative to.
+        experiment: The experiment.
+        data: Folder that the paths of data and weights are relative to.
         out: Folder of records, networks and work in progress.
-        execution: How trainings are done.
-        command: The command that makes the records again.
+        execution: How trainings are computed.
+        command: The command that reproduces the records.
     """
 
     experiment: Experiment
@@ -56,7 +56,7 @@ class Workspace:
 
     @cached_property
     def packed(self) -> Mapping[str, RunRecord]:
-        """The records of the packed file beside the folder of records (`scionet bench pack`), by file name; read once.
+        """The records in the packed file of `scionet bench pack`, by file name; read once.
 
         Raises:
             RecordError: If the file is damaged.
@@ -79,12 +79,12 @@ class Workspace:
 
     @property
     def failures(self) -> Path:
-        """Folder of the reasons why runs failed."""
+        """Folder of the failures, one file per failed run."""
         return self.out / "failures"
 
     @cached_property
     def dense_identity(self) -> str:
-        """Hash of the dense weights, or of how they come about; read once.
+        """Hash of the dense weights, or of the settings that they are trained with; computed once.
 
         Raises:
             RecordError: If their file cannot be read.
@@ -92,7 +92,7 @@ class Workspace:
         return self.experiment.dense_identity(self.data)
 
     def spec(self, trial: Trial) -> RunSpec:
-        """What a trial is, in all that its result depends on."""
+        """The specification of a trial: everything that its result depends on."""
         return self.experiment.spec(trial, self.dense_identity)
 
     def work(self, name: str) -> Path:
@@ -106,11 +106,11 @@ class Workspace:
 
 @dataclass(frozen=True)
 class DenseNote:
-    """What is written down of a dense network.
+    """The recorded results of a dense network.
 
     Attributes:
         outcome: Its costs and accuracy.
-        payments: What its training has cost, if it was trained here.
+        payments: Cost of its training, if it was trained here.
     """
 
     outcome: Outcome
@@ -123,7 +123,7 @@ class Dense:
 
     Attributes:
         model: The network, in eval mode.
-        example: What it is called on: two examples.
+        example: Inputs for it: two examples.
         note: Its costs and accuracy.
     """
 
@@ -134,7 +134,7 @@ class Dense:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """Nobody else is at work on this path meanwhile, in no process; the folder is made if need be."""
+    """Hold the lock of a path, against all other processes. Creates the folder if it does not exist."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
         yield
@@ -148,10 +148,12 @@ def made(network: NetworkSource, seed: int) -> nn.Module:
 
 
 def dense(workspace: Workspace, material: RunData, seed: int) -> Dense:
-    """The dense network: of the given weights, or trained for each seed by whoever needs it first.
+    """Return the dense network, with the given weights or trained for this seed.
+
+    The first run that needs a network trains it; the others load it.
 
     Raises:
-        RecordError: If what was written down of it is damaged.
+        RecordError: If its recorded results are damaged.
         PruneError: If it cannot be made, loaded or trained.
     """
     experiment, example = workspace.experiment, first_of(material.calibration[0][0], 2)
@@ -172,10 +174,10 @@ def dense(workspace: Workspace, material: RunData, seed: int) -> Dense:
 
 
 def refuse_other_cost(network: NetworkSource, macs: float) -> None:
-    """Refuse a network that does not cost what the experiment says.
+    """Refuse a network whose cost differs from the one in the experiment.
 
     Raises:
-        RecordError: If it does not.
+        RecordError: If it differs.
     """
     if network.macs is not None and macs != network.macs:
         raise RecordError(
@@ -191,7 +193,7 @@ def _loaded(network: NetworkSource, seed: int, weights: Path) -> nn.Module:
 
 
 def _trained(workspace: Workspace, material: RunData, seed: int, macs: float, path: Path) -> tuple[Payment, ...]:
-    """Train the dense network and write its weights; what that has cost."""
+    """Train the dense network and write its weights. Returns the cost of the training."""
     network, recipe = workspace.experiment.network, workspace.experiment.pretraining
     if recipe is None:
         raise AssertionError("an experiment has weights or a pretraining")

@@ -1,4 +1,4 @@
-"""The widths that every site may take, and what steps between them cost."""
+"""The widths that every site may take, and the change of cost by steps between them."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ SAME = 1e-9
 
 _NEVER = 1e300
 _ROUNDING = 1e-9
-"""Fraction of the dense latency that is left free, because its sums are rounded; those of whole numbers are exact."""
+"""Fraction of the dense latency that stays unused, because sums of times are rounded. Sums of MACs are exact."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +86,7 @@ class Ladder:
         Args:
             model: The costs.
             budget: The limits.
-            round_to: What kept widths are multiples of, except the full width and numbers of heads.
+            round_to: Kept widths are multiples of this, except the full width and numbers of heads.
             min_units: The fewest units a site keeps.
             max_units: The most units a site keeps; its narrowest width stays allowed.
             errors: Predicted error of each site at the widths ``0..N``, nowhere rising, shape ``(N + 1,)``. Widths of
@@ -132,19 +132,19 @@ class Ladder:
         return dict(zip(self.model.names, self.kept(rungs).tolist(), strict=True))
 
     def room(self, rungs: IntArray) -> FloatArray:
-        """What is left below each limit, shape ``(quantity,)``: negative beyond it, infinite where there is none."""
+        """The remaining amount below each limit, ``(quantity,)``: negative beyond it, infinite without a limit."""
         return self.limits - self.model.evaluate(self.kept(rungs))
 
     def slack(self, rungs: IntArray) -> float:
-        """What is left below the tightest limit, as a fraction of the dense cost."""
+        """The remaining amount below the tightest limit, as a fraction of the dense cost."""
         return float(np.min(self.room(rungs) / self.scale))
 
     def shifts(self, rungs: IntArray, moves: Moves) -> FloatArray:
-        """How each move alone changes the costs, shape ``(quantity, move)``."""
+        """The change of cost by each move alone, shape ``(quantity, move)``."""
         return self.model.shifts(self.kept(rungs), moves.site, self._steps(rungs, moves))
 
     def left(self, rungs: IntArray, moves: Moves, others: Moves) -> FloatArray:
-        """What is left below each limit after a pair of moves, shape ``(quantity, move, other move)``.
+        """The remaining amount below each limit after a pair of moves, shape ``(quantity, move, other move)``.
 
         Two moves of the same site exclude each other, unless one of them stays where it is: such a pair never fits.
         """
@@ -155,7 +155,7 @@ class Ladder:
         return self.room(rungs)[:, None, None] - np.where(clash, _NEVER, change)
 
     def slacks(self, rungs: IntArray, moves: Moves, others: Moves) -> FloatArray:
-        """What is left below the tightest limit after a pair of moves, shape ``(move, other move)``."""
+        """The remaining amount below the tightest limit after a pair of moves, shape ``(move, other move)``."""
         return np.min(self.left(rungs, moves, others) / self.scale[:, None, None], axis=0)
 
     def exchanged(self, rungs: IntArray, moves: Moves, others: Moves, pair: int) -> IntArray:
@@ -209,7 +209,7 @@ class Ladder:
 
 
 def in_percent(cost: Cost, dense: Cost, quantities: Collection[str] = QUANTITIES) -> str:
-    """The given quantities of a cost in percent of the dense one, for a person to read."""
+    """The given quantities of a cost in percent of the dense one, as readable text."""
     amounts = [(quantity, getattr(cost, field), getattr(dense, field)) for quantity, field in QUANTITIES.items()]
     known = [(quantity, a, b) for quantity, a, b in amounts if quantity in quantities and a is not None]
     return ", ".join(f"{quantity} {amount / (whole or 1):.2%}" for quantity, amount, whole in known)

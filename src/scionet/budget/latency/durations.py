@@ -41,7 +41,7 @@ class Latency:
             )
 
     def __str__(self) -> str:
-        """The time for a person to read."""
+        """The time as readable text."""
         return f"{self.median_ms:.4g} ms ({self.lower_ms:.4g} to {self.upper_ms:.4g})"
 
     @classmethod

@@ -18,7 +18,7 @@ _DECISIVE = ("network", "inputs", "dtype", "device")
 
 @dataclass(frozen=True)
 class Origin:
-    """The network and the machine that a latency table was measured on. Names no host and no user.
+    """The network and the machine that a latency table was measured on. Contains no host name and no user name.
 
     Attributes:
         network: Hash of the names and shapes of the network's tensors and sites; weights do not matter.
@@ -42,7 +42,7 @@ class Origin:
 
     @classmethod
     def here(cls, model: nn.Module, batch: Batch, sites: Sites) -> "Origin":
-        """The origin of a measurement on this machine, now.
+        """Return the origin of a measurement on this machine with the current settings of torch.
 
         Args:
             model: The network.
@@ -62,7 +62,7 @@ class Origin:
         )
 
     def __str__(self) -> str:
-        """The origin for a person to read."""
+        """The origin as readable text."""
         threads = f"{self.threads} thread{'' if self.threads == 1 else 's'}"
         return f"{self.inputs} on {self.device}, {self.machine}, {threads}, {self.clock}, torch {self.torch}"
 

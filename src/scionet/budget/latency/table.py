@@ -35,11 +35,11 @@ class OperationTimes:
 
     Attributes:
         name: Operator and dense shapes.
-        knots: For each axis the fractions that were measured, ascending to 1.
+        knots: The measured fractions of each axis, ascending to 1.
         median_ms: Median time, milliseconds.
         lower_ms: Lower end of its 95 % confidence interval.
         upper_ms: Upper end.
-        calls: For each call in one forward pass, its axes.
+        calls: The axes of each call in one forward pass.
     """
 
     name: str
@@ -50,10 +50,10 @@ class OperationTimes:
     calls: tuple[tuple[Axis, ...], ...]
 
     def __post_init__(self) -> None:
-        """Check that knots and times fit together.
+        """Check that the number of times fits the knots.
 
         Raises:
-            InvalidSetting: If they do not.
+            InvalidSetting: If it does not.
         """
         times = list(zip(self.lower_ms, self.median_ms, self.upper_ms, strict=False))
         size = math.prod(map(len, self.knots))
@@ -87,12 +87,12 @@ class NetworkTime:
 class LatencyTable:
     """Durations from which the latency of a network is predicted at any widths of its sites.
 
-    Every operation that shrinks with a site is timed at a few fractions of its dimensions, each shape once; between
-    them times are interpolated. Their sum is brought to the times of whole networks, measured in the same rounds, by
-    one factor and one constant: what no operation accounts for, such as the interpreter's work.
+    Every operation that shrinks with a site is timed at a few fractions of its dimensions, each shape once. Times in
+    between are interpolated. One factor and one constant fit their sum to the times of whole networks, measured in the
+    same rounds. The constant stands for what no operation accounts for, such as the interpreter's work.
 
     Attributes:
-        origin: Network and machine that it was measured on.
+        origin: Network and machine that the table was measured on.
         repeats: Timed runs of each entry.
         sites: Name and dense width of every site.
         operations: Times of the operations.
@@ -106,7 +106,7 @@ class LatencyTable:
     networks: tuple[NetworkTime, ...]
 
     def __post_init__(self) -> None:
-        """Check that predictions can be brought to the times of whole networks.
+        """Check that predictions can be fitted to the times of whole networks.
 
         Raises:
             InvalidSetting: If none was timed, or widths do not fit the sites.
@@ -128,14 +128,14 @@ class LatencyTable:
         watch: Callable[..., Timer] = stopwatch,
         progress: Progress = silent,
     ) -> "LatencyTable":
-        """Time the operations of a network, with torch's present number of threads.
+        """Time the operations of a network, with torch's current number of threads.
 
-        All entries take turns, round after round; entries of similar width come one after another, in the order of the
-        network. Each operation is given newly written tensors while those of the operation before still exist, so
-        that memory and caches are much as within a network.
+        Each round times every entry once; entries of similar width follow each other in the order of the network. Each
+        operation gets newly written tensors while those of the previous operation still exist, so that the state of
+        memory and caches is similar to that within a network.
 
         Args:
-            model: The network; it is left as it was.
+            model: The network; it is not changed.
             example_inputs: The batch to measure on.
             sites: The network's sites.
             repeats: Timed runs of each entry.
@@ -165,7 +165,7 @@ class LatencyTable:
         )
 
     def __str__(self) -> str:
-        """The table for a person to read."""
+        """The table as readable text."""
         entries = sum(len(operation.median_ms) for operation in self.operations)
         return (
             f"latency table of {entries} entries for {len(self.operations)} operations, {self.origin}; whole networks "
@@ -222,7 +222,7 @@ class LatencyTable:
         """Read a table that `save` wrote.
 
         Raises:
-            InvalidSetting: If the file cannot be read, is damaged, no latency table, or of a newer format.
+            InvalidSetting: If the file cannot be read, is damaged, is not a latency table, or has a newer format.
         """
         try:
             content = build(dict, json.loads(Path(path).read_text(encoding="utf-8")), "table")

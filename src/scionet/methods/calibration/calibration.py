@@ -1,4 +1,4 @@
-"""Calibration: the caller's data, read once."""
+"""Calibration: the examples that a method uses, read once from the caller's data."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,11 +22,11 @@ IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
 
 ALL = 2**40
-"""More examples than there are."""
+"""A count that exceeds any number of examples."""
 HELD_OUT = 8
 """One example in this many is held out where a fit is judged."""
 _BLOCK = 64
-"""Consecutive examples that are shuffled among themselves where parts are sampled."""
+"""Size of the blocks of consecutive examples that are shuffled when parts are sampled."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,15 +61,15 @@ class CalibrationBatch:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Calibration examples in batches of one size, whatever the batches that they came in.
+    """Calibration examples in batches of one size, whatever the batches of the caller.
 
-    What is sampled is sampled for each example, by its number, so that the same examples in other batches, or shared by
-    several processes, give the same plan.
+    Random choices are made for each example by its number. The same examples in other batches, or divided among several
+    processes, therefore give the same plan.
 
     Attributes:
         batches: The examples of this process.
         batch_size: Examples of a batch; the last batch of each form may be smaller.
-        storage: Holds the files that examples are mapped from, if there are any.
+        storage: Keeps the temporary files that examples are mapped from, if there are any.
     """
 
     batches: tuple[CalibrationBatch, ...]
@@ -92,17 +92,17 @@ class Calibration:
         return _count(self.batches)
 
     def total(self, device: torch.device) -> int:
-        """Number of examples of all processes. All of them must ask together."""
+        """Number of examples of all processes. All processes must call this together."""
         return int(summed(torch.tensor(self.count, device=device)))
 
     def parts(self, counts: Sequence[int], generators: Generators, device: torch.device) -> tuple["Calibration", ...]:
-        """Disjoint parts of the examples, spread evenly over them.
+        """Return disjoint parts of the examples, spread evenly over them.
 
-        A batch that cannot be divided is taken as a whole when its turn comes. In each process the first part has at
-        least one example. The examples of a part are numbered again, as if nothing else had been read.
+        A batch that cannot be divided belongs to one part as a whole. In each process, the first part has at least one
+        example. The examples of a part are numbered from 0, as if nothing else had been read.
 
         Args:
-            counts: Examples of each part, over all processes. Later parts get less where there are not enough.
+            counts: Examples of each part, over all processes. Later parts are smaller if there are not enough.
             generators: Source of randomness.
             device: Where sums over processes are computed.
         """
@@ -113,7 +113,7 @@ class Calibration:
         return tuple(self._part(number, chosen, device) for number in range(len(counts)))
 
     def held_out(self, generators: Generators, device: torch.device) -> list[BoolArray]:
-        """For each batch which of its examples are held out: one in eight of all."""
+        """Mark the held-out examples of each batch: one in eight of all."""
         total = self.total(device)
         ends = np.array([round(total / HELD_OUT)])
         return [self._part_of(batch, max(1, total), ends, generators) == 0 for batch in self.batches]
@@ -127,7 +127,7 @@ class Calibration:
         return _parts(place, max(1, total // size), ends // size)
 
     def _part(self, number: int, chosen: Sequence[IntArray], device: torch.device) -> "Calibration":
-        """One part, when the part of each example is chosen."""
+        """Return one part, given the part of each example."""
         batches = [
             batch.some(np.flatnonzero(part == number))
             for batch, part in zip(self.batches, chosen, strict=True)
@@ -149,7 +149,7 @@ def read(
         example_inputs: What the model is called on; batches have the same form.
         labels: Keep what follows the inputs as the labels.
         batch_size: Examples of a batch.
-        memory_bytes: What exceeds this is spilled to disk.
+        memory_bytes: Examples beyond this size are written to disk.
 
     Raises:
         CalibrationError: If the data are no iterable of batches, or a batch does not fit. Batches of other sizes than
@@ -170,7 +170,7 @@ def read(
             start = before * n_processes + process_index * full
             before += size
             found = CalibrationBatch(inputs, _as_labels(given) if labels else None, start + np.arange(size))
-            # a generator may write the next batch into the same tensors, while this one waits to be joined
+            # a generator may reuse the same tensors for the next batch before this one is joined
             yield found if held_by_caller else _changed(found, Tensor.clone)
 
     with network.evaluating():  # a data loader takes its seed from torch's generator
@@ -179,7 +179,7 @@ def read(
 
 
 def regrouped(batches: Iterable[CalibrationBatch], size: int) -> Iterator[CalibrationBatch]:
-    """The same examples, in their order, in batches of one size; examples of different form stay apart.
+    """Regroup examples, in their order, in batches of one size. Examples of different form are not mixed.
 
     A batch that cannot be divided stays as it is.
     """
@@ -201,10 +201,10 @@ def regrouped(batches: Iterable[CalibrationBatch], size: int) -> Iterator[Calibr
 
 
 def refuse_no_batches(data: Any) -> None:
-    """Refuse what is no iterable of batches.
+    """Refuse data that are not an iterable of batches.
 
     Raises:
-        CalibrationError: If it is none.
+        CalibrationError: If they are not.
     """
     if isinstance(data, Tensor | Mapping | str) or not isinstance(data, Iterable):
         raise CalibrationError(
@@ -214,7 +214,7 @@ def refuse_no_batches(data: Any) -> None:
 
 
 def _renumbered(batches: Sequence[CalibrationBatch], device: torch.device) -> list[CalibrationBatch]:
-    """The same examples with numbers that leave none out, in the same order over all processes."""
+    """The same examples, numbered consecutively in the same order over all processes."""
     size = largest(max((int(batch.numbers.max()) + 1 for batch in batches), default=0), device)
     present = torch.zeros(size, dtype=torch.int64)
     for batch in batches:
@@ -225,7 +225,7 @@ def _renumbered(batches: Sequence[CalibrationBatch], device: torch.device) -> li
 
 
 def _shuffled(numbers: IntArray, total: int, generators: Generators) -> IntArray:
-    """Numbers shuffled within blocks of consecutive ones: data are often sorted by class, or alternate."""
+    """Shuffle numbers within blocks of consecutive ones, because data are often sorted by class or alternate."""
     blocks = numbers // _BLOCK
     places = numbers.copy()
     for block in np.unique(blocks):
@@ -237,15 +237,15 @@ def _shuffled(numbers: IntArray, total: int, generators: Generators) -> IntArray
 
 
 def _parts(places: IntArray, total: int, ends: IntArray) -> IntArray:
-    """The part that each of `total` places belongs to, in numbers that `ends` sums up; ``len(ends)`` for none.
+    """The part that each of `total` places belongs to; ``len(ends)`` for none. `ends` are cumulated sizes of the parts.
 
-    Each part has exactly its number, spread evenly: steps of the golden ratio round a circle come near no place twice.
+    Each part has exactly its size. Steps of the golden ratio around a circle spread it evenly over the places.
     """
     return np.searchsorted(ends, places * coprime_step(total) % total, side="right")
 
 
 def _kind(batch: CalibrationBatch) -> Any:
-    """What examples share that can go through the network together."""
+    """The key that examples must share to go through the network together."""
     leaves, structure = tree_flatten((batch.inputs, batch.labels))
     return str(structure), tuple((x.shape[1:], x.dtype, x.device) if isinstance(x, Tensor) else repr(x) for x in leaves)
 
@@ -274,7 +274,7 @@ def _changed(batch: CalibrationBatch, change: Callable[[Tensor], Tensor]) -> Cal
 
 
 def _as_labels(given: Any) -> Any:
-    """Labels as a tensor where they can be one."""
+    """Labels as a tensor, if they can be converted to one."""
     if given is None or isinstance(given, Tensor):
         return given
     try:

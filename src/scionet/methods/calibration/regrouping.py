@@ -1,4 +1,4 @@
-"""Batches of examples in other batches."""
+"""Splits, shuffles and joins batches of examples."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -41,7 +41,7 @@ def _together(*values: Any) -> Any:
 
 
 def _form(batch: Any) -> Any:
-    """What batches must share to be mixed: the shapes of examples, and everything that is no tensor."""
+    """The key that batches must share to be mixed: the shapes of examples, and everything that is not a tensor."""
     leaves, structure = tree_flatten(batch)
     return str(structure), str([tuple(leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
 

@@ -1,4 +1,4 @@
-"""Tensors that are kept: in memory up to a limit, in memory-mapped temporary files beyond it."""
+"""Storage of tensors: in memory up to a limit, in memory-mapped temporary files beyond it."""
 
 import shutil
 import tempfile
@@ -10,20 +10,20 @@ from torch import Tensor
 
 
 class Storage:
-    """Keeps tensors. What exceeds the limit is mapped from files, so that the system can take the memory back."""
+    """Keeps tensors. Beyond a limit, they are mapped from files, so that the system can free their memory."""
 
     def __init__(self, memory_bytes: float) -> None:
         """Start empty.
 
         Args:
-            memory_bytes: What may be held in memory.
+            memory_bytes: The most bytes to hold in memory.
         """
         self._left = memory_bytes
         self._folder: Path | None = None
         self._count = 0
 
     def keep(self, tensor: Tensor) -> Tensor:
-        """The tensor, or one of equal values that is mapped from a file."""
+        """The tensor itself, or a copy of it that is mapped from a file."""
         if tensor.nbytes <= self._left:
             self._left -= tensor.nbytes
             return tensor

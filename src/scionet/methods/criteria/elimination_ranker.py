@@ -1,4 +1,4 @@
-"""ThiNet and the LASSO as methods: units by the loss of their consumers' output."""
+"""ThiNet and the LASSO as rankers: units are ranked by the error of their consumers' outputs."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class EliminationRanker(Ranker):
 
     Attributes:
         label: Name of the method.
-        choose: Takes them and the number of units to keep.
+        choose: Function of these products and the number of units to keep.
         n_passes: Walks through the network.
     """
 

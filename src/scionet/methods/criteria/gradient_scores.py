@@ -35,16 +35,16 @@ class Slopes:
 
 
 Saliency = Callable[[Slopes], tuple[Tensor, float]]
-"""From the slopes of one batch to its term of the mean over batches, and its weight."""
+"""Maps the slopes of one batch to its term in the mean over batches, and the weight of that term."""
 
 
 @dataclass(frozen=True)
 class SaliencyRanker(MeasuredRanker):
-    """Takes units by descending saliency in the dense network, which is measured once for all sites.
+    """Ranks units by their saliency in the dense network, measured once for all sites.
 
     Attributes:
         label: Name of the method.
-        saliency: From the slopes of a batch to its term of the mean.
+        saliency: Maps the slopes of a batch to its term in the mean.
     """
 
     label: str
@@ -142,7 +142,7 @@ def _derivative(loss: Tensor, gates: Tensor) -> Tensor:
 
 
 def _by_site(units: Tensor, sites: Sites) -> Mapping[str, Tensor]:
-    """Values of all units as those of each site."""
+    """Split the values of all units by site."""
     return dict(zip(sites, units.split([site.width for site in sites.values()]), strict=True))
 
 

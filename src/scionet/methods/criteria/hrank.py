@@ -19,10 +19,10 @@ from scionet.network.sites import Sites
 
 @dataclass(frozen=True)
 class RankRanker(MeasuredRanker):
-    """Takes units by descending mean rank of their feature maps, as their consumers see them.
+    """Ranks units by the mean rank of their feature maps, as inputs of their consumers, highest first.
 
-    Source: Lin et al., *HRank: Filter Pruning using High-Rank Feature Map*, CVPR 2020. Differs in one pass for all
-    layers, in the mean over the consumers of a unit, and in that ranks count singular values above
+    Source: Lin et al., *HRank: Filter Pruning using High-Rank Feature Map*, CVPR 2020. Differs in that
+    one pass serves all layers, in the mean over the consumers of a unit, and in that ranks count singular values above
     max(h, w) · ε · the largest. Units without maps, such as those in front of a linear map, are ranked by `l1`.
     """
 

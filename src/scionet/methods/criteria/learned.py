@@ -1,4 +1,4 @@
-"""Units in the order of a learned selector, which greedy selection on other networks has taught."""
+"""A ranker that uses a selector, learned from greedy selections on other networks."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ class Lesson:
 
     Attributes:
         site: Name of the site.
-        statistics: Of its units, shape ``(N, len(STATISTICS))``.
+        statistics: Statistics of its units, shape ``(N, len(STATISTICS))``.
         order: All units in the order in which they were taken.
     """
 
@@ -53,7 +53,7 @@ def lessons(
     resources: Resources = Resources(),  # noqa: B008  frozen
     seed: int = 0,
 ) -> Iterator[Lesson]:
-    """Greedy selection at every site of the dense network, to teach a selector with.
+    """Run greedy selection at every site of the dense network, as training data for a selector.
 
     Args:
         model: The trained network.
@@ -78,11 +78,12 @@ def lessons(
 
 
 def statistics(view: SiteView) -> FloatArray:
-    """Cheap statistics of the units of a site, each relative to the site's mean, so that sites can be compared.
+    """Compute cheap statistics of the units of a site, each relative to the site's mean, so that sites can be compared.
 
-    L1 norm of the producing weights; BatchNorm scale; mean square of what the unit gives to its consumers; how much of
-    their output it explains alone, refitted; the product of what it gives and what all give, over its mean size; mean
-    and largest absolute correlation with what the other units give. All but the products as logarithms or correlations.
+    The statistics of a unit are: the L1 norm of the producing weights; the BatchNorm scale; the mean square of its
+    contribution to its consumers; how much of their output it explains alone, refitted; the product of its contribution
+    and that of all units, divided by its mean size; the mean and the largest absolute correlation of its contribution
+    with those of the other units. All but the products are logarithms or correlations.
 
     Returns:
         Shape ``(N, len(STATISTICS))``.
@@ -108,15 +109,15 @@ def _relative(score: FloatArray) -> FloatArray:
 
 @dataclass(frozen=True)
 class LearnedRanker(Ranker):
-    """Takes units in the order that a taught selector gives."""
+    """Ranks units by a learned selector."""
 
     selector: ChannelSelector
 
     def __post_init__(self) -> None:
-        """Check that it knows our statistics.
+        """Check that the selector uses the same statistics.
 
         Raises:
-            InvalidSetting: If it was taught on others.
+            InvalidSetting: If it was trained on others.
         """
         if self.selector.statistics != STATISTICS:
             raise InvalidSetting(
@@ -145,12 +146,12 @@ class LearnedRanker(Ranker):
 
 
 def learned(selector: ChannelSelector) -> Ranker:
-    """A method for `prune` that takes units in the order of a taught selector.
+    """Return a ranker for `prune` that uses a learned selector.
 
     Args:
-        selector: Taught on `lessons`.
+        selector: A selector trained on `lessons`.
 
     Raises:
-        InvalidSetting: If the selector knows other statistics.
+        InvalidSetting: If the selector uses other statistics.
     """
     return LearnedRanker(selector)

@@ -30,7 +30,7 @@ Score = Callable[[SiteView, np.random.Generator], FloatArray]
 
 @dataclass(frozen=True)
 class ScoreRanker(Ranker):
-    """Takes units by descending score; ties go to the lowest index.
+    """Ranks units by descending score; among equals, the lowest index comes first.
 
     Attributes:
         score: The score of each unit.
@@ -113,7 +113,7 @@ class ScoreRanker(Ranker):
 
 
 class MeasuredRanker(Ranker):
-    """Takes units by descending scores that are measured in the dense network, once for all sites."""
+    """Ranks units by descending scores, measured in the dense network once for all sites."""
 
     @property
     def nested(self) -> bool:
@@ -158,7 +158,7 @@ def score(
     labels: bool = False,
     data: bool = False,
 ) -> Any:
-    """Make a method of a function from a `SiteView` and a random generator to one number for each unit.
+    """Make a ranker from a function of a `SiteView` and a random generator that returns one number for each unit.
 
     ``prune(..., method=function)`` does the same for a function that needs no moments and no data.
 

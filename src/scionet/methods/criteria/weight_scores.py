@@ -20,7 +20,7 @@ from scionet.network.network import Network
 from scionet.network.sites import Site
 
 Reduction = Callable[[Tensor], Tensor]
-"""From the scores of the weights that produce each unit, ``(N, weights)``, to those of the units, ``(N,)``."""
+"""Maps the scores of the weights that produce each unit, ``(N, weights)``, to scores of the units, ``(N,)``."""
 
 
 def total(scores: Tensor) -> Tensor:
@@ -35,13 +35,13 @@ def absolute_total(scores: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class WeightRanker(MeasuredRanker):
-    """Takes units by the scores of the weights that produce them, in the dense network, measured once for all sites.
+    """Ranks units by the scores of the weights that produce them, measured in the dense network once for all sites.
 
     Attributes:
         label: Name of the method.
         weight_score: Name of the score of single weights.
         score: The score of single weights.
-        reduction: What it is for a unit.
+        reduction: Maps the scores of a unit's weights to the unit's score.
     """
 
     label: str
@@ -86,7 +86,7 @@ class WeightRanker(MeasuredRanker):
         return {name: self._of(site, found) for name, site in sites.items()}
 
     def _of(self, site: Site, scores: Any) -> FloatArray:
-        """Scores of a site's units: those of all producing weights in one row for each unit."""
+        """Scores of a site's units, from the scores of all producing weights in one row for each unit."""
         rows = []
         for producer in site.producers:
             index = torch.from_numpy(site.slot(producer, 0).index)

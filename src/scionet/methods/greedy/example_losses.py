@@ -12,7 +12,7 @@ from scionet.methods.greedy.precomputed import Point, Precomputed
 from scionet.network.calling import Batch, example_count
 
 Score = Callable[[Tensor, Tensor], Tensor]
-"""From outputs of some examples and their targets to the loss of each: float64, 0 or more."""
+"""Maps outputs of some examples and their targets to the loss of each: float64, 0 or more."""
 
 Points = tuple[Point, ...]
 """Gates, as the precomputed values of the examples of each form."""
@@ -76,11 +76,11 @@ class ExampleLosses:
         return torch.cat([first + torch.arange(part.start, part.stop, device=self._device) for first, part in parts])
 
     def start(self) -> Points:
-        """No unit is there."""
+        """The gates without any unit."""
         return tuple(form.precomputed.start() for form in self._forms)
 
     def advanced(self, points: Points, n_picks: int, unit: int) -> Points:
-        """The gates with one unit picked once more."""
+        """The gates after one more pick of a unit."""
         return tuple(s.precomputed.advanced(point, n_picks, unit) for s, point in zip(self._forms, points, strict=True))
 
     def losses(self, points: Points) -> Tensor:

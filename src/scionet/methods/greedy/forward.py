@@ -45,7 +45,7 @@ class ForwardRanker(Ranker):
 
     Attributes:
         forward: What is chosen, and how.
-        settings: Whether consumers are refitted, how outputs are compared, and what may be used of the machine.
+        settings: Whether consumers are refitted, how outputs are compared, and limits on resources.
     """
 
     forward: Forward
@@ -184,7 +184,7 @@ class ForwardRanker(Ranker):
 
 
 def _better(view: SiteView, settings: Settings, local: Selection, through: Selection) -> Selection:
-    """The choice that moves the network's output less, its consumers refitted; the local one if both do the same.
+    """Return the selection that moves the network's output less after the refit; the local one if both are equal.
 
     Source: Ye et al., NeurIPS 2020: of local and global imitation the better one is kept at each layer.
     """
@@ -202,7 +202,7 @@ def _within(objective: SetObjective[Any], tolerance: float) -> Callable[[float],
 
 
 def _filled(selection: Selection, n_units: int) -> Selection:
-    """The selection with the units that line search dropped again, up to the number asked for: a refit can use them."""
+    """Fill a selection up to `n_units` with units that line search dropped, because a refit can use them."""
     if selection.status is Status.ENOUGH or len(selection.kept) >= n_units:
         return selection
     dropped = [unit for unit in dict.fromkeys(selection.order) if unit not in selection.kept]

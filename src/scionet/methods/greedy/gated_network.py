@@ -16,10 +16,10 @@ from scionet.torch_internals import tree_leaves, tree_map
 
 
 class GatedSite:
-    """A network with gates at one site, on top of what was decided before."""
+    """A network with gates at one site, in addition to the gates and tensors decided before."""
 
     def __init__(self, view: SiteView) -> None:
-        """Scoring the tensors up once."""
+        """Compute the masked tensors once."""
         self.view, self.network = view, view.network
         self.device, self.dtype = view.network.device, view.network.dtype
         self._base = view.network.masked(view.gates, view.tensors)
@@ -76,7 +76,7 @@ def grouped_by_form(batches: Iterable[Batch]) -> list[tuple[Batch, list[int]]]:
 
 
 def _form(batch: Batch) -> Any:
-    """What batches must share to be joined.
+    """The key that batches must share to be joined.
 
     Raises:
         CalibrationError: If a tensor does not have the examples as its first dimension.

@@ -1,4 +1,4 @@
-"""Averages of a site's units, valued by the output of the whole network."""
+"""Objectives of greedy selection that evaluate the output of the whole network."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,9 +17,9 @@ from scionet.network.multiprocess import everywhere, largest, summed
 from scionet.selection.objective import FloatArray, IntArray, Objective
 
 BLOCK = 16
-"""Examples that a candidate is evaluated on, at least, before it is compared again."""
+"""The fewest examples that a candidate is evaluated on before it is compared again."""
 TOGETHER_SHARE = 8
-"""One in so many candidates goes on at once."""
+"""A round continues with one candidate in this many."""
 
 
 @dataclass(frozen=True)

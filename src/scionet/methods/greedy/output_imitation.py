@@ -1,4 +1,4 @@
-"""Global imitation: the network's own output as the target."""
+"""Global imitation: the target is the output of the dense network."""
 
 import torch
 from torch import Tensor
@@ -36,7 +36,7 @@ class OutputObjective(NetworkObjective):
                 classes for ``"kl"``.
         """
         distance = OutputDistance.on(view.network, view.calibration.inputs, metric)
-        unit = distance.unit  # here, since all processes must ask for it together
+        unit = distance.unit  # here, because all processes must compute it together
 
         def lost(outputs: Tensor, dense: Tensor) -> Tensor:
             return distances(outputs, dense, distance.metric) / unit

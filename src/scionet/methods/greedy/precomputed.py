@@ -1,4 +1,4 @@
-"""Examples on which a network is evaluated for many gates of one site, with everything precomputed that can be."""
+"""Evaluates a network for many gates of one site, on examples whose fixed values are precomputed."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -64,7 +64,7 @@ class Precomputed:
     """
 
     def __init__(self, site: GatedSite, inputs: Batch, memory_bytes: float) -> None:
-        """Precompute what can be.
+        """Precompute the values that do not depend on the gates.
 
         Args:
             site: The network.
@@ -212,7 +212,7 @@ def _fast(tensor: Tensor) -> Tensor:
 
 
 def _parts(rows: slice, together: int) -> Iterator[slice]:
-    """Consecutive rows, so many at a time."""
+    """Consecutive slices of at most `together` rows."""
     return (slice(start, min(start + together, rows.stop)) for start in range(rows.start, rows.stop, together))
 
 

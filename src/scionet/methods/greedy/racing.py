@@ -8,19 +8,19 @@ from scionet.selection.objective import BoolArray, FloatArray, IntArray
 from scionet.selection.policies import TIE
 
 Run = Callable[[IntArray, IntArray], FloatArray]
-"""From the positions of some sums, and the number of the next term of each, to these terms."""
+"""Returns terms, given the positions of some sums and the number of the next term of each."""
 
 
 def racing(n_sums: int, n_terms: int, n_together: int, run: Run, level: float = 0.0) -> tuple[FloatArray, BoolArray]:
-    """Sums of which the least are complete; every other is broken off as soon as it exceeds the least one.
+    """Complete the least sums; stop every other sum as soon as it exceeds the least one.
 
-    The sums that are least so far go on first. Terms are 0 or more, so what exceeds a complete sum cannot become the
-    least. Nothing is added to a sum above the least one, but for the few that run n_together.
+    Sums that are least so far are continued first. Terms are 0 or more, so a partial sum above a complete one cannot
+    become the least. No terms are added to such a sum, except to the few that run together with others.
 
     Args:
         n_sums: Number of sums.
         n_terms: Number of terms of each.
-        n_together: How many sums go on at once.
+        n_together: How many sums are continued at once.
         run: Evaluates terms.
         level: Sums are compared as differences from this one: see `scionet.selection.policies.TIE`.
 

@@ -1,4 +1,4 @@
-"""The task loss as an objective: the one that greedy forward selection was published with."""
+"""The task loss as an objective, as in the original paper on greedy forward selection."""
 
 from scionet.methods.contract import SiteView
 from scionet.methods.greedy.network_objective import EXACTLY, NetworkObjective, Scoring
@@ -23,8 +23,8 @@ class TaskLossObjective(NetworkObjective):
             scoring: How candidates are evaluated.
 
         Raises:
-            CalibrationError: If they are not, if there are none, if labels do not fit what the network gives, or if
-                its loss is NaN or infinite.
+            CalibrationError: If batches are not such pairs, if there are none, if labels do not fit the network's
+                output, or if its loss is NaN or infinite.
             UnsupportedModel: If the network cannot be evaluated for several candidates at once.
         """
         model = view.network.model

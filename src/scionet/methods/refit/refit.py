@@ -1,4 +1,4 @@
-"""What is measured at a network's consumers, and what is fitted there: the refit, and the problems of selection."""
+"""Measures and fits a network's consumers: the refit, and the regression problems of selection."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,8 +36,8 @@ class Fitted:
     """A consumer after its refit.
 
     Attributes:
-        tensors: Replacements in dense shapes: its weight, and what takes its intercept.
-        shift: The intercept, shape ``(O,)``; None where there is no place for one.
+        tensors: Replacements in dense shapes: its weight, and the tensor that the intercept is added to.
+        shift: The intercept, shape ``(O,)``; None if no tensor can take one.
     """
 
     tensors: Mapping[str, Tensor]
@@ -51,7 +51,7 @@ class Sample:
     Attributes:
         numbers: The number of each example among all, shape ``(examples,)``.
         key: Root of the randomness at the consumer.
-        held: Which examples are held out, shape ``(examples,)``; None where a fit is not judged.
+        held: Which examples are held out, shape ``(examples,)``; None if none are.
     """
 
     numbers: IntArray
@@ -71,7 +71,7 @@ class Fitting:
 
     Attributes:
         network: The dense network.
-        refit: How consumers are refitted; None where they keep their weights.
+        refit: How consumers are refitted; None if they keep their weights.
         positions: Output pixels of each example that a convolution is fitted on.
     """
 
@@ -91,12 +91,12 @@ class Fitting:
 
     @property
     def asymmetric(self) -> bool:
-        """Whether inputs are those of the pruned network; without a refit, selection still sees them."""
+        """Whether inputs are those of the pruned network; without a refit, they still are for selection."""
         return self.refit is None or self.refit.asymmetric
 
     @cached_property
     def stops(self) -> dict[str, Address | None]:
-        """Every consumer, with the shortcut whose damage it repairs."""
+        """Every consumer, with the shortcut whose error it compensates."""
         shortcuts = self.refit is None or self.refit.shortcuts
         return {name: consumer.shortcut if shortcuts else None for name, consumer in self.sites.consumers.items()}
 
@@ -124,9 +124,9 @@ class Fitting:
         return Moments.of(input_rows(pruned, positions), target, sample.held_rows(len(target)))
 
     def term(self, site: Site, weight: str, moments: Moments, gates: Mapping[str, Tensor]) -> Term:
-        """The problem of one site at one of its consumers, when the sites in `gates` are decided.
+        """Return the problem of one site at one of its consumers, given the decided sites in `gates`.
 
-        Errors are measured behind the consumer's BatchNorm; at outputs that were cut they do not count.
+        Errors are measured behind the consumer's BatchNorm. Removed outputs do not count.
         """
         return make_term(
             site,
@@ -140,9 +140,9 @@ class Fitting:
         )
 
     def fitted(self, weight: str, moments: Moments, gates: Mapping[str, Tensor]) -> Fitted:
-        """Refit a consumer's weights on the channels that remain, and its intercept where there is a place for one.
+        """Refit a consumer's weights on the remaining channels, and its intercept if a tensor can take one.
 
-        The weights are those behind the gates.
+        The new weights apply to inputs that the gates have multiplied.
         """
         state, place = self.network.state, self._shift_target(weight)
         dense, factors = state[weight], channel_gates(self.sites, weight, gates)
@@ -159,7 +159,7 @@ class Fitting:
         return Fitted({**fitted, name: (state[name] + sign * shift).detach()}, shift)
 
     def repaired_by(self, site: Site, moments: Mapping[str, Moments]) -> Repaired:
-        """What selections of one site's units make of the network, given the moments of the site's consumers."""
+        """The network's tensors as a function of the selection at one site, given the moments of its consumers."""
 
         def repaired(
             selection: Selection, gates: Mapping[str, Tensor], tensors: Mapping[str, Tensor]
@@ -173,15 +173,15 @@ class Fitting:
         return repaired
 
     def called_once(self, weight: str) -> bool:
-        """Whether one forward pass runs a consumer once: others are not refitted."""
+        """Whether one forward pass calls a consumer once. Others are not refitted."""
         return self.sites.consumers[weight].calls == 1
 
     def waits(self, site: Site) -> bool:
-        """Whether a site is decided when the walk reaches its consumer: it has one, which is called once."""
+        """Whether a site is decided when the walk reaches its consumer: if it has only one, which is called once."""
         return len(site.consumers) == 1 and self.called_once(site.consumers[0])
 
     def gate(self, site: Site, selection: Selection) -> Tensor:
-        """The gates of a selection, shape ``(width,)``; 1 for kept units where refits take their weights over."""
+        """The gates of a selection, shape ``(width,)``; 1 for kept units if refits absorb their multipliers."""
         absorbed = self.refit is not None and all(self.called_once(consumer) for consumer in site.consumers)
         gate = torch.zeros(site.width, dtype=torch.float64)
         gate[list(selection.kept)] = torch.tensor(1.0 if absorbed else selection.weights, dtype=torch.float64)
@@ -199,17 +199,17 @@ class Fitting:
         return np.ones(self.sites.shapes[weight][0]) if scale is None else scale
 
     def _shift_target(self, weight: str) -> tuple[str, float] | None:
-        """Where the intercept goes; nowhere if another consumer's would go to the same place (a shared BatchNorm)."""
+        """The tensor that takes the intercept; None if another consumer has the same one (a shared BatchNorm)."""
         places = {name: shift_target(consumer, self.sites.shapes) for name, consumer in self.sites.consumers.items()}
         return places[weight] if list(places.values()).count(places[weight]) == 1 else None
 
     def _unscale(self, weight: str, like: Tensor) -> Tensor:
-        """What a difference behind a consumer's BatchNorm amounts to in front of it, per output."""
+        """Convert a difference behind a consumer's BatchNorm to one in front of it, for each output."""
         scale = self.scales[weight]
         return torch.ones((), dtype=like.dtype, device=like.device) if scale is None else _inverse(scale).to(like)
 
 
 def _inverse(scale: FloatArray) -> Tensor:
-    """1 / scale; 0 where the scale is 0 beside the others, since no output of any size could be seen behind it."""
+    """1 / scale; 0 where the scale is negligible beside the others, because BatchNorm suppresses such an output."""
     seen = np.abs(scale) > 1e-6 * np.abs(scale).max()
     return torch.from_numpy(np.divide(1.0, scale, out=np.zeros_like(scale), where=seen))

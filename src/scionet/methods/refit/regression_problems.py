@@ -1,4 +1,4 @@
-"""From the moments of a consumer to the regression problem of local imitation."""
+"""Regression problems of local imitation, from the moments of a consumer."""
 
 from collections.abc import Mapping
 
@@ -30,7 +30,7 @@ def norm_scale(network: Network, consumer: Consumer) -> FloatArray | None:
 
 
 def shift_target(consumer: Consumer, shapes: Mapping[str, tuple[int, ...]]) -> tuple[str, float] | None:
-    """Where an intercept of a refit goes: a tensor's name and the sign; None if there is no place for it."""
+    """The tensor that takes the intercept of a refit, by name, and its sign; None if there is none."""
     if consumer.bias is not None:
         return consumer.bias, 1.0
     mean = f"{consumer.norm}.running_mean"
@@ -73,13 +73,13 @@ def output_gates(sites: Sites, consumer: str, gates: Mapping[str, Tensor]) -> Fl
 def shrunk(
     moments: Moments, centred: bool, weight: Tensor, shrinkage: float | None
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean products shrunk towards uncorrelated inputs of the same variances, for which the dense weights are exact.
+    """Shrink mean products towards uncorrelated inputs of the same variances, for which the dense weights are exact.
 
-    A refit on few images would overfit them. With shrunk products it stays near the dense weights unless the images
+    A refit on few images overfits them. With shrunk products, it stays near the dense weights unless the images
     contradict them: ``xx`` moves towards its diagonal, ``xy`` towards ``diag(xx) Wᵀ``.
 
     Args:
-        moments: Of the consumer.
+        moments: Moments of the consumer.
         centred: Whether to use covariances.
         weight: The dense weight, shape ``(O, I, ...)``.
         shrinkage: From 0 (the moments as they are) to 1; None takes ``D / (D + rows)``.
@@ -102,14 +102,14 @@ def make_term(
     centred: bool,
     shrinkage: float | None,
 ) -> Term:
-    """The problem of choosing among a site's units for one consumer.
+    """Return the problem of choosing among a site's units for one consumer.
 
     Args:
         site: The site.
         consumer: The consumer's name.
         weight: Its dense weight, shape ``(O, I, ...)``.
-        moments: Inputs and targets there.
-        others: Gates of the input channels that are present whatever is chosen, 0 elsewhere, shape ``(I,)``.
+        moments: Moments of its inputs and targets.
+        others: Gates of the input channels that do not depend on the choice, 0 elsewhere, shape ``(I,)``.
         scale: Factor of each output in which errors are measured, shape ``(O,)``.
         centred: Whether an intercept makes up for the means.
         shrinkage: See `shrunk`.

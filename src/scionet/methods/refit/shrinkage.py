@@ -1,4 +1,4 @@
-"""A refit, and its pull towards the dense weights where held-out examples decide."""
+"""Refits with shrinkage towards the dense weights, whose strength held-out examples can decide."""
 
 import numpy as np
 from torch import Tensor
@@ -10,7 +10,7 @@ from scionet.network.passes.moments import Moments
 from scionet.selection.regression import refit
 
 TRIED = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
-"""The strengths that are tried on held-out examples."""
+"""Strengths of shrinkage that are compared on held-out examples."""
 
 
 def fitted_weight(
@@ -22,10 +22,10 @@ def fitted_weight(
 
 
 def judged_shrinkage(moments: Moments, centred: bool, weight: Tensor, columns: IntArray, scale: FloatArray) -> float:
-    """The one of `TRIED` with the least error on the held-out rows when the others are fitted.
+    """Return the strength in `TRIED` with the least error on held-out rows, after a fit on the other rows.
 
     Args:
-        moments: Of the consumer, with held-out rows.
+        moments: Moments of the consumer, with held-out rows.
         centred: Whether to use covariances, and to fit an intercept.
         weight: The dense weight, shape ``(O, I, ...)``.
         columns: Inputs that may be used.

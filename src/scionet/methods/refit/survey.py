@@ -1,4 +1,4 @@
-"""One pass that gives the problem of every site, as soon as all its consumers were reached."""
+"""Surveys: one pass that yields the problem of every site as soon as all its consumers have been reached."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +25,7 @@ from scionet.seeds import seeded
 
 @dataclass(frozen=True, eq=False)
 class Pruned:
-    """A pruned network that runs beside the dense one.
+    """A pruned network that runs in parallel with the dense one.
 
     Attributes:
         gates: Its gates, shape ``(width,)`` for each site.
@@ -39,16 +39,17 @@ class Pruned:
 def survey(
     run: MethodRun, calibration: Calibration, names: Iterable[str], pruned: Pruned | None = None
 ) -> Iterator[tuple[SiteView, dict[str, Moments]]]:
-    """The named sites, each with one term per consumer, and their moments.
+    """Iterate over the named sites, each with one term per consumer and their moments.
 
-    Sites are seen in the dense network. With `pruned`, each is seen in the network in which all others are pruned: its
-    inputs are those of the pruned network, its targets those of the dense one, and outputs that were cut do not count.
+    Without `pruned`, moments are measured in the dense network. With `pruned`, each site is measured in the network in
+    which all other sites are pruned. Its inputs are those of the pruned network, its targets those of the dense one,
+    and removed outputs do not count.
 
     Moments are dropped as soon as no further site needs them, so that memory is bounded by the widest site.
 
     Args:
         run: The method at work.
-        calibration: The examples to see.
+        calibration: The examples.
         names: The sites.
         pruned: The pruned network, if there is one.
     """
@@ -98,7 +99,7 @@ def survey(
 def surveying(
     model: nn.Module, data: Iterable[Any], example_inputs: Batch, ranker: Ranker, settings: Settings, seed: int
 ) -> MethodRun:
-    """What a survey alone needs: the sites of a network and its calibration examples, without a budget.
+    """Prepare a survey without a budget: the sites of a network and its calibration examples.
 
     Args:
         model: The dense network.

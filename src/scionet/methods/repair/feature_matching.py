@@ -55,12 +55,12 @@ class FeatureMatching:
 
 
 def feature_matching(distance: OutputDistance, student: nn.Module, sites: Sites, plan: Plan) -> FeatureMatching:
-    """A cut network beside the dense one, watched behind all consumers that are called once.
+    """Compare a cut network with the dense one behind all consumers that are called once.
 
     Args:
-        distance: Made of a copy of the dense network, which is put into eval mode.
-        student: What `cut` made of it, which is too.
-        sites: Its sites.
+        distance: Distance from a copy of the dense network, which is put into eval mode.
+        student: The cut network, which is put into eval mode too.
+        sites: The sites of the dense network.
         plan: The plan that it was cut to.
     """
     keep, device = kept_entries(sites, plan), place_of(student)[0]
@@ -102,7 +102,7 @@ def _relative(found: Tensor, target: Tensor) -> Tensor:
 
 
 def _output(network: nn.Module, batch: Batch) -> Tensor:
-    """The first tensor that a network gives, on a copy of the inputs: it may write into them."""
+    """The first tensor that a network returns. It is called on a copy of the inputs, because it may change them."""
     return next(tensors_of(call(network, tree_map(_cloned, to_model(batch, network)))))
 
 

@@ -17,11 +17,11 @@ from scionet.torch_internals import BatchNormBase
 
 
 def recalibrated(problem: Problem, plan: Plan) -> Plan:
-    """The plan with re-measured running means and variances of every BatchNorm.
+    """Return the plan with re-measured running means and variances of every BatchNorm.
 
     Args:
         problem: The dense network and the calibration examples.
-        plan: What stays of the network.
+        plan: The plan of the pruned network.
 
     Raises:
         CalibrationError: If there are no examples, or batches too small for a variance.
@@ -33,13 +33,13 @@ def recalibrated(problem: Problem, plan: Plan) -> Plan:
 
 
 def norm_statistics(model: nn.Module, tensors: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
-    """Running means and variances of every BatchNorm, as averages over the batches, weighted by their examples.
+    """Measure running means and variances of every BatchNorm, as averages over the batches weighted by their size.
 
-    Each BatchNorm sees inputs that those before it normalised by the statistics of the batch, as in training.
+    As in training, earlier BatchNorms normalise by the statistics of the batch.
 
     Args:
-        model: The dense network; is not changed.
-        tensors: What takes the place of its own tensors.
+        model: The dense network; it is not changed.
+        tensors: Tensors that replace its own.
         batches: Calibration inputs.
 
     Returns:
@@ -73,7 +73,7 @@ def norm_statistics(model: nn.Module, tensors: Mapping[str, Tensor], batches: It
 
 
 def _none_alone(batches: Sequence[Batch]) -> list[Batch]:
-    """The batches; a single example left over goes with the batch before it, since it has no variance."""
+    """The batches. A last batch of one example, which has no variance, is joined to the batch before it."""
     alone = len(batches) > 1 and example_count(batches[-1]) == 1
     return [*batches[:-2], *joined(batches[-2:])] if alone else [*batches]
 

@@ -23,13 +23,13 @@ from scionet.progress import Progress
 from scionet.seeds import seeded
 
 STEP_EXAMPLES = 64
-"""A step sees at most so many examples."""
+"""The most examples of one step."""
 EVALUATIONS = 5
-"""How often the held-out examples are evaluated."""
+"""How many times the held-out examples are evaluated."""
 
 
 def refuse_processes() -> None:
-    """Steps are not shared out among processes.
+    """Refuse several processes: steps are not divided among them.
 
     Raises:
         InvalidSetting: If there are several.
@@ -46,8 +46,8 @@ class ReconstructionData:
 
     Attributes:
         fitted: Batches to fit on.
-        judged: Batches that nothing was fitted on.
-        seed: Root of the order in which batches are taken.
+        judged: Held-out batches, on which nothing is fitted.
+        seed: Root of the order of the batches.
     """
 
     fitted: Sequence[Batch]
@@ -58,17 +58,16 @@ class ReconstructionData:
 def reconstructed(
     network: Network, plan: Plan, data: ReconstructionData, step: Reconstruct, outputs: Outputs, progress: Progress
 ) -> Plan:
-    """The plan with the weights of the cut network after gradient steps towards the dense network.
+    """Train the cut network to match the dense one, and return the plan with its weights.
 
-    The loss is the mean of relative squared errors: of the output, and behind every consumer that is called once. Adam;
-    the rate falls to 0 along a cosine.
-    BatchNorm keeps its statistics. Of all evaluated states, the start included, the one whose outputs are nearest on
-    the held-out examples is kept.
+    The loss is the mean of relative squared errors: of the output, and behind every consumer that is called once. The
+    optimiser is Adam, with a learning rate that falls to 0 along a cosine. BatchNorm keeps its statistics. Of all
+    evaluated states, the start included, the one whose outputs are nearest on the held-out examples is kept.
 
     Args:
         network: The dense network.
-        plan: What stays of it.
-        data: What to learn from.
+        plan: The plan that the network is cut to.
+        data: The examples.
         step: Number of steps, and learning rate.
         outputs: How the distance of outputs is measured.
         progress: Called with the stage, the steps done and the steps in total.
@@ -96,7 +95,7 @@ def reconstructed(
 
 
 def _with_weights(plan: Plan, network: Network, student: nn.Module, text: str) -> Plan:
-    """The plan of the same units, with weights that need no multipliers."""
+    """The plan with the same units, and with the multipliers merged into the weights."""
     state, keep = network.state, kept_entries(network.sites, plan)
     weights = {
         name: spread(parameter.detach().to(state[name]), state[name].detach(), keep.get(name, {}))
@@ -117,10 +116,10 @@ def _descend(
     """Take the steps and leave the student in its best state.
 
     Returns:
-        How far the outputs are apart on the judged examples, before and after.
+        The distance of the outputs on the held-out examples, before and after.
 
     Raises:
-        CalibrationError: If that is NaN or infinite before.
+        CalibrationError: If the distance before is NaN or infinite.
     """
     steps = step.steps
     learned = [p.requires_grad_() for p in pair.student.parameters() if p.is_floating_point()]
@@ -147,7 +146,7 @@ def _descend(
 
 
 def _in_turns(data: ReconstructionData, steps: int) -> Iterator[Batch]:
-    """A batch for each step; every example is taken once before one is taken again."""
+    """A batch for each step; every example is used once before any is used again."""
     parts, generators = pieces(data.fitted, STEP_EXAMPLES), seeded(data.seed)
     turns = (shuffled(parts, generators("reconstruct", turn)) for turn in count())
     return islice(chain.from_iterable(turns), steps)

@@ -1,4 +1,4 @@
-"""How many units each site keeps: one density for all, or by error curves, sensitivities or scores."""
+"""Allocator: the width of each site, by one density for all, error curves, sensitivities or scores."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -30,12 +30,12 @@ from scionet.selection.objective import FloatArray
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """What each width of each site costs the network, before the budget is divided.
+    """The measurements that the division of a budget is based on.
 
     Attributes:
-        damage: Per site the error, or the predicted distance of the output, at each number of kept units, ``(N + 1,)``.
-        paths: Full paths of sites that are decided before the walk, where a selection is the beginning of a path.
-        distance: What sensitivities were measured with, if they were.
+        damage: For each site, the error or the predicted distance of the output at each width, ``(N + 1,)``.
+        paths: Full paths of sites that are decided before the walk, if all selections are beginnings of one path.
+        distance: The measure of sensitivities, if these were measured.
     """
 
     damage: Mapping[str, FloatArray]
@@ -45,7 +45,7 @@ class Curves:
 
 @dataclass(frozen=True, eq=False)
 class Allocator:
-    """Divides budgets among the sites of a network. What it measures for that is measured once for all budgets.
+    """Divides budgets among the sites of a network. Measurements are made once for all budgets.
 
     Attributes:
         run: The method at work.
@@ -56,12 +56,12 @@ class Allocator:
     def widths(
         self, budget: Budget, max_units: Mapping[str, int] = NO_MAXIMUM, factors: Mapping[str, float] | None = None
     ) -> AllocatedWidths:
-        """The widths under a budget.
+        """Return the widths of all sites under a budget.
 
         Args:
-            budget: What may remain.
-            max_units: The most units of sites that cannot use all of theirs.
-            factors: What the damage at each site is multiplied by; 1 by default.
+            budget: The budget.
+            max_units: The most units of sites that cannot use all of their share.
+            factors: Factor on the damage of each site; 1 by default.
         """
         limits, costs = self.run.settings.limits, self.run.problem.costs
         bounds = {"round_to": limits.round_to, "min_units": limits.min_units}
@@ -83,7 +83,7 @@ class Allocator:
 
     @cached_property
     def curves(self) -> Curves:
-        """Error curves, or sensitivities."""
+        """The damage at each width: error curves or sensitivities."""
         paths: dict[str, Selection] = {}
         rule = self.run.settings.widths
         if isinstance(rule, ErrorCurves):
@@ -130,7 +130,7 @@ class Allocator:
     def _paths(
         self, calibration: Calibration, paths: dict[str, Selection]
     ) -> Iterator[tuple[SiteView, Mapping[str, Moments], Selection]]:
-        """Each site in the dense network with its full path."""
+        """Iterate over the sites in the dense network, with the full path of each."""
         for view, moments in survey(self.run, calibration, self.run.sites):
             path = self._rank(view, view.site.width)
             if self.run.ranker.nested and not self.run.fitting.waits(view.site):
@@ -142,7 +142,7 @@ class Allocator:
 
     @cached_property
     def parts(self) -> tuple[Calibration, Calibration, Calibration]:
-        """Examples to measure sensitivities on; others for the errors, where there are twice as many; and the rest."""
+        """Examples for sensitivities, for errors (others if there are enough, twice as many), and the rest."""
         run, rule = self.run, self.run.settings.widths
         if not isinstance(rule, Sensitivity):
             raise AssertionError("only sensitivities are measured apart from errors")

@@ -1,4 +1,4 @@
-"""Which sites of a network play the same role, so that scores of their units may be compared."""
+"""Groups of sites with the same role, within which scores of units can be compared."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from scionet.network.sites import Site, Sites
 
 
 def alike(model: nn.Module, sites: Sites) -> list[list[str]]:
-    """Names of sites in groups of equal role, in the order of the sites.
+    """Group the names of sites by role, in the order of the sites.
 
-    A role is what units go through: the kinds of modules, the tensors and the dimensions that shrink with them, each
-    as often as there is one. Widths make no difference.
+    Two sites have the same role if the same modules, tensors and dimensions shrink with their units, each the same
+    number of times. Widths make no difference.
 
     Source: Fang et al., *Isomorphic Pruning for Vision Models*, ECCV 2024, where graphs of layers are compared. Differs
-    in that the order of what units go through makes no difference.
+    in that the order of the modules makes no difference.
     """
     groups: dict[Any, list[str]] = {}
     for name, site in sites.items():

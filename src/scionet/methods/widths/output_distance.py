@@ -1,4 +1,4 @@
-"""How far the output of a changed network is from that of the dense one."""
+"""OutputDistance: the distance of a changed network's output from the dense one's."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -43,7 +43,7 @@ class OutputDistance:
         Args:
             network: The dense network.
             inputs: Batches.
-            metric: None takes the divergence where there are two or more classes.
+            metric: None chooses the divergence if there are two or more classes.
 
         Raises:
             CalibrationError: If there is no batch.
@@ -80,7 +80,7 @@ class OutputDistance:
         return "nats of divergence" if self.metric == "kl" else "relative squared error"
 
     def of(self, tensors: Mapping[str, Tensor]) -> float:
-        """The distance when `tensors` take the place of the network's own.
+        """The distance when `tensors` replace the network's own.
 
         Raises:
             CalibrationError: If the output is NaN or infinite.

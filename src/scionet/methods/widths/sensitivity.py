@@ -1,4 +1,4 @@
-"""Sensitivity of the output to each site's width: measured at few widths, and in between as its error curve goes."""
+"""Sensitivity of the output to each site's width, measured at a few widths and interpolated by the error curve."""
 
 from collections.abc import Sequence
 
@@ -10,13 +10,13 @@ NEGLIGIBLE = 1e-6
 """Below this fraction of its largest value an error carries no information."""
 
 _LEAST = 1e-12
-"""Distances below this are rounding: a divergence can come out negative."""
+"""Distances below this are rounding errors, because of which a divergence can be negative."""
 
 
 def measured_widths(errors: FloatArray, count: int) -> tuple[int, ...]:
     """The widths of a site at which the sensitivity is measured, ascending: half of its units, a quarter, ...
 
-    The first is smaller if half of the units already do everything.
+    The first is smaller if half of the units already have no error.
     """
     half = max(1, (len(errors) - 1) // 2)
     damaging = np.flatnonzero(errors[: half + 1] > NEGLIGIBLE * errors[np.isfinite(errors)].max())
@@ -25,15 +25,15 @@ def measured_widths(errors: FloatArray, count: int) -> tuple[int, ...]:
 
 
 def sensitivity_curve(errors: FloatArray, widths: Sequence[int], distances: Sequence[float]) -> FloatArray:
-    """The predicted distance of the output at each width of a site.
+    """Predict the distance of the output at each width of a site.
 
-    It is proportional to the site's own error, with a factor that is measured at some widths, changes linearly between
-    them and is constant beyond them.
+    It is the site's own error times a factor. The factor is measured at some widths, interpolated linearly
+    between them, and constant beyond them.
 
     Args:
         errors: The site's error at each width, falling, shape ``(N + 1,)``.
-        widths: Where distances were measured, ascending.
-        distances: The measured ones.
+        widths: The widths at which distances were measured, ascending.
+        distances: The measured distances.
 
     Returns:
         Distance at each width, shape ``(N + 1,)``; 0 at N, infinite where `errors` is.

@@ -280,7 +280,7 @@ class _Spill:
     """
 
     def __init__(self, storages: list[torch.UntypedStorage]) -> None:
-        self._file = tempfile.TemporaryFile()
+        self._file = tempfile.TemporaryFile()  # noqa: SIM115  open until `restore`
         self._sizes = [(storage, storage.nbytes()) for storage in storages]
         for storage, _ in self._sizes:
             # NumPy gets a copy: a storage whose memory an array shares cannot be resized.
