@@ -399,7 +399,7 @@ IMAGES = RESIDUAL.batches(1, 8)[0]
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_calibration_data_that_do_not_fit(choices, data, message) -> None:
-    def labelled(batch):
+    def labelled(batch: Any) -> Any:
         return (batch, torch.zeros(len(batch), dtype=torch.long)) if isinstance(batch, Tensor) else batch
 
     if isinstance(choices.get("method"), Forward) and isinstance(data, list):

@@ -71,8 +71,8 @@ def test_a_table_is_reported_on_where_latency_is_not_limited(inputs: Tensor, tab
 def test_what_the_table_was_not_measured_for_is_refused(inputs: Tensor, table: LatencyTable) -> None:
     with pytest.raises(InvalidSetting, match="another inputs float32 8x3x32x32, now float32 1x3x32x32"):
         prune(network(), (), "latency<=60%", example_inputs=inputs[:1], method="l1", latency_table=table)
+    limits = Limits(ignored_layers=["0"])
     with pytest.raises(InvalidSetting, match="another network"):
-        limits = Limits(ignored_layers=["0"])
         prune(network(), (), "macs<=90%", example_inputs=inputs, method="l1", latency_table=table, limits=limits)
 
 

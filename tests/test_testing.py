@@ -1,12 +1,12 @@
 """check_method: what keeps the contract passes, and each way to break it is found."""
 
+
 import numpy as np
 import pytest
 import torch
 
 import scionet
-from scionet.methods.contract import Ranker, SiteView
-from scionet.methods.greedy.forward import ForwardRanker
+from scionet.methods.contract import SiteView
 from scionet.testing import check_method
 
 
@@ -50,19 +50,17 @@ def test_a_method_with_randomness_of_its_own_is_found() -> None:
         check_method(careless, widths="uniform", repair=[])
 
 
-def test_a_method_that_depends_on_the_order_of_batches_is_found() -> None:
+def test_a_method_that_reads_the_first_batch_passes_since_batches_are_regrouped() -> None:
     @scionet.score(data=True)
     def first_call(view: SiteView, rng: np.random.Generator) -> np.ndarray:
         return np.arange(view.site.width) * float(next(iter(view.calibration.inputs)).sum())
 
     check_method(first_call)  # batches are regrouped, so that even this is the same for all
 
-    class Torch(Ranker):
-        name = "torch's own generator"
 
-        def rank(self, view, n_units, rng):
-            torch.rand(3)
-            return ForwardRanker(scionet.Forward(), None).rank(view, n_units, rng)  # type: ignore[arg-type]
+def test_a_method_that_uses_the_global_generator_is_found() -> None:
+    def noisy(view: SiteView, rng: np.random.Generator) -> np.ndarray:
+        return torch.rand(view.site.width).double().numpy()
 
-    with pytest.raises(Exception):  # noqa: B017  whatever it is, it must not pass
-        check_method(Torch())
+    with pytest.raises(AssertionError, match="the network, its modes or the random state changed"):
+        check_method(noisy, widths="uniform", repair=[])

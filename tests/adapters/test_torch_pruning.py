@@ -1,12 +1,14 @@
 """scionet's greedy order as an importance of Torch-Pruning."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from support.pages import code_of
 from support.selecting import method_with
 from support.subjects import SUBJECTS
+from torch import nn
 
 from scionet.adapters.torch_pruning import GreedyImportance
 from scionet.budget.costs import measure
@@ -16,13 +18,14 @@ from scionet.errors import CalibrationError, InvalidSetting
 from scionet.methods.refit.survey import survey, surveying
 from scionet.network.calling import call, state_of
 from scionet.network.plan import Choice, Plan
+from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut
 
 tp = pytest.importorskip("torch_pruning", reason="torch-pruning is not installed")
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch-pruning's own
 
 
-def paths(model, subject):
+def paths(model: nn.Module, subject: Any) -> tuple[Sites, dict[str, Any]]:
     """The greedy paths of all sites."""
     method = method_with("forward")
     run = surveying(model, subject.batches(), subject.example(), method.ranker, method.settings, 0)
@@ -32,7 +35,7 @@ def paths(model, subject):
     }
 
 
-def cut_at_the_widths_of(pruned, dense, sites, orders):
+def cut_at_the_widths_of(pruned: nn.Module, dense: nn.Module, sites: Sites, orders: dict[str, Any]) -> nn.Module:
     """The dense network cut by scionet to the pruned widths, each site to the first units of its path."""
     choices = []
     for name, site in sites.items():

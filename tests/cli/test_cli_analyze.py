@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
 from scionet.cli import main
 
@@ -52,11 +54,8 @@ def test_scores_of_units_are_correlated_with_removals(at_home: Path, capsys: pyt
     (at_home / "r.json").unlink()
 
 
-def tiny():
+def tiny() -> nn.Module:
     """A network of the user's own."""
-    import torch
-    from torch import nn
-
     torch.manual_seed(0)
     return nn.Sequential(
         *(nn.Conv2d(3, 6, 3, 2), nn.ReLU(), nn.Conv2d(6, 8, 3, 2), nn.ReLU()),

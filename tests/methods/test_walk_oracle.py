@@ -1,6 +1,6 @@
 """The walk against a naive one: no suspended passes, no moments, everything from explicit features."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -181,7 +181,7 @@ def line_search_picks(phi: FloatArray, goal: FloatArray, n_units: int) -> tuple[
     return order, size * alpha
 
 
-def sites_on_the_way(plan: Plan, model: nn.Module, refitted: bool):
+def sites_on_the_way(plan: Plan, model: nn.Module, refitted: bool) -> Iterator[tuple[Any, ...]]:
     """For each site of the chain: what its consumer sees in the network cut so far, and the dense target."""
     growing, batches = model, CHAIN.batches()
     for choice in plan.choices:

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from scionet.network.surgery.gates import call_with, masked_tensors
 BRANCHED = SUBJECTS["branched"]
 
 
-def planned(n_tries: int, method: str = "forward"):
+def planned(n_tries: int, method: str = "forward") -> Any:
     model, batches = BRANCHED.network(), BRANCHED.batches(3, 24)
     sites = discover(model, BRANCHED.example())
     budget = budget_for(sites, 0.4)
@@ -46,7 +47,7 @@ class Watched:
 
 
 @pytest.fixture
-def watched(monkeypatch):
+def watched(monkeypatch) -> Any:
     found, walk, distance_of, searched = Watched(), Walk.walk, OutputDistance.of, pipeline.searched
     monkeypatch.setattr(Walk, "walk", lambda self: found.walks.append(self) or walk(self))
     monkeypatch.setattr(

@@ -27,8 +27,10 @@ LONGEST = 300
 def assert_one_line(*objects: object) -> None:
     for each in objects:
         text = repr(each)
-        assert "\n" not in text and len(text) < LONGEST, text
-        assert "tensor(" not in text and "array(" not in text, text
+        assert "\n" not in text, text
+        assert len(text) < LONGEST, text
+        assert "tensor(" not in text, text
+        assert "array(" not in text, text
 
 
 def test_records_of_a_trace() -> None:

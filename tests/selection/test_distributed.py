@@ -1,5 +1,7 @@
 """Distributed selection in two rounds."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from support.selection_problems import layer
@@ -62,14 +64,14 @@ class Jealous(RSquared):
         self.kinds = kinds
         self.worth = np.where(kinds == 0, 1.0, 0.9)
 
-    def gains(self, state, candidates):
+    def gains(self, state: Any, candidates: Any) -> Any:
         before = self.value(state)
         return np.array([self._value(np.append(np.flatnonzero(state.chosen), c)) for c in candidates]) - before
 
-    def value(self, state):
+    def value(self, state: Any) -> float:
         return self._value(np.flatnonzero(state.chosen))
 
-    def _value(self, units):
+    def _value(self, units: Any) -> float:
         worth = self.worth[np.unique(units)]
         # the unit of kind 0 is the best first pick, but lowers the value of the others
         return float(worth.max() if len(set(self.kinds[units])) == 2 else worth.sum())

@@ -1,6 +1,7 @@
 """The greedy engine: policies, repetition, stop rules, ties, replay."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from support.selection_problems import layer, picks
 
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.selection.greedy import Status, greedy, prefix, replay
+from scionet.selection.greedy import Selection, Status, greedy, prefix, replay
 from scionet.selection.policies import ExactPolicy, StochasticPolicy
 from scionet.selection.quadratic import AverageObjective, Contributions, LineSearchObjective
 from scionet.selection.setfunctions import Coverage, Modular
@@ -22,7 +23,7 @@ class Watched(Modular):
         super().__init__(weights)
         self.asked = []
 
-    def gains(self, state, candidates):
+    def gains(self, state: Any, candidates: Any) -> Any:
         assert np.all(np.diff(candidates) > 0)
         self.asked.append(len(candidates))
         return super().gains(state, candidates)
@@ -78,7 +79,7 @@ def test_a_sample_of_all_candidates_is_exact(policy) -> None:
 
 
 def test_random_candidates_are_seeded() -> None:
-    def run(seed):
+    def run(seed: int) -> Selection:
         return greedy(coverage(4), 15, policy=StochasticPolicy(), rng=np.random.default_rng(seed))
 
     assert run(1) == run(1)
@@ -95,7 +96,7 @@ def test_random_candidates_are_as_many_as_promised() -> None:
 
 
 def test_random_candidates_keep_most_of_the_value() -> None:
-    def value(**settings):
+    def value(**settings: Any) -> float:
         return greedy(coverage(5, 100), 10, **settings).values[-1]
 
     found = [value(policy=StochasticPolicy(), rng=np.random.default_rng(seed)) for seed in range(10)]
@@ -122,7 +123,7 @@ def test_bad_settings_are_refused() -> None:
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_nan_gains_raise_an_error_that_names_the_unit(bad) -> None:
     class Broken(Modular):
-        def gains(self, state, candidates):
+        def gains(self, state: Any, candidates: Any) -> Any:
             return np.where(candidates == 2, bad, 1.0)
 
     with pytest.raises(CalibrationError, match="unit 2"):

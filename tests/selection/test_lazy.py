@@ -1,5 +1,7 @@
 """Lazy selection: the same picks as exact selection with fewer evaluations; refused where it would be wrong."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,20 +23,20 @@ class Counted(Objective):
         self.inner, self.size, self.evaluations = inner, inner.size, 0
         self.facts = inner.facts if claims is None else claims
 
-    def start(self):
+    def start(self) -> Any:
         return self.inner.start()
 
-    def gains(self, state, candidates):
+    def gains(self, state: Any, candidates: Any) -> Any:
         self.evaluations += len(candidates)
         return self.inner.gains(state, candidates)
 
-    def commit(self, state, unit):
+    def commit(self, state: Any, unit: int) -> Any:
         return self.inner.commit(state, unit)
 
-    def value(self, state):
+    def value(self, state: Any) -> float:
         return self.inner.value(state)
 
-    def weights(self, state):
+    def weights(self, state: Any) -> Any:
         return self.inner.weights(state)
 
 

@@ -1,5 +1,7 @@
 """The logistic likelihood against scikit-learn's regression."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
@@ -11,7 +13,7 @@ from scionet.selection.logistic import LogisticLikelihood
 RIDGE = 1e-2
 
 
-def problem(classes: int, seed: int = 0):
+def problem(classes: int, seed: int = 0) -> tuple[Any, Any]:
     rng = np.random.default_rng(seed)
     x = 3 * rng.standard_normal((80, 6)) + 5
     scores = (x - 5) @ rng.standard_normal((6, classes)) / 3 + rng.gumbel(size=(80, classes))

@@ -1,6 +1,7 @@
 """Set functions against their definitions, and greedy against the optimum."""
 
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def r_squared(x: np.ndarray, y: np.ndarray, chosen: set[int]) -> float:
     return float(1 - (residual**2).sum() / ((y - y.mean()) ** 2).sum())
 
 
-def functions(seed: int):
+def functions(seed: int) -> list[tuple[Any, Any]]:
     """Each objective, and its definition as a function of a set of units."""
     rng = np.random.default_rng(seed)
     worth, similarity, covers = rng.random(6), rng.standard_normal((6, 9)), rng.random((6, 12)) < 0.3

@@ -1,6 +1,7 @@
 """A function as a method: from one score per unit to a pruned network, and what is refused on the way."""
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from scionet.network.discovery.discover import discover
 RESIDUAL = SUBJECTS["residual"]
 
 
-def outgoing(view, rng):
+def outgoing(view, rng) -> Any:
     """L1 norm of the weights that read each unit."""
     total = np.zeros(view.site.width)
     for consumer in view.site.consumers:
@@ -24,7 +25,7 @@ def outgoing(view, rng):
     return total
 
 
-def pruned_by(method, data=(), **choices):
+def pruned_by(method, data=(), **choices) -> Any:
     model = RESIDUAL.network()
     budget = budget_for(discover(model, RESIDUAL.example()), 0.6)
     return model, prune(model, data, budget, example_inputs=RESIDUAL.example(), method=method, **choices)
@@ -58,7 +59,7 @@ def test_a_score_may_be_random_and_depends_on_the_seed_alone() -> None:
 
 @pytest.mark.parametrize("kind", ["list", "tensor", "tensor with gradients", "whole numbers"])
 def test_scores_may_be_any_array(kind) -> None:
-    def like(view, rng):
+    def like(view, rng) -> Any:
         found = torch.from_numpy(outgoing(view, rng))
         return {
             "list": found.tolist(),
@@ -74,7 +75,7 @@ def test_a_decorated_score_is_shown_the_data_and_labels_that_it_asks_for() -> No
     seen = []
 
     @score(labels=True, name="by label")
-    def labelled(view, rng):
+    def labelled(view, rng) -> Any:
         seen.append([tuple(labels.shape) for _, labels in view.calibration.pairs])
         return np.arange(view.site.width)
 
@@ -84,7 +85,7 @@ def test_a_decorated_score_is_shown_the_data_and_labels_that_it_asks_for() -> No
     assert set(map(tuple, seen)) == {((24,),)}
 
     @score(moments=True)
-    def first_term(view, rng):
+    def first_term(view, rng) -> Any:
         return np.diag(view.terms[0].xx)[view.terms[0].columns].sum(1)
 
     assert pruned_by(first_term, RESIDUAL.batches())[1].plan.method == "first_term"
@@ -106,7 +107,7 @@ def test_a_decorated_score_is_shown_the_data_and_labels_that_it_asks_for() -> No
 )
 @pytest.mark.parametrize("data", [(), "batches"], ids=["no data", "data"])
 def test_scores_that_are_not_one_finite_number_for_each_unit_are_refused(returned, text, data) -> None:
-    def bad_score(view, rng):
+    def bad_score(view, rng) -> Any:
         return returned(view.site.width)
 
     message = r"score 'bad_score' must return one finite number for each of the \d+ units of site '[\w.]+'; "
@@ -116,7 +117,7 @@ def test_scores_that_are_not_one_finite_number_for_each_unit_are_refused(returne
 
 @pytest.mark.parametrize("method", [lambda view: 0, lambda: 0, lambda view, rng, more: 0])
 def test_a_function_of_other_arguments_is_refused_before_anything_is_read(method) -> None:
-    def unread():
+    def unread() -> Any:
         raise AssertionError("the data are read")
         yield
 

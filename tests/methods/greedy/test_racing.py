@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scionet.methods.greedy.racing import racing
+from scionet.selection.objective import FloatArray, IntArray
 from scionet.selection.policies import best
 
 
@@ -14,7 +15,7 @@ def test_the_least_sums_are_complete_and_the_others_above_them(n_sums, n_terms, 
     terms = rng.integers(0, 4, (n_sums, n_terms)) * rng.choice([1.0, 1e-3])  # with many ties
     asked = np.zeros_like(terms)
 
-    def run(who, which):
+    def run(who: IntArray, which: IntArray) -> FloatArray:
         assert len(who) <= n_together
         assert len(set(who.tolist())) == len(who)
         asked[who, which] += 1
@@ -35,7 +36,7 @@ def test_little_is_added_beyond_the_least_sum() -> None:
     terms[17] /= 3
     asked = 0
 
-    def run(who, which):
+    def run(who: IntArray, which: IntArray) -> FloatArray:
         nonlocal asked
         asked += len(who)
         return terms[who, which]

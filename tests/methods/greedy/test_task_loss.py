@@ -1,6 +1,7 @@
 """The task loss against one forward pass per candidate."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,7 +128,7 @@ def test_candidates_that_cannot_win_are_broken_off(monkeypatch) -> None:
     pairs_run = []
     moved = precomputed.Precomputed.moved
 
-    def counted(known, point, n_picks, units, rows):
+    def counted(known, point, n_picks, units, rows) -> Any:
         pairs_run.append(len(rows))
         return moved(known, point, n_picks, units, rows)
 

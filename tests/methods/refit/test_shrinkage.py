@@ -1,5 +1,7 @@
 """Shrinkage by held-out rows against fitting and judging explicit rows."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,7 @@ from scionet.network.passes.moments import Moments
 WIDE = torch.float64
 
 
-def problem(n_rows: int, noise: float, truth: float = 1.0):
+def problem(n_rows: int, noise: float, truth: float = 1.0) -> tuple[Any, Any, torch.Tensor]:
     """Rows of 6 inputs and 3 targets; the dense weight, of which `truth` times gives the targets."""
     rng = np.random.default_rng(n_rows)
     x, weight = rng.normal(size=(n_rows, 6)) @ rng.normal(size=(6, 6)) + 1, rng.normal(size=(3, 6))

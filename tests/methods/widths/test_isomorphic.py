@@ -49,8 +49,8 @@ def test_the_best_of_each_group_stay_all_groups_at_one_density(percent) -> None:
 def test_methods_without_scores_and_scores_that_do_not_fit_are_refused() -> None:
     subject = SUBJECTS["residual"]
     model, pairs = subject.network(), subject.pairs(2, 8)
+    images = [x for x, _ in pairs]
     with pytest.raises(InvalidSetting, match="choose a score, such as 'l1'"):
-        images = [x for x, _ in pairs]
         prune(model, images, "macs<=60%", example_inputs=subject.example(), widths="isomorphic")
     costs = CostModel(discover(model, subject.example()))
     scores = {name: np.ones(width) for name, width in zip(costs.names, costs.full.tolist(), strict=True)}

@@ -1,5 +1,7 @@
 """Sensitivity of the network's output to the widths, against the definition."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -91,7 +93,7 @@ def test_distances_do_not_depend_on_batches_and_a_call_of_one_form_is_recorded_o
     changes = [{name: weight * factor} for factor in (0.5, 1.0, 2.0)]
     records = []
 
-    def counted(*given):
+    def counted(*given: Any) -> Any:
         records.append(given)
         return recorded(*given)
 

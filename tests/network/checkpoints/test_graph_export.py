@@ -1,6 +1,6 @@
 import resource
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -207,7 +207,7 @@ def test_full_disk_leaves_the_old_file(suffix: str, tmp_path: Path) -> None:
 
 
 @contextmanager
-def files_up_to(size: int):
+def files_up_to(size: int) -> Iterator[None]:
     """The operating system refuses to write more bytes to a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))

@@ -343,17 +343,21 @@ def test_control_flow_that_depends_on_data_is_refused(early: bool) -> None:
     model = network(lambda: Net(forward, a=conv(3, 4), b=conv(4, 5), c=conv(5, 5), d=conv(5, 5)))
     stops = {"b.weight": None, "c.weight": None, "d.weight": None}
     inputs = [*batches(1), torch.ones(3, 3, 8, 8, dtype=torch.float64)]
-    with pytest.raises(UnsupportedModel, match=r"call different layers .*control flow depends on its data"):
-        with suspended_passes(model, inputs, stops) as passes:
-            while passes.step(own_output, lambda now: None) is not None:
-                pass
+    with (
+        pytest.raises(UnsupportedModel, match=r"call different layers .*control flow depends on its data"),
+        suspended_passes(model, inputs, stops) as passes,
+    ):
+        while passes.step(own_output, lambda now: None) is not None:
+            pass
 
 
 def test_no_batches_are_an_error() -> None:
     model = network(chain)
-    with pytest.raises(CalibrationError, match="calibration data are empty"):
-        with suspended_passes(model, [], stops_of(model)) as passes:
-            passes.step(own_output, lambda now: None)
+    with (
+        pytest.raises(CalibrationError, match="calibration data are empty"),
+        suspended_passes(model, [], stops_of(model)) as passes,
+    ):
+        passes.step(own_output, lambda now: None)
 
 
 def test_the_network_runs_in_eval_mode_and_is_as_before() -> None:

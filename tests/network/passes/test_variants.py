@@ -1,5 +1,7 @@
 """Variants of a network against one call for each."""
 
+from typing import Any
+
 import pytest
 import torch
 from support.subjects import SUBJECTS
@@ -68,7 +70,7 @@ def test_operations_before_a_change_are_not_run_again() -> None:
     counted: list[object] = []
 
     class Count(TorchDispatchMode):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             if func is torch.ops.aten.addmm.default:
                 counted.append(func)
             return func(*args, **(kwargs or {}))
