@@ -1,4 +1,4 @@
-"""From the options of `scionet prune` to the choices of the library. Does not import torch."""
+"""Converts the options of `scionet prune` to choices of the library. Does not import torch."""
 
 from collections.abc import Sequence
 from dataclasses import fields

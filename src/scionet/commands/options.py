@@ -56,7 +56,7 @@ class Common:
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """Where the pictures are, and how they become a network's input."""
+    """The folder of pictures, and their preprocessing."""
 
     data: Path
     """A folder or zip file of pictures, laid out as [split/]class/name.jpg; sorted class names are labels 0, 1, ..."""
@@ -96,7 +96,7 @@ class Demo(Common):
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Which pictures the network is evaluated on before and after; none by default."""
+    """Pictures on which the network is evaluated before and after; none by default."""
 
     evaluate_split: str | None = None
     """Evaluate on this split."""
@@ -125,13 +125,13 @@ class PruneOptions:
     weights: Path | None = None
     """Its weights: a .safetensors file, or a state dict written by torch.save."""
     budget: str | None = None
-    """What may remain: "macs<=50%", "params<=1.2M", "latency<=60%", or several joined by a comma."""
+    """Limits on the pruned network: "macs<=50%", "params<=1.2M", "latency<=60%", or several joined by a comma."""
     out: Path
-    """Where the pruned network goes: a .safetensors file."""
+    """File for the pruned network, ending in .safetensors."""
     method: str = "forward"
     """How units are chosen: forward (greedy forward selection), or a score such as l1, bn_scale, energy or taylor."""
     objective: ObjectiveName = "least_squares"
-    """Method forward: what a unit must help with. Each objective has options of its own below."""
+    """Method forward: the objective that each picked unit improves most. Each has options of its own below."""
     candidates: CandidatesName = "exact"
     """Method forward: evaluate every remaining unit at each step, or a random sample."""
     widths: WidthsName | None = None
@@ -190,14 +190,14 @@ class FinetuneOptions(Generic[RecipeKind]):
     teacher_weights: Path | None = None
     """Weights of the dense network, which is then the teacher; needed by --teacher-weight and --features."""
     recipe: str = "finetune"
-    """How it is trained: finetune, mobilenet_finetune, mobilenet_closing, rethinking_cifar, rethinking_cifar_finetune,
+    """Recipe: finetune, mobilenet_finetune, mobilenet_closing, rethinking_cifar, rethinking_cifar_finetune,
     rethinking_imagenet, or rethinking_imagenet_finetune."""
     train_images: int | None = None
     """Pictures sampled from the data to learn from; by default all but the validation pictures."""
     validation_images: int = 0
     """Pictures held out to measure the accuracy on after every epoch; --patience needs some."""
     out: Path
-    """Where the trained network goes: a .safetensors file."""
+    """File for the trained network, ending in .safetensors."""
     overwrite: bool = False
     """Replace the file if it exists."""
     restart: bool = False
@@ -314,7 +314,7 @@ class AnalyzeCollapse(Common, CollapseOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class GradientFlowOptions(AnalyzeOptions):
-    """Which scores to correlate, and how BatchNorm runs."""
+    """The scores to correlate, and the mode of BatchNorm."""
 
     methods: tuple[str, ...] = ()
     """Scores of units, such as l1, loss_preservation and grasp, to correlate with the change of the loss when a unit is
@@ -341,7 +341,7 @@ class BenchRun(Common):
     jobs: int = 1
     """Runs at a time. Each gets an even share of the processors, or as many threads as --threads says."""
     backend: BackendName = "loky"
-    """Where the runs are done: loky (processes of this machine), ray or dask (a cluster), threading, sequential."""
+    """Backend for the runs: loky (processes of this machine), ray or dask (a cluster), threading, sequential."""
     retry: bool = False
     """Run failed runs again."""
     execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)

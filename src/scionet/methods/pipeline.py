@@ -55,8 +55,8 @@ class Pipeline(Method):
         """Choose for each budget. Measurements that decide the widths are made once for all budgets.
 
         Raises:
-            InvalidSetting: If there is neither a budget nor a stop rule, or both; if the seed is no whole number of 0
-                or more; or if further passes would change nothing.
+            InvalidSetting: If there is neither a budget nor a stop rule, or both; if the seed is not a whole number of
+                0 or more; or if further passes would change nothing.
             UnreachableBudget: If even the narrowest network exceeds a budget.
             CalibrationError: If the calibration data are empty or make the network produce NaN or infinite values.
         """

@@ -30,7 +30,7 @@ class NetworkSource:
 
     @property
     def name(self) -> str:
-        """What tables call it."""
+        """Name in tables."""
         return self.factory.partition(":")[2]
 
 
@@ -107,7 +107,7 @@ class Trial:
 
     @property
     def method(self) -> str:
-        """What tables call it."""
+        """Name in tables."""
         if self.competitor is not None:
             return self.competitor.label if self.arm.name == "as cut" else f"{self.competitor.label} + {self.arm.name}"
         return self.arm.name if self.stock is None else f"{self.stock.name} + {self.arm.name}"

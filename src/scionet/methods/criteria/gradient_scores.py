@@ -93,7 +93,7 @@ def saliencies(saliency: Saliency, network: Network, pairs: Iterable[Any]) -> di
     """The absolute mean over batches of all processes, in eval mode; per site of shape ``(width,)``.
 
     Raises:
-        CalibrationError: If batches are no pairs of inputs and class indices that fit, if there are none, or if the
+        CalibrationError: If batches are not pairs of inputs and matching class indices, if there are none, or if the
             gradient is zero throughout, NaN or infinite.
         UnsupportedModel: If the network runs without gradients.
     """
@@ -116,7 +116,7 @@ def slopes_of(network: Network, pair: Any) -> Slopes:
     """Slopes of one batch in the network as it is set; frozen parameters do not matter.
 
     Raises:
-        CalibrationError: If the batch is no pair of inputs and class indices that fit, or its loss is NaN or infinite.
+        CalibrationError: If the batch is not a pair of inputs and matching class indices, or its loss is not finite.
         UnsupportedModel: If the network runs without gradients.
     """
     inputs, labels = labelled(pair, network.model)

@@ -63,7 +63,7 @@ class ForwardRanker(Ranker):
 
     @cached_property
     def objective(self) -> Objective:
-        """What a unit must help with."""
+        """The objective that each picked unit improves most."""
         return chosen(self.forward.objective, OBJECTIVES, "objective")
 
     @cached_property
@@ -72,7 +72,7 @@ class ForwardRanker(Ranker):
 
     @property
     def _target(self) -> TargetName:
-        """What is imitated."""
+        """The target of imitation."""
         if isinstance(self.objective, OutputImitation):
             return "better" if self.objective.keep_better else "output"
         return "consumer" if isinstance(self.objective, TaskLoss) else self.objective.target

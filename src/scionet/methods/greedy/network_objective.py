@@ -24,7 +24,7 @@ TOGETHER_SHARE = 8
 
 @dataclass(frozen=True)
 class Scoring:
-    """How candidates are scored.
+    """Settings of the evaluation of candidates.
 
     Attributes:
         taylor: Whether candidates are ranked by the loss linearised in the gates.
@@ -90,7 +90,7 @@ class NetworkObjective(Objective[_Picks]):
         self._n_examples = self._summed(self._losses.size)
 
     def start(self) -> _Picks:
-        """Nothing is kept."""
+        """The state without any unit."""
         points = self._losses.start()
         return self._state(np.zeros(self.size), points, self._losses.losses(points))
 

@@ -48,8 +48,8 @@ def output_term(view: SiteView, metric: MetricName | None, memory_bytes: float =
     """The problem of imitating the network's output, linearised in the site's gates (Gauss-Newton).
 
     With J_i the derivative of the output by gate i, a network with gates a differs from the one with all units by
-    ``sum_i (a_i - 1) J_i`` to first order. The J_i take the place of what units contribute to a consumer: one
-    Jacobian-vector product per unit and batch, and from there on only their Gram matrix.
+    ``sum_i (a_i - 1) J_i`` to first order. The J_i replace the contributions of units to a consumer. They cost one
+    Jacobian-vector product per unit and batch; after that only their Gram matrix is needed.
 
     Source: Ye et al., NeurIPS 2020 (greedy global imitation). Differs in that the output is linearised once per site,
     about the network in which the site is whole, instead of being evaluated for every candidate.

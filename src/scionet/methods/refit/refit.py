@@ -59,7 +59,7 @@ class Sample:
     held: NDArray[np.bool_] | None
 
     def held_rows(self, n_rows: int) -> Tensor | None:
-        """Which rows are of held-out examples, shape ``(n_rows,)``; the rows of an example stand together."""
+        """Mark the rows of held-out examples, shape ``(n_rows,)``; the rows of an example are consecutive."""
         if self.held is None:
             return None
         return torch.from_numpy(np.repeat(self.held, -(-n_rows // max(1, len(self.held))))[:n_rows])
