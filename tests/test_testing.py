@@ -1,6 +1,5 @@
 """check_method: what keeps the contract passes, and each way to break it is found."""
 
-
 import numpy as np
 import pytest
 import torch
