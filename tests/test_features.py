@@ -13,7 +13,7 @@ from scionet.errors import InvalidSetting
 
 
 @parametrize_with_checks(
-    [GreedySelector(), GreedySelector(1, objective="logistic"), GreedySelector(1, n_partitions=2, backend="threading")]
+    [GreedySelector(), GreedySelector(1, objective="logistic"), GreedySelector(1, partitions=2, backend="threading")]
 )
 @pytest.mark.filterwarnings("ignore")  # the checks use odd data deliberately
 def test_the_selector_passes_scikit_learns_checks(estimator, check) -> None:
@@ -47,7 +47,7 @@ def test_in_a_pipeline_with_classes_and_names() -> None:
 def test_distributed_and_stochastic_are_seeded_and_close() -> None:
     x, y = load_diabetes(return_X_y=True)
     exact = GreedySelector(4).fit(x, y).scores_[-1]
-    for options in ({"n_partitions": 3, "backend": "threading"}, {"candidates": "stochastic"}):
+    for options in ({"partitions": 3, "backend": "threading"}, {"candidates": "stochastic"}):
         first, second = (GreedySelector(4, random_state=5, **options).fit(x, y) for _ in range(2))
         assert first.order_.tolist() == second.order_.tolist()
         assert 0.9 * exact < first.scores_[-1] <= exact + 1e-12
@@ -61,7 +61,7 @@ def test_distributed_and_stochastic_are_seeded_and_close() -> None:
         {"n_features_to_select": 1.5},
         {"objective": "f1"},
         {"candidates": "lazy"},
-        {"n_partitions": 0},
+        {"partitions": 0},
         {"candidates": "stochastic", "epsilon": 1.0},
     ],
 )

@@ -38,11 +38,11 @@ from scionet.methods.refit.survey import survey, surveying
 from scionet.selection.distributed import distributed
 from scionet.selection.greedy import greedy, replay
 from scionet.selection.guarantees import best_possible, greedy_factor
-from scionet.selection.objective import FloatArray
 from scionet.selection.policies import StochasticPolicy
 from scionet.selection.quadratic import LeastSquaresObjective
 from scionet.selection.regression import refit
 from scionet.selection.terms import Term
+from scionet.typing import FloatArray
 
 RESULT = RESULTS / "theory" / "resnet20.json"
 SITES = ("layer1.1.conv1", "layer2.1.conv1", "layer3.1.conv1")
@@ -85,7 +85,7 @@ def curves(view: SiteView) -> dict[str, Any]:
         for k in range(1, size + 1)
     ]
     two = [
-        [distributed(objective, k, n_partitions=4, seed=s, backend="sequential").selection.values[-1] for s in SEEDS]
+        [distributed(objective, k, partitions=4, seed=s, backend="sequential").selection.values[-1] for s in SEEDS]
         for k in range(1, size + 1)
     ]
     orders = [np.random.default_rng([7, s]).permutation(size).tolist() for s in SEEDS]

@@ -11,7 +11,7 @@ from scionet.extras import extra
 
 
 @contextmanager
-def configured(backend: BackendName, n_jobs: int | None) -> Iterator[None]:
+def configured(backend: BackendName, workers: int | None) -> Iterator[None]:
     """Configure joblib's backend and number of workers.
 
     Raises:
@@ -28,6 +28,6 @@ def configured(backend: BackendName, n_jobs: int | None) -> Iterator[None]:
             import_module("distributed")  # which registers joblib's backend
     with extra("workers"):
         from joblib import parallel_config
-    options: dict[str, Any] = {"backend": backend, "n_jobs": -1 if n_jobs is None else n_jobs}
+    options: dict[str, Any] = {"backend": backend, "n_jobs": -1 if workers is None else workers}
     with parallel_config(**options):
         yield

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
 from scionet.network.calling import Batch, call, inputs_like, to_model, undisturbed
 from scionet.selection.greedy import greedy
-from scionet.selection.objective import FloatArray
 from scionet.selection.policies import EXACT, Lazy
 from scionet.selection.quadratic import AverageObjective
 from scionet.selection.setfunctions import FacilityLocation
 from scionet.selection.terms import Contributions
 from scionet.torch_internals import ConvolutionBase
+from scionet.typing import FloatArray
 
 CriterionName = Literal["facility_location", "moments"]
 

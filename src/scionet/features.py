@@ -9,9 +9,10 @@ from scionet.errors import InvalidSetting
 from scionet.extras import extra
 from scionet.selection.distributed import distributed
 from scionet.selection.logistic import LogisticLikelihood
-from scionet.selection.objective import BoolArray, Objective
+from scionet.selection.objective import Objective
 from scionet.selection.policies import EXACT, Policy, StochasticPolicy
 from scionet.selection.setfunctions import RSquared
+from scionet.typing import BoolArray
 
 with extra("sklearn"):
     from sklearn.base import BaseEstimator
@@ -32,8 +33,8 @@ class GreedySelector(SelectorMixin, BaseEstimator):
             for classes: share of the deviance explained by a multinomial logistic regression.
         candidates: Evaluate every candidate at each step (``"exact"``) or a random sample (``"stochastic"``).
         epsilon: Stochastic candidates: the sample has (N / k) ln(1 / epsilon) features.
-        n_partitions: Number of shares in distributed selection; 1 selects from all features in one round.
-        n_jobs: Number of workers in distributed selection; None uses all available.
+        partitions: Number of shares in distributed selection; 1 selects from all features in one round.
+        workers: Number of workers in distributed selection; None uses all available.
         backend: Joblib backend: ``"loky"``, ``"threading"``, ``"sequential"``, ``"ray"`` or ``"dask"``.
         random_state: Seed of samples and shares.
 
@@ -53,8 +54,8 @@ class GreedySelector(SelectorMixin, BaseEstimator):
         objective: Literal["r2", "logistic"] = "r2",
         candidates: Literal["exact", "stochastic"] = "exact",
         epsilon: float = 0.1,
-        n_partitions: int = 1,
-        n_jobs: int | None = None,
+        partitions: int = 1,
+        workers: int | None = None,
         backend: BackendName = "loky",
         random_state: int = 0,
     ) -> None:
@@ -62,8 +63,8 @@ class GreedySelector(SelectorMixin, BaseEstimator):
         self.objective = objective
         self.candidates = candidates
         self.epsilon = epsilon
-        self.n_partitions = n_partitions
-        self.n_jobs = n_jobs
+        self.partitions = partitions
+        self.workers = workers
         self.backend = backend
         self.random_state = random_state
 
@@ -81,10 +82,10 @@ class GreedySelector(SelectorMixin, BaseEstimator):
         found = distributed(
             objective,
             self._n_units(objective.size),
-            n_partitions=self.n_partitions,
+            partitions=self.partitions,
             seed=self.random_state,
             policy=self._policy(),
-            n_jobs=self.n_jobs,
+            workers=self.workers,
             backend=self.backend,
         ).selection
         self.support_ = np.isin(np.arange(objective.size), found.kept)

@@ -1,7 +1,8 @@
 """Progress bars with the time left, for all long work."""
 
+import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage, the steps done and the steps in total."""
@@ -9,6 +10,15 @@ Progress = Callable[[str, int, int], None]
 
 def silent(stage: str, done: int, total: int) -> None:
     """A `Progress` that shows nothing."""
+
+
+def bars_where_wanted(wanted: bool | None) -> AbstractContextManager[Progress]:
+    """Progress bars, or silence.
+
+    Args:
+        wanted: Whether to show them; None shows them where standard error is a terminal.
+    """
+    return bars() if (sys.stderr.isatty() if wanted is None else wanted) else nullcontext(silent)
 
 
 @contextmanager

@@ -1,9 +1,7 @@
 """prune and prune_each: from a trained network to a smaller one, in one call."""
 
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,7 +36,7 @@ from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Refusal, Sites
 from scionet.network.surgery.cut import cut, verify
-from scionet.progress import Progress, bars, silent
+from scionet.progress import Progress, bars_where_wanted
 
 _LIMITS, _RESOURCES = Limits(), Resources()
 _SHOWN = 60
@@ -249,7 +247,7 @@ def prune_each(
     sites = discover(model, example_inputs, limits.ignored_layers)
     network = Network(model, sites)
     watch.lap("discover")
-    with _bars(progress) as tell:
+    with bars_where_wanted(progress) as tell:
         costs = CostModel(sites, _table(latency_table, wanted, network, example_inputs, tell))
         watch.lap("latency table")
         for budget in wanted:
@@ -302,12 +300,6 @@ def _calibration(
         batch_size=resources.batch_size,
         memory_bytes=resources.memory_gib * 2**30,
     )
-
-
-def _bars(progress: bool | None) -> AbstractContextManager[Progress]:
-    """Progress bars, where they are wanted."""
-    wanted = sys.stderr.isatty() if progress is None else progress
-    return bars() if wanted else nullcontext(silent)
 
 
 def _result(network: Network, plan: Plan, costs: CostModel, example_inputs: Batch, watch: "_StopWatch") -> PruneResult:

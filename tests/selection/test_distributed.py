@@ -25,13 +25,13 @@ def regression(seed: int = 0) -> RSquared:
     return RSquared(x, x[:, :5].sum(axis=1) + rng.standard_normal(60))
 
 
-def run(objective, n_units: int = 6, n_partitions: int = 4, seed: int = 0, **options) -> TwoRounds:
-    return distributed(objective, n_units, n_partitions=n_partitions, seed=seed, **{"backend": "sequential", **options})
+def run(objective, n_units: int = 6, partitions: int = 4, seed: int = 0, **options) -> TwoRounds:
+    return distributed(objective, n_units, partitions=partitions, seed=seed, **{"backend": "sequential", **options})
 
 
 @pytest.mark.parametrize("objective", [coverage(), regression()], ids=["coverage", "regression"])
 def test_one_partition_is_greedy(objective) -> None:
-    assert run(objective, n_partitions=1).selection == greedy(objective, 6)
+    assert run(objective, partitions=1).selection == greedy(objective, 6)
 
 
 @pytest.mark.parametrize("objective", [coverage(), regression()], ids=["coverage", "regression"])
@@ -51,8 +51,8 @@ def test_the_result_depends_on_the_seed_and_not_on_the_backend() -> None:
     objective = regression()
     options = {"policy": StochasticPolicy(0.3)}
     first = run(objective, seed=1, **options)
-    for backend, n_jobs in (("sequential", 1), ("threading", 2), ("threading", 3), ("loky", 2)):
-        assert run(objective, seed=1, backend=backend, n_jobs=n_jobs, **options) == first
+    for backend, workers in (("sequential", 1), ("threading", 2), ("threading", 3), ("loky", 2)):
+        assert run(objective, seed=1, backend=backend, workers=workers, **options) == first
     assert run(objective, seed=2, **options).partition != first.partition
 
 
@@ -78,10 +78,10 @@ class Jealous(RSquared):
 
 
 def test_a_worker_that_beats_the_second_round_wins() -> None:
-    alone = run(coverage(size=40), n_units=2, n_partitions=3).partition
+    alone = run(coverage(size=40), n_units=2, partitions=3).partition
     kinds = np.ones(40, dtype=int)
     kinds[alone[0][0]] = 0
-    found = run(Jealous(kinds), n_units=2, n_partitions=3)
+    found = run(Jealous(kinds), n_units=2, partitions=3)
     assert found.partition == alone
     assert found.merged.values[-1] == pytest.approx(1.0)
     assert found.selection in found.local
@@ -90,11 +90,11 @@ def test_a_worker_that_beats_the_second_round_wins() -> None:
 
 def test_empty_shares_too_many_units_and_no_units() -> None:
     tiny = Modular(np.array([3.0, 1.0, 2.0]))
-    found = run(tiny, n_units=2, n_partitions=8)
+    found = run(tiny, n_units=2, partitions=8)
     assert any(not share for share in found.partition)
     assert found.selection.kept == (0, 2)
-    assert run(tiny, n_units=5, n_partitions=2).selection.kept == (0, 1, 2)
-    assert run(tiny, n_units=0, n_partitions=2).selection.kept == ()
+    assert run(tiny, n_units=5, partitions=2).selection.kept == (0, 1, 2)
+    assert run(tiny, n_units=0, partitions=2).selection.kept == ()
     assert run(coverage(), policy=Lazy()) == run(coverage())
 
 
@@ -107,7 +107,7 @@ def test_two_rounds_come_close_to_plain_greedy() -> None:
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"n_partitions": 0}, "n_partitions must be at least 1"),
+        ({"partitions": 0}, "partitions must be at least 1"),
         ({"n_units": -1}, "n_units at least 0"),
         ({"backend": "spark"}, "backend must be one of loky, threading, sequential, ray, dask; given 'spark'"),
     ],
@@ -118,7 +118,7 @@ def test_wrong_numbers_and_backends(options, text) -> None:
 
 
 def test_objectives_that_are_not_set_functions_are_refused() -> None:
-    with pytest.raises(InvalidSetting, match="LineSearchObjective is not one: use n_partitions=1"):
+    with pytest.raises(InvalidSetting, match="LineSearchObjective is not one: use partitions=1"):
         run(LineSearchObjective([layer(0).term]))
 
 
@@ -135,6 +135,6 @@ def test_a_real_local_ray_with_two_workers() -> None:
     ray.init(num_cpus=2, include_dashboard=False, configure_logging=False, log_to_driver=False)
     try:
         objective = regression()
-        assert run(objective, backend="ray", n_jobs=2) == run(objective)
+        assert run(objective, backend="ray", workers=2) == run(objective)
     finally:
         ray.shutdown()

@@ -76,7 +76,7 @@ def test_bounds_hold_on_twenty_regressions_and_means_are_as_expected() -> None:
         for repeat in range(5):
             some = greedy(objective, 3, policy=StochasticPolicy(0.1), rng=np.random.default_rng([seed, repeat]))
             shares["stochastic"].append(some.values[-1] / best)
-            two = distributed(objective, 3, n_partitions=3, seed=repeat, backend="sequential")
+            two = distributed(objective, 3, partitions=3, seed=repeat, backend="sequential")
             shares["distributed"].append(two.selection.values[-1] / best)
     means = {name: float(np.mean(values)) for name, values in shares.items()}
     expected = {"greedy": 0.971, "stochastic": 0.967, "distributed": 0.972, "gamma": 0.146}

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scionet.budget.costs import FloatArray
 from scionet.budget.latency.durations import Latency
 from scionet.budget.latency.operations import Axis
 from scionet.budget.latency.origin import Origin
@@ -16,6 +15,7 @@ from scionet.budget.latency.table import LatencyTable, NetworkTime, OperationTim
 from scionet.network.calling import tensors_of
 from scionet.network.sites import Sites
 from scionet.torch_internals import TorchDispatchMode
+from scionet.typing import FloatArray
 
 ORIGIN = Origin("network", "float32 2x2x5x5", "float32", "cpu", "Example CPU @ 2.40GHz", 1, "2.6.0", "perf_counter")
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from scionet.budget.budget import Budget
-from scionet.budget.costs import CostModel, FloatArray
+from scionet.budget.costs import CostModel
 from scionet.network.sites import Operation, Site, Sites, Slot
+from scionet.typing import FloatArray
 
 SIZE = 5
 """Height and width of every image and feature map."""

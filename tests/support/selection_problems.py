@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from scionet.selection.greedy import Selection, greedy
-from scionet.selection.objective import FloatArray, IntArray, Objective
+from scionet.selection.objective import Objective
 from scionet.selection.quadratic import Term
+from scionet.typing import FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,7 @@ from scionet.methods.greedy.forward import ForwardRanker
 from scionet.methods.refit.survey import survey, surveying
 from scionet.network.calling import Batch
 from scionet.selection.greedy import Selection
-from scionet.selection.objective import FloatArray
+from scionet.typing import FloatArray
 
 _FORWARD, _LIMITS, _RESOURCES = Forward(), Limits(), Resources()
 

@@ -19,11 +19,12 @@ from scionet.errors import CalibrationError, UnsupportedModel, unknown
 from scionet.extras import extra
 from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import Ranker
-from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
+from scionet.methods.criteria.unit_scores import MeasuredRanker
 from scionet.network.calling import as_arguments, call, tensors_of
 from scionet.network.example_loss import cross_entropies, labelled
 from scionet.network.network import Network
 from scionet.network.sites import Site
+from scionet.typing import FloatArray
 
 
 @dataclass(frozen=True)

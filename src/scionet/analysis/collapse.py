@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scionet.errors import InvalidSetting
@@ -19,8 +18,7 @@ from scionet.masks.weights import maskable
 from scionet.network.calling import Batch
 from scionet.network.sites import Site, Sites
 from scionet.torch_internals import ConvolutionBase
-
-FloatArray = NDArray[np.float64]
+from scionet.typing import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
@@ -24,8 +23,7 @@ from scionet.network.calling import undisturbed
 from scionet.network.example_loss import labelled
 from scionet.network.sites import Sites
 from scionet.network.surgery.gates import gated_tensors
-
-FloatArray = NDArray[np.float64]
+from scionet.typing import FloatArray
 
 
 @dataclass(frozen=True)

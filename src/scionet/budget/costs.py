@@ -9,11 +9,12 @@ import numpy as np
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from scionet.budget.forms import FloatArray, Forms, IntArray
+from scionet.budget.forms import Forms
 from scionet.budget.latency.table import LatencyTable
 from scionet.errors import CalibrationError, InvalidSetting, unknown
 from scionet.network.calling import Batch, attention_unfused, call, example_count, to_model, undisturbed
 from scionet.network.sites import Sites
+from scionet.typing import FloatArray, IntArray
 
 
 @dataclass(frozen=True)

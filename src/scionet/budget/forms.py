@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from scionet.errors import UnsupportedModel
 from scionet.network.sites import Sites
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from scionet.typing import FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -14,8 +13,7 @@ from torch import Tensor, nn
 from scionet.differentiable.soft_greedy import SoftGreedy, fit
 from scionet.errors import CheckpointError, InvalidSetting
 from scionet.files.atomic import whole_file
-
-FloatArray = NDArray[np.float64]
+from scionet.typing import FloatArray
 
 FORMAT = "1"
 """Version of the file format; increased when older readers could misread a file."""

@@ -17,8 +17,8 @@ from scionet.network.plan import Plan
 from scionet.network.sites import Site, Sites
 from scionet.progress import Progress, silent
 from scionet.selection.greedy import Selection
-from scionet.selection.objective import FloatArray
 from scionet.selection.terms import Term
+from scionet.typing import FloatArray
 
 Repaired = Callable[[Selection, Mapping[str, Tensor], Mapping[str, Tensor]], Mapping[str, Tensor]]
 """Maps a selection at one site, and the gates and tensors decided before, to the tensors of the resulting network. The

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from scionet.choices.settings import Settings
-from scionet.methods.calibration.calibration import BoolArray, Calibration
+from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import Ranker
 from scionet.methods.problem import Problem
 from scionet.methods.refit.refit import Fitting, Sample
@@ -12,6 +12,7 @@ from scionet.network.network import Network
 from scionet.network.sites import Sites
 from scionet.progress import Progress
 from scionet.seeds import Generators
+from scionet.typing import BoolArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,7 +75,11 @@ class Pipeline(Method):
             progress,
         )
         allocator = Allocator(run)
-        return [self._repaired(run, self._walked(allocator, budget, seed), held_out) for budget in budgets]
+        plans = []
+        for budget in budgets:
+            plan = self._walked(allocator, budget, seed)
+            plans.append(self._repaired(run, plan, held_out))
+        return plans
 
     def _walked(self, allocator: Allocator, budget: Budget | None, seed: int) -> Plan:
         """Return a plan within the budget, after all passes.

@@ -10,8 +10,9 @@ from scionet.choices.resources import BackendName
 from scionet.errors import InvalidSetting
 from scionet.extras import extra
 from scionet.selection.greedy import Selection, greedy
-from scionet.selection.objective import Fact, IntArray, Objective
+from scionet.selection.objective import Fact, Objective
 from scionet.selection.policies import EXACT, Policy
+from scionet.typing import IntArray
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,10 @@ def distributed(
     objective: Objective[Any],
     n_units: int,
     *,
-    n_partitions: int,
+    partitions: int,
     seed: int,
     policy: Policy = EXACT,
-    n_jobs: int | None = None,
+    workers: int | None = None,
     backend: BackendName = "loky",
 ) -> TwoRounds:
     """Select up to `n_units` from each random share of the units in parallel, then `n_units` from all picks.
@@ -53,31 +54,29 @@ def distributed(
     Args:
         objective: Objective to maximise; must be a set function. It is sent to the workers.
         n_units: Number of units to keep.
-        n_partitions: Number of shares.
+        partitions: Number of shares.
         seed: Seed of the partition and of the samples of a stochastic policy.
         policy: Which candidates are evaluated at each step of both rounds.
-        n_jobs: Number of workers. None uses all that the backend offers.
+        workers: Number of workers. None uses all that the backend offers.
         backend: Joblib backend. ``"ray"`` and ``"dask"`` use the connected cluster, or a local one.
 
     Raises:
         InvalidSetting: If a number is out of range, the backend is unknown, or the objective is not weakly submodular.
         MissingExtra: If joblib or the backend is not installed.
     """
-    if n_partitions < 1 or n_units < 0:
-        raise InvalidSetting(
-            f"n_partitions must be at least 1 and n_units at least 0; given {n_partitions} and {n_units}"
-        )
+    if partitions < 1 or n_units < 0:
+        raise InvalidSetting(f"partitions must be at least 1 and n_units at least 0; given {partitions} and {n_units}")
     if Fact.WEAKLY_SUBMODULAR not in objective.facts:
         raise InvalidSetting(
             f"distributed selection requires a weakly submodular set function; {type(objective).__name__} is not one: "
-            "use n_partitions=1"
+            "use partitions=1"
         )
-    shares = _shares(objective.size, n_partitions, seed)
-    generators = [np.random.default_rng([seed, number]) for number in range(n_partitions + 1)]
-    if n_partitions == 1:
+    shares = _shares(objective.size, partitions, seed)
+    generators = [np.random.default_rng([seed, number]) for number in range(partitions + 1)]
+    if partitions == 1:
         whole = greedy(objective, n_units, policy=policy, rng=generators[0])
         return TwoRounds(whole, (tuple(range(objective.size)),), (whole,), whole)
-    with configured(backend, n_jobs):
+    with configured(backend, workers):
         with extra("workers"):
             from joblib import Parallel, delayed
         jobs = [
@@ -92,7 +91,7 @@ def distributed(
     return TwoRounds(winner, tuple(tuple(share.tolist()) for share in shares), tuple(local), merged)
 
 
-def _shares(size: int, n_partitions: int, seed: int) -> list[IntArray]:
+def _shares(size: int, partitions: int, seed: int) -> list[IntArray]:
     """Assign each unit to a share independently and uniformly at random; units within a share ascend."""
-    share_of_unit = np.random.default_rng([seed, n_partitions, size]).integers(n_partitions, size=size)
-    return [np.flatnonzero(share_of_unit == number) for number in range(n_partitions)]
+    share_of_unit = np.random.default_rng([seed, partitions, size]).integers(partitions, size=size)
+    return [np.flatnonzero(share_of_unit == number) for number in range(partitions)]

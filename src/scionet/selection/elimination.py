@@ -9,8 +9,8 @@ import numpy as np
 
 from scionet.extras import extra
 from scionet.selection.greedy import Selection, Status
-from scionet.selection.objective import FloatArray
 from scionet.selection.terms import Contributions
+from scionet.typing import FloatArray
 
 RIDGE = 1e-10
 """Ridge relative to the mean of the diagonal. Duplicate units make the Gram matrix singular without it."""

@@ -8,8 +8,9 @@ from typing import Any, Generic
 import numpy as np
 
 from scionet.errors import InvalidSetting
-from scionet.selection.objective import IntArray, Objective, State
+from scionet.selection.objective import Objective, State
 from scionet.selection.policies import EXACT, Policy
+from scionet.typing import IntArray
 
 
 class Status(Enum):

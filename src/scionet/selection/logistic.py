@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from scionet.errors import InvalidSetting
-from scionet.selection.objective import BoolArray, Fact, FloatArray, IntArray, Objective
+from scionet.selection.objective import Fact, Objective
 from scionet.selection.setfunctions import finite_array
+from scionet.typing import BoolArray, FloatArray, IntArray
 
 _STEPS = 50
 _CHUNK = 2**24

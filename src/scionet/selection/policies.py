@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.selection.objective import Fact, FloatArray, IntArray, Objective
+from scionet.selection.objective import Fact, Objective
+from scionet.typing import FloatArray, IntArray
 
 TIE = 1e-10
 """Gains within this fraction of the best gain are tied, so that rounding does not decide between equal units."""

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scionet.selection.objective import BoolArray, Fact, FloatArray, IntArray, Objective
+from scionet.selection.objective import Fact, Objective
 from scionet.selection.regression import Fit, refit
 from scionet.selection.terms import Contributions, Term, common_size
+from scionet.typing import BoolArray, FloatArray, IntArray
 
 __all__ = [
     "AverageObjective",

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from scionet.errors import InvalidSetting
-from scionet.selection.objective import FloatArray, IntArray
 from scionet.selection.terms import Term
+from scionet.typing import FloatArray, IntArray
 
 SPANNED = 1e-10
 """An input counts as spanned by earlier inputs if its residual is below this fraction of its mean square."""

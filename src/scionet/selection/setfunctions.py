@@ -5,8 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from scionet.errors import InvalidSetting
-from scionet.selection.objective import BoolArray, Fact, FloatArray, IntArray, Objective
+from scionet.selection.objective import Fact, Objective
 from scionet.selection.quadratic import LeastSquaresObjective, LeastSquaresState, Term
+from scionet.typing import BoolArray, FloatArray, IntArray
 
 
 class Modular(Objective[BoolArray]):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.selection.objective import FloatArray, IntArray
+from scionet.typing import FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)

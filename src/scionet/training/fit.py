@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from scionet.errors import TrainingError
 from scionet.network.calling import hash_tensors, state_of, tensors_of
 from scionet.network.multiprocess import world
-from scionet.progress import bars, silent
+from scionet.progress import bars_where_wanted
 from scionet.training.callback_list import CallbackList
 from scionet.training.callbacks import Callback
 from scionet.training.execution import Execution, accelerator_for
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FitResult:
     """The result of a training.
 
@@ -42,7 +42,14 @@ class FitResult:
 
     history: tuple[Epoch, ...]
     status: str
-    state: TrainingState = field(repr=False)
+    state: TrainingState
+
+    def __repr__(self) -> str:
+        """The result in one line."""
+        last = self.history[-1] if self.history else None
+        accuracy = "" if last is None or last.validation is None else f", validation {last.validation.rate:.2%}"
+        loss = "" if last is None else f", loss {last.loss:.4g}"
+        return f"FitResult({self.status}, {len(self.history)} epochs{loss}{accuracy})"
 
 
 def fit(
@@ -59,7 +66,7 @@ def fit(
     execution: Execution | None = None,
     optimizer: Optimizer | None = None,
     callbacks: Sequence[Callback] = (),
-    progress: bool = False,
+    progress: bool | None = None,
     accelerator: "Accelerator | None" = None,
 ) -> FitResult:
     """Train a classifier, in place.
@@ -89,7 +96,7 @@ def fit(
         optimizer: An optimiser to use instead of the recipe's; the schedule multiplies the learning rates of its
             groups.
         callbacks: Code that runs at fixed points of every step and epoch. Its state is part of the training's state.
-        progress: Whether to show a progress bar on standard error.
+        progress: Show a progress bar on standard error; by default where that is a terminal.
         accelerator: An Accelerator to use, for what `execution` does not cover (FSDP, DeepSpeed, arguments of DDP). If
             this process has created one, give it.
 
@@ -106,11 +113,11 @@ def fit(
     _refuse_validation(recipe, data, validation)
     listed = CallbackList(callbacks)
     accelerator = accelerator or accelerator_for(execution)
-    shown = progress and world()[0] == 0
+    wanted = progress if world()[0] == 0 else False
     with (
         randomness_kept(accelerator.device),
         _modes(model, teacher),
-        bars() if shown else nullcontext(silent) as report_progress,
+        bars_where_wanted(wanted) as report_progress,
     ):
         settings = {
             **json.loads(json.dumps({"recipe": asdict(recipe)})),

@@ -12,9 +12,10 @@ from support.handmade_sites import all_allowed, brute_force, chain, mixed, separ
 from scionet.budget.allocation.allocate import uniform
 from scionet.budget.allocation.curves import by_curves
 from scionet.budget.budget import Budget
-from scionet.budget.costs import CostModel, FloatArray
+from scionet.budget.costs import CostModel
 from scionet.errors import InvalidSetting, UnreachableBudget
 from scionet.network.sites import Operation, Site, Sites
+from scionet.typing import FloatArray
 
 Curves = dict[str, FloatArray]
 

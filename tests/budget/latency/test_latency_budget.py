@@ -12,8 +12,9 @@ from support.handmade_sites import brute_force, chain, mixed
 from scionet.budget.allocation.allocate import uniform
 from scionet.budget.allocation.curves import by_curves
 from scionet.budget.budget import Budget
-from scionet.budget.costs import CostModel, FloatArray
+from scionet.budget.costs import CostModel
 from scionet.errors import InvalidSetting, UnreachableBudget
+from scionet.typing import FloatArray
 
 WIDE = CostModel(chain([24, 40, 36]).sites, handmade(chain([24, 40, 36]).sites, 0))
 COUPLED = CostModel(mixed(24, 40, 20, 16, 16).sites, handmade(mixed(24, 40, 20, 16, 16).sites, 0))

@@ -13,11 +13,11 @@ from scionet import prune
 from scionet.errors import CalibrationError
 from scionet.methods.contract import SiteView
 from scionet.methods.criteria.hrank import map_ranks, mean_ranks
-from scionet.methods.criteria.unit_scores import FloatArray
 from scionet.methods.registry import SCORES
 from scionet.network.discovery.discover import discover
 from scionet.network.network import Network
 from scionet.network.sites import Sites
+from scionet.typing import FloatArray
 
 MLP, PAIRS = SUBJECTS["mlp"].network(), SUBJECTS["mlp"].pairs(2, 6)
 SITES = discover(MLP, SUBJECTS["mlp"].example())

@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scionet.methods.greedy.racing import racing
-from scionet.selection.objective import FloatArray, IntArray
 from scionet.selection.policies import best
+from scionet.typing import FloatArray, IntArray
 
 
 @given(st.integers(1, 12), st.integers(1, 9), st.integers(1, 5), st.integers(0, 10**6))

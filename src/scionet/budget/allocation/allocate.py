@@ -10,8 +10,8 @@ from scionet.budget.allocation.ladder import NO_MAXIMUM, Ladder, Moves
 from scionet.budget.allocation.reach import TOLERANCE
 from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
-from scionet.budget.forms import FloatArray, IntArray
 from scionet.errors import InvalidSetting
+from scionet.typing import FloatArray, IntArray
 
 _EXPANSIONS = 500
 _ENOUGH = 16

@@ -10,8 +10,8 @@ from scionet.budget.allocation.ladder import NO_MAXIMUM, SAME, Ladder
 from scionet.budget.allocation.solver import Search
 from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
-from scionet.budget.forms import FloatArray, IntArray
 from scionet.errors import InvalidSetting
+from scionet.typing import FloatArray, IntArray
 
 _NEGLIGIBLE = 1e-5
 """Of a site's largest error: a refit has a ridge of 1e-6, which more duplicates of a unit make less harmful."""

@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 
 from scionet.budget.allocation.ladder import SAME, Ladder, Moves
-from scionet.budget.forms import FloatArray, IntArray
+from scionet.typing import FloatArray, IntArray
 
 _COMBINATIONS = 1000
 

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from scionet.budget.budget import QUANTITIES, Budget, Caps
 from scionet.budget.costs import Cost, CostModel
-from scionet.budget.forms import FloatArray, IntArray
 from scionet.errors import InvalidSetting, UnreachableBudget
+from scionet.typing import FloatArray, IntArray
 
 NO_MAXIMUM: Mapping[str, int] = MappingProxyType({})
 """Every site may stay whole."""

@@ -8,8 +8,8 @@ from scionet.budget.allocation.allocate import settle
 from scionet.budget.allocation.ladder import NO_MAXIMUM, Ladder
 from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
-from scionet.budget.forms import FloatArray, IntArray
 from scionet.errors import InvalidSetting
+from scionet.typing import FloatArray, IntArray
 
 
 def by_scores(

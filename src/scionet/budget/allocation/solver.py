@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from scionet.budget.allocation.ladder import Ladder, Moves
-from scionet.budget.forms import FloatArray, IntArray
+from scionet.typing import FloatArray, IntArray
 
 _TINY = 1e-12
 _START = 1 / 256

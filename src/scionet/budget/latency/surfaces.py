@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from scionet.budget.forms import FloatArray, IntArray
 from scionet.budget.latency.operations import Axis
+from scionet.typing import FloatArray, IntArray
 
 _SLOPE = 1e-6
 """Least rise of a surface along an axis, as a fraction of its largest value: every step down then saves something."""

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scionet.errors import CalibrationError
@@ -17,9 +16,7 @@ from scionet.network.multiprocess import largest, summed, world
 from scionet.network.network import Network
 from scionet.seeds import Generators, coprime_step
 from scionet.torch_internals import tree_flatten, tree_map
-
-IntArray = NDArray[np.int64]
-BoolArray = NDArray[np.bool_]
+from scionet.typing import BoolArray, IntArray
 
 ALL = 2**40
 """A count that exceeds any number of examples."""

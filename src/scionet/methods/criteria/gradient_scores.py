@@ -14,11 +14,12 @@ from torch import Tensor
 
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.calibration.calibration import Calibration
-from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
+from scionet.methods.criteria.unit_scores import MeasuredRanker
 from scionet.network.example_loss import cross_entropies, labelled
 from scionet.network.multiprocess import summed
 from scionet.network.network import Network
 from scionet.network.sites import Sites
+from scionet.typing import FloatArray
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
 from scionet.methods.calibration.calibration import Calibration
-from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker, ScoreRanker, l1
+from scionet.methods.criteria.unit_scores import MeasuredRanker, ScoreRanker, l1
 from scionet.network.calling import Batch, call, example_count
 from scionet.network.multiprocess import summed
 from scionet.network.network import Network
 from scionet.network.sites import Sites
+from scionet.typing import FloatArray
 
 
 @dataclass(frozen=True)

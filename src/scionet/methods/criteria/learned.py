@@ -20,9 +20,9 @@ from scionet.methods.greedy.forward import ForwardRanker
 from scionet.methods.refit.survey import survey, surveying
 from scionet.network.calling import Batch
 from scionet.selection.greedy import Selection, replay
-from scionet.selection.objective import FloatArray
 from scionet.selection.quadratic import LeastSquaresObjective
 from scionet.selection.terms import Contributions
+from scionet.typing import FloatArray
 
 STATISTICS = ("l1", "bn_scale", "energy", "alone", "agreement", "mean correlation", "largest correlation")
 """The statistics of each unit that a selector reads; see `statistics`."""

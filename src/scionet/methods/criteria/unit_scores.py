@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scionet.errors import InvalidSetting
@@ -23,8 +22,8 @@ from scionet.selection.greedy import Selection, Status, replay
 from scionet.selection.quadratic import LeastSquaresObjective
 from scionet.selection.terms import Contributions
 from scionet.torch_internals import BatchNormBase
+from scionet.typing import FloatArray
 
-FloatArray = NDArray[np.float64]
 Score = Callable[[SiteView, np.random.Generator], FloatArray]
 
 

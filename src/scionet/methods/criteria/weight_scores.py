@@ -13,11 +13,12 @@ from scionet.masks.rounds import ScoringTask
 from scionet.masks.scores import WeightScore
 from scionet.masks.weights import maskable, upcast
 from scionet.methods.calibration.calibration import Calibration
-from scionet.methods.criteria.unit_scores import FloatArray, MeasuredRanker
+from scionet.methods.criteria.unit_scores import MeasuredRanker
 from scionet.network.checkpoints.manifest import blank_inputs
 from scionet.network.example_loss import labelled
 from scionet.network.network import Network
 from scionet.network.sites import Site
+from scionet.typing import FloatArray
 
 Reduction = Callable[[Tensor], Tensor]
 """Maps the scores of the weights that produce each unit, ``(N, weights)``, to scores of the units, ``(N,)``."""

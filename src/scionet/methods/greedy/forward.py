@@ -146,10 +146,10 @@ class ForwardRanker(Ranker):
         return distributed(
             objective,
             n_units,
-            n_partitions=partitions,
+            partitions=partitions,
             seed=int(rng.integers(2**31)),
             policy=self._policy(),
-            n_jobs=resources.workers,
+            workers=resources.workers,
             backend=resources.backend,
         ).selection
 

@@ -14,7 +14,8 @@ from scionet.methods.greedy.gated_network import GatedSite
 from scionet.methods.greedy.racing import racing
 from scionet.network.calling import Batch
 from scionet.network.multiprocess import everywhere, largest, summed
-from scionet.selection.objective import FloatArray, IntArray, Objective
+from scionet.selection.objective import Objective
+from scionet.typing import FloatArray, IntArray
 
 BLOCK = 16
 """The fewest examples that a candidate is evaluated on before it is compared again."""

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from scionet.selection.objective import BoolArray, FloatArray, IntArray
 from scionet.selection.policies import TIE
+from scionet.typing import BoolArray, FloatArray, IntArray
 
 Run = Callable[[IntArray, IntArray], FloatArray]
 """Returns terms, given the positions of some sums and the number of the next term of each."""

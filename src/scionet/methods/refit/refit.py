@@ -12,8 +12,6 @@ from torch import Tensor
 from scionet.choices.repair import Refit
 from scionet.methods.contract import Repaired
 from scionet.methods.refit.regression_problems import (
-    FloatArray,
-    IntArray,
     channel_gates,
     flat_columns,
     make_term,
@@ -29,6 +27,7 @@ from scionet.network.passes.suspended import Stop
 from scionet.network.sites import Address, Site, Sites
 from scionet.selection.greedy import Selection
 from scionet.selection.terms import Term
+from scionet.typing import FloatArray, IntArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,16 +4,13 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from scionet.network.network import Network
 from scionet.network.passes.moments import Moments, flatten_weight
 from scionet.network.sites import Consumer, Site, Sites
 from scionet.selection.terms import Term
-
-FloatArray = NDArray[np.float64]
-IntArray = NDArray[np.int64]
+from scionet.typing import FloatArray, IntArray
 
 
 def norm_scale(network: Network, consumer: Consumer) -> FloatArray | None:

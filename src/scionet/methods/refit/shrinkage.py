@@ -5,9 +5,10 @@ from torch import Tensor
 
 from scionet.errors import CalibrationError
 from scionet.methods.calibration.calibration import HELD_OUT
-from scionet.methods.refit.regression_problems import FloatArray, IntArray, shrunk
+from scionet.methods.refit.regression_problems import shrunk
 from scionet.network.passes.moments import Moments
 from scionet.selection.regression import refit
+from scionet.typing import FloatArray, IntArray
 
 TRIED = (0.0, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 """Strengths of shrinkage that are compared on held-out examples."""

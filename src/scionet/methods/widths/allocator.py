@@ -25,7 +25,7 @@ from scionet.methods.widths.sensitivity import measured_widths, sensitivity_curv
 from scionet.network.multiprocess import everywhere, summed
 from scionet.network.passes.moments import Moments
 from scionet.selection.greedy import Selection, shortened
-from scionet.selection.objective import FloatArray
+from scionet.typing import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,7 +16,7 @@ from scionet.network.multiprocess import everywhere, summed
 from scionet.network.network import Network
 from scionet.network.passes.variants import run_variants
 from scionet.progress import Progress, silent
-from scionet.selection.objective import FloatArray
+from scionet.typing import FloatArray
 
 
 @dataclass(frozen=True, eq=False)

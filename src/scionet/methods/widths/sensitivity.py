@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scionet.selection.objective import FloatArray
+from scionet.typing import FloatArray
 
 NEGLIGIBLE = 1e-6
 """Below this fraction of its largest value an error carries no information."""

@@ -6,14 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scionet.network.calling import hash_tensors, state_of
 from scionet.network.discovery.tracing import Contraction, Grid, Lock, Trace, varying
 from scionet.network.sites import Consumer, Extent, Operation, Refusal, Site, Sites, Slot
-
-IntArray = NDArray[np.int64]
+from scionet.typing import IntArray
 
 _RAGGED = "channels are divided into equal parts by position, which would no longer be equal; the channels stay whole"
 

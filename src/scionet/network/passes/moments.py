@@ -18,8 +18,7 @@ from scionet.network.multiprocess import summed
 from scionet.network.passes.suspended import Stop
 from scionet.network.phrases import counted
 from scionet.seeds import coprime_step, hashed
-
-FloatArray = NDArray[np.float64]
+from scionet.typing import FloatArray
 
 
 @dataclass(frozen=True, eq=False, repr=False)
