@@ -163,7 +163,7 @@ def test_a_toml_file(ready: Path) -> None:
         (["--patience", "2"], "patience needs validation data"),
         (["--batch-size", "64"], "40 training examples do not fill a batch of 64"),
         (["--teacher-weight", "0.5"], "need --teacher-weights"),
-        (["--teacher-weights", "weights.pt"], "a teacher goes with teacher_weight above 0"),
+        (["--teacher-weights", "weights.pt"], "a teacher needs teacher_weight above 0"),
         (["--features", "conv9", "--teacher-weights", "weights.pt"], "unknown feature of CifarResNet 'conv9'"),
         (["--augmentation", "zoom"], "needs a crop size"),
         (["--precision", "fp16"], "needs a GPU"),
