@@ -26,8 +26,7 @@ def check_method(method: GivenMethod, **choices: Any) -> None:
     """Check that a method keeps the contract, on small networks: a residual one, a branched one and a perceptron.
 
     A method must leave the network untouched, meet the budget, make the same plan for the same seed and for the same
-    examples in other batches, choose units that can be cut so that the cut network equals the masked one, and make a
-    plan that survives JSON.
+    examples in other batches, and make a plan that survives JSON. The cut network must equal the masked one.
 
     Args:
         method: What ``prune(..., method=...)`` takes: a function, a `Ranker`, a `Method`, a name or a choice.

@@ -67,7 +67,7 @@ class Settings:
 
 
 def widths_from(value: object) -> WidthRule:
-    """WidthRule from a name, a table of a TOML file, or as they are.
+    """Widths from a name, a table of a TOML file, or as they are.
 
     Raises:
         InvalidSetting: If the value is none of these.

@@ -80,10 +80,14 @@ def lessons(
 def statistics(view: SiteView) -> FloatArray:
     """Compute cheap statistics of the units of a site, each relative to the site's mean, so that sites can be compared.
 
-    The statistics of a unit are: the L1 norm of the producing weights; the BatchNorm scale; the mean square of its
-    contribution to its consumers; how much of their output it explains alone, refitted; the product of its contribution
-    and that of all units, divided by its mean size; the mean and the largest absolute correlation of its contribution
-    with those of the other units. All but the products are logarithms or correlations.
+    The statistics of a unit are:
+
+    - the L1 norm of its producing weights, and its BatchNorm scale;
+    - the mean square of its contribution to its consumers, and how much of their output it explains alone, refitted;
+    - the product of its contribution and that of all units, divided by its mean size;
+    - the mean and the largest absolute correlation of its contribution with those of the other units.
+
+    All but the products are logarithms or correlations.
 
     Returns:
         Shape ``(N, len(STATISTICS))``.
