@@ -298,7 +298,7 @@ def _calibration(
         example_inputs,
         labels=method.uses_labels,
         batch_size=resources.batch_size,
-        memory_bytes=resources.memory_gib * 2**30,
+        memory_bytes=resources.memory_bytes,
     )
 
 

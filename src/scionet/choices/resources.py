@@ -24,3 +24,8 @@ class Resources(Checked):
     """Processes that select from the partitions of objective least_squares. All processors by default."""
     backend: BackendName = "loky"
     """The joblib backend that runs them."""
+
+    @property
+    def memory_bytes(self) -> float:
+        """The memory in bytes."""
+        return self.memory_gib * 2**30

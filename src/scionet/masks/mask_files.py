@@ -1,6 +1,5 @@
 """Read and write masks as one safetensors file with a JSON header. No pickle."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from scionet.errors import CheckpointError
 from scionet.files.atomic import whole_file
-from scionet.files.json_dataclasses import build, to_json
-from scionet.files.safetensors_files import opened, tensors_in
+from scionet.files.json_dataclasses import to_json
+from scionet.files.safetensors_files import header_in, opened, tensors_in
 
 FORMAT_VERSION = 1
 _KEY, _WRITER = "scionet_masks", "WeightMasks.save"
@@ -47,28 +46,11 @@ def read_masks(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: If the file is missing, damaged, of a newer format, or contains something else.
     """
     with opened(path, _WRITER) as file:
-        header = _header(path, file.metadata() or {})
+        header = header_in(
+            path, file.metadata(), MaskHeader, key=_KEY, contents="weight masks", writer=_WRITER, newest=FORMAT_VERSION
+        )
     tensors = tensors_in(path, _WRITER)
     found = {name: int(mask.count_nonzero()) for name, mask in tensors.items() if mask.dtype == torch.bool}
     if found != dict(header.counts):
         raise CheckpointError(f"{path}: the masks differ from those that were saved; copy or save the file again")
     return {name: tensors[name] for name in header.counts}
-
-
-def _header(path: str | Path, metadata: Mapping[str, str]) -> MaskHeader:
-    """Parse the header.
-
-    Raises:
-        CheckpointError: If the file contains something else, or is of a newer format.
-    """
-    if _KEY not in metadata:
-        raise CheckpointError(f"{path} contains no weight masks; give a file that {_WRITER} wrote")
-    try:
-        header = build(MaskHeader, json.loads(metadata[_KEY]))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its header is damaged ({error}); copy or save it again") from error
-    if header.format_version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format {header.format_version}, but this version reads up to {FORMAT_VERSION}; upgrade scionet"
-        )
-    return header

@@ -1,6 +1,5 @@
 """Read and write sparse states as one safetensors file with a JSON header. No pickle."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from scionet.errors import CheckpointError
 from scionet.files.atomic import whole_file
-from scionet.files.json_dataclasses import build, to_json
-from scionet.files.safetensors_files import opened, tensors_in
+from scionet.files.json_dataclasses import to_json
+from scionet.files.safetensors_files import header_in, opened, tensors_in
 from scionet.masks.sparse import no_beta_warning
 
 FORMAT_VERSION = 1
@@ -57,7 +56,15 @@ def read_sparse(path: str | Path) -> dict[str, Tensor]:
         CheckpointError: If the file is missing, damaged, of a newer format, or contains something else.
     """
     with opened(path, _WRITER) as file:
-        header = _header(path, file.metadata() or {})
+        header = header_in(
+            path,
+            file.metadata(),
+            SparseHeader,
+            key=_KEY,
+            contents="sparse state",
+            writer=_WRITER,
+            newest=FORMAT_VERSION,
+        )
     tensors = tensors_in(path, _WRITER)
     try:
         sparse = {name: _assembled(name, shape, tensors) for name, shape in header.shapes.items()}
@@ -87,22 +94,3 @@ def _assembled(name: str, shape: tuple[int, ...], tensors: dict[str, Tensor]) ->
     crow, col = (tensors.pop(f"{name}/{part}").long() for part in ("crow", "col"))
     with no_beta_warning():
         return torch.sparse_csr_tensor(crow, col, values, shape, check_invariants=True)
-
-
-def _header(path: str | Path, metadata: Mapping[str, str]) -> SparseHeader:
-    """Parse the header.
-
-    Raises:
-        CheckpointError: If the file contains something else, or is of a newer format.
-    """
-    if _KEY not in metadata:
-        raise CheckpointError(f"{path} contains no sparse state; give a file that {_WRITER} wrote")
-    try:
-        header = build(SparseHeader, json.loads(metadata[_KEY]))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its header is damaged ({error}); copy or save it again") from error
-    if header.format_version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"{path} has format {header.format_version}, but this version reads up to {FORMAT_VERSION}; upgrade scionet"
-        )
-    return header

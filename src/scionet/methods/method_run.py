@@ -53,7 +53,7 @@ class MethodRun:
     @property
     def memory_bytes(self) -> float:
         """Memory for cached activations."""
-        return self.settings.resources.memory_gib * 2**30
+        return self.settings.resources.memory_bytes
 
     @cached_property
     def surveyed(self) -> Calibration:

@@ -161,7 +161,7 @@ class ForwardRanker(Ranker):
 
     def _set_objective(self, view: SiteView) -> SetObjective[Any]:
         objective, metric = self.objective, self.settings.outputs.metric
-        memory_bytes = self.settings.resources.memory_gib * 2**30
+        memory_bytes = self.settings.resources.memory_bytes
         if isinstance(objective, TaskLoss):
             return TaskLossObjective(
                 view, Scoring(objective.scoring == "taylor", objective.fresh_batches, memory_bytes)

@@ -114,9 +114,15 @@ def surveying(
     """
     sites = discover(model, example_inputs, settings.limits.ignored_layers)
     network, resources = Network(model, sites), settings.resources
-    memory_bytes = resources.memory_gib * 2**30
-    options = {"labels": ranker.uses_labels, "batch_size": resources.batch_size, "memory_bytes": memory_bytes}
-    problem = Problem(network, read(network, data, example_inputs, **options), CostModel(sites))
+    calibration = read(
+        network,
+        data,
+        example_inputs,
+        labels=ranker.uses_labels,
+        batch_size=resources.batch_size,
+        memory_bytes=resources.memory_bytes,
+    )
+    problem = Problem(network, calibration, CostModel(sites))
     return MethodRun(
         problem, ranker, Fitting(network, settings.refit, resources.positions), settings, seeded(seed), silent
     )
