@@ -1,18 +1,18 @@
 """ThiNet and the LASSO as rankers: units are ranked by the error of their consumers' outputs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from scionet.methods.contract import Ranker, SiteView
+from scionet.methods.contract import SiteView
+from scionet.methods.criteria.labelled_ranker import LabelledRanker
 from scionet.selection.greedy import Selection
 from scionet.selection.terms import Contributions
 
 
 @dataclass(frozen=True)
-class EliminationRanker(Ranker):
+class EliminationRanker(LabelledRanker):
     """Chooses units, and a multiplier of each, from the inner products of their contributions.
 
     Attributes:
@@ -24,21 +24,6 @@ class EliminationRanker(Ranker):
     label: str
     choose: Callable[[Contributions, int], Selection]
     n_passes: int = 1
-
-    @property
-    def name(self) -> str:
-        """Name in plans and records."""
-        return self.label
-
-    @property
-    def described(self) -> Mapping[str, Any]:
-        """Name and passes."""
-        return {"name": self.name, "passes": self.n_passes}
-
-    @property
-    def passes(self) -> int:
-        """Walks through the network."""
-        return self.n_passes
 
     @property
     def uses_moments(self) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor
 from scionet.errors import InvalidSetting
 from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import Ranker, SiteView
+from scionet.methods.criteria.labelled_ranker import LabelledRanker
 from scionet.methods.problem import Problem
 from scionet.network.network import Network
 from scionet.selection.greedy import Selection, Status, replay
@@ -28,7 +29,7 @@ Score = Callable[[SiteView, np.random.Generator], FloatArray]
 
 
 @dataclass(frozen=True)
-class ScoreRanker(Ranker):
+class ScoreRanker(LabelledRanker):
     """Ranks units by descending score; among equals, the lowest index comes first.
 
     Attributes:
@@ -46,21 +47,6 @@ class ScoreRanker(Ranker):
     labels: bool = False
     data: bool = False
     n_passes: int = 1
-
-    @property
-    def name(self) -> str:
-        """Name in plans and records."""
-        return self.label
-
-    @property
-    def described(self) -> Mapping[str, Any]:
-        """Name and passes."""
-        return {"name": self.name, "passes": self.n_passes}
-
-    @property
-    def passes(self) -> int:
-        """Walks through the network."""
-        return self.n_passes
 
     @property
     def uses_moments(self) -> bool:
