@@ -6,7 +6,8 @@ the dense network, or of the network that the pass before made. Each consumer is
 """
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -65,11 +66,11 @@ class Walk:
 
     def walk(self) -> "Walk":
         """Decide all sites."""
-        self.decide_streams()
-        if self.fitting.refit is not None or self.ranker.uses_moments:
-            self.walk_consumers()
-        else:
-            self.decide_rest()
+        with closing(self.views()) as views:
+            for view in views:
+                name = view.site.name
+                rng = self.run.generators("rank", name)
+                self.settle_on(view.site, self.ranker.rank(view, self.widths.kept[name], rng))
         return self
 
     def again(self) -> "Walk":
@@ -86,12 +87,13 @@ class Walk:
         """Tensors of the masked network."""
         return self.network.masked(self.gates, self.tensors)
 
-    # -- decisions --------------------------------------------------------------------------------------------------
-
-    def decide(self, view: SiteView) -> None:
-        """Choose the units of one site."""
-        name = view.site.name
-        self.settle_on(view.site, self.ranker.rank(view, self.widths.kept[name], self.run.generators("rank", name)))
+    def views(self) -> Iterator[SiteView]:
+        """Yield each undecided site as it is known when its turn comes; it must be decided before the next one."""
+        yield from self.early_views()
+        if self.fitting.refit is not None or self.ranker.uses_moments:
+            yield from self.views_at_consumers()
+        else:
+            yield from self.remaining_views()
 
     def settle_on(self, site: Site, selection: Selection) -> None:
         """Record a selection as the site's choice."""
@@ -117,33 +119,33 @@ class Walk:
         terms = (self.fitting.term(site, weight, self.pending, self.known),)
         return replace(bare, terms=terms, repaired_by=self.fitting.repaired_by(site, {weight: self.pending}))
 
-    def decide_streams(self) -> None:
-        """Decide the sites that have to be decided before the walk, such as residual streams."""
+    def early_views(self) -> Iterator[SiteView]:
+        """Yield the sites that have to be decided before the walk, such as residual streams."""
         early = [name for name, site in self.sites.items() if not self.fitting.waits(site)]
         if self.ranker.uses_labels or not early:
             return
         if not self.ranker.uses_moments:
-            for name in early:
-                self.decide(self.view(self.sites[name]))
+            yield from (self.view(self.sites[name]) for name in early)
             return
         for name, path in self.widths.paths.items():
             self.settle_on(self.sites[name], shortened(path, self.widths.kept[name]))
         if rest := [name for name in early if name not in self.choices]:
             pruned = None if self.before is None else Pruned(self.before.gates, self.before.answer)
             for view, _ in survey(self.run, self.run.surveyed, rest, pruned):
-                self.decide(replace(view, gates=self.gates, calibration=self.calibration))
+                yield replace(view, gates=self.gates, calibration=self.calibration)
 
-    def decide_rest(self) -> None:
-        """Decide all other sites without a walk."""
+    def remaining_views(self) -> Iterator[SiteView]:
+        """Yield all other sites, without a walk."""
         for number, (name, site) in enumerate(self.sites.items()):
             if name not in self.choices:
                 self.run.progress("select", number, len(self.sites))
-                self.decide(self.view(site))
+                yield self.view(site)
 
-    # -- the walk ---------------------------------------------------------------------------------------------------
+    def views_at_consumers(self) -> Iterator[SiteView]:
+        """Run the dense and the pruned network from consumer to consumer, and yield the sites that decide there.
 
-    def walk_consumers(self) -> None:
-        """Run the dense and the pruned network from consumer to consumer."""
+        Each consumer is refitted once the sites in front of it are decided; both networks go on with its new weights.
+        """
         calls = sum(consumer.calls for consumer in self.sites.consumers.values())
         sampler, seen, done = Sampler(self.run, self.calibration, "positions"), Counter[str](), 0
 
@@ -158,6 +160,8 @@ class Walk:
         with suspended_passes(*passes) as suspended:
             while (weight := suspended.step(self.answer, observe)) is not None:
                 self.pending = None if self.pending is None else self.pending.over_processes()
+                undecided = (site for site in self.fed_by(weight) if site.name not in self.choices)
+                yield from (self.view(site, weight) for site in undecided)
                 self.settle(weight)
                 self.pending = None
                 done += 1
@@ -173,12 +177,8 @@ class Walk:
         return [site for site in self.sites.values() if weight in site.consumers]
 
     def settle(self, weight: str) -> None:
-        """Decide the sites of a consumer that all batches have reached, refit it, and use its new weights."""
-        feeding = self.fed_by(weight)
-        for site in feeding:
-            if site.name not in self.choices:
-                self.decide(self.view(site, weight))
-        gates = {site.name: self.gates[site.name] for site in feeding}
+        """Refit a consumer that all batches have reached and whose sites are decided, and use its new weights."""
+        gates = {site.name: self.gates[site.name] for site in self.fed_by(weight)}
         if self.fitting.refit is not None and self.pending is not None and self.touched():
             fitted = self.fitting.fitted(weight, self.pending, gates)
             self.tensors.update(fitted.tensors)
