@@ -19,7 +19,7 @@ _BRANCHES = 64
 
 
 def uniform(
-    model: CostModel,
+    costs: CostModel,
     budget: Budget | str | Mapping[str, object],
     *,
     round_to: int = 1,
@@ -30,11 +30,11 @@ def uniform(
 
     See `in_proportion`, with one share for all.
     """
-    return in_proportion(model, budget, {}, round_to=round_to, min_units=min_units, max_units=max_units)
+    return in_proportion(costs, budget, {}, round_to=round_to, min_units=min_units, max_units=max_units)
 
 
 def in_proportion(
-    model: CostModel,
+    costs: CostModel,
     budget: Budget | str | Mapping[str, object],
     shares: Mapping[str, float],
     *,
@@ -51,7 +51,7 @@ def in_proportion(
     none, those nearest to the limit.
 
     Args:
-        model: The costs.
+        costs: The cost model of the network.
         budget: The limits.
         shares: What the sites' densities are proportional to, above 0; 1 for sites that are not named.
         round_to: What kept widths are multiples of, except the full width; narrower sites stay whole.
@@ -66,8 +66,8 @@ def in_proportion(
         InvalidSetting: If a setting is malformed, or a share is not above 0 or of no site.
         UnreachableBudget: If even the narrowest network exceeds the budget.
     """
-    ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units, max_units=max_units)
-    units = _units_of(model, shares)
+    ladder = Ladder.build(costs, Budget.of(budget), round_to=round_to, min_units=min_units, max_units=max_units)
+    units = _units_of(costs, shares)
     if ladder.everything_fits:
         return ladder.named(ladder.top)
     multiple = largest_common(ladder, units)
@@ -75,22 +75,22 @@ def in_proportion(
     return ladder.named(settle(ladder, common(ladder, units, multiple), away))
 
 
-def _units_of(model: CostModel, shares: Mapping[str, float]) -> FloatArray:
+def _units_of(costs: CostModel, shares: Mapping[str, float]) -> FloatArray:
     """Units that each site keeps where the common multiple of the shares is 1, shape ``(site,)``.
 
     Raises:
         InvalidSetting: If a share is not above 0, or of no site.
     """
-    wrong = {name: share for name, share in shares.items() if name not in model.names or not 0 < share < np.inf}
+    wrong = {name: share for name, share in shares.items() if name not in costs.names or not 0 < share < np.inf}
     if wrong:
         raise InvalidSetting(f"shares are numbers above 0, by names of sites; given {wrong}")
-    return np.array([shares.get(name, 1.0) for name in model.names]) * model.full.astype(np.float64)
+    return np.array([shares.get(name, 1.0) for name in costs.names]) * costs.full.astype(np.float64)
 
 
 def largest_common(ladder: Ladder, units: FloatArray) -> float:
     """The largest common multiple of these widths that fits."""
     return ladder.largest(
-        lambda multiple: ladder.below(multiple * units), float(max(ladder.model.full / units, default=1.0))
+        lambda multiple: ladder.below(multiple * units), float(max(ladder.costs.full / units, default=1.0))
     )
 
 

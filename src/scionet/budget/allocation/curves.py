@@ -18,7 +18,7 @@ _NEGLIGIBLE = 1e-5
 
 
 def by_curves(
-    model: CostModel,
+    costs: CostModel,
     budget: Budget | str | Mapping[str, object],
     errors: Mapping[str, FloatArray],
     *,
@@ -45,7 +45,7 @@ def by_curves(
     cheapest. With convex curves, sites that do not touch, and units of equal cost, it is optimal.
 
     Args:
-        model: The costs.
+        costs: The cost model of the network.
         budget: The limits.
         errors: For every site the predicted error at each kept width 0..N, shape ``(N + 1,)``. A width with an
             infinite error is never taken. Where a curve rises with the width (noise), its running minimum counts.
@@ -61,9 +61,9 @@ def by_curves(
         InvalidSetting: If a setting is malformed, or the curves do not fit the sites.
         UnreachableBudget: If even the narrowest network of finite error exceeds the budget.
     """
-    curves = _checked(model, errors)
+    curves = _checked(costs, errors)
     options = {"round_to": round_to, "min_units": min_units, "max_units": max_units}
-    ladder = Ladder.build(model, Budget.of(budget), errors=curves, **options)
+    ladder = Ladder.build(costs, Budget.of(budget), errors=curves, **options)
     if ladder.everything_fits:
         return ladder.named(ladder.top)
     error = _errors_on(ladder, curves)
@@ -72,22 +72,22 @@ def by_curves(
     if is_small(ladder):
         return ladder.named(least_error(ladder, error))
     search = Search.build(ladder, error)
-    full = model.full.astype(np.float64)
+    full = costs.full.astype(np.float64)
     starts = (*search.starts(), common(ladder, full, largest_common(ladder, full)))
     found = [search.refine(rungs) for rungs in starts]
     least = min(map(search.total, found))
     return ladder.named(max((r for r in found if search.total(r) <= least * (1 + SAME)), key=ladder.slack))
 
 
-def _checked(model: CostModel, errors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+def _checked(costs: CostModel, errors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     """The curves as they may be used: one per site, without NaN, nowhere rising.
 
     Raises:
         InvalidSetting: If sites and curves do not match; all problems at once.
     """
-    problems = [f"no site is named {name!r}" for name in errors if name not in model.names]
+    problems = [f"no site is named {name!r}" for name in errors if name not in costs.names]
     curves = {}
-    for name, full in zip(model.names, model.full.tolist(), strict=True):
+    for name, full in zip(costs.names, costs.full.tolist(), strict=True):
         curve = np.asarray(errors.get(name, ()), dtype=np.float64)
         if curve.shape != (full + 1,):
             problems.append(f"site {name!r} needs {full + 1} values, for 0..{full} kept units; given {curve.shape}")
@@ -102,7 +102,7 @@ def _checked(model: CostModel, errors: Mapping[str, FloatArray]) -> dict[str, Fl
 
 def _errors_on(ladder: Ladder, curves: Mapping[str, FloatArray]) -> FloatArray:
     """The error at each rung, shape ``(site, rung)``, from curves over the widths 0..N of each site."""
-    rows = zip(ladder.model.names, ladder.widths, strict=True)
+    rows = zip(ladder.costs.names, ladder.widths, strict=True)
     return np.array([curves[name][row] for name, row in rows]).reshape(ladder.widths.shape)
 
 

@@ -59,13 +59,13 @@ class Ladder:
     integer array of shape ``(site,)``, called `rungs`.
 
     Attributes:
-        model: The costs.
+        costs: The cost model of the network.
         budget: The limits.
         widths: Width at each rung, shape ``(site, rung)``; shorter rows repeat their last width.
         top: The last rung of each site, shape ``(site,)``.
     """
 
-    model: CostModel
+    costs: CostModel
     budget: Budget
     widths: IntArray
     top: IntArray
@@ -73,7 +73,7 @@ class Ladder:
     @classmethod
     def build(
         cls,
-        model: CostModel,
+        costs: CostModel,
         budget: Budget,
         *,
         round_to: int = 1,
@@ -84,7 +84,7 @@ class Ladder:
         """The multiples of `round_to` from `min_units` on, and the full width; a narrower site stays whole.
 
         Args:
-            model: The costs.
+            costs: The cost model of the network.
             budget: The limits.
             round_to: Kept widths are multiples of this, except the full width and numbers of heads.
             min_units: The fewest units a site keeps.
@@ -99,15 +99,15 @@ class Ladder:
         if round_to < 1 or min_units < 1:
             raise InvalidSetting(f"round_to and min_units must be at least 1; given {round_to} and {min_units}")
         rows = []
-        for name, full in zip(model.names, model.full.tolist(), strict=True):
-            step = 1 if model.sites[name].unit == "head" else round_to
+        for name, full in zip(costs.names, costs.full.tolist(), strict=True):
+            step = 1 if costs.sites[name].unit == "head" else round_to
             row = np.append(np.arange(step * -(-min_units // step), full, step), full)
             row = row[row <= max(max_units.get(name, full), row[0])]
             rows.append(row if errors is None else _useful(row, errors[name][row]))
         top = np.array([len(row) - 1 for row in rows], dtype=np.int64)
         columns = np.arange(max(top, default=0) + 1)
         widths = np.array([row[np.minimum(columns, len(row) - 1)] for row in rows], dtype=np.int64)
-        ladder = cls(model, budget, widths.reshape(len(rows), len(columns)), top)
+        ladder = cls(costs, budget, widths.reshape(len(rows), len(columns)), top)
         ladder._refuse_unreachable()
         return ladder
 
@@ -129,11 +129,11 @@ class Ladder:
 
     def named(self, rungs: IntArray) -> dict[str, int]:
         """Widths at the given rungs, by name of the site."""
-        return dict(zip(self.model.names, self.kept(rungs).tolist(), strict=True))
+        return dict(zip(self.costs.names, self.kept(rungs).tolist(), strict=True))
 
     def room(self, rungs: IntArray) -> FloatArray:
         """The remaining amount below each limit, ``(quantity,)``: negative beyond it, infinite without a limit."""
-        return self.limits - self.model.evaluate(self.kept(rungs))
+        return self.limits - self.costs.evaluate(self.kept(rungs))
 
     def slack(self, rungs: IntArray) -> float:
         """The remaining amount below the tightest limit, as a fraction of the dense cost."""
@@ -141,7 +141,7 @@ class Ladder:
 
     def shifts(self, rungs: IntArray, moves: Moves) -> FloatArray:
         """The change of cost by each move alone, shape ``(quantity, move)``."""
-        return self.model.shifts(self.kept(rungs), moves.site, self._steps(rungs, moves))
+        return self.costs.shifts(self.kept(rungs), moves.site, self._steps(rungs, moves))
 
     def left(self, rungs: IntArray, moves: Moves, others: Moves) -> FloatArray:
         """The remaining amount below each limit after a pair of moves, shape ``(quantity, move, other move)``.
@@ -150,7 +150,7 @@ class Ladder:
         """
         steps, other_steps = self._steps(rungs, moves), self._steps(rungs, others)
         alone = self.shifts(rungs, moves)[:, :, None] + self.shifts(rungs, others)[:, None, :]
-        change = alone + self.model.interactions(self.kept(rungs), moves.site, steps, others.site, other_steps)
+        change = alone + self.costs.interactions(self.kept(rungs), moves.site, steps, others.site, other_steps)
         clash = (moves.site[:, None] == others.site) & (np.multiply.outer(steps, other_steps) != 0)
         return self.room(rungs)[:, None, None] - np.where(clash, _NEVER, change)
 
@@ -166,7 +166,7 @@ class Ladder:
     @property
     def everything_fits(self) -> bool:
         """Whether all sites can be at their last rung."""
-        return self.budget.met(self.model.cost(self.named(self.top)), self.model.dense)
+        return self.budget.met(self.costs.cost(self.named(self.top)), self.costs.dense)
 
     def climb(self, rungs: IntArray, steps: IntArray | int) -> Moves:
         """One move per site, by a number of rungs up (negative: down), at most to the end of the ladder."""
@@ -180,18 +180,18 @@ class Ladder:
     @cached_property
     def limits(self) -> FloatArray:
         """The limits in absolute numbers, shape ``(quantity,)``."""
-        rounded = np.array([quantity == "latency_ms" for quantity in self.model.quantities])
-        return self._amounts(self.budget.absolute(self.model.dense)) - _ROUNDING * self.scale * rounded
+        rounded = np.array([quantity == "latency_ms" for quantity in self.costs.quantities])
+        return self._amounts(self.budget.absolute(self.costs.dense)) - _ROUNDING * self.scale * rounded
 
     @cached_property
     def scale(self) -> FloatArray:
         """The dense costs, shape ``(quantity,)``."""
-        dense = self._amounts(self.model.dense)
+        dense = self._amounts(self.costs.dense)
         return np.where(dense > 0, dense, 1.0)
 
     def _amounts(self, values: Cost | Caps) -> FloatArray:
-        """The quantities that the model knows, shape ``(quantity,)``."""
-        return np.array([getattr(values, quantity) for quantity in self.model.quantities])
+        """The known quantities, shape ``(quantity,)``."""
+        return np.array([getattr(values, quantity) for quantity in self.costs.quantities])
 
     def _steps(self, rungs: IntArray, moves: Moves) -> IntArray:
         return self.widths[moves.site, moves.to] - self.kept(rungs)[moves.site]
@@ -199,8 +199,8 @@ class Ladder:
     def _refuse_unreachable(self) -> None:
         lowest = np.zeros_like(self.top)
         if not self.everything_fits and self.slack(lowest) < 0:
-            dense = self.model.dense
-            cost = self.model.cost(self.named(lowest))
+            dense = self.costs.dense
+            cost = self.costs.cost(self.named(lowest))
             raise UnreachableBudget(
                 f"the budget {self.budget} cannot be reached: the smallest network these sites allow has "
                 f"{cost} ({in_percent(cost, dense)} of the dense network); raise the budget, or lower round_to or "

@@ -13,7 +13,7 @@ from scionet.typing import FloatArray, IntArray
 
 
 def by_scores(
-    model: CostModel,
+    costs: CostModel,
     budget: Budget | str | Mapping[str, object],
     scores: Mapping[str, FloatArray],
     groups: Sequence[Sequence[str]],
@@ -28,7 +28,7 @@ def by_scores(
     ends more than 1 % below the limit, sites are exchanged against each other to come closer.
 
     Args:
-        model: The costs.
+        costs: The cost model of the network.
         budget: The limits.
         scores: What each unit is worth, ``(width,)`` by site.
         groups: Names of the sites of each group; every site is in one of them.
@@ -44,19 +44,19 @@ def by_scores(
         InvalidSetting: If a setting is malformed, or sites, scores and groups do not match.
         UnreachableBudget: If even the narrowest network exceeds the budget.
     """
-    _refuse_misfit(model, scores, groups)
-    ladder = Ladder.build(model, Budget.of(budget), round_to=round_to, min_units=min_units, max_units=max_units)
+    _refuse_misfit(costs, scores, groups)
+    ladder = Ladder.build(costs, Budget.of(budget), round_to=round_to, min_units=min_units, max_units=max_units)
     if ladder.everything_fits:
         return ladder.named(ladder.top)
-    places = [_places(model, scores, group) for group in groups]
+    places = [_places(costs, scores, group) for group in groups]
     rungs = _rungs(ladder, places, ladder.largest(lambda density: _rungs(ladder, places, density), 1.0))
-    away = abs(ladder.widths - ladder.kept(rungs)[:, None]) / model.full[:, None]
+    away = abs(ladder.widths - ladder.kept(rungs)[:, None]) / costs.full[:, None]
     return ladder.named(settle(ladder, rungs, away))
 
 
-def _places(model: CostModel, scores: Mapping[str, FloatArray], group: Sequence[str]) -> IntArray:
+def _places(costs: CostModel, scores: Mapping[str, FloatArray], group: Sequence[str]) -> IntArray:
     """Positions of the sites whose units come first, second, ... in a group, the first of equal ones first."""
-    owners = np.repeat([model.names.index(name) for name in group], [len(scores[name]) for name in group])
+    owners = np.repeat([costs.names.index(name) for name in group], [len(scores[name]) for name in group])
     return owners[np.argsort(-np.concatenate([scores[name] for name in group]), kind="stable")]
 
 
@@ -66,13 +66,13 @@ def _rungs(ladder: Ladder, places: Sequence[IntArray], density: float) -> IntArr
     return ladder.below(np.bincount(kept, minlength=len(ladder.top)))
 
 
-def _refuse_misfit(model: CostModel, scores: Mapping[str, FloatArray], groups: Sequence[Sequence[str]]) -> None:
+def _refuse_misfit(costs: CostModel, scores: Mapping[str, FloatArray], groups: Sequence[Sequence[str]]) -> None:
     """Check that there is a score for every unit, and a group for every site.
 
     Raises:
         InvalidSetting: If there is not.
     """
-    widths = dict(zip(model.names, model.full.tolist(), strict=True))
+    widths = dict(zip(costs.names, costs.full.tolist(), strict=True))
     if {name: len(score) for name, score in scores.items()} != widths:
         raise InvalidSetting(f"every unit needs a score; sites have {widths} units, scores are of {sorted(scores)}")
     if sorted(name for group in groups for name in group) != sorted(widths):

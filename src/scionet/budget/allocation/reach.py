@@ -15,11 +15,11 @@ NO_GAIN = "more units would not lower the predicted error"
 """Why widths chosen by error curves leave budget unused."""
 
 
-def refuse_unreachable(model: CostModel, budget: Budget, *, round_to: int = 1, min_units: int = 1) -> None:
+def refuse_unreachable(costs: CostModel, budget: Budget, *, round_to: int = 1, min_units: int = 1) -> None:
     """Refuse a budget that no widths meet. No data are needed to know that.
 
     Args:
-        model: The costs.
+        costs: The cost model of the network.
         budget: The limits.
         round_to: What kept widths are multiples of, except the full width; narrower sites stay whole.
         min_units: The fewest units a site keeps.
@@ -28,11 +28,11 @@ def refuse_unreachable(model: CostModel, budget: Budget, *, round_to: int = 1, m
         InvalidSetting: If `round_to` or `min_units` is below 1, or latency is limited and was not measured.
         UnreachableBudget: If even the narrowest network exceeds a limit; the text names its cost.
     """
-    Ladder.build(model, budget, round_to=round_to, min_units=min_units)
+    Ladder.build(costs, budget, round_to=round_to, min_units=min_units)
 
 
 def shortfall(
-    model: CostModel,
+    costs: CostModel,
     budget: Budget,
     widths: Mapping[str, int],
     *,
@@ -43,7 +43,7 @@ def shortfall(
     """What a status should say of widths that do not use their budget up.
 
     Args:
-        model: The costs.
+        costs: The cost model of the network.
         budget: The limits, which the widths meet.
         widths: The number of units that each site keeps.
         round_to: As given to the allocation.
@@ -54,13 +54,13 @@ def shortfall(
         A sentence with what is used and why it is not more. Empty where that is at most 1 % below the tightest limit,
         or everything is kept.
     """
-    cost = model.cost(widths)
-    whole = all(widths.get(name, full) == full for name, full in zip(model.names, model.full.tolist(), strict=True))
-    if whole or budget.slack(cost, model.dense) <= TOLERANCE:
+    cost = costs.cost(widths)
+    whole = all(widths.get(name, full) == full for name, full in zip(costs.names, costs.full.tolist(), strict=True))
+    if whole or budget.slack(cost, costs.dense) <= TOLERANCE:
         return ""
-    ladder = Ladder.build(model, budget, round_to=round_to, min_units=min_units)
-    rungs = ladder.below(np.array([widths.get(name, site.width) for name, site in model.sites.items()]))
+    ladder = Ladder.build(costs, budget, round_to=round_to, min_units=min_units)
+    rungs = ladder.below(np.array([widths.get(name, site.width) for name, site in costs.sites.items()]))
     wider = ladder.climb(rungs, 1)
     fits = [ladder.slack(wider.one(site, rungs)) >= 0 for site in np.flatnonzero(wider.to > rungs).tolist()]
     reason = unused if any(fits) else "one step more at any site would exceed it"
-    return f"the budget {budget} is met with {in_percent(cost, model.dense, budget.quantities)}: {reason}"
+    return f"the budget {budget} is met with {in_percent(cost, costs.dense, budget.quantities)}: {reason}"
