@@ -6,7 +6,7 @@ the dense network, or of the network that the pass before made. Each consumer is
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -87,7 +87,7 @@ class Walk:
         """Tensors of the masked network."""
         return self.network.masked(self.gates, self.tensors)
 
-    def views(self) -> Iterator[SiteView]:
+    def views(self) -> Generator[SiteView]:
         """Yield each undecided site as it is known when its turn comes; it must be decided before the next one."""
         yield from self.early_views()
         if self.fitting.refit is not None or self.ranker.uses_moments:
