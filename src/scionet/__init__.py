@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scionet.choices.outputs import Outputs
     from scionet.choices.repair import Recalibrate, Reconstruct, Refit
     from scionet.choices.resources import Resources
-    from scionet.choices.widths import ErrorCurves, Isomorphic, Sensitivity, Uniform
+    from scionet.choices.widths import ErrorCurves, Isomorphic, Sensitivity, Uniform, Widths
     from scionet.coreset import select_examples
     from scionet.errors import CollapseWarning, PruneError
     from scionet.features import GreedySelector
@@ -84,6 +84,7 @@ _HOMES = {
     "TrainingContext": "scionet.training.context",
     "Uniform": "scionet.choices.widths",
     "WeightMasks": "scionet.masks.weight_masks",
+    "Widths": "scionet.choices.widths",
     "cut": "scionet.network.surgery.cut",
     "cut_optimizer_": "scionet.sparse_training.optimizer_surgery",
     "cut_state": "scionet.sparse_training.optimizer_surgery",
@@ -143,6 +144,7 @@ __all__ = [
     "TrainingContext",
     "Uniform",
     "WeightMasks",
+    "Widths",
     "__version__",
     "cut",
     "cut_optimizer_",

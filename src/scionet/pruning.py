@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scionet.budget.allocation.explicit import explicit
 from scionet.budget.allocation.reach import refuse_unreachable
 from scionet.budget.budget import Budget
 from scionet.budget.costs import Cost, CostModel, measure
@@ -24,6 +25,7 @@ from scionet.choices.settings import (
     repair_from,
     widths_from,
 )
+from scionet.choices.widths import Widths
 from scionet.errors import InvalidSetting, UnsupportedModel
 from scionet.methods.calibration.calibration import Calibration, read, refuse_no_batches
 from scionet.methods.contract import Method
@@ -156,14 +158,15 @@ def prune(
             ignored, except by methods that need labels, which take what follows the inputs. A few hundred to a few
             thousand examples. Scores of weights alone need none.
         budget: What may remain: ``"macs<=50%"``, ``"params<=1.2M"``, ``"latency<=60%"``, several joined by a comma, or
-            a `Budget`.
+            a `Budget`. None where `widths` or the method decide how much remains.
         example_inputs: What the model is called on: a tensor, a tuple of positional or a dict of keyword arguments.
             A limit on latency is about one forward pass of this batch.
         method: How units are chosen: ``"forward"`` (greedy forward selection), ``"l1"``, ``"taylor"``, ... (see
             `list_methods`), `Forward` or `Score` with settings, or a function from a `SiteView` and a random generator
             to one score per unit.
         widths: How the budget is divided among the layers: ``"sensitivity"`` (the default with data), ``"uniform"``
-            (the default without), ``"error_curves"``, ``"isomorphic"``, or the classes of these names.
+            (the default without), ``"error_curves"``, ``"isomorphic"``, or the classes of these names. In place of a
+            budget, ``Widths({"layer1.0.conv1": 32})`` says how many units each site keeps.
         repair: Steps that repair the weights: ``["refit"]`` by default with data, ``[]`` without; further
             ``"recalibrate"`` and ``"reconstruct"``, or the classes of these names.
         outputs: How a change of the output is measured: ``"kl"``, ``"squared"``, or `Outputs`.
@@ -250,9 +253,12 @@ def prune_each(
     with bars_where_wanted(progress) as tell:
         costs = CostModel(sites, _table(latency_table, wanted, network, example_inputs, tell))
         watch.lap("latency table")
-        for budget in wanted:
-            if budget is not None:  # before any data are read
-                refuse_unreachable(costs, budget, round_to=limits.round_to, min_units=limits.min_units)
+        bounds = {"round_to": limits.round_to, "min_units": limits.min_units}
+        for budget in wanted:  # before any data are read
+            if budget is not None:
+                refuse_unreachable(costs, budget, **bounds)
+        if isinstance(widths, Widths):
+            explicit(costs, widths.units, **bounds)
         calibration = _calibration(network, data if chosen.uses_data else (), example_inputs, chosen, resources)
         watch.lap("read")
         plans = chosen.select_each(Problem(network, calibration, costs), wanted, seed, tell)

@@ -2,8 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
-from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, FrozenInstanceError, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -47,6 +47,8 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
         return st.sampled_from(args)
     if origin in (tuple, Sequence):
         return st.lists(st.sampled_from(["head", "conv*", "layer1.0"]), max_size=3).map(tuple)
+    if origin is Mapping:
+        return st.dictionaries(st.sampled_from(["head", "conv1", "name"]), values(args[1]), max_size=3)
     if origin is Annotated:
         return numbers(*args)
     if is_dataclass(annotation):
@@ -65,7 +67,7 @@ def numbers(kind: type, allowed: Range) -> st.SearchStrategy[Any]:
 def choices(kind: Any) -> st.SearchStrategy[Any]:
     """Instances of a class of choices, with any of their parameters left at the default."""
     hints = get_type_hints(kind, include_extras=True)
-    required = {"name"} if kind is Score else set()
+    required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
     given = {name: values(hint) for name, hint in hints.items()}
     return st.fixed_dictionaries(
         {name: given[name] for name in given if name in required},
@@ -88,11 +90,10 @@ def test_the_repr_makes_the_same_choice_again(choice) -> None:
 
 @given(choice=ANY)
 def test_the_repr_shows_only_what_differs_from_the_defaults(choice) -> None:
-    default = type(choice)(**({"name": "l1"} if isinstance(choice, Score) else {}))
     for field in fields(choice):
         value = getattr(choice, field.name)
-        shown = f"{field.name}={value!r}" in repr(choice)
-        assert shown == (value != getattr(default, field.name) or (isinstance(choice, Score) and field.name == "name"))
+        default = field.default if field.default_factory is MISSING else field.default_factory()
+        assert (f"{field.name}={value!r}" in repr(choice)) == (value != default)
 
 
 def test_reprs_written_out() -> None:
@@ -121,6 +122,12 @@ def test_choices_are_values(choice) -> None:
     assert hash(copy) == hash(choice)
     with pytest.raises(FrozenInstanceError):
         setattr(choice, "passes", 2)  # noqa: B010
+
+
+@pytest.mark.parametrize("given", ["widths", {"name": "widths"}])
+def test_a_name_is_not_enough_where_a_parameter_has_no_default(given: object) -> None:
+    with pytest.raises(InvalidSetting, match=r"Widths needs units; give Widths\(units=...\)"):
+        from_description(given, WIDTHS, "widths")
 
 
 def test_names_are_those_of_the_classes() -> None:
@@ -287,7 +294,7 @@ def test_a_name_or_a_table_with_some_parameters_makes_a_choice() -> None:
         (lambda: outputs_from("mse"), "The parameter 'metric' of Outputs must be 'kl', 'squared' or None"),
         (lambda: keywords_from({"width": "uniform"}), r"unknown setting 'width'; .*Did you mean 'widths'"),
         (lambda: keywords_from({"limits": {"round": 8}}), r"unknown parameter of Limits 'round'; .*'round_to'"),
-        (lambda: method_from({"name": "l1", "pass": 2}), r"unknown parameter of method 'l1' 'pass'; .*'passes'"),
+        (lambda: method_from({"name": "l1", "pass": 2}), r"unknown parameter of Score 'pass'; .*'passes'"),
         (
             lambda: Settings(repair=(Reconstruct(), Refit())),
             r"Refit first, since it is part of the walk; given \[Recon",

@@ -3,10 +3,13 @@
 import pytest
 import torch
 
+from scionet import Widths, prune
 from scionet.bench.experiment.arms import ARMS, epochs_of
 from scionet.budget.costs import measure
+from scionet.errors import InvalidSetting
 from scionet.models.factory import build
-from scionet.models.predefined import kept
+from scionet.models.predefined import narrowed, truncated
+from scionet.models.resnets import resnet20
 
 CIFAR, IMAGENET = (1, 3, 32, 32), (1, 3, 224, 224)
 COUNTS = {
@@ -14,9 +17,13 @@ COUNTS = {
     "scionet.models.predefined:vgg16_a": (CIFAR, 5_397_034, 206_279_680),
     "scionet:resnet56": (CIFAR, 853_018, 125_485_696),
     "scionet.models.predefined:resnet56_a": (CIFAR, 773_336, 112_435_840),
+    "scionet.models.predefined:resnet56_b": (CIFAR, 735_712, 90_907_264),
+    "scionet.models.predefined:resnet110_a": (CIFAR, 1_688_522, 212_779_648),
     "scionet.models.predefined:resnet110_b": (CIFAR, 1_168_424, 155_124_352),
     "torchvision:resnet34": (IMAGENET, 21_797_672, 3_663_761_408),
     "scionet.models.predefined:resnet34_a": (IMAGENET, 20_151_764, 3_100_184_576),
+    "scionet.models.predefined:resnet34_b": (IMAGENET, 19_469_372, 2_782_269_440),
+    "scionet.models.predefined:resnet50_2x": (IMAGENET, 19_693_584, 2_730_129_076),
     "torchvision:resnet50": (IMAGENET, 25_557_032, 4_089_184_256),
     "scionet.models.predefined:thinet_30": (IMAGENET, 8_665_318, 1_166_283_835),
     "scionet.models.predefined:thinet_50": (IMAGENET, 12_381_864, 1_822_031_872),
@@ -46,6 +53,7 @@ def test_counts_are_those_of_the_protocol(name: str) -> None:
         ("torchvision:resnet50", "scionet.models.predefined:thinet_30", 90, 2.0, 180),
         ("torchvision:resnet50", "scionet.models.predefined:thinet_50", 90, 2.0, 180),
         ("torchvision:resnet50", "scionet.models.predefined:thinet_70", 90, 2.0, 141),
+        ("torchvision:resnet50", "scionet.models.predefined:resnet50_2x", 90, 2.0, 134),
         ("scionet.models.predefined:vgg16_imagenet", "scionet.models.predefined:vgg_tiny", 90, 2.0, 180),
     ],
 )
@@ -62,9 +70,45 @@ def test_scratch_b_of_the_counts(dense: str, pruned: str, epochs: int, cap: floa
     ],
 )
 def test_rounding_is_that_of_the_official_code(width: int, removed: float, expected: int) -> None:
-    assert kept(width, 1 - removed) == expected
+    assert truncated(width, 1 - removed) == expected
 
 
 def test_logits_have_the_requested_number_of_classes() -> None:
     assert build("scionet.models.predefined:vgg16_a", classes=7).eval()(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
     assert build("scionet.models.predefined:thinet_30", classes=5).eval()(torch.zeros(1, 3, 64, 64)).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "params", "macs"),
+    [("resnet56_b", 0.137, 0.276), ("resnet110_a", None, 0.159), ("resnet34_b", None, 0.242)],
+)
+def test_reductions_are_the_published_ones(name: str, params: float | None, macs: float) -> None:
+    """Li et al., ICLR 2017, tables 1 and 2; without the parameters of two networks, which exact counts contradict."""
+    dense = build(f"{'torchvision' if '34' in name else 'scionet'}:{name[:-2]}").eval()
+    x = torch.zeros(IMAGENET if "34" in name else CIFAR)
+    before, after = measure(dense, x), measure(build(f"scionet.models.predefined:{name}").eval(), x)
+    assert 1 - after.macs / before.macs == pytest.approx(macs, abs=0.002)
+    assert params is None or 1 - after.params / before.params == pytest.approx(params, abs=0.002)
+
+
+def test_any_skip_list_densities_and_rounding_are_taken() -> None:
+    model = narrowed(resnet20(), (0.5, 0.3, 1.0), {4, 10}, lambda width, density: round(width * density))
+    widths = [block.conv1.out_channels for stage in (model.layer1, model.layer2, model.layer3) for block in stage]
+    assert widths == [8, 16, 8, 10, 32, 10, 64, 64, 64]
+    assert model.eval()(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+
+
+@pytest.mark.parametrize("densities", [(0.5, 0.5), (0.5, 0.5, 0.0), (0.5, 0.5, 1.5), (0.01, 1.0, 1.0)])
+def test_densities_that_do_not_fit_are_refused(densities: tuple[float, ...]) -> None:
+    with pytest.raises(InvalidSetting, match=r"densities are numbers|would keep no channel"):
+        narrowed(resnet20(), densities)
+
+
+def test_the_widths_of_an_architecture_are_given_to_a_trained_network() -> None:
+    torch.manual_seed(0)
+    widths = {
+        f"layer{stage}.{block}.conv1": width for stage, width in ((1, 14), (2, 28), (3, 57)) for block in range(3)
+    }
+    result = prune(resnet20(), example_inputs=torch.zeros(CIFAR), method="l1", widths=Widths(widths))
+    expected = narrowed(resnet20(), (0.9, 0.9, 0.9)).state_dict()
+    assert {k: v.shape for k, v in result.model.state_dict().items()} == {k: v.shape for k, v in expected.items()}

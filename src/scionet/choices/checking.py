@@ -40,6 +40,22 @@ class Range:
         return f"in ({self.low:g}, {self.high:g})" if self.inside else f"in [{self.low:g}, {self.high:g}]"
 
 
+class FrozenDict(dict[str, Any]):
+    """A dict in a choice: it has a hash, and its items cannot be replaced."""
+
+    def __hash__(self) -> int:  # type: ignore[override]
+        """The same for equal items, in any order."""
+        return hash(frozenset(self.items()))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Refuse: choices are values.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(f"a choice cannot be changed; make another one with {key!r}: {value!r}")
+
+
 Count = Annotated[int, Range(1)]
 """A whole number of 1 or more."""
 CountOrZero = Annotated[int, Range(0)]
@@ -50,8 +66,8 @@ class Checked:
     """Base of frozen dataclasses that a user makes. Values are checked; `repr` shows what differs from the defaults.
 
     A subclass is decorated with ``@dataclass(frozen=True, repr=False)``. Annotations say what is allowed: ``bool``,
-    ``int``, ``float``, ``str``, ``Literal``, ``None``, other dataclasses, tuples of these, unions of them, and
-    ``Annotated[number, Range(...)]``.
+    ``int``, ``float``, ``str``, ``Literal``, ``None``, other dataclasses, tuples of these, mappings from texts to
+    these, unions of them, and ``Annotated[number, Range(...)]``.
     """
 
     def __post_init__(self) -> None:
@@ -98,12 +114,12 @@ def chosen(value: object, kinds: Mapping[str, type[Kind]], parameter: str) -> Ki
         parameter: What the choice is for, for the error text.
 
     Raises:
-        InvalidSetting: If it is neither.
+        InvalidSetting: If it is neither, or a name alone is not enough.
     """
     if isinstance(value, str):
         if value not in kinds:
             raise unknown(parameter, value, kinds)
-        return kinds[value]()
+        return made(kinds[value], {})
     for kind in kinds.values():
         if isinstance(value, kind):
             return value
@@ -117,6 +133,8 @@ def described(value: Any) -> Any:
         return {"name": name_of(value), **{f.name: described(getattr(value, f.name)) for f in fields(value)}}
     if isinstance(value, list | tuple):
         return [described(item) for item in value]
+    if isinstance(value, Mapping):
+        return {key: described(item) for key, item in value.items()}
     return value if isinstance(value, str | int | float | NoneType) else str(value)
 
 
@@ -132,12 +150,23 @@ def from_description(value: Any, kinds: Mapping[str, type[Kind]], parameter: str
     name = given.pop("name", None)
     if name not in kinds:
         raise unknown(parameter, str(name), kinds)
-    kind = kinds[name]
+    return made(kinds[name], given)
+
+
+def made(kind: type[Kind], values: Mapping[str, Any]) -> Kind:
+    """A choice with these values, which may be in their JSON form.
+
+    Raises:
+        InvalidSetting: If a parameter is unknown or missing, or a value is not allowed.
+    """
     hints = _hints(kind)
-    for key in given:
+    for key in values:
         if key not in hints:
             raise unknown(f"parameter of {kind.__name__}", str(key), hints)
-    return kind(**{key: _from_json(hints[key], item, key) for key, item in given.items()})
+    needed = [f.name for f in _fields(kind) if f.default is MISSING and f.default_factory is MISSING]
+    if missing := [name for name in needed if name not in values]:
+        raise InvalidSetting(f"{kind.__name__} needs {', '.join(missing)}; give {kind.__name__}({missing[0]}=...)")
+    return kind(**{key: _from_json(hints[key], item, key) for key, item in values.items()})
 
 
 def refuse(settings: object, checks: Mapping[str, bool]) -> None:
@@ -152,6 +181,8 @@ def refuse(settings: object, checks: Mapping[str, bool]) -> None:
 
 def _from_json(annotation: Any, value: Any, parameter: str) -> Any:
     """A value of a parameter from its JSON form."""
+    if get_origin(annotation) is Mapping:
+        return value
     if isinstance(value, Mapping) and "name" in value:
         return from_description(value, by_name(*(m for m in _members(annotation) if isinstance(m, type))), parameter)
     return tuple(value) if isinstance(value, list) else value
@@ -195,6 +226,8 @@ def _as_member(member: Any, value: Any) -> Any:
         return value if any(value is arg or (type(value) is type(arg) and value == arg) for arg in args) else MISSING
     if origin in (tuple, Sequence):
         return _as_tuple(args[0], value)
+    if origin is Mapping:
+        return _as_mapping(args[1], value)
     if member in (int, float):
         return _as_number(member, value)
     return value if isinstance(value, member) else MISSING
@@ -205,6 +238,13 @@ def _as_tuple(kind: Any, value: Any) -> Any:
         return MISSING
     items = tuple(_converted(kind, item) for item in value)
     return MISSING if any(item is MISSING for item in items) else items
+
+
+def _as_mapping(kind: Any, value: Any) -> Any:
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        return MISSING
+    items = {key: _converted(kind, item) for key, item in value.items()}
+    return MISSING if any(item is MISSING for item in items.values()) else FrozenDict(items)
 
 
 def _as_number(kind: type, value: Any) -> Any:
@@ -243,6 +283,8 @@ def _phrases(member: Any) -> list[str]:
         return [repr(arg) for arg in args]
     if origin in (tuple, Sequence):
         return [f"a list of {_allowed(args[0])}"]
+    if origin is Mapping:
+        return [f"a mapping from texts to {_allowed(args[1])}"]
     if isinstance(member, type) and is_dataclass(member):
         return [f"{member.__name__}(...)"]
     return {NoneType: ["None"], bool: ["True", "False"], int: ["an int"], float: ["a float"], str: ["a text"]}.get(

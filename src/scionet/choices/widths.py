@@ -1,5 +1,6 @@
 """How a budget is divided among the sites, as data."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,5 +41,16 @@ class Isomorphic(Checked):
     """Let units compete by their scores among sites of the same role, with one density for all roles."""
 
 
-WidthRule = Uniform | ErrorCurves | Sensitivity | Isomorphic
-WIDTHS = by_name(Uniform, ErrorCurves, Sensitivity, Isomorphic)
+@dataclass(frozen=True, repr=False)
+class Widths(Checked):
+    """Keep given numbers of units, instead of a budget.
+
+    The plan of another network of the same architecture has such numbers: ``Widths(result.plan.widths)``.
+    """
+
+    units: Mapping[str, Count]
+    """The number of units that a site keeps, by the site's name. Sites that are not named stay whole."""
+
+
+WidthRule = Uniform | ErrorCurves | Sensitivity | Isomorphic | Widths
+WIDTHS = by_name(Uniform, ErrorCurves, Sensitivity, Isomorphic, Widths)

@@ -8,7 +8,7 @@ from scionet.budget.allocation.reach import NO_GAIN, TOLERANCE, shortfall
 from scionet.budget.budget import Budget
 from scionet.choices.repair import Recalibrate, Reconstruct
 from scionet.choices.settings import Settings
-from scionet.choices.widths import ErrorCurves, Sensitivity
+from scionet.choices.widths import ErrorCurves, Sensitivity, Widths
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.methods.calibration.calibration import ALL, HELD_OUT
 from scionet.methods.contract import Method, Ranker
@@ -55,8 +55,8 @@ class Pipeline(Method):
         """Choose for each budget. Measurements that decide the widths are made once for all budgets.
 
         Raises:
-            InvalidSetting: If there is neither a budget nor a stop rule, or both; if the seed is not a whole number of
-                0 or more; or if further passes would change nothing.
+            InvalidSetting: If there is none of a budget, given widths and a stop rule, or more than one; if the seed is
+                not a whole number of 0 or more; or if further passes would change nothing.
             UnreachableBudget: If even the narrowest network exceeds a budget.
             CalibrationError: If the calibration data are empty or make the network produce NaN or infinite values.
         """
@@ -110,11 +110,9 @@ class Pipeline(Method):
         return replace(plan, status=f"{plan.status}; {note}") if note else plan
 
     def _widths(self, allocator: Allocator, budget: Budget | None, max_units: Mapping[str, int]) -> AllocatedWidths:
-        """The widths of all sites; the full widths without a budget."""
-        if budget is None:
-            return AllocatedWidths({name: site.width for name, site in allocator.run.sites.items()})
+        """The widths of all sites."""
         rule = self.settings.widths
-        if isinstance(rule, Sensitivity) and rule.search:
+        if budget is not None and isinstance(rule, Sensitivity) and rule.search:
             return searched(allocator, budget, max_units, rule.search)
         return allocator.widths(budget, max_units)
 
@@ -135,13 +133,15 @@ class Pipeline(Method):
             seed: Root of all randomness.
 
         Raises:
-            InvalidSetting: If there is neither a budget nor a stop rule, or both; if the seed is no whole number of 0
-                or more; or if further passes would change nothing.
+            InvalidSetting: If there is none of a budget, given widths and a stop rule, or more than one; if the seed is
+                no whole number of 0 or more; or if further passes would change nothing.
         """
         super().check(budgets, seed)
-        stops = self.ranker.tolerance is not None
-        if any((budget is None) != stops for budget in budgets):
-            raise InvalidSetting("give either a budget, such as 'macs<=50%', or TaskLoss(tolerance=...)")
+        stops = (self.ranker.tolerance is not None) + isinstance(self.settings.widths, Widths)
+        if any((budget is not None) + stops != 1 for budget in budgets):
+            raise InvalidSetting(
+                "give one of three: a budget, such as 'macs<=50%'; widths=Widths(...); or TaskLoss(tolerance=...)"
+            )
         if self.ranker.passes > 1 and (self.settings.refit is None or not self.ranker.uses_moments):
             raise InvalidSetting(
                 f"passes={self.ranker.passes} would repeat the first: a further pass needs a refit, and a method that "

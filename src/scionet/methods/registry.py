@@ -1,11 +1,11 @@
 """All methods by name, and how a user's choice becomes a method."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from importlib import import_module
 from typing import Any, cast
 
-from scionet.choices.checking import described, from_description
+from scionet.choices.checking import described, from_description, made
 from scionet.choices.methods import Forward, Score
 from scionet.choices.settings import Settings
 from scionet.choices.widths import Sensitivity, Uniform
@@ -108,11 +108,7 @@ def method_from(description: Any) -> GivenMethod:
         return _imported(name, {key: value for key, value in description.items() if key != "name"})
     if name == "forward":
         return from_description(description, {"forward": Forward}, "method")
-    known = {field.name for field in fields(Score)}
-    for key in description:
-        if key not in known:
-            raise unknown(f"parameter of method {name!r}", str(key), known)
-    return Score(**description)
+    return made(Score, description)
 
 
 def describe(given: GivenMethod) -> Any:

@@ -10,10 +10,11 @@ from torch import Tensor
 
 from scionet.budget.allocation.allocate import uniform
 from scionet.budget.allocation.curves import by_curves
+from scionet.budget.allocation.explicit import explicit
 from scionet.budget.allocation.ladder import NO_MAXIMUM
 from scionet.budget.allocation.ranked import by_scores
 from scionet.budget.budget import Budget
-from scionet.choices.widths import ErrorCurves, Isomorphic, Sensitivity, Uniform
+from scionet.choices.widths import ErrorCurves, Isomorphic, Sensitivity, Uniform, Widths
 from scionet.methods.calibration.calibration import ALL, Calibration
 from scionet.methods.contract import SiteView
 from scionet.methods.method_run import MethodRun
@@ -54,9 +55,12 @@ class Allocator:
     run: MethodRun
 
     def widths(
-        self, budget: Budget, max_units: Mapping[str, int] = NO_MAXIMUM, factors: Mapping[str, float] | None = None
+        self,
+        budget: Budget | None,
+        max_units: Mapping[str, int] = NO_MAXIMUM,
+        factors: Mapping[str, float] | None = None,
     ) -> AllocatedWidths:
-        """Return the widths of all sites under a budget.
+        """Return the widths of all sites under a budget; without one, the given widths, or the full ones.
 
         Args:
             budget: The budget.
@@ -66,6 +70,8 @@ class Allocator:
         limits, costs = self.run.settings.limits, self.run.problem.costs
         bounds = {"round_to": limits.round_to, "min_units": limits.min_units}
         rule = self.run.settings.widths
+        if budget is None:
+            return AllocatedWidths(explicit(costs, rule.units if isinstance(rule, Widths) else {}, **bounds))
         if isinstance(rule, Uniform):
             return AllocatedWidths(uniform(costs, budget, max_units=max_units, **bounds))
         if isinstance(rule, Isomorphic):
