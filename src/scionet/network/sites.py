@@ -1,4 +1,4 @@
-"""Sites: the sets of channels of a network that can be removed, and what is known of each of them."""
+"""Sites: the sets of channels of a network that can be removed, with their producers, consumers and tensors."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

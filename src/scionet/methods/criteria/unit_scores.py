@@ -1,4 +1,4 @@
-"""Scores of units: the units of highest score stay.
+"""Scores of units. The units with the highest scores stay.
 
 A score is a short decorated function from a `SiteView` to one number per unit.
 """
@@ -210,7 +210,7 @@ def l2(view: SiteView, rng: np.random.Generator) -> FloatArray:
 def fpgm(view: SiteView, rng: np.random.Generator) -> FloatArray:
     """Sum of the distances from each unit's producing weights to those of all others, averaged over producers.
 
-    Units near the geometric median of all can be replaced by the others, and go first.
+    Units near the geometric median of all can be replaced by others, so they are removed first.
 
     Source: He et al., *Filter Pruning via Geometric Median for Deep CNNs Acceleration*, CVPR 2019.
     """
