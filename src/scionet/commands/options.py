@@ -317,8 +317,8 @@ class GradientFlowOptions(AnalyzeOptions):
     """The scores to correlate, and the mode of BatchNorm."""
 
     methods: tuple[str, ...] = ()
-    """Scores of units, such as l1, loss_preservation and grasp, to correlate with the change of the loss when a unit is
-    removed; that takes a pass over the pictures per unit."""
+    """Scores of units, such as l1, loss_preservation and grasp. Each is correlated with the change of the loss when a
+    unit is removed, which takes a pass over the pictures per unit."""
     batch_norms: bool = False
     """BatchNorms use the statistics of each batch, as in training."""
 

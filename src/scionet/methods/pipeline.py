@@ -128,15 +128,15 @@ class Pipeline(Method):
         return plan
 
     def check(self, budgets: Sequence[Budget | None], seed: int) -> None:
-        """Refuse what types cannot rule out.
+        """Check combinations of arguments that types cannot exclude.
 
         Args:
-            budgets: What may remain.
+            budgets: The budgets.
             seed: Root of all randomness.
 
         Raises:
-            InvalidSetting: If there is neither a budget nor a stop rule, or both; if the seed is no whole number of 0
-                or more; or if further passes would change nothing.
+            InvalidSetting: If there is neither a budget nor a stop rule, or both; if the seed is not a whole number of
+                0 or more; or if further passes would change nothing.
         """
         super().check(budgets, seed)
         stops = self.ranker.tolerance is not None

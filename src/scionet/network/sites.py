@@ -173,7 +173,7 @@ class Sites(Mapping[str, Site]):
         return len(self.sites)
 
     def __str__(self) -> str:
-        """A table of one page: the sites, and what is left whole."""
+        """A table of one page: the sites, and the channels that are left whole."""
         return sites_table(self)
 
     def __repr__(self) -> str:

@@ -34,7 +34,7 @@ def by_curves(
     there are dead units, or if a width was measured to be no better than a narrower one (noise).
 
     Duplicate units still lower the error of a refit a little, because of its ridge. If the widest useful widths exceed
-    the budget, a width is good enough if its error is within 1e-5 of the site's least, relative to the site's largest.
+    the budget, a width is good enough if its error exceeds the site's least by at most 1e-5 of the site's largest.
     If the narrowest such widths of all sites meet the budget, they are returned.
 
     In small networks, all allocations are compared: up to 1000 combinations of widths, without the site that has the

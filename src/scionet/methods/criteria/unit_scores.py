@@ -247,9 +247,9 @@ def bn_scale(view: SiteView, rng: np.random.Generator) -> FloatArray:
 
 
 def energy(view: SiteView, rng: np.random.Generator) -> FloatArray:
-    """Mean square of what each unit contributes to its consumers' outputs, each relative to the mean square of these.
+    """Mean square of each unit's contribution to its consumers' outputs, relative to the mean square of these outputs.
 
-    The diagonal of the Gram matrix of imitation, measured at the same place: in the network pruned so far, in the
-    metric of the consumer's BatchNorm, and about the mean where a refit has an intercept.
+    This is the diagonal of the Gram matrix of imitation. It is measured in the same way: in the network pruned so far,
+    in the metric of the consumer's BatchNorm, and around the mean where a refit has an intercept.
     """
     return np.maximum(np.diag(Contributions.from_terms(view.terms).gram), 0.0)
