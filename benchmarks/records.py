@@ -1,4 +1,4 @@
-"""Where the benchmarks keep their records.
+"""The folders and files of the benchmarks' records.
 
 While a benchmark runs, it writes one file per run into a working folder that git ignores, such as results/untrained/.
 At its end it packs them into the committed file beside the folder, such as results/untrained.jsonl. A run that is

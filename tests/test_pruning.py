@@ -196,7 +196,7 @@ def test_tolerance_takes_the_place_of_a_budget() -> None:
     assert "stop rule" in result.report.status
     assert result.report.pruned.macs < result.report.dense.macs
     for budget, choices in ((None, {}), ("macs<=50%", loss)):
-        with pytest.raises(InvalidSetting, match="either a budget"):
+        with pytest.raises(InvalidSetting, match="a budget, such as"):
             pruned(data=[(x, labels)], budget=budget, **choices)
 
 

@@ -1,4 +1,4 @@
-"""What each choice of repair and widths does to accuracy, at half the MACs, without training.
+"""Accuracy by choice of repair and widths, at half the MACs, without training.
 
     python -m benchmarks.run.repair resnet20 vgg --data FOLDER --weights vgg.safetensors
 

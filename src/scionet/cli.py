@@ -125,7 +125,7 @@ def parse(args: Sequence[str]) -> Common:
     analyze = Annotated[
         Annotated[AnalyzeCollapse, tyro.conf.subcommand("collapse")]
         | Annotated[AnalyzeGradientFlow, tyro.conf.subcommand("gradient-flow")],
-        tyro.conf.subcommand("analyze", description="Measure what theory says of scores."),
+        tyro.conf.subcommand("analyze", description="Measure on a network what theory predicts about scores."),
     ]
     bench = Annotated[
         Annotated[BenchRun, tyro.conf.subcommand("run")]

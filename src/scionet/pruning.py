@@ -113,14 +113,14 @@ class PruneReport:
 
 @dataclass(frozen=True, repr=False)
 class PruneResult:
-    """A smaller network and how it came about.
+    """A smaller network, its plan and its report.
 
     Attributes:
         model: The pruned network: a copy, of the same class.
-        plan: What was kept, and in which order it was chosen.
-        report: The numbers.
+        plan: The kept units, in the order in which they were picked.
+        report: Costs, widths and times.
         sites: The dense network's sites, which `save_pruned` records.
-        latency_table: The table that latency was predicted from, if it was.
+        latency_table: The table from which latency was predicted, if the budget limits it.
     """
 
     model: nn.Module
@@ -153,14 +153,14 @@ def prune(
     """Make a smaller network out of a trained one, without training.
 
     Args:
-        model: The trained network. It is left exactly as it was.
-        data: Calibration data: batches of inputs like `example_inputs`, read once. What a batch holds beyond that is
-            ignored, except by methods that need labels, which take what follows the inputs. A few hundred to a few
-            thousand examples. Scores of weights alone need none.
-        budget: What may remain: ``"macs<=50%"``, ``"params<=1.2M"``, ``"latency<=60%"``, several joined by a comma, or
-            a `Budget`. None where `widths` or the method decide how much remains.
-        example_inputs: What the model is called on: a tensor, a tuple of positional or a dict of keyword arguments.
-            A limit on latency is about one forward pass of this batch.
+        model: The trained network. It is not changed.
+        data: Calibration data: batches of inputs like `example_inputs`, read once. Labels may follow the inputs; only
+            methods that need labels use them. A few hundred to a few thousand examples suffice. Scores that use only
+            weights need none.
+        budget: Limits on the pruned network: ``"macs<=50%"``, ``"params<=1.2M"``, ``"latency<=60%"``, several joined by
+            a comma, or a `Budget`. None if `widths` or the method decide how much remains.
+        example_inputs: Inputs of the model: a tensor, a tuple of positional or a dict of keyword arguments. A limit on
+            latency applies to one forward pass of this batch.
         method: How units are chosen: ``"forward"`` (greedy forward selection), ``"l1"``, ``"taylor"``, ... (see
             `list_methods`), `Forward` or `Score` with settings, or a function from a `SiteView` and a random generator
             to one score per unit.
@@ -218,15 +218,15 @@ def prune_each(
     seed: int = 0,
     progress: bool | None = None,
 ) -> tuple[PruneResult, ...]:
-    """A smaller network for each of several budgets. What the widths are decided by is measured once for all of them.
+    """Make a smaller network for each of several budgets. Sensitivities and error curves are measured only once.
 
-    Each result is what `prune` returns for that budget alone.
+    Each result equals that of `prune` for the same budget. `prune` describes all arguments.
 
     Args:
-        model: See `prune`, as for everything else.
+        model: The trained network.
         data: Batches of inputs.
-        budgets: What may remain, once for each result.
-        example_inputs: What the model is called on.
+        budgets: One budget for each result.
+        example_inputs: Inputs of the model.
         method: How units are chosen.
         widths: How each budget is divided among the layers.
         repair: Steps that repair the weights.

@@ -1,4 +1,4 @@
-"""Contract tests for methods of one's own: `check_method` runs what every method of scionet must keep."""
+"""Contract tests for your own methods: `check_method` checks the rules that every method of scionet follows."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,13 +23,14 @@ _TOLERANCE = 1e-10
 
 
 def check_method(method: GivenMethod, **choices: Any) -> None:
-    """Check that a method keeps the contract, on small networks: a residual one, a branched one and a perceptron.
+    """Check that a method follows the contract, on small networks: a residual one, a branched one and a perceptron.
 
-    A method must leave the network untouched, meet the budget, make the same plan for the same seed and for the same
-    examples in other batches, and make a plan that survives JSON. The cut network must equal the masked one.
+    A method must not change the network, and must meet the budget. The same seed must give the same plan, also for the
+    same examples in other batches. The plan must survive a round trip through JSON. The cut network must equal the
+    masked one.
 
     Args:
-        method: What ``prune(..., method=...)`` takes: a function, a `Ranker`, a `Method`, a name or a choice.
+        method: Any value for ``prune(..., method=...)``: a function, a `Ranker`, a `Method`, a name or a choice.
         **choices: Further arguments of `prune`, such as ``widths`` and ``repair``.
 
     Raises:

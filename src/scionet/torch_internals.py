@@ -1,6 +1,6 @@
-"""All that scionet uses of torch without a promise of torch that it will stay: private and undocumented names.
+"""Private and undocumented names of torch that scionet uses. Any release of torch may change them.
 
-Everything else imports them from here, under public names, so that one file has to follow torch.
+All other modules import them from here, under public names. Only this file has to follow changes of torch.
 """
 
 from torch import Tensor, nn

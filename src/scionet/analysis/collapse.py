@@ -107,7 +107,7 @@ def collapse_curve(
     batches: Iterable[Any] = (),
     **rule: Any,
 ) -> tuple[Point, ...]:
-    """Mask a network to several compressions and report what is left.
+    """Mask a network to several compressions, and report the empty layers and the remaining flow.
 
     Args:
         model: The network; not modified.

@@ -18,7 +18,7 @@ QUANTITIES = {"macs": "macs", "params": "params", "latency": "latency_ms"}
 """The quantities that a budget may limit, and the fields of `Cost` that hold them."""
 EXAMPLES = 'write for example "macs<=50%", "params<=1.2M", "latency<=5ms" or "macs<=2.0G, latency<=60%"'
 SUFFIXES = {"K": 3, "M": 6, "G": 9}
-"""Suffixes of numbers, and the powers of ten that they stand for."""
+"""Suffixes of numbers, and their powers of ten."""
 TIMES = {"us": -3, "ms": 0, "s": 3}
 """Units of time, as powers of ten of a millisecond."""
 
@@ -118,11 +118,11 @@ class Budget:
 
     @classmethod
     def of(cls, value: "str | Budget | Mapping[str, object]") -> "Budget":
-        """A budget from what a user wrote: a text, a budget, or a mapping: ``{"macs": "50%", "params": 1_200_000}``.
+        """Return the budget for a text, a budget, or a mapping such as ``{"macs": "50%", "params": 1_200_000}``.
 
         Raises:
-            InvalidSetting: If it is none of these, or malformed. A fraction or a percentage alone is no budget; the
-                text says what was probably meant.
+            InvalidSetting: If the value is something else, or malformed. A fraction or a percentage alone is not a
+                budget; the error suggests the intended one.
         """
         if isinstance(value, Budget):
             return value

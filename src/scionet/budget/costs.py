@@ -41,8 +41,8 @@ class Cost:
 def measure(model: nn.Module, example_inputs: Batch) -> Cost:
     """Measure the cost of a model, counted by torch at the operator level. The model is not changed.
 
-    Every convolution and matrix product counts, whatever the class of its module. Elementwise operations do not count,
-    nor do fused recurrent layers (such as ``nn.LSTM``), which torch's counter does not see into.
+    Convolutions and matrix products count in modules of any class. Elementwise operations do not count. Fused recurrent
+    layers (such as ``nn.LSTM``) do not count either, because torch's counter does not count them.
 
     Raises:
         CalibrationError: If the inputs hold no example.

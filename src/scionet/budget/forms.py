@@ -16,10 +16,11 @@ from scionet.typing import FloatArray, IntArray
 class Forms:
     """MACs and parameters of a network at any widths of its sites.
 
-    A tensor dimension has ``size - sum over sites of (N - kept) * per_unit`` entries left: affine in the widths. A
-    parameter has the product over its dimensions of what is left; an operation's MACs shrink as dimensions 0 and 1
-    of its weight do, or, if it has none, as its result does. So both costs are quadratic forms ``x^T M x`` of
-    ``x = (1, widths)`` with entries of M >= 0, and whole numbers stay exact in floating point.
+    The remaining size of a tensor dimension is ``size - sum over sites of (N - kept) * per_unit``, which is affine in
+    the widths. The size of a parameter is the product of its remaining dimensions. The MACs of an operation shrink in
+    proportion to dimensions 0 and 1 of its weight, or to its result if it has no weight. Both costs are therefore
+    quadratic forms ``x^T M x`` of ``x = (1, widths)`` with entries of M >= 0. Whole numbers stay exact in floating
+    point.
 
     Attributes:
         sites: The sites of the network.

@@ -1,4 +1,4 @@
-"""What pruning must respect beside the budget, as data."""
+"""Constraints on pruning in addition to the budget, as data."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -13,24 +13,24 @@ CandidatesName = Literal["exact", "stochastic"]
 
 @dataclass(frozen=True, repr=False)
 class LeastSquares(Checked):
-    """Imitate with refitted weights: the unit that lowers the least-squares error most."""
+    """Imitate with refitted weights: pick the unit that lowers the least-squares error most."""
 
     target: TargetName = "consumer"
-    """What is imitated: each consumer's output; the network's output, linearised once per site; or at each site
-    whichever of the two moves the network's output less."""
+    """The output to imitate: "consumer" is each consumer's; "output" is the network's, linearised once per site;
+    "better" takes at each site the selection that changes the network's output less."""
     certify: bool = False
-    """Report how much of the best possible error reduction each site is certain to reach."""
+    """Report a lower bound on the share of the best possible error reduction that each site reaches."""
     partitions: Count = 1
-    """Select in two rounds: from this many random parts of the units, then from what those selected. The parts are
-    computed in parallel."""
+    """Select in two rounds: within this many random parts of the units, then from the union of these selections. The
+    parts are computed in parallel."""
 
 
 @dataclass(frozen=True, repr=False)
 class LineSearch(Checked):
-    """Imitate with a convex combination of the units: the unit and the step towards it that lower the error most."""
+    """Imitate with a convex combination of the units: pick the unit and step size that lower the error most."""
 
     target: TargetName = "consumer"
-    """What is imitated, as for least_squares."""
+    """The output to imitate, as for least_squares."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -38,7 +38,7 @@ class Average(Checked):
     """Imitate with the plain average of the picked units."""
 
     target: TargetName = "consumer"
-    """What is imitated, as for least_squares."""
+    """The output to imitate, as for least_squares."""
     repetition: bool = False
     """Allow a unit to be picked more than once."""
 
@@ -68,7 +68,7 @@ class OutputImitation(Checked):
     repetition: bool = False
     """Allow a unit to be picked more than once."""
     keep_better: bool = False
-    """Also imitate each consumer, and keep whichever selection moves the network's output less."""
+    """Also imitate each consumer, and keep the selection that changes the network's output less."""
 
 
 Objective = LeastSquares | LineSearch | Average | TaskLoss | OutputImitation
@@ -98,18 +98,19 @@ class Forward(Checked):
     """Greedy forward selection: start with no units and add the one that helps most."""
 
     objective: ObjectiveName | LeastSquares | LineSearch | Average | TaskLoss | OutputImitation = "least_squares"
-    """What a unit must help with."""
+    """The quantity that each picked unit improves most."""
     candidates: CandidatesName | Exact | Stochastic = "exact"
     """Which units are evaluated at each step."""
     passes: Count = 1
-    """Walks through the network. From the second on, every site is selected again knowing what all others keep."""
+    """Walks through the network. Each walk after the first selects every site again, given the kept units of all
+    others."""
 
 
 @dataclass(frozen=True, repr=False)
 class Score(Checked):
-    """Keep the units of highest score."""
+    """Keep the units with the highest scores."""
 
     name: str
     """Name of the score; `scionet.list_methods` shows them."""
     passes: Count = 1
-    """Walks through the network, for scores that depend on what the consumers see."""
+    """Walks through the network, for scores that depend on the inputs of the consumers."""

@@ -1,4 +1,4 @@
-"""What pruning may use of the machine and of the calibration data, as data."""
+"""Limits on memory, workers and sampled calibration data, as data."""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal
@@ -15,11 +15,11 @@ class Resources(Checked):
     memory_gib: Annotated[float, Range(0)] = 2.0
     """Memory for calibration data and for cached activations, in GiB each. What exceeds it is spilled to disk."""
     batch_size: Count = 64
-    """Calibration examples are regrouped into batches of this size, whatever the sizes of the given batches."""
+    """Calibration examples are regrouped into batches of this size."""
     positions: Count = 16
-    """Output pixels of each example that a convolution is fitted on. All of them if there are fewer."""
+    """Output pixels per example that a convolution is fitted on; all if there are fewer."""
     survey_examples: Count = 1024
-    """Examples that error curves and residual streams are decided on. Everything else uses all examples."""
+    """Examples for error curves and residual streams. Everything else uses all examples."""
     workers: Count | None = None
     """Processes that select from the partitions of objective least_squares. All processors by default."""
     backend: BackendName = "loky"

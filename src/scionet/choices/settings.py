@@ -1,4 +1,4 @@
-"""Everything that a user chooses beside the method, with the names resolved."""
+"""All choices of a user except the method, with names resolved to classes."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -39,7 +39,7 @@ class Settings:
         """Check the order of the repair.
 
         Raises:
-            InvalidSetting: If a step stands twice, or a refit is not the first.
+            InvalidSetting: If a step occurs twice, or a refit is not the first.
         """
         kinds = [type(step) for step in self.repair]
         if len(set(kinds)) < len(kinds) or Refit in kinds[1:]:
@@ -67,19 +67,19 @@ class Settings:
 
 
 def widths_from(value: object) -> WidthRule:
-    """Widths from a name, a table of a TOML file, or as they are.
+    """Return the widths for a name, a table of a TOML file, or an instance.
 
     Raises:
-        InvalidSetting: If the value is none of these.
+        InvalidSetting: If the value is something else.
     """
     return from_description(value, WIDTHS, "widths")
 
 
 def repair_from(value: object) -> tuple[RepairStep, ...]:
-    """Steps of a repair from their names, tables of a TOML file, or as they are.
+    """Return the steps of a repair from a list of names, tables of a TOML file, or instances.
 
     Raises:
-        InvalidSetting: If the value is no list of these.
+        InvalidSetting: If the value is something else.
     """
     if isinstance(value, str | RepairStep) or not isinstance(value, Iterable):
         raise InvalidSetting(f"repair must be a list of steps, such as ['refit', 'recalibrate']; given {value!r:.80}")
@@ -87,7 +87,7 @@ def repair_from(value: object) -> tuple[RepairStep, ...]:
 
 
 def outputs_from(value: object) -> Outputs:
-    """The measure of the output's change from a name, or as it is; None takes the default.
+    """Return the measure of the output's change for a name or an instance; None gives the default.
 
     Raises:
         InvalidSetting: If the value is neither.

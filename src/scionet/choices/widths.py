@@ -27,13 +27,13 @@ class Sensitivity(Checked):
     """
 
     examples: Count = 256
-    """Calibration examples that the sensitivity is measured on. Where there are twice as many others, the errors come
-    from those."""
+    """Calibration examples on which the sensitivity is measured. If there are twice as many others, the error curves
+    are measured on those."""
     widths_per_site: Count = 1
-    """Widths of each site at which it is measured: half of the site, a quarter, and so on."""
+    """Widths at which each site is measured: half of its units, a quarter, and so on."""
     search: CountOrZero = 0
-    """Other ways to divide the budget that are tried by a whole walk each. The one whose output is nearest to the dense
-    network's on held-out examples is kept."""
+    """Number of other divisions of the budget to try, each by a whole walk. The division whose output is nearest to the
+    dense network's on held-out examples is kept."""
 
 
 @dataclass(frozen=True, repr=False)

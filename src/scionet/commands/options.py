@@ -61,7 +61,7 @@ class Source:
     data: Path
     """A folder or zip file of pictures, laid out as [split/]class/name.jpg; sorted class names are labels 0, 1, ..."""
     split: str | None = None
-    """The folder above the classes, such as train; leave it out where the classes stand at the top."""
+    """The folder that contains the classes, such as train; leave it out if --data itself contains them."""
     preprocessing: PresetName | None = None
     """imagenet (resize to 256, crop 224), efficientnet_lite (the same, bicubic), or cifar (pictures as they are)."""
     size: int | None = None
@@ -81,7 +81,7 @@ class Pictures(Source):
     """Pictures, and the batch size."""
 
     batch_size: int = 128
-    """Pictures that the network sees at once."""
+    """Pictures in one forward pass."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,7 +131,7 @@ class PruneOptions:
     method: str = "forward"
     """How units are chosen: forward (greedy forward selection), or a score such as l1, bn_scale, energy or taylor."""
     objective: ObjectiveName = "least_squares"
-    """Method forward: the objective that each picked unit improves most. Each has options of its own below."""
+    """Method forward: the objective that each picked unit improves most. The options of each objective are below."""
     candidates: CandidatesName = "exact"
     """Method forward: evaluate every remaining unit at each step, or a random sample."""
     widths: WidthsName | None = None
@@ -148,7 +148,7 @@ class PruneOptions:
     ignored_layers: tuple[str, ...] = ()
     """Layers whose channels all stay: names, or globs such as "layer4.*"."""
     passes: Count = 1
-    """Walks through the network. From the second on, every layer is selected again knowing what all others keep."""
+    """Walks through the network. Each one after the first selects every layer again, given the kept units of others."""
     outputs: MetricName | None = None
     """How a change of the output is measured. By default kl for class scores, squared otherwise."""
     model_args: tuple[str, ...] = ()
@@ -317,8 +317,8 @@ class GradientFlowOptions(AnalyzeOptions):
     """The scores to correlate, and the mode of BatchNorm."""
 
     methods: tuple[str, ...] = ()
-    """Scores of units, such as l1, loss_preservation and grasp, to correlate with the change of the loss when a unit is
-    removed; that takes a pass over the pictures per unit."""
+    """Scores of units, such as l1, loss_preservation and grasp. Each is correlated with the change of the loss when a
+    unit is removed, which takes a pass over the pictures per unit."""
     batch_norms: bool = False
     """BatchNorms use the statistics of each batch, as in training."""
 
@@ -339,7 +339,7 @@ class BenchRun(Common):
     data: Path = Path()
     """Folder that the experiment's data and weights are relative to."""
     jobs: int = 1
-    """Runs at a time. Each gets an even share of the processors, or as many threads as --threads says."""
+    """Runs at a time. Each gets an equal share of the processors, or --threads threads."""
     backend: BackendName = "loky"
     """Backend for the runs: loky (processes of this machine), ray or dask (a cluster), threading, sequential."""
     retry: bool = False

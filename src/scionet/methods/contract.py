@@ -44,20 +44,20 @@ class Method(ABC):
 
         Args:
             problem: The network, the calibration examples and the costs.
-            budget: The budget; None if the method has a stop rule of its own.
+            budget: The budget; None if the method has its own stop rule.
             seed: Root of all randomness.
             progress: Called with the stage, the steps done and the steps in total.
         """
 
     def check(self, budgets: Sequence[Budget | None], seed: int) -> None:
-        """Refuse what can be refused before any data are read.
+        """Check the arguments before any data are read.
 
         Args:
-            budgets: What may remain.
+            budgets: The budgets.
             seed: Root of all randomness.
 
         Raises:
-            InvalidSetting: If the seed is no whole number of 0 or more; a method may refuse more.
+            InvalidSetting: If the seed is not a whole number of 0 or more; a method may have further checks.
         """
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
             raise InvalidSetting(f"the seed must be a whole number of 0 or more; given {seed!r}")
@@ -71,7 +71,7 @@ class Method(ABC):
 
 @dataclass(frozen=True, eq=False)
 class SiteView:
-    """One site, and everything that is known when its units are ranked.
+    """One site, with the measurements that are available when its units are ranked.
 
     Attributes:
         site: The site.
@@ -140,7 +140,7 @@ class Ranker(ABC):
 
     @property
     def nested(self) -> bool:
-        """Whether every smaller selection is the beginning of each larger one, so that one path serves all widths."""
+        """Whether every smaller selection is the beginning of each larger one. One path then gives all widths."""
         return False
 
     @property
@@ -154,7 +154,7 @@ class Ranker(ABC):
         return None
 
     def ready(self, problem: Problem) -> "Ranker":
-        """Return the ranker for the walk: this one, or one that has measured something for all sites.
+        """Return the ranker for the walk: this one, or a copy with measurements of all sites.
 
         Args:
             problem: The network and the calibration examples.
@@ -165,7 +165,7 @@ class Ranker(ABC):
         """Return scores that can be compared between sites, ``(width,)``, in the same order as `rank` with this `rng`.
 
         Raises:
-            InvalidSetting: If units have no such score.
+            InvalidSetting: If the ranker has no such score.
         """
         raise InvalidSetting(
             f"widths 'isomorphic' compare units of different sites by a score, which method {self.name!r} does not "

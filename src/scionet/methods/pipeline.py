@@ -126,10 +126,10 @@ class Pipeline(Method):
         return plan
 
     def check(self, budgets: Sequence[Budget | None], seed: int) -> None:
-        """Refuse what types cannot rule out.
+        """Check combinations of arguments that types cannot exclude.
 
         Args:
-            budgets: What may remain.
+            budgets: The budgets.
             seed: Root of all randomness.
 
         Raises:

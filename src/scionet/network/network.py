@@ -1,4 +1,4 @@
-"""Network: a dense network with its sites, as everything that prunes it sees it."""
+"""Network: a dense network with its sites, tensors, device and type."""
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager

@@ -1,4 +1,4 @@
-"""Sites: the sets of channels of a network that can be removed, and what is known of each of them."""
+"""Sites: the sets of channels of a network that can be removed, with their producers, consumers and tensors."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -173,7 +173,7 @@ class Sites(Mapping[str, Site]):
         return len(self.sites)
 
     def __str__(self) -> str:
-        """A table of one page: the sites, and what is left whole."""
+        """A table of one page: the sites, and the channels that are left whole."""
         return sites_table(self)
 
     def __repr__(self) -> str:

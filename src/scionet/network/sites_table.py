@@ -1,4 +1,4 @@
-"""The sites of a network as a page of plain text: what `print(discover(model, example_inputs))` shows."""
+"""The sites of a network as a plain-text table, which `print(discover(model, example_inputs))` shows."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,7 @@ def sites_table(sites: "Sites") -> str:
 
 
 def mac_shares(sites: "Sites") -> dict[str, float]:
-    """The fraction of the network's MACs that shrinks with each site: what would go if all its units went."""
+    """The fraction of the network's MACs that depends on each site: the part removed with all its units."""
     total = sum(operation.macs for operation in sites.operations) or 1.0
     shares = {}
     for name, site in sites.items():

@@ -1,6 +1,6 @@
 """Pruning during training: the optimiser's state and averages of weights are cut with the indices of the network.
 
-The learning rate goes on unchanged: schedules count steps, and neither steps nor parameter groups change.
+The learning rate continues unchanged, because schedules count steps, and neither steps nor parameter groups change.
 """
 
 from collections.abc import Mapping
@@ -22,7 +22,7 @@ Entries = Mapping[int, Tensor]
 
 
 def cut_optimizer_(optimizer: Optimizer, model: nn.Module, pruned: nn.Module, plan: Plan, sites: Sites) -> None:
-    """Carry an optimiser over to a cut network, in place. Schedulers that hold it go on unchanged.
+    """Transfer an optimiser to a cut network, in place. Its schedulers continue unchanged.
 
     Args:
         optimizer: The dense network's optimiser. Its state must have the shapes of the parameters (momentum, moments of

@@ -16,11 +16,11 @@ Masks = Mapping[str, Tensor]
 
 
 def rewound(early: TrainingState, masks: Masks, final: TrainingState | None = None) -> TrainingState:
-    """An earlier state of a training, from which to go on with only the weights that masks keep.
+    """Return an earlier state of a training, with only the weights that masks keep.
 
-    Without `final`, weights and the optimiser's state go back, too: *weight rewinding* (Frankle et al., "Stabilizing
+    Without `final`, weights and the optimiser's state are rewound: *weight rewinding* (Frankle et al., "Stabilizing
     the Lottery Ticket Hypothesis", 2019). From a state before the first step, this is the lottery ticket of Frankle and
-    Carbin (ICLR 2019). With `final`, the network keeps its final weights and only the schedule goes back:
+    Carbin (ICLR 2019). With `final`, the network keeps its final weights and only the schedule is rewound:
     *learning-rate rewinding* (Renda et al., ICLR 2020). The optimiser's state is then empty.
 
     Callbacks start from the beginning.

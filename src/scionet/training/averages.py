@@ -33,8 +33,8 @@ def overwrite(network: nn.Module, tensors: Mapping[str, Tensor]) -> None:
 class WeightAverage:
     """θ̄ ← d θ̄ + (1 − d) θ after every step, over parameters and floating-point buffers.
 
-    The decay d of step t (from 1) is min(decay, (1 + t) / (10 + t)), so that the first weights soon have little weight
-    (as in TensorFlow's ExponentialMovingAverage with ``num_updates``).
+    The decay d of step t (from 1) is min(decay, (1 + t) / (10 + t)), so the first values soon have little influence.
+    This is the rule of TensorFlow's ExponentialMovingAverage with ``num_updates``.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:

@@ -1,4 +1,4 @@
-"""The callbacks of one training: their penalties, and their states when the training is saved and goes on."""
+"""The callbacks of one training: their penalties, and their states when the training is saved and resumed."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a training state holds of a callback: JSON-able values, and tensors beside them."""
+"""The state of a callback within a training state: JSON values and tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass

@@ -30,7 +30,7 @@ class Callback:
         return type(self).__name__
 
     def on_start(self, context: TrainingContext) -> None:
-        """Training starts or goes on, in each call of `fit`. The state has been restored, no step has been taken."""
+        """Training starts or resumes, in each call of `fit`. The state is restored, and no step has been done."""
 
     def penalty(self, context: TrainingContext) -> Tensor | None:
         """A differentiable scalar that is added to the loss, once in each step; None for none.
@@ -63,7 +63,7 @@ class Callback:
         """An epoch is done and validated; its result is `epoch`."""
 
     def settings(self) -> Mapping[str, Any]:
-        """What identifies the callback, JSON-able: a training goes on only with callbacks of the same settings.
+        """The settings of the callback, as JSON values. A training resumes only with the same settings.
 
         By default the constructor's arguments of a dataclass, with a hash in place of every tensor.
 
@@ -74,7 +74,7 @@ class Callback:
         return {name: described(getattr(self, name), f"{self.name}.{name}") for name in names}
 
     def state(self) -> Mapping[str, Any]:
-        """What the callback has gathered: tensors, plain numbers, strings, and lists, tuples and dicts of these.
+        """The state of the callback: tensors, plain numbers, strings, and lists, tuples and dicts of these.
 
         By default every attribute of a dataclass that is not an argument of its constructor. Tensors are not copied.
 
@@ -85,7 +85,7 @@ class Callback:
         return {name: getattr(self, name) for name in _attributes(self) if name not in arguments}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state that `state` gave; by default, set each attribute.
+        """Restore a state that `state` returned; by default, set each attribute.
 
         Args:
             state: The state. Its tensors are copies, on the CPU or the network's device, as they were.

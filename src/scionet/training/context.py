@@ -1,4 +1,4 @@
-"""What a callback sees of a training."""
+"""The context of a training that every hook of a callback receives."""
 
 from dataclasses import dataclass
 
@@ -14,8 +14,8 @@ from scionet.network.multiprocess import world
 class TrainingContext:
     """The training at the moment at which a hook of a callback runs.
 
-    `fit` makes one for every step. In a loop of your own, make it by hand and give every value that the callback uses;
-    the defaults describe the first step of a training.
+    `fit` makes one for every step. In your own loop, make it yourself and pass every value that the callback uses. The
+    defaults describe the first step of a training.
 
     Attributes:
         network: The network that learns: never a wrapper, never a compiled copy.
@@ -35,7 +35,7 @@ class TrainingContext:
 
     @property
     def learning_rate(self) -> float:
-        """Learning rate of the optimiser's first parameter group, as it is set now."""
+        """Current learning rate of the optimiser's first parameter group."""
         return float(self.optimizer.param_groups[0]["lr"])
 
     @property

@@ -1,4 +1,4 @@
-"""`fit`: train a network in one process or many; a training that was killed goes on where it was."""
+"""`fit`: train a network in one process or several. An interrupted training can be resumed."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -37,7 +37,7 @@ class FitResult:
     Attributes:
         history: The result of each epoch.
         status: Whether the training is finished, stopped early or paused.
-        state: Its state, from which `fit` can go on; tensors are on the CPU.
+        state: Its state, from which `fit` can resume; tensors are on the CPU.
     """
 
     history: tuple[Epoch, ...]
@@ -71,9 +71,9 @@ def fit(
 ) -> FitResult:
     """Train a classifier, in place.
 
-    The seed and the number of a step determine its examples and all its random numbers. With a `state_file`, a training
-    that was killed goes on when `fit` is called again, and ends with the weights of an unbroken training. They are
-    equal bit for bit where the hardware repeats its results, as one thread of a CPU does.
+    The seed and the number of a step determine its examples and all its random numbers. With a `state_file`, an
+    interrupted training resumes when `fit` is called again, and ends with the weights of an uninterrupted one. They
+    are equal bit for bit on deterministic hardware, such as one thread of a CPU.
 
     Start `fit` by `accelerate launch` or torchrun to train in several processes; `batch_size` is the total of all.
 
@@ -88,7 +88,7 @@ def fit(
         teacher: The teacher, if the recipe uses distillation.
         seed: Seed of all random numbers.
         state_file: A ``.safetensors`` file for the state of the training, written after every epoch and every
-            `save_steps` steps, whole or not at all. If it exists, training goes on from there.
+            `save_steps` steps, completely or not at all. If it exists, training resumes from it.
         start: The state to start from, if there is no `state_file` yet: an earlier `FitResult.state`, perhaps after
             `cut_state`.
         until: Epoch of the recipe after which to pause.

@@ -40,7 +40,7 @@ def refuse_stale(optimizer: Optimizer, network: nn.Module) -> None:
     """Refuse an optimiser of another network, which would change tensors that this network does not use.
 
     Raises:
-        TrainingError: If it holds a tensor that is no parameter of the network, or no tensor at all.
+        TrainingError: If it holds a tensor that is not a parameter of the network, or holds no tensor.
     """
     own = {id(parameter) for parameter in network.parameters()}
     held = [parameter for group in optimizer.param_groups for parameter in group["params"]]

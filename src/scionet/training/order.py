@@ -1,7 +1,7 @@
-"""The examples of every step: a function of the seed and the number of the epoch alone.
+"""The examples of every step, which depend only on the seed and the number of the epoch.
 
-A training that goes on after step n therefore sees the same examples as an unbroken one, without reading the earlier
-ones again. The examples of a step are the same for any number of processes.
+A training that resumes after step n therefore uses the same examples as an uninterrupted one, without reading the
+earlier ones again. The examples of a step are the same for any number of processes.
 """
 
 from collections.abc import Iterator

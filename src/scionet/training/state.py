@@ -64,7 +64,7 @@ class TrainingState:
         history: The epochs done.
         losses: Sum of the losses of the current epoch.
         penalties: Sum of the penalties of the current epoch, by the name of the callback.
-        settings: What must be the same when the training goes on, JSON-able.
+        settings: The settings that must be the same when the training resumes, as JSON values.
         loss_scale: State of the gradient scaler of float16, if there is one.
         callbacks: The callbacks and their states. None if the callbacks that are given next start from the beginning.
     """
@@ -82,12 +82,12 @@ class TrainingState:
     callbacks: tuple[CallbackState, ...] | None
 
     def with_new_callbacks(self) -> "TrainingState":
-        """The same state, from which a training goes on with any callbacks; they start from the beginning."""
+        """The same state for a training with any callbacks, which start from the beginning."""
         return replace(self, callbacks=None)
 
 
 def save_state(path: str | Path, state: TrainingState) -> None:
-    """Write a state to a file, which is replaced whole or not at all.
+    """Write a state to a file, completely or not at all.
 
     Raises:
         CheckpointError: If it cannot be written.
@@ -172,7 +172,7 @@ def _epoch(entry: dict[str, Any]) -> Epoch:
 
 
 def refuse_differences(kept: Mapping[str, Any], given: Mapping[str, Any], advice: str) -> None:
-    """Compare the settings of a training with those under which it is to go on.
+    """Compare the settings of a training with those with which it is resumed.
 
     Raises:
         CheckpointError: If they differ; the error lists how.

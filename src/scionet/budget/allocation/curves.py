@@ -1,4 +1,4 @@
-"""How many units each site keeps, by error curves of the sites."""
+"""Allocation by error curves: the number of units that each site keeps."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,8 @@ from scionet.errors import InvalidSetting
 from scionet.typing import FloatArray, IntArray
 
 _NEGLIGIBLE = 1e-5
-"""Of a site's largest error: a refit has a ridge of 1e-6, which more duplicates of a unit make less harmful."""
+"""A negligible error, as a fraction of the site's largest. A refit has a ridge of 1e-6, and duplicate units reduce its
+effect a little."""
 
 
 def by_curves(
@@ -26,36 +27,41 @@ def by_curves(
     min_units: int = 1,
     max_units: Mapping[str, int] = NO_MAXIMUM,
 ) -> dict[str, int]:
-    """The widths with the least summed error at or below the budget.
+    """Return the widths with the least summed error at or below the budget.
 
-    Units that do not lower the predicted error are not kept, even where the budget allows them. Of a site's widths with
-    equal errors (up to 1e-9 of the site's largest) the narrowest is taken. So dead units leave budget unused, and so
-    does a width that was measured to be no better than a narrower one (noise).
+    Units that do not lower the predicted error are removed, even if the budget allows them. Among widths of a site with
+    equal errors (up to 1e-9 of the site's largest), the narrowest is taken. Part of the budget is therefore unused if
+    there are dead units, or if a width was measured to be no better than a narrower one (noise).
 
-    Duplicate units still lower the error of a refit a little, because of its ridge. So where the widest useful widths
-    do not fit, a site's narrowest width that comes to its least error within 1e-5 of its largest counts as good enough.
-    If these fit together, they are the answer.
+    Duplicate units still lower the error of a refit a little, because of its ridge. If the widest useful widths exceed
+    the budget, a width is good enough if its error exceeds the site's least by at most 1e-5 of the site's largest.
+    If the narrowest such widths of all sites meet the budget, they are returned.
 
-    In small networks all allocations are compared (up to 1000 combinations of widths of all sites but the one that has
-    the most). Elsewhere a search is a heuristic, since costs couple neighbouring sites and the exact problem is a
-    nonconvex knapsack. From the widest network downwards, and a second time from the narrowest upwards, the steps of
-    least damage per cost are taken, with costs computed again after each; steps end on the lower convex hull of a curve
-    where that is better. From both and from the uniform allocation, steps of one site are then exchanged against steps
-    of another while the error falls, from coarse to fine. The best of the three is taken, among equal ones the
-    cheapest. With convex curves, sites that do not touch, and units of equal cost, it is optimal.
+    In small networks, all allocations are compared: up to 1000 combinations of widths, without the site that has the
+    most widths. Otherwise a heuristic search is used. The exact problem is a nonconvex knapsack, because costs couple
+    neighbouring sites. The search has three starts:
+
+    - from the widest network downwards, by the steps of least damage per cost;
+    - from the narrowest network upwards, in the same way;
+    - the uniform allocation.
+
+    Costs are updated after each step. A step may end at the next vertex of the lower convex hull of a curve, if that is
+    better. From each start, steps of one site are then exchanged for steps of another while the error falls, from
+    coarse to fine. The best of the three results is returned, or the cheapest of equally good ones. It is optimal if
+    curves are convex, sites share no operations, and units have equal cost.
 
     Args:
         costs: The cost model of the network.
         budget: The limits.
         errors: For every site the predicted error at each kept width 0..N, shape ``(N + 1,)``. A width with an
-            infinite error is never taken. Where a curve rises with the width (noise), its running minimum counts.
-        round_to: What kept widths are multiples of, except the full width; narrower sites stay whole.
+            infinite error is never taken. If a curve rises with the width (noise), its running minimum is used.
+        round_to: Kept widths are multiples of this, except the full width; narrower sites stay whole.
         min_units: The fewest units a site keeps.
         max_units: See `scionet.budget.allocation.allocate.in_proportion`.
 
     Returns:
-        The number of units to keep, for every site. The cost is at or below the budget;
-        `scionet.budget.allocation.reach.shortfall` says why it is far below.
+        The number of units to keep, for every site. The cost is at or below the budget. If it is far below,
+        `scionet.budget.allocation.reach.shortfall` explains why.
 
     Raises:
         InvalidSetting: If a setting is malformed, or the curves do not fit the sites.
@@ -80,7 +86,7 @@ def by_curves(
 
 
 def _checked(costs: CostModel, errors: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
-    """The curves as they may be used: one per site, without NaN, nowhere rising.
+    """Check the curves: one per site, without NaN. Return their running minima.
 
     Raises:
         InvalidSetting: If sites and curves do not match; all problems at once.
@@ -107,5 +113,5 @@ def _errors_on(ladder: Ladder, curves: Mapping[str, FloatArray]) -> FloatArray:
 
 
 def _enough(ladder: Ladder, error: FloatArray) -> IntArray:
-    """The lowest rungs whose errors, falling along each row, are the least there is but for a negligible difference."""
+    """The lowest rungs whose errors differ negligibly from the least of their row. Errors fall along each row."""
     return (error - error[:, -1:] > _NEGLIGIBLE * error[:, :1]).sum(axis=1)

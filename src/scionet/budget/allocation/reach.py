@@ -1,4 +1,4 @@
-"""What there is to say of a budget: that it cannot be met, or that it is not used up."""
+"""Reports about a budget: it cannot be met, or a part of it is unused."""
 
 from collections.abc import Mapping
 
@@ -16,12 +16,12 @@ NO_GAIN = "more units would not lower the predicted error"
 
 
 def refuse_unreachable(costs: CostModel, budget: Budget, *, round_to: int = 1, min_units: int = 1) -> None:
-    """Refuse a budget that no widths meet. No data are needed to know that.
+    """Refuse a budget that no widths meet. This needs no data.
 
     Args:
         costs: The cost model of the network.
         budget: The limits.
-        round_to: What kept widths are multiples of, except the full width; narrower sites stay whole.
+        round_to: Kept widths are multiples of this, except the full width; narrower sites stay whole.
         min_units: The fewest units a site keeps.
 
     Raises:
@@ -40,7 +40,7 @@ def shortfall(
     min_units: int = 1,
     unused: str = NO_GAIN,
 ) -> str:
-    """What a status should say of widths that do not use their budget up.
+    """Return the status text for widths that leave a part of the budget unused.
 
     Args:
         costs: The cost model of the network.
@@ -51,8 +51,8 @@ def shortfall(
         unused: Why units that would fit are left out.
 
     Returns:
-        A sentence with what is used and why it is not more. Empty where that is at most 1 % below the tightest limit,
-        or everything is kept.
+        A sentence with the used part and the reason. Empty if the cost is at most 1 % below the tightest limit, or
+        if everything is kept.
     """
     cost = costs.cost(widths)
     whole = all(widths.get(name, full) == full for name, full in zip(costs.names, costs.full.tolist(), strict=True))

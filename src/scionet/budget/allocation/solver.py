@@ -15,11 +15,11 @@ _QUANTA = 0.25 ** np.arange(2, 14)
 
 @dataclass(frozen=True, eq=False)
 class Search:
-    """Error curves on a ladder, and the steps that lower their sum.
+    """Lowers the sum of error curves by steps on a ladder of widths.
 
     Steps of different sites are made comparable by a *quantum*: a fraction of the dense cost. At a quantum each site
     moves by the number of rungs that cost about that much, but at least by one. It may also move further, to the next
-    vertex of the lower convex hull of its curve, so that a flat part of a curve is crossed in one move.
+    vertex of the lower convex hull of its curve. A flat part of a curve is then crossed in one move.
 
     Attributes:
         ladder: The widths that may be taken, and their costs.
@@ -114,8 +114,8 @@ class Search:
     def _stride(self, rungs: IntArray, quantum: float) -> IntArray:
         """The number of rungs of each site that cost about a quantum, at least one.
 
-        The cost of a rung is the mean over all rungs below, or over all above the lowest: a single one may cost
-        nothing where latency goes in steps.
+        The cost of a rung is the mean over all rungs below, or over all above the lowest. A single rung may cost
+        nothing, because latency is a step function.
         """
         ladder = self.ladder
         end = ladder.climb(rungs, np.where(rungs > 0, -rungs, ladder.top))

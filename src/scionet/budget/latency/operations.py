@@ -1,6 +1,6 @@
 """The operations of a network in a form that can be run at other widths; operations of equal shapes count as one.
 
-One forward pass is watched. The trace knows which dimensions of every tensor argument shrink with which sites (see
+One forward pass is traced. The trace records which dimensions of every tensor argument shrink with which sites (see
 `scionet.network.discovery.tracing`). The kind of an operation is therefore unimportant, except that the groups of a
 convolution shrink with its channels.
 """

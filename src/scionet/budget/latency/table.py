@@ -85,11 +85,11 @@ class NetworkTime:
 
 @dataclass(frozen=True)
 class LatencyTable:
-    """Durations from which the latency of a network is predicted at any widths of its sites.
+    """Measured durations, which predict the latency of a network at any widths of its sites.
 
     Every operation that shrinks with a site is timed at a few fractions of its dimensions, each shape once. Times in
     between are interpolated. One factor and one constant fit their sum to the times of whole networks, measured in the
-    same rounds. The constant stands for what no operation accounts for, such as the interpreter's work.
+    same rounds. The constant is the time outside the operations, such as that of the interpreter.
 
     Attributes:
         origin: Network and machine that the table was measured on.
@@ -131,8 +131,8 @@ class LatencyTable:
         """Time the operations of a network, with torch's current number of threads.
 
         Each round times every entry once; entries of similar width follow each other in the order of the network. Each
-        operation gets newly written tensors while those of the previous operation still exist, so that the state of
-        memory and caches is similar to that within a network.
+        operation gets newly written tensors while those of the previous operation still exist. The state of memory and
+        caches is then similar to that within a network.
 
         Args:
             model: The network; it is not changed.

@@ -1,4 +1,4 @@
-"""Runs the operations and networks that a latency table times, each operation much as within the network."""
+"""Runs the operations and networks that a latency table times, each operation under the conditions of the network."""
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence

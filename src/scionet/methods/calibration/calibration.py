@@ -58,7 +58,7 @@ class CalibrationBatch:
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Calibration examples in batches of one size, whatever the batches of the caller.
+    """Calibration examples in batches of one size, regrouped from the caller's batches.
 
     Random choices are made for each example by its number. The same examples in other batches, or divided among several
     processes, therefore give the same plan.

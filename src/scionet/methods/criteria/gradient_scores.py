@@ -1,8 +1,8 @@
 """Scores from the gradient of the task loss with respect to a gate on each unit.
 
-A gate z = 1 multiplies what a unit contributes to every consumer. The derivative of the loss with respect to it is
-the sum of theta * dL/dtheta over the weights that it multiplies, so one backward pass per batch scores all units of all
-sites.
+A gate z = 1 multiplies the contribution of a unit to every consumer. The derivative of the loss with respect to it is
+the sum of theta * dL/dtheta over the weights that it multiplies. One backward pass per batch therefore scores all units
+of all sites.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -75,8 +75,8 @@ def taylor(slopes: Slopes) -> tuple[Tensor, float]:
     """Squared derivative for each unit's gate, averaged over batches.
 
     Source: Molchanov et al., *Importance Estimation for Neural Network Pruning*, CVPR 2019, equation 8 with gates.
-    Differs in that units are scored once, in the dense network, and that a gate stands in front of the consumers: units
-    of a residual stream share one gate.
+    Differs in that units are scored once, in the dense network, and that gates are in front of the consumers. The
+    layers of a residual stream thus share one gate per unit.
     """
     return slopes.gates.square(), 1.0
 

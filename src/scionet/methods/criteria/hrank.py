@@ -22,9 +22,10 @@ from scionet.typing import FloatArray
 class RankRanker(MeasuredRanker):
     """Ranks units by the mean rank of their feature maps, as inputs of their consumers, highest first.
 
-    Source: Lin et al., *HRank: Filter Pruning using High-Rank Feature Map*, CVPR 2020. Differs in that
-    one pass serves all layers, in the mean over the consumers of a unit, and in that ranks count singular values above
-    max(h, w) · ε · the largest. Units without maps, such as those in front of a linear map, are ranked by `l1`.
+    Source: Lin et al., *HRank: Filter Pruning using High-Rank Feature Map*, CVPR 2020. There are three differences. All
+    layers are measured in one pass. The rank of a unit is the mean over its consumers. Matrix ranks count singular
+    values above max(h, w) · ε · the largest. Units without maps, such as those in front of a linear map, are ranked by
+    `l1`.
     """
 
     @property

@@ -1,4 +1,4 @@
-"""Scores of units: the units of highest score stay.
+"""Scores of units. The units with the highest scores stay.
 
 A score is a short decorated function from a `SiteView` to one number per unit.
 """
@@ -210,7 +210,7 @@ def l2(view: SiteView, rng: np.random.Generator) -> FloatArray:
 def fpgm(view: SiteView, rng: np.random.Generator) -> FloatArray:
     """Sum of the distances from each unit's producing weights to those of all others, averaged over producers.
 
-    Units near the geometric median of all can be replaced by the others, and go first.
+    Units near the geometric median of all can be replaced by others, so they are removed first.
 
     Source: He et al., *Filter Pruning via Geometric Median for Deep CNNs Acceleration*, CVPR 2019.
     """
@@ -247,9 +247,9 @@ def bn_scale(view: SiteView, rng: np.random.Generator) -> FloatArray:
 
 
 def energy(view: SiteView, rng: np.random.Generator) -> FloatArray:
-    """Mean square of what each unit contributes to its consumers' outputs, each relative to the mean square of these.
+    """Mean square of each unit's contribution to its consumers' outputs, relative to the mean square of these outputs.
 
-    The diagonal of the Gram matrix of imitation, measured at the same place: in the network pruned so far, in the
-    metric of the consumer's BatchNorm, and about the mean where a refit has an intercept.
+    This is the diagonal of the Gram matrix of imitation. It is measured in the same way: in the network pruned so far,
+    in the metric of the consumer's BatchNorm, and around the mean where a refit has an intercept.
     """
     return np.maximum(np.diag(Contributions.from_terms(view.terms).gram), 0.0)

@@ -59,12 +59,12 @@ class _Picks:
 class NetworkObjective(Objective[_Picks]):
     """Minus the mean loss of the whole network with gates ``a_i = N c_i / n`` after n picks.
 
-    Exact: each candidate is evaluated on as many examples as it takes to see that it is not the best, the examples with
-    the largest losses first. The gain reported for such a candidate is an upper bound, below the largest gain.
+    Exact: examples with the largest losses are evaluated first. A candidate is dropped as soon as it cannot be the
+    best. The gain reported for such a candidate is an upper bound, below the largest gain.
 
-    Taylor: gains are those of the loss linearised in the gates; one forward and one backward pass score all candidates.
-    It ranks them differently, since the step of a pick is not small, so it is another algorithm. The first pick has no
-    useful gradient and is evaluated exactly.
+    Taylor: gains are those of the loss linearised in the gates, so one forward and one backward pass score all
+    candidates. A pick is not a small step, so the ranking differs from the exact one. The first pick has no useful
+    gradient and is evaluated exactly.
     """
 
     def __init__(self, view: SiteView, given: Sequence[tuple[Batch, Tensor]], score: Score, scoring: Scoring) -> None:

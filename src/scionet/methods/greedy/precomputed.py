@@ -56,11 +56,10 @@ class Rows:
 class Precomputed:
     """Examples of one form, with everything that does not depend on the gates.
 
-    A pick moves the gates a to ``a + (N e_i - a) / (n + 1)``. A value v that is affine in the gates moves with them, to
-    ``v + (v_i - v) / (n + 1)``, where v_i is its value with unit i alone, N-fold. So the v_i, the *vertices*, are
-    computed once for each example, and a candidate costs only what follows them. Where they do not fit into memory, the
-    gates themselves take their place, and the consumers run for each candidate. Where the values in front of the
-    consumers do not fit either, the whole network runs.
+    A pick moves the gates a to ``a + (N e_i - a) / (n + 1)``. A value v that is affine in the gates moves to
+    ``v + (v_i - v) / (n + 1)``, where v_i is its value at the gates ``N e_i``. These *vertices* v_i are computed once
+    for each example, so a candidate costs only the operations behind them. If the vertices do not fit into memory, the
+    consumers run for each candidate. If the values in front of the consumers do not fit either, the whole network runs.
     """
 
     def __init__(self, site: GatedSite, inputs: Batch, memory_bytes: float) -> None:

@@ -1,4 +1,4 @@
-"""What each tensor operation does to channels: the table of rules behind `discover`.
+"""The effect of each tensor operation on channels: the table of rules behind `discover`.
 
 An operation can move tags (then it is applied to the tag planes themselves), unite the tags of its operands, contract
 over them, or reduce or pool along other dimensions. Any other operation locks them. To support a new operation, add its

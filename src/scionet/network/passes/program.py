@@ -2,8 +2,8 @@
 
 Greedy selection evaluates a network for many gates on the same examples. The operations before the site's consumers do
 not depend on the gates and run once per example. The next ones (the consumers, the BatchNorm behind them, the sum with
-a shortcut) are affine in the gates: known for each unit, they are known for all gates. Only the rest runs for every
-candidate. The graph consists of tensor operations, so the division works for any architecture.
+a shortcut) are affine in the gates. Their values for each unit give their values for all gates. Only the rest runs for
+every candidate. The graph consists of tensor operations, so the division works for any architecture.
 """
 
 import operator

@@ -1,16 +1,15 @@
 """Forward passes of many batches that stop at every consumer, so that each consumer is solved with all of them.
 
-A network is pruned from input to output. A consumer is solved from what *all* calibration batches give it, and its new
-output then goes on through the network. Running every batch again from the start for each consumer would cost a number
-of layer calls that grows with the square of the depth. Here every batch passes through the network once: its forward
-pass stops at each consumer, waits until all other batches are there, and goes on with the output that the caller
-provides.
+A network is pruned from input to output. A consumer is solved from its inputs on *all* calibration batches, and the
+following layers then get its new output. If every batch started again for each consumer, the number of layer calls
+would grow with the square of the depth. Here every batch passes through the network once. Its forward pass stops at
+each consumer, waits for all other batches, and continues with the output that the caller provides.
 
 Two properties of the implementation follow from that:
 
-- *Threads.* A pass must stop inside the `forward` of any module, code that is not ours. A generator cannot do that,
-  since `forward` would have to yield; a thread can be blocked anywhere. Threads serve to suspend, not to work in
-  parallel: exactly one of them runs at a time, so the results do not depend on their scheduling.
+- *Threads.* A pass must stop inside the `forward` of any module, which is code of the user. A generator cannot do that,
+  because `forward` would have to yield. A thread can be blocked anywhere. Threads are used to suspend passes, not to
+  run them in parallel. Exactly one of them runs at a time, so the results do not depend on their scheduling.
 - *Spilling.* A suspended pass keeps its activations, and there is one pass per batch. Beyond a limit, activations are
   written to disk while their pass waits.
 """
