@@ -16,7 +16,7 @@ from scionet.choices.methods import (
 )
 from scionet.choices.repair import Reconstruct, Refit
 from scionet.choices.resources import Resources
-from scionet.choices.widths import Sensitivity
+from scionet.choices.widths import Sensitivity, Widths
 from scionet.methods.registry import SCORES, GivenMethod
 
 LABELLED = ("taylor", "snip", "obd", "loss_preservation", "biased_loss", "grasp", "gradient_preservation")
@@ -102,6 +102,7 @@ ROWS = (
     Row("l1", {"widths": "error_curves", **PLAIN}),
     *(Row(name, {"widths": "isomorphic", **PLAIN}) for name in ("l2", "taylor", "random")),
     Row("energy", {"widths": "isomorphic"}),
+    Row("forward", {"widths": Widths({"expand": 7, "join": 5})}, budget=None),
     Row("l1", {"outputs": "squared", **PLAIN}),
     Row("l1", {"widths": "uniform", "repair": (Refit(shortcuts=False),)}),
     Row("random", {"widths": "uniform", **PLAIN, "limits": Limits(round_to=2, min_units=3)}, budget="macs<=75%"),
