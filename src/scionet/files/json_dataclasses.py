@@ -102,13 +102,16 @@ def _member(kinds: Sequence[Any], value: Any, where: str) -> Any:
     """The value as one member of a union."""
     if value is None and NoneType in kinds:
         return None
-    *others, last = (kind for kind in kinds if kind is not NoneType)
+    others = [kind for kind in kinds if kind is not NoneType]
+    if len(others) == 1:
+        return build(others[0], value, where)
+    problems = []
     for kind in others:
         try:
             return build(kind, value, where)
-        except ValueError:
-            continue
-    return build(last, value, where)
+        except ValueError as error:
+            problems.append(str(error))
+    raise ValueError(f"{where} fits none of its forms ({'; or '.join(problems)})")
 
 
 def _tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:

@@ -145,8 +145,8 @@ class Experiment:
             table = parsed_toml(text, "experiment")
             recipes = {name: plain(_recipe(table[name], name)) for name in _RECIPES if name in table}
             return build(cls, {**table, **recipes}, "experiment")
-        except InvalidSetting:
-            raise
+        except InvalidSetting as error:
+            raise InvalidSetting(f"{path}: {error}") from error
         except ValueError as error:
             raise RecordError(f"{path} is no experiment: {error}") from error
 

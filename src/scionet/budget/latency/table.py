@@ -108,9 +108,13 @@ class LatencyTable:
         """Check that predictions can be fitted to the times of whole networks.
 
         Raises:
-            InvalidSetting: If none was timed, or widths do not fit the sites.
+            InvalidSetting: If none was timed, or widths or operations do not fit the sites.
         """
-        if not self.networks or any(len(network.kept) != len(self.sites) for network in self.networks):
+        widths = dict(self.sites)
+        shares = [share for each in self.operations for call in each.calls for axis in call for share in axis.shares]
+        if len(widths) < len(self.sites) or any(site not in widths or not 0 <= part <= 1 for site, part in shares):
+            raise InvalidSetting("operations of a latency table must shrink with its sites, by fractions from 0 to 1")
+        if not self.networks or not all(_fit(network.kept, widths) for network in self.networks):
             raise InvalidSetting(
                 "a latency table needs the time of a whole network or more, with a width of every site"
             )
@@ -232,6 +236,11 @@ class LatencyTable:
         except ValueError as error:
             raise InvalidSetting(f"{path} is damaged or no latency table: {error}. Measure it again") from error
         raise InvalidSetting(f"{path} has format {given}; this scionet reads formats up to {FORMAT}. Upgrade scionet")
+
+
+def _fit(kept: Sequence[int], widths: Mapping[str, int]) -> bool:
+    """Whether there is one number of units for each site, from 1 to its width."""
+    return len(kept) == len(widths) and all(1 <= k <= n for k, n in zip(kept, widths.values(), strict=True))
 
 
 def _operation_times(
