@@ -1,12 +1,12 @@
-# `make demo` shows what scionet does, `make test` checks it in minutes, `make test-slow` runs the long tests, `make pages`
-# writes the pages of the benchmarks.
+# `make demo` shows what scionet does, `make test` checks it in minutes, `make test-slow` runs the long tests, `make fuzz`
+# attacks the readers of files for longer, `make pages` writes the pages of the benchmarks.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Two test processes share two cores: one thread each is faster than four that wait for one another.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow format pages clean
+.PHONY: demo test test-slow fuzz format pages clean
 
 demo: $(VENV)/installed-all
 	$(BIN)/scionet demo
@@ -21,6 +21,11 @@ test: $(VENV)/installed-dev
 
 test-slow: $(VENV)/installed-dev
 	$(SINGLE) $(BIN)/python -m pytest -n 2 -m slow
+
+# Hostile files and inputs, many times as many cases as in `make test`.
+FUZZ_CASES ?= 5000
+fuzz: $(VENV)/installed-dev
+	$(SINGLE) $(BIN)/python -m pytest -n 2 tests/adversarial --fuzz-cases $(FUZZ_CASES)
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

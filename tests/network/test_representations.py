@@ -14,6 +14,7 @@ from scionet.network.checkpoints.manifest import Manifest
 from scionet.network.discovery import rules
 from scionet.network.discovery.discover import discover
 from scionet.network.discovery.tracing import Call, Trace, trace_forward
+from scionet.network.lineage import Lineage, Pruning
 from scionet.network.passes.dependence import Level
 from scionet.network.passes.moments import Moments
 from scionet.network.passes.program import Program
@@ -84,7 +85,9 @@ def test_manifests() -> None:
     plan = Plan((Choice("a", 1000, tuple(range(500)), (1.0,) * 500),), method="l1", settings={"ridge": np.pi})
     shapes = {f"layer{number}.weight": (1000, 1000) for number in range(50)}
     kept = {name: {0: tuple(range(500))} for name in shapes}
-    manifest = Manifest(plan, shapes, kept, {}, "a" * 64, "b" * 64, "nets.Net", "timm:resnet18", {}, None, {}, {})
+    lineage = Lineage((Pruning(plan, {}),), shapes, kept, "a" * 64)
+    assert repr(lineage) == "Lineage(Plan(l1, 1 site, 500 of 1,000 units kept, seed 0))"
+    manifest = Manifest(lineage, {}, "b" * 64, "nets.Net", "timm:resnet18", {}, None, {}, {})
     assert_one_line(manifest)
     assert repr(manifest) == (
         "Manifest(nets.Net, 50 tensors, factory 'timm:resnet18', Plan(l1, 1 site, 500 of 1,000 units kept, seed 0))"

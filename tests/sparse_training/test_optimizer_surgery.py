@@ -39,7 +39,7 @@ def half(sites: Sites, **options: Any) -> Plan:
     for number, (name, site) in enumerate(sites.items()):
         kept = tuple(range(number % 2, site.width, 2))
         choices.append(Choice(name, site.width, kept, (1.0 + 0.25 * (number % 3),) * len(kept)))
-    return Plan(tuple(choices), dense_hash=sites.dense_hash, **options)
+    return Plan(tuple(choices), **options)
 
 
 def step(model: nn.Module, optimizer: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]) -> None:

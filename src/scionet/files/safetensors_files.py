@@ -1,6 +1,5 @@
 """Read safetensors files, with helpful errors."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +9,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from scionet.errors import CheckpointError
-from scionet.files.json_dataclasses import build
+from scionet.files.json_dataclasses import read
 
 
 class Versioned(Protocol):
@@ -84,7 +83,7 @@ def header_in(
     if not metadata or key not in metadata:
         raise CheckpointError(f"{path} contains no {contents}; give a file that {writer} wrote")
     try:
-        header = build(kind, json.loads(metadata[key]))
+        header = read(kind, metadata[key], "header")
     except ValueError as error:
         raise CheckpointError(f"{path}: its header is damaged ({error}); copy or save it again") from error
     if header.format_version > newest:

@@ -68,7 +68,7 @@ def read_sparse(path: str | Path) -> dict[str, Tensor]:
     tensors = tensors_in(path, _WRITER)
     try:
         sparse = {name: _assembled(name, shape, tensors) for name, shape in header.shapes.items()}
-    except (KeyError, RuntimeError) as error:
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its sparse tensors are damaged ({error}); copy or save it again") from error
     return tensors | sparse
 

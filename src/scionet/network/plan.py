@@ -1,18 +1,25 @@
 """Plan: the units of a network that are kept, and how they were chosen."""
 
 import hashlib
-import json
+import math
 import operator
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from scionet.errors import InvalidSetting
+from scionet.files.versioned import Format
 from scionet.network.calling import hash_tensors
 from scionet.network.phrases import counted
+
+if TYPE_CHECKING:
+    from scionet.network.sites import Sites
+
+FORMAT = Format(version=1, features=(), advice="Make the plan again")
+"""The format of `Plan.to_json`."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -39,16 +46,21 @@ class Choice:
     status: str = ""
 
     def __post_init__(self) -> None:
-        """Check that the indices are a non-empty, ascending subset of the site's units; convert them to integers.
+        """Check that the indices are a non-empty, ascending subset of the site's units; convert numbers to Python's.
 
         Raises:
-            InvalidSetting: If they are not, or the number of weights differs from that of kept units.
+            InvalidSetting: If they are not, the order lists other units, there is not one weight for each kept unit, or
+                a weight or value is NaN or infinite.
         """
         try:
-            for name in ("kept", "order"):  # json cannot write NumPy's integers
+            for name in ("kept", "order"):  # json cannot write NumPy's numbers
                 object.__setattr__(self, name, tuple(operator.index(unit) for unit in getattr(self, name)))
-        except TypeError as error:
-            raise InvalidSetting(f"site {self.site!r}: units must be whole numbers; {error}") from error
+            for name in ("weights", "values"):
+                object.__setattr__(self, name, tuple(float(number) for number in getattr(self, name)))
+        except (TypeError, ValueError) as error:
+            raise InvalidSetting(
+                f"site {self.site!r}: units must be whole numbers, weights and values numbers; {error}"
+            ) from error
         ascending = all(a < b for a, b in zip(self.kept, self.kept[1:], strict=False))
         if not self.kept or not ascending or self.kept[0] < 0 or self.kept[-1] >= self.width:
             raise InvalidSetting(
@@ -59,6 +71,12 @@ class Choice:
             raise InvalidSetting(
                 f"site {self.site!r}: {len(self.weights)} weights for {len(self.kept)} kept units; give one for each"
             )
+        if outside := [unit for unit in self.order if not 0 <= unit < self.width]:
+            raise InvalidSetting(
+                f"site {self.site!r}: the order must list units of 0..{self.width - 1}; given {outside[0]}"
+            )
+        if not all(map(math.isfinite, (*self.weights, *self.values))):
+            raise InvalidSetting(f"site {self.site!r}: weights and values must be finite; one is NaN or infinite")
 
     def __repr__(self) -> str:
         """The choice in one line, without its indices."""
@@ -121,17 +139,47 @@ class Plan:
         """Number of kept units by site."""
         return {choice.site: len(choice.kept) for choice in self.choices}
 
+    def refuse_other_sites(self, sites: "Sites") -> None:
+        """Refuse the sites of another network.
+
+        Raises:
+            InvalidSetting: If a site of the plan is missing there, or has another width.
+        """
+        for choice in self.choices:
+            if choice.site not in sites or sites[choice.site].width != choice.width:
+                raise InvalidSetting(
+                    f"the plan is for a network with {choice.width} units at site {choice.site!r}; this network has "
+                    + (f"{sites[choice.site].width} units there" if choice.site in sites else "no such site")
+                    + "; use the plan with the network that it was made for"
+                )
+
+    def rebased(self, sites: "Sites") -> "Plan":
+        """The same units for the same network with other weights; nothing replaces those.
+
+        Args:
+            sites: What `discover` finds in the network as it is now.
+
+        Raises:
+            InvalidSetting: If the sites are of another network.
+        """
+        self.refuse_other_sites(sites)
+        return replace(self, tensors=MappingProxyType({}), dense_hash=sites.dense_hash)
+
+    @property
+    def record(self) -> "PlanRecord":
+        """The plan without its tensors."""
+        return PlanRecord(self.choices, self.method, self.settings, self.seed, self.dense_hash, self.status)
+
     def to_json(self) -> str:
-        """The plan without its tensors, as canonical JSON."""
-        record = {
-            "choices": [asdict(choice) for choice in self.choices],
-            "method": self.method,
-            "settings": dict(self.settings),
-            "seed": self.seed,
-            "dense_hash": self.dense_hash,
-            "status": self.status,
-        }
-        return json.dumps(record, sort_keys=True, separators=(",", ":"))
+        """The plan without its tensors, as canonical JSON.
+
+        Raises:
+            InvalidSetting: If its settings have no JSON form.
+        """
+        try:
+            return FORMAT.write(self.record)
+        except ValueError as error:
+            raise InvalidSetting(f"the plan of {self.method!r} cannot be written as JSON: {error}") from error
 
     @classmethod
     def from_json(cls, text: str, tensors: Mapping[str, Tensor] | None = None) -> "Plan":
@@ -142,14 +190,12 @@ class Plan:
             tensors: The replacement tensors, which are no part of the JSON.
 
         Raises:
-            InvalidSetting: If the text is not a plan.
+            InvalidSetting: If the text is not a plan, or of another format version.
         """
         try:
-            record = json.loads(text)
-            choices = tuple(_choice(entry) for entry in record.pop("choices"))
-            return cls(choices=choices, tensors=dict(tensors or {}), **record)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
-            raise InvalidSetting(f"the text is not a plan ({error!r}); give what Plan.to_json() returned") from error
+            return FORMAT.read(PlanRecord, text, "plan").plan(tensors)
+        except ValueError as error:
+            raise InvalidSetting(f"the text is not a plan: {error}; give what Plan.to_json() returned") from error
 
     @property
     def identity(self) -> str:
@@ -157,7 +203,19 @@ class Plan:
         return hashlib.sha256((self.to_json() + hash_tensors(self.tensors)).encode()).hexdigest()
 
 
-def _choice(entry: dict[str, Any]) -> Choice:
-    """A choice from its JSON form, which has lists in place of tuples."""
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in entry.items()}
-    return Choice(**fields)
+@dataclass(frozen=True)
+class PlanRecord:
+    """A plan as it stands in files; the attributes are those of `Plan`."""
+
+    choices: tuple[Choice, ...]
+    method: str
+    settings: Mapping[str, Any]
+    seed: int
+    dense_hash: str
+    status: str
+
+    def plan(self, tensors: Mapping[str, Tensor] | None = None) -> Plan:
+        """The plan, with these replacement tensors."""
+        return Plan(
+            self.choices, dict(tensors or {}), self.method, self.settings, self.seed, self.dense_hash, self.status
+        )

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scionet.network.lineage import Lineage
 from scionet.network.phrases import counted
 from scionet.network.sites_table import sites_table
 
@@ -145,9 +146,10 @@ class Sites(Mapping[str, Site]):
         parameters: Names of those that are parameters; a tied parameter is named once.
         refused: What is left whole, and why.
         dense_hash: Hash of the network's state.
-        inputs: Shapes and types of the example inputs, as `scionet.network.checkpoints.manifest.input_record` gives
+        inputs: Shapes and types of the example inputs, as `scionet.network.checkpoints.records.input_record` gives
             them; None if they are not known.
         model_name: Name of the network's class.
+        lineage: How the network came out of another, if it was pruned before.
     """
 
     sites: Mapping[str, Site]
@@ -159,6 +161,7 @@ class Sites(Mapping[str, Site]):
     dense_hash: str = ""
     inputs: Mapping[str, Any] | None = None
     model_name: str = ""
+    lineage: Lineage | None = None
 
     def __getitem__(self, name: str) -> Site:
         """The site of that name."""

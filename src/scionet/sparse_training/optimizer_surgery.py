@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from scionet.errors import TrainingError
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
-from scionet.network.surgery.cut import copied, cut, kept_entries, shrink
+from scionet.network.surgery.cut import copied, cut_unchecked, kept_entries, refuse_other_weights, shrink
 from scionet.training.averages import overwrite, tensors_of_network
 from scionet.training.optimisers import Memory, load_memory, memory_of, refuse_stale
 from scionet.training.state import TrainingState
@@ -34,7 +34,9 @@ def cut_optimizer_(optimizer: Optimizer, model: nn.Module, pruned: nn.Module, pl
 
     Raises:
         TrainingError: If the optimiser is of another network, or its state cannot be cut. It is then unchanged.
+        InvalidSetting: If the plan was made for other weights.
     """
+    refuse_other_weights(plan, model)
     refuse_stale(optimizer, model)
     memory = _cut_memory(memory_of(optimizer, model), dict(model.named_parameters()), plan, sites)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -57,24 +59,25 @@ def cut_state(state: TrainingState, model: nn.Module, plan: Plan, sites: Sites) 
 
     Raises:
         TrainingError: If the state of the optimiser or of a callback cannot be cut.
-        InvalidSetting: If the plan is of another network.
+        InvalidSetting: If the plan is of another network, or was made for none of the weights in the state.
     """
     _refuse_callback_tensors(state)
-
-    def shrunk(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        if not tensors:
-            return {}
-        dense = copied(model)
-        overwrite(dense, tensors)
-        return tensors_of_network(cut(dense, plan, sites))
+    parts = {"network": state.network, "average": state.average, "best": state.best}
+    dense = {part: _with_tensors(model, tensors) for part, tensors in parts.items() if tensors}
+    refuse_other_weights(plan, *dense.values())
+    shrunk = {part: tensors_of_network(cut_unchecked(whole, plan, sites)) for part, whole in dense.items()}
 
     return replace(
         state,
-        network=shrunk(state.network),
-        average=shrunk(state.average),
-        best=shrunk(state.best),
+        **{part: shrunk.get(part, {}) for part in parts},
         memory=_cut_memory(state.memory, state.network, plan, sites),
     )
+
+
+def _with_tensors(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
+    dense = copied(model)
+    overwrite(dense, tensors)
+    return dense
 
 
 def _refuse_callback_tensors(state: TrainingState) -> None:

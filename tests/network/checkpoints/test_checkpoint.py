@@ -1,3 +1,4 @@
+import hashlib
 import json
 import os
 import pickle
@@ -280,8 +281,8 @@ def test_file_describes_itself_to_any_reader_of_safetensors(tmp_path: Path) -> N
             for dim, kept in record["tensors"][name]["kept"].items():
                 tensor = np.take(tensor, kept, axis=int(dim))
             np.testing.assert_array_equal(file.get_tensor(name), tensor)
-    assert record["format_version"] == 1
-    assert record["plan"]["method"] == "forward"
+    assert (record["format_version"], record["requires"]) == (2, [])
+    assert [pruning["plan"]["method"] for pruning in record["prunings"]] == ["forward"]
 
 
 def test_replaced_tensors_of_a_plan_are_in_the_weights(tmp_path: Path) -> None:
@@ -491,23 +492,35 @@ def test_every_changed_byte_is_noticed(saved: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format_version": 2}, r"has format version 2; this scionet reads up to 1: pip install -U scionet"),
-        ({"format_version": 2, "plan": None, "new": 1}, r"format version 2"),
-        ({"format_version": "1"}, "not a file of a pruned network"),
-        ({"plan": {}}, "not a file of a pruned network"),
-        ({"tensors": {"stem.weight": 3}}, "not a file of a pruned network"),
-        ({"new": 1}, "not a file of a pruned network"),
+        (
+            {"format_version": 3},
+            r"has format version 3; .* reads 2\. It was written by a newer scionet: pip install -U",
+        ),
+        ({"format_version": 3, "prunings": None, "new": 1}, r"format version 3"),
+        ({"format_version": 1}, r"has format version 1; .* reads 2\. Save the network again"),
+        ({"format_version": "2"}, r"manifest\.format_version must be of type int; given '2'"),
+        ({"requires": ["dropped_branches"]}, r"'dropped_branches'\)\. It was written by a newer scionet"),
+        ({"dropped_branches": {}}, r"'dropped_branches'\)\. It was written by a newer scionet"),
+        ({"prunings": []}, r"manifest\.prunings must have one entry or more"),
+        ({"prunings": [{}]}, r"manifest\.prunings\[0\]\.plan is missing"),
+        ({"tensors": {"stem.weight": 3}}, r"manifest\.tensors\.stem\.weight must be of type dict; given 3"),
+        ({"tied": {"linear.bias": "stem.weight"}}, r"tied names 'stem\.weight' as the home of 'linear\.bias'"),
+        ({"inputs": {"args": [], "kwargs": {}}}, r"manifest\.inputs: example inputs must be"),
+        ({"inputs": {"args": [{"shape": [2**20, 2**20], "dtype": "float32"}], "kwargs": {}}}, r"at most 1,073,741,824"),
+        ({"inputs": {"args": [{"shape": [1], "dtype": "nn"}], "kwargs": {}}}, r"dtype must name a type of torch"),
     ],
 )
-def test_other_formats_are_refused(
-    change: dict[str, Any], message: str, saved: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    dumps = json.dumps
-    monkeypatch.setattr("json.dumps", lambda record, **options: dumps({**record, **change}, **options))
-    save_pruned(saved, *pruned_of("mixed"), overwrite=True)
-    monkeypatch.undo()
+def test_other_formats_are_refused(change: dict[str, Any], message: str, saved: Path) -> None:
+    reseal(saved, change)
     with pytest.raises(CheckpointError, match=message):
         load_pruned(saved, Mixed)
+
+
+def reseal(path: Path, change: Mapping[str, Any]) -> None:
+    """Change a file's manifest, and give it the checksum that fits."""
+    with safe_open(path, framework="pt") as file:
+        text = json.dumps({**json.loads(file.metadata()["scionet"]), **change})
+    save_file(load_file(path), path, {"scionet": text, "scionet_sha256": hashlib.sha256(text.encode()).hexdigest()})
 
 
 def resaved(path: Path, tensors: dict[str, Tensor]) -> None:
@@ -727,6 +740,8 @@ def test_networks_that_cannot_be_saved(
 @pytest.mark.parametrize("what", ["extra", "factory_kwargs"])
 def test_records_that_are_no_json_are_refused(what: str, tmp_path: Path) -> None:
     records: dict[str, Any] = {what: {"when": {1, 2}}}
-    with pytest.raises(CheckpointError, match=r"cannot be recorded as JSON: given a set; .* lists and dicts"):
+    with pytest.raises(
+        CheckpointError, match=r"cannot be recorded as JSON: record\.\w+\.when is a set; .* lists and dicts"
+    ):
         save_pruned(tmp_path / "net.safetensors", *pruned_of("mixed"), factory="a:b", **records)
     assert list(tmp_path.iterdir()) == []

@@ -323,7 +323,7 @@ def test_verification_leaves_both_networks_as_they_were() -> None:
 def test_install_keeps_what_is_not_named() -> None:
     model = chain()
     bias = model.get_parameter("head.bias")
-    install(model, {"head.weight": torch.ones(2, 3)}, Plan(()))
+    install(model, {"head.weight": torch.ones(2, 3)}, [])
     assert model.get_parameter("head.bias") is bias
     head: Any = model.get_submodule("head")
     assert (head.in_features, head.out_features) == (3, 2)

@@ -1,6 +1,5 @@
 """LatencyTable: durations of a network's operations at several widths, measured on one machine and device."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from scionet.budget.latency.timing import Timer, all_undisturbed, interleaved, s
 from scionet.budget.latency.workbench import Workbench, common_widths, cut_to
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.files.atomic import whole_file
-from scionet.files.json_dataclasses import build, plain
+from scionet.files.json_dataclasses import build, plain, read, to_json
 from scionet.network.calling import Batch, example_count, place_of, to_model
 from scionet.network.sites import Sites
 from scionet.progress import Progress, silent
@@ -109,9 +108,13 @@ class LatencyTable:
         """Check that predictions can be fitted to the times of whole networks.
 
         Raises:
-            InvalidSetting: If none was timed, or widths do not fit the sites.
+            InvalidSetting: If none was timed, or widths or operations do not fit the sites.
         """
-        if not self.networks or any(len(network.kept) != len(self.sites) for network in self.networks):
+        widths = dict(self.sites)
+        shares = [share for each in self.operations for call in each.calls for axis in call for share in axis.shares]
+        if len(widths) < len(self.sites) or any(site not in widths or not 0 <= part <= 1 for site, part in shares):
+            raise InvalidSetting("operations of a latency table must shrink with its sites, by fractions from 0 to 1")
+        if not self.networks or not all(_fit(network.kept, widths) for network in self.networks):
             raise InvalidSetting(
                 "a latency table needs the time of a whole network or more, with a width of every site"
             )
@@ -213,7 +216,7 @@ class LatencyTable:
         Raises:
             InvalidSetting: If the name does not end in .json, or the file exists or cannot be written.
         """
-        text = json.dumps({"format": FORMAT, **plain(self)}, allow_nan=False)
+        text = to_json({"format": FORMAT, **plain(self)})
         with whole_file(path, ".json", overwrite=overwrite, error=InvalidSetting) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -225,7 +228,7 @@ class LatencyTable:
             InvalidSetting: If the file cannot be read, is damaged, is not a latency table, or has a newer format.
         """
         try:
-            content = build(dict, json.loads(Path(path).read_text(encoding="utf-8")), "table")
+            content = read(dict, Path(path).read_text(encoding="utf-8"), "table")
             if (given := build(int, content.pop("format", None), "table.format")) <= FORMAT:
                 return build(cls, content, "table")
         except OSError as error:
@@ -233,6 +236,11 @@ class LatencyTable:
         except ValueError as error:
             raise InvalidSetting(f"{path} is damaged or no latency table: {error}. Measure it again") from error
         raise InvalidSetting(f"{path} has format {given}; this scionet reads formats up to {FORMAT}. Upgrade scionet")
+
+
+def _fit(kept: Sequence[int], widths: Mapping[str, int]) -> bool:
+    """Whether there is one number of units for each site, from 1 to its width."""
+    return len(kept) == len(widths) and all(1 <= k <= n for k, n in zip(kept, widths.values(), strict=True))
 
 
 def _operation_times(

@@ -14,7 +14,7 @@ from scionet.masks.scores import WeightScore
 from scionet.masks.weights import maskable, upcast
 from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.criteria.unit_scores import MeasuredRanker
-from scionet.network.checkpoints.manifest import blank_inputs
+from scionet.network.checkpoints.records import blank_inputs
 from scionet.network.example_loss import labelled
 from scionet.network.network import Network
 from scionet.network.sites import Site

@@ -5,7 +5,7 @@ entries of the dense tensors that were kept. To load it, a fresh instance of the
 forward pass nor data.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
@@ -22,8 +22,9 @@ from scionet.files.atomic import whole_file
 from scionet.files.safetensors_files import opened, tensors_in
 from scionet.models.factory import build
 from scionet.network.calling import Batch, hash_tensors, state_of
-from scionet.network.checkpoints.manifest import FORMAT_VERSION, Manifest, blank_inputs, input_record
+from scionet.network.checkpoints.manifest import FORMAT, Manifest
 from scionet.network.checkpoints.packing import fill, layout, refuse_disagreement, refuse_other_architecture
+from scionet.network.checkpoints.records import blank_inputs, input_record
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 
@@ -46,6 +47,9 @@ def save_pruned(
 ) -> Path:
     """Save a pruned network, fine-tuned or not, as one ``.safetensors`` file. It is written completely or not at all.
 
+    A network that was pruned more than once is saved with all its plans and loads into a fresh, dense instance, if
+    scionet did each pruning of the whole network, in this process or before it was saved.
+
     Args:
         path: The file; its name ends in ``.safetensors``.
         pruned: The network that `cut` returned, or a fine-tuned one of the same structure.
@@ -63,22 +67,20 @@ def save_pruned(
 
     Raises:
         CheckpointError: If the file exists or cannot be written, if the shapes of `pruned` are not those of the plan,
-            or if it has state that safetensors cannot store.
-        InvalidSetting: If `path` or `factory` is malformed, or the plan belongs to another network.
+            if it has state that safetensors cannot store, or if the network was pruned before in a way that no file
+            can describe.
+        InvalidSetting: If `path` or `factory` is malformed, or the plan belongs to another network or other weights.
     """
     if factory is not None and not all(factory.partition(":")):
         raise InvalidSetting(
             f"factory must be timm:NAME, torchvision:NAME, scionet:NAME or package.module:function; given {factory!r}"
         )
     with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
-        names, tied, kept = layout(pruned, plan, sites)
+        names, tied, lineage = layout(pruned, plan, sites)
         tensors = _stored(pruned, names)
         manifest = Manifest(
-            plan=plan,
-            shapes={name: sites.shapes[name] for name in (*names, *tied)},
-            kept=kept,
+            lineage=lineage,
             tied=tied,
-            dense_hash=sites.dense_hash,
             weights_hash=hash_tensors(tensors),
             model=f"{type(pruned).__module__}.{type(pruned).__qualname__}",
             factory=factory,
@@ -175,7 +177,7 @@ def load_pruned(
     if not isinstance(model, nn.Module):
         raise InvalidSetting(f"model must be a torch.nn.Module or a function that returns one; given {model!r}")
     refuse_other_architecture(path, manifest, model)
-    fill(model, manifest, tensors)
+    fill(path, model, manifest, tensors)
     return model
 
 
@@ -207,7 +209,7 @@ def dense_network(path: str | Path, *, trust_factory: bool = False) -> nn.Module
 
 
 def read_plan(path: str | Path) -> Plan:
-    """The plan in a file of a pruned network; its replacement tensors are in the weights.
+    """The plan in a file of a pruned network, of the last pruning; its replacement tensors are in the weights.
 
     Raises:
         CheckpointError: If the file is missing, damaged or of a newer format.
@@ -234,7 +236,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     manifest = _manifest(path)
     pruned = manifest.pruned_shapes
     return {
-        "format_version": FORMAT_VERSION,
+        "format_version": FORMAT.version,
+        "prunings": len(manifest.lineage.plans),
         "model": manifest.model,
         "factory": manifest.factory,
         "factory_kwargs": manifest.factory_kwargs,
@@ -243,11 +246,11 @@ def describe(path: str | Path) -> dict[str, Any]:
         "settings": manifest.plan.settings,
         "seed": manifest.plan.seed,
         "status": manifest.plan.status,
-        "widths": {choice.site: (choice.width, len(choice.kept)) for choice in manifest.plan.choices},
+        "widths": _widths(manifest.lineage.plans),
         "entries": (sum(prod(manifest.shapes[name]) for name in pruned), sum(map(prod, pruned.values()))),
         "bytes": Path(path).stat().st_size,
         "versions": manifest.versions,
-        "dense_hash": manifest.dense_hash,
+        "dense_hash": manifest.lineage.dense_hash,
         "weights_hash": manifest.weights_hash,
         "extra": manifest.extra,
     }
@@ -257,6 +260,15 @@ def _stored(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
     """Contiguous copies of the named tensors of a network on the CPU."""
     state = state_of(network)
     return {n: state[n].detach().to("cpu").clone(memory_format=torch.contiguous_format) for n in names}
+
+
+def _widths(plans: Sequence[Plan]) -> dict[str, tuple[int, int]]:
+    """Units before the first pruning of a site and after its last, by site."""
+    widths: dict[str, tuple[int, int]] = {}
+    for choice in (choice for plan in plans for choice in plan.choices):
+        first, _ = widths.get(choice.site, (choice.width, 0))
+        widths[choice.site] = first, len(choice.kept)
+    return widths
 
 
 def _versions() -> dict[str, str]:

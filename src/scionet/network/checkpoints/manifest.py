@@ -1,21 +1,26 @@
 """The manifest of a pruned network's file: one JSON text in the metadata, with a checksum."""
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from scionet.errors import CheckpointError
-from scionet.network.calling import Batch, as_arguments
+from scionet.files.json_dataclasses import plain
+from scionet.files.versioned import Format
+from scionet.network.checkpoints.records import Inputs, PruningRecord, TensorRecord, refuse_odd_ties, refuse_other_plans
+from scionet.network.lineage import Lineage, Pruning
 from scionet.network.phrases import counted
 from scionet.network.plan import Plan
 
-FORMAT_VERSION = 1
-"""Incremented when code of the version before can no longer read the files."""
+SEVERAL_PRUNINGS = "several_prunings"
+"""Feature of files of networks that were pruned more than once."""
+FORMAT = Format(
+    version=2,
+    features=(SEVERAL_PRUNINGS,),
+    advice="Save the network again with this version, or read it with the old one",
+)
+"""The format of the manifest; see docs/file_formats.md."""
 
 _TEXT, _CHECKSUM = "scionet", "scionet_sha256"
 
@@ -25,11 +30,8 @@ class Manifest:
     """Everything in the file of a pruned network except the weights.
 
     Attributes:
-        plan: The plan, without replacement tensors.
-        shapes: Dense shape of every tensor of the network, by name.
-        kept: Per tensor and dimension that shrank, the kept entries of the dense tensor, ascending.
+        lineage: The plans, without replacement tensors, the dense shapes and the kept entries.
         tied: For every tensor that is stored under the name of another, that name.
-        dense_hash: Hash of the dense network's state.
         weights_hash: Hash of the stored tensors.
         model: Module and qualified name of the network's class.
         factory: The factory of the dense network as `scionet.models.factory.build` takes it, if one was given.
@@ -39,11 +41,8 @@ class Manifest:
         extra: The caller's own records.
     """
 
-    plan: Plan
-    shapes: Mapping[str, tuple[int, ...]]
-    kept: Mapping[str, Mapping[int, tuple[int, ...]]]
+    lineage: Lineage
     tied: Mapping[str, str]
-    dense_hash: str
     weights_hash: str
     model: str
     factory: str | None
@@ -58,41 +57,53 @@ class Manifest:
         return f"Manifest({self.model}, {counted(len(self.shapes), 'tensor')}{factory}, {self.plan!r})"
 
     @property
+    def plan(self) -> Plan:
+        """The plan of the last pruning."""
+        return self.lineage.plans[-1]
+
+    @property
+    def shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Dense shape of every tensor of the network, by name."""
+        return self.lineage.shapes
+
+    @property
     def pruned_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every stored tensor by name."""
-        return {name: self._pruned(name, shape) for name, shape in self.shapes.items() if name not in self.tied}
-
-    def _pruned(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """A dense shape without the removed entries."""
-        kept = self.kept.get(name, {})
-        return tuple(len(kept[dim]) if dim in kept else size for dim, size in enumerate(shape))
+        return {name: shape for name, shape in self.lineage.pruned_shapes.items() if name not in self.tied}
 
     def to_metadata(self) -> dict[str, str]:
         """The manifest and its checksum as the metadata of a safetensors file.
 
         Raises:
-            CheckpointError: If the plan's settings, the arguments of the factory or `extra` cannot be written as JSON.
+            CheckpointError: If the plan's settings, the arguments of the factory, `inputs` or `extra` cannot be written
+                as JSON.
         """
-        record = {
-            "format_version": FORMAT_VERSION,
-            **{key: value for key, value in vars(self).items() if key not in ("plan", "shapes", "kept")},
-            "tensors": {name: {"dense": shape, "kept": self.kept.get(name, {})} for name, shape in self.shapes.items()},
-        }
+        requires = [SEVERAL_PRUNINGS] if len(self.lineage.plans) > 1 else []
         try:
-            text = json.dumps(record | {"plan": json.loads(self.plan.to_json())}, default=_plain, sort_keys=True)
-        except (TypeError, ValueError) as error:
+            text = FORMAT.write(self._record(), requires)
+        except ValueError as error:
             raise CheckpointError(
-                f"cannot be recorded as JSON: {error}; settings, factory_kwargs and extra may contain strings, "
-                "numbers, Booleans, None, and lists and dicts of these with strings as keys"
+                f"cannot be recorded as JSON: {error}; settings, factory_kwargs, example_inputs and extra may contain "
+                "texts, finite numbers, Booleans, None, and lists and dicts of these with texts as keys"
             ) from error
         return {_TEXT: text, _CHECKSUM: hashlib.sha256(text.encode()).hexdigest()}
+
+    def _record(self) -> "_Record":
+        kept = self.lineage.kept
+        return _Record(
+            prunings=tuple(PruningRecord(each.plan.record, each.slots) for each in self.lineage.prunings),
+            tensors={name: TensorRecord(shape, kept.get(name, {})) for name, shape in self.shapes.items()},
+            dense_hash=self.lineage.dense_hash,
+            inputs=self.inputs,  # type: ignore[arg-type]  plain already
+            **{name: getattr(self, name) for name in _SHARED},
+        )
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> "Manifest":
         """The inverse of `to_metadata`.
 
         Raises:
-            CheckpointError: If the metadata are not those of a pruned network, damaged, or of a newer format. The
+            CheckpointError: If the metadata are not those of a pruned network, damaged, or of another format. The
                 message is to be preceded by the name of the file.
         """
         if _TEXT not in metadata:
@@ -100,66 +111,46 @@ class Manifest:
         if hashlib.sha256(metadata[_TEXT].encode()).hexdigest() != metadata.get(_CHECKSUM):
             raise CheckpointError("is damaged: its metadata do not match their checksum; copy or save it again")
         try:
-            return cls._from_record(json.loads(metadata[_TEXT]))
-        except CheckpointError:
-            raise
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise CheckpointError(
-                f"is not a file of a pruned network ({error!r}); save it again with save_pruned"
-            ) from error
+            record = FORMAT.read(_Record, metadata[_TEXT], "manifest")
+            return cls(
+                lineage=record.lineage(),
+                inputs=None if record.inputs is None else plain(record.inputs),
+                **{name: getattr(record, name) for name in _SHARED},
+            )
+        except ValueError as error:
+            raise CheckpointError(f"is not a file of a pruned network that this scionet reads: {error}") from error
 
-    @classmethod
-    def _from_record(cls, record: dict[str, Any]) -> "Manifest":
-        """The manifest from its JSON.
+
+_SHARED = ("tied", "weights_hash", "model", "factory", "factory_kwargs", "versions", "extra")
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The manifest as it stands in the file."""
+
+    prunings: tuple[PruningRecord, ...]
+    tensors: Mapping[str, TensorRecord]
+    tied: Mapping[str, str]
+    dense_hash: str
+    weights_hash: str
+    model: str
+    factory: str | None
+    factory_kwargs: Mapping[str, Any]
+    inputs: Inputs | None
+    versions: Mapping[str, str]
+    extra: Mapping[str, Any]
+
+    def lineage(self) -> Lineage:
+        """The lineage, after a check of what belongs together.
 
         Raises:
-            CheckpointError: If the format is newer.
+            CheckpointError: If there is no pruning, the kept entries are not those of the plans, or ties do not fit.
         """
-        version = record.pop("format_version")
-        if version > FORMAT_VERSION:
-            raise CheckpointError(
-                f"has format version {version}; this scionet reads up to {FORMAT_VERSION}: pip install -U scionet"
-            )
-        tensors = record.pop("tensors")
-        kept = {
-            name: {int(dim): tuple(entries) for dim, entries in entry["kept"].items()}
-            for name, entry in tensors.items()
-            if entry["kept"]
-        }
-        shapes = {name: tuple(entry["dense"]) for name, entry in tensors.items()}
-        return cls(plan=Plan.from_json(json.dumps(record.pop("plan"))), shapes=shapes, kept=kept, **record)
-
-
-def _plain(value: object) -> dict:
-    """Convert mappings of any kind to dicts, for `json`.
-
-    Raises:
-        TypeError: If the value is not a mapping.
-    """
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"given a {type(value).__name__}")
-
-
-def input_record(batch: Batch) -> dict[str, Any]:
-    """Shapes and types of the tensors of a batch as JSON; other values are recorded as they are."""
-    args, kwargs = as_arguments(batch)
-    return {"args": [_form(value) for value in args], "kwargs": {key: _form(value) for key, value in kwargs.items()}}
-
-
-def blank_inputs(record: Mapping[str, Any]) -> Batch:
-    """A batch of zeros in the shapes and types of a record that `input_record` returned."""
-    kwargs = {key: _blank(value) for key, value in record["kwargs"].items()}
-    return kwargs or tuple(_blank(value) for value in record["args"])
-
-
-def _form(value: Any) -> dict[str, Any]:
-    if isinstance(value, Tensor):
-        return {"shape": list(value.shape), "dtype": str(value.dtype).removeprefix("torch.")}
-    return {"value": value}
-
-
-def _blank(record: Mapping[str, Any]) -> Any:
-    if "value" in record:
-        return record["value"]
-    return torch.zeros(record["shape"], dtype=getattr(torch, record["dtype"]))
+        if not self.prunings:
+            raise CheckpointError("manifest.prunings must have one entry or more; given none")
+        refuse_odd_ties(self.tied, self.tensors)
+        refuse_other_plans(self.prunings, {n: each for n, each in self.tensors.items() if n not in self.tied})
+        kept = {name: tensor.kept for name, tensor in self.tensors.items() if tensor.kept}
+        shapes = {name: tensor.dense for name, tensor in self.tensors.items()}
+        prunings = tuple(Pruning(record.plan.plan(), record.slots) for record in self.prunings)
+        return Lineage(prunings, shapes, kept, self.dense_hash)

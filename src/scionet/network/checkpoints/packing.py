@@ -1,40 +1,44 @@
 """The tensors in the file of a pruned network: choosing them, checking them, and loading them into a network."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from scionet.errors import CheckpointError
+from scionet.errors import CheckpointError, InvalidSetting, PruneError
 from scionet.network.calling import state_of
 from scionet.network.checkpoints.manifest import Manifest
+from scionet.network.lineage import Lineage, note_lineage
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
-from scionet.network.surgery.cut import install, kept_entries
-from scionet.network.surgery.gates import plan_gates
+from scionet.network.surgery.cut import install, lineage_after
+from scionet.torch_internals import own_buffers, own_parameters
 
 Shapes = Mapping[str, tuple[int, ...]]
 
 
-def layout(
-    pruned: nn.Module, plan: Plan, sites: Sites
-) -> tuple[list[str], dict[str, str], dict[str, dict[int, tuple[int, ...]]]]:
-    """The tensors to store, the tied ones, and the dense entries that were kept.
+def layout(pruned: nn.Module, plan: Plan, sites: Sites) -> tuple[list[str], dict[str, str], Lineage]:
+    """The tensors to store, the tied ones, and the lineage of the network.
 
     Buffers outside the state dict are stored too: they may have been cut, replaced or converted to another type.
 
     Returns:
-        The names to store; the stored name of each tied tensor; and per tensor and dimension that shrank, the kept
-        entries of the dense tensor.
+        The names to store; the stored name of each tied tensor; and the lineage, with an entry for every name.
 
     Raises:
-        CheckpointError: If `pruned` has another architecture, or state other than parameters and buffers.
-        InvalidSetting: If the plan belongs to another network.
+        CheckpointError: If `pruned` has another architecture, or state other than parameters and buffers, or was pruned
+            before in a way that no file can describe.
+        InvalidSetting: If the plan belongs to another network or other weights.
     """
-    plan_gates(sites, plan)
-    kept = kept_entries(sites, plan)
+    plan.refuse_other_sites(sites)
+    if plan.dense_hash and plan.dense_hash != sites.dense_hash:
+        raise InvalidSetting(
+            "the plan was made for other weights than the sites; give plan and sites of the same pruning"
+        )
     state = state_of(pruned)
     unknown = (state.keys() ^ sites.shapes.keys()) | (pruned.state_dict().keys() - state.keys())
     if unknown:
@@ -42,11 +46,13 @@ def layout(
             f"{abridged(unknown)}: in the network or in the sites but not in both, or neither a parameter nor a "
             "buffer; give the network that cut() returned, with the sites that cut() was given"
         )
+    lineage = lineage_after(plan, sites)
+    lineage.refuse_broken()
     first: dict[int, str] = {}
     stored = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
     tied = {name: home for name, home in stored.items() if name != home}
-    entries = {name: {dim: tuple(e.tolist()) for dim, e in dims.items()} for name, dims in kept.items()}
-    return list(first.values()), tied, entries | {n: entries[home] for n, home in tied.items() if home in entries}
+    entries = {**lineage.kept, **{name: lineage.kept[home] for name, home in tied.items() if home in lineage.kept}}
+    return list(first.values()), tied, replace(lineage, kept=entries)
 
 
 def refuse_disagreement(what: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
@@ -92,8 +98,25 @@ def refuse_other_architecture(path: str | Path, manifest: Manifest, model: nn.Mo
         )
 
 
-def fill(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
-    """Replace the tensors of a dense network in place by the stored ones, in the stored types, on its own devices."""
+def fill(path: str | Path, model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
+    """Replace the tensors of a dense network in place by the stored ones, in the stored types, on its own devices.
+
+    Raises:
+        CheckpointError: If the plans or the tensors do not fit. The network is as it was then.
+    """
+    with _restored_on_error(model):
+        try:
+            _fill(model, manifest, tensors)
+        except PruneError as error:
+            raise CheckpointError(f"{path}: {error}") from error
+        except Exception as error:  # a damaged plan can reach attributes of any module
+            raise CheckpointError(
+                f"{path} does not fit the given {type(model).__name__} ({type(error).__name__}: {error}); pass a "
+                "fresh, unpruned instance, or save the file again"
+            ) from error
+
+
+def _fill(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
     for name, home in manifest.tied.items():
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, state_of(model)[home])
@@ -102,9 +125,34 @@ def fill(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) ->
     with torch.no_grad():
         for name, tensor in tensors.items():
             state[name].data = state[name].data.to(tensor.dtype)  # since install keeps the types of the network
-            if name not in shrunk:
-                state[name].copy_(tensor)
-    install(model, shrunk, manifest.plan)
+        install(model, shrunk, manifest.lineage.plans)
+        note_lineage(model, manifest.lineage)
+        for name in tensors.keys() - shrunk.keys():  # at the end, since this alone overwrites what cannot be restored
+            state[name].copy_(tensors[name])
+
+
+@contextmanager
+def _restored_on_error(model: nn.Module) -> Iterator[None]:
+    """Restore classes, attributes, parameters and buffers of all modules if the block fails.
+
+    The tensors' data are not copied: what is written into them in place stays.
+    """
+    modules = [(module, type(module), dict(vars(module))) for module in model.modules()]
+    registries = [(held, dict(held)) for m, _, _ in modules for held in (own_parameters(m), own_buffers(m))]
+    data = [(tensor, tensor.data) for tensor in state_of(model).values()]
+    try:
+        yield
+    except BaseException:
+        for module, kind, attributes in modules:
+            module.__class__ = kind
+            vars(module).clear()
+            vars(module).update(attributes)
+        for held, before in registries:
+            held.clear()
+            held.update(before)
+        for tensor, before in data:
+            tensor.data = before
+        raise
 
 
 def abridged(items: Iterable[str]) -> str:

@@ -8,11 +8,12 @@ from torch import nn
 
 from scionet.errors import PruneError, UnsupportedModel, unknown
 from scionet.network.calling import Batch, data_addresses, example_count, state_of, to_model
-from scionet.network.checkpoints.manifest import input_record
+from scionet.network.checkpoints.records import input_record
 from scionet.network.discovery import rules
 from scionet.network.discovery.assembly import assemble
 from scionet.network.discovery.provisional_cut import verified_sites
 from scionet.network.discovery.tracing import Trace, trace_forward
+from scionet.network.lineage import lineage_of
 from scionet.network.sites import Sites
 from scionet.network.sites_table import refusal_reasons
 
@@ -41,7 +42,8 @@ def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = 
     ignored = ignored_tensors(model, ignored_layers)
     batch = to_model(example_inputs, model)
     trace = _traced(model, batch)
-    found = replace(assemble(model, trace, example_count(batch), ignored), inputs=input_record(batch))
+    found = assemble(model, trace, example_count(batch), ignored)
+    found = replace(found, inputs=input_record(batch), lineage=lineage_of(model))
     sites = verified_sites(model, found, batch)
     if not sites:
         reasons = "; ".join(refusal_reasons(sites.refused)) or "It has no two layers in a row"

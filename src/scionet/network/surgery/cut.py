@@ -2,15 +2,17 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scionet.errors import UnsupportedModel, VerificationError
-from scionet.network.calling import Batch, call, place_of, state_of, tensors_of, to_model, undisturbed
+from scionet.errors import InvalidSetting, UnsupportedModel, VerificationError
+from scionet.network.calling import Batch, call, hash_tensors, place_of, state_of, tensors_of, to_model, undisturbed
+from scionet.network.lineage import Lineage, Pruning, note_lineage
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.attention import record_heads
@@ -30,9 +32,29 @@ def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
         sites: The network's sites.
 
     Raises:
-        InvalidSetting: If the plan belongs to another network.
+        InvalidSetting: If the plan belongs to another network, or was made for other weights.
         UnsupportedModel: If the model cannot be copied.
     """
+    refuse_other_weights(plan, model)
+    return cut_unchecked(model, plan, sites)
+
+
+def refuse_other_weights(plan: Plan, *models: nn.Module) -> None:
+    """Refuse a plan that was made for none of these networks' weights. A plan without a hash fits any weights.
+
+    Raises:
+        InvalidSetting: If it was.
+    """
+    if plan.dense_hash and plan.dense_hash not in [hash_tensors(model.state_dict()) for model in models]:
+        raise InvalidSetting(
+            f"the plan was made for other weights than the network has now (hash {plan.dense_hash[:12]}); what it "
+            "replaces would overwrite them. Prune the network as it is now, or keep the same units of it: "
+            "plan.rebased(discover(model, example_inputs))"
+        )
+
+
+def cut_unchecked(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
+    """The same as `cut`, with a plan that may have been made for other weights of the same network."""
     with torch.no_grad():
         tensors = masked_tensors(model, sites, plan)
         keep = kept_entries(sites, plan)
@@ -40,7 +62,8 @@ def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
         shrunk = {name: shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in {*tensors, *keep}}
         replacements = _replacements(state, shrunk)
         pruned = copied(model, replacements)
-        _record_sizes(pruned, replacements, plan)
+        _record_sizes(pruned, replacements, [plan])
+        note_lineage(pruned, lineage_after(plan, sites))
     return pruned
 
 
@@ -57,6 +80,18 @@ def kept_entries(sites: Sites, plan: Plan) -> dict[str, dict[int, Tensor]]:
     for (tensor, dim), mask in masks.items():
         entries.setdefault(tensor, {})[dim] = torch.from_numpy(np.flatnonzero(mask))
     return entries
+
+
+def lineage_after(plan: Plan, sites: Sites) -> Lineage:
+    """The lineage of the network that a plan leaves: the earlier prunings of the network, and this one."""
+    entries = kept_entries(sites, plan)
+    kept = {name: {dim: tuple(e.tolist()) for dim, e in dims.items()} for name, dims in entries.items()}
+    slots = {
+        name: tuple((slot.tensor, slot.dim, slot.index.shape[1]) for slot in sites[name].slots) for name in plan.kept
+    }
+    pruning = Pruning(replace(plan, tensors=MappingProxyType({})), slots)
+    own = Lineage((pruning,), sites.shapes, kept, sites.dense_hash)
+    return own if sites.lineage is None else sites.lineage.then(own)
 
 
 def shrink(tensor: Tensor, keep: Mapping[int, Tensor]) -> Tensor:
@@ -104,22 +139,22 @@ def copied(model: nn.Module, instead: Mapping[int, Tensor] = MappingProxyType({}
         ) from error
 
 
-def install(model: nn.Module, tensors: Mapping[str, Tensor], plan: Plan) -> None:
+def install(model: nn.Module, tensors: Mapping[str, Tensor], plans: Sequence[Plan]) -> None:
     """Replace tensors of `model` in place and update the sizes that its modules record.
 
     Tied parameters stay tied; `requires_grad` is kept.
 
     Args:
         model: The dense network.
-        tensors: New tensors by name, in the shapes that `plan` leaves.
-        plan: The plan.
+        tensors: New tensors by name, in the shapes that the plans leave.
+        plans: The plans, one after the other.
     """
     replacements = _replacements(state_of(model), tensors)
     for module in model.modules():
         for key, old in (*own_parameters(module).items(), *own_buffers(module).items()):
             if id(old) in replacements:
                 setattr(module, key, replacements[id(old)])
-    _record_sizes(model, replacements, plan)
+    _record_sizes(model, replacements, plans)
 
 
 def _replacements(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
@@ -132,13 +167,14 @@ def _replacements(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) ->
     return replacements
 
 
-def _record_sizes(model: nn.Module, replacements: Mapping[int, Tensor], plan: Plan) -> None:
+def _record_sizes(model: nn.Module, replacements: Mapping[int, Tensor], plans: Sequence[Plan]) -> None:
     """Update the sizes that modules with replaced tensors record as attributes."""
     new = {id(tensor) for tensor in replacements.values()}
     for module in model.modules():
         if any(id(tensor) in new for tensor in (*own_parameters(module).values(), *own_buffers(module).values())):
             _record_size(module)
-    record_heads(model, plan)
+    for plan in plans:
+        record_heads(model, plan)
 
 
 def _record_size(module: nn.Module) -> None:
@@ -173,8 +209,10 @@ def verify(
             1e-4 in float32, 2e-2 in float16, 1e-1 in bfloat16.
 
     Raises:
+        InvalidSetting: If the plan was made for other weights.
         VerificationError: If the two differ by more, or an output is NaN or infinite.
     """
+    refuse_other_weights(plan, model)
     tensors, dtype = masked_tensors(model, sites, plan), place_of(model)[1]
     difference = _network_difference(model, tensors, pruned, batch)
     allowed = TOLERANCES.get(dtype, max(TOLERANCES.values())) if tolerance is None else tolerance

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from scionet.errors import InvalidSetting
 from scionet.network.calling import Batch, as_arguments, state_of
 from scionet.network.plan import Plan
 from scionet.network.sites import Site, Sites
@@ -25,14 +24,9 @@ def plan_gates(sites: Sites, plan: Plan) -> dict[str, Tensor]:
     Raises:
         InvalidSetting: If the plan names a site that the network does not have, or that has another width.
     """
+    plan.refuse_other_sites(sites)
     gates = {}
     for choice in plan.choices:
-        if choice.site not in sites or sites[choice.site].width != choice.width:
-            raise InvalidSetting(
-                f"the plan is for a network with {choice.width} units at site {choice.site!r}; this network has "
-                + (f"{sites[choice.site].width} units there" if choice.site in sites else "no such site")
-                + "; use the plan with the network that it was made for"
-            )
         gate = torch.zeros(choice.width, dtype=torch.float64)
         gate[list(choice.kept)] = torch.tensor(choice.weights, dtype=torch.float64)
         gates[choice.site] = gate

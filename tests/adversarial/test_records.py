@@ -1,0 +1,194 @@
+"""Hostile records, tables, headers and configurations: a value that can be used, or an error that names the file."""
+
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from support.made_up_records import all_records, spec
+from support.mutations import mutated, mutated_toml
+from support.small_networks import chain, image
+
+from scionet.bench.experiment.experiment import Experiment
+from scionet.bench.records.failures import Failure, load_failure
+from scionet.bench.records.record import RunRecord, load
+from scionet.bench.records.store import load_all
+from scionet.budget.latency.table import LatencyTable
+from scionet.commands import config
+from scionet.commands.options import Prune
+from scionet.commands.pictures import ImageSample, PictureRecord, record_of
+from scionet.data.images import Preprocessing
+from scionet.differentiable.channel_selector import ChannelSelector
+from scionet.errors import PruneError
+from scionet.files.json_dataclasses import plain, to_json
+from scionet.masks.mask_files import read_masks, write_masks
+from scionet.masks.sparse_files import read_sparse, save_sparse
+from scionet.network.checkpoints.checkpoint import save_pruned
+from scionet.network.discovery.discover import discover
+from scionet.pruning import prune
+from scionet.training.recipes import Recipe
+
+CONFIGS = Path(__file__).parents[2] / "benchmarks" / "configs"
+
+
+def outcome(read: Callable[[Path], Any], path: Path) -> Any:
+    """What a reader returns; None after an error of ours, which names the file."""
+    try:
+        return read(path)
+    except PruneError as error:
+        text = str(error)
+    assert str(path) in text
+    assert len(text) < 4000
+    return None
+
+
+@cache
+def a_record() -> str:
+    return all_records(1)[0].to_json()
+
+
+@cache
+def a_table() -> LatencyTable:
+    model = chain().eval()
+    return LatencyTable.measure(model, image(), discover(model, image()), repeats=1, warmup=0)
+
+
+def use_table(path: Path) -> Any:
+    table = LatencyTable.load(path)
+    widths = np.array([width for _, width in table.sites])
+    return str(table), table.surfaces.evaluate(widths)
+
+
+def use_record(path: Path) -> str:
+    found = load(path)
+    assert RunRecord.from_json(found.to_json()) == found
+    return found.to_json()
+
+
+JSON_FILES: dict[str, tuple[Callable[[], str], Callable[[Path], Any]]] = {
+    "record": (a_record, use_record),
+    "folder of records": (a_record, load_all),
+    "failure": (lambda: to_json(Failure(spec(), "ValueError", "why", "trace")), load_failure),
+    "latency table": (lambda: to_json({"format": 1, **plain(a_table())}), use_table),
+}
+
+
+@pytest.mark.parametrize("name", JSON_FILES)
+def test_json_files(name: str, tmp_path: Path, fuzz_cases: int) -> None:
+    make, read = JSON_FILES[name]
+    text, path = make(), tmp_path / "file.json"
+    for case in range(fuzz_cases):
+        path.write_text(mutated(text, random.Random(case)), encoding="utf-8", errors="surrogatepass")
+        outcome(read, path)
+    path.write_bytes(b'{"a": "\xff"}')
+    assert outcome(read, path) is None
+    path.write_text(text)
+    assert outcome(read, path)
+
+
+def test_archives_with_a_fitting_checksum(tmp_path: Path, fuzz_cases: int) -> None:
+    path, text = tmp_path / "runs.jsonl", a_record()
+    for case in range(fuzz_cases):
+        rng = random.Random(case)
+        line = mutated(text, rng).replace("\n", " ")
+        head = {"count": 1, "format": 1, "kind": "scionet records", "sha256": sha256(f"{line}\n")}
+        header = mutated(json.dumps(head), rng).replace("\n", " ") if case % 3 == 0 else json.dumps(head)
+        path.write_text(f"{header}\n{line}\n", encoding="utf-8")
+        outcome(load_all, path)
+
+
+def masks_file(path: Path) -> None:
+    write_masks(path, {"a": torch.tensor([True, False]), "b": torch.ones(2, 2, dtype=torch.bool)}, overwrite=False)
+
+
+def sparse_file(path: Path) -> None:
+    save_sparse(path, {"a": torch.eye(3).to_sparse(), "b": torch.ones(2)})
+
+
+def selector_file(path: Path) -> None:
+    ChannelSelector(("norm", "gradient"), 3, 2).save(path)
+
+
+HEADERS: dict[str, tuple[Callable[[Path], None], str, Callable[[Path], Any]]] = {
+    "masks": (masks_file, "scionet_masks", read_masks),
+    "sparse": (sparse_file, "scionet_sparse", read_sparse),
+    "selector": (selector_file, "statistics", ChannelSelector.load),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_of_tensors(name: str, tmp_path: Path, fuzz_cases: int) -> None:
+    write, key, read = HEADERS[name]
+    path = tmp_path / "file.safetensors"
+    write(path)
+    tensors = load_file(path)
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    for case in range(fuzz_cases):
+        save_file(tensors, path, {**metadata, key: mutated(metadata[key], random.Random(case))})
+        outcome(read, path)
+
+
+def test_records_of_pictures(tmp_path: Path, fuzz_cases: int) -> None:
+    pictures = PictureRecord(Preprocessing(), (ImageSample("train", 3, 0, "a" * 64, "b" * 64),))
+    result = prune(chain().eval(), budget="params<=80%", example_inputs=image(), method="l1")
+    path, text = tmp_path / "net.safetensors", to_json(plain(pictures))
+    for case in range(fuzz_cases):
+        try:
+            content = json.loads(mutated(text, random.Random(case)))
+            extra = {"pictures": content}
+            save_pruned(path, result.model, result.plan, result.sites, extra=extra, overwrite=True)
+        except (ValueError, RecursionError):  # not JSON, or an extra that is not saved
+            continue
+        outcome(record_of, path)
+
+
+def read_experiment(path: Path) -> Any:
+    return [*Experiment.read(path).trials()]
+
+
+def read_config(path: Path) -> Any:
+    return [*config.arguments(config.read(path), Prune, Recipe, str(path))]
+
+
+CONFIG = """
+model = "timm:resnet18"
+budget = "macs<=50%"
+round_to = 8
+quiet = true
+ignored_layers = ["a", "b.*"]
+[pictures]
+data = "folder"
+[resources]
+memory_gib = 0.5
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ((CONFIGS / "smoke.toml").read_text(), read_experiment),
+        ((CONFIGS / "tickets.toml").read_text(), read_experiment),
+        (CONFIG, read_config),
+    ],
+    ids=["smoke", "tickets", "configuration"],
+)
+def test_toml_files(text: str, read: Callable[[Path], Any], tmp_path: Path, fuzz_cases: int) -> None:
+    path = tmp_path / "file.toml"
+    path.write_text(text)
+    assert outcome(read, path)
+    for case in range(fuzz_cases):
+        path.write_text(mutated_toml(text, random.Random(case)), encoding="utf-8", errors="surrogatepass")
+        outcome(read, path)
+
+
+def sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
