@@ -22,6 +22,7 @@ from scionet.errors import CalibrationError, InvalidSetting
 from scionet.files.atomic import whole_file
 from scionet.files.json_dataclasses import build, plain
 from scionet.network.calling import Batch, example_count, place_of, to_model
+from scionet.network.guard import guarded
 from scionet.network.sites import Sites
 from scionet.progress import Progress, silent
 
@@ -117,6 +118,7 @@ class LatencyTable:
             )
 
     @classmethod
+    @guarded
     def measure(
         cls,
         model: nn.Module,
