@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
 from scionet.network.calling import Batch, call, inputs_like, to_model, undisturbed
+from scionet.network.guard import guarded
 from scionet.selection.greedy import greedy
 from scionet.selection.policies import EXACT, Lazy
 from scionet.selection.quadratic import AverageObjective
@@ -22,6 +23,7 @@ from scionet.typing import FloatArray
 CriterionName = Literal["facility_location", "moments"]
 
 
+@guarded
 def select_examples(
     model: nn.Module,
     data: Iterable[Any],

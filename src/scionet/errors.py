@@ -18,6 +18,10 @@ class InvalidSetting(PruneError):
     """A setting is malformed, out of range or unknown."""
 
 
+class UnsupportedMode(PruneError):
+    """A mode of torch is on in which scionet would compute something else; the message names it."""
+
+
 class MissingExtra(PruneError, ImportError):
     """A package that only a part of scionet needs is not installed; the text has the command to install it."""
 

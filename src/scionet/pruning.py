@@ -33,6 +33,7 @@ from scionet.methods.problem import Problem
 from scionet.methods.registry import GivenMethod, method_for
 from scionet.network.calling import Batch
 from scionet.network.discovery.discover import discover
+from scionet.network.guard import guarded
 from scionet.network.multiprocess import world
 from scionet.network.network import Network
 from scionet.network.plan import Plan
@@ -202,6 +203,7 @@ def prune(
     )[0]
 
 
+@guarded
 def prune_each(
     model: nn.Module,
     data: Iterable[Any],

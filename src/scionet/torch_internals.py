@@ -3,11 +3,23 @@
 All other modules import them from here, under public names. Only this file has to follow changes of torch.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as BatchOrInstanceNormBase
 from torch.nn.modules.conv import _ConvNd as ConvolutionBase
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.nn.utils import parametrize
+from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack, _pop_mode, _push_mode
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import (
+    TorchDispatchMode,
+    _get_current_dispatch_mode_stack,
+    is_traceable_wrapper_subclass,
+)
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -20,9 +32,13 @@ __all__ = [
     "TreeSpec",
     "WeakTensorKeyDictionary",
     "flop_registry",
+    "foreign_modes",
     "forward_hook_count",
+    "function_modes_off",
+    "is_traceable_wrapper_subclass",
     "own_buffers",
     "own_parameters",
+    "parametrizations_uncached",
     "tree_flatten",
     "tree_leaves",
     "tree_map",
@@ -43,3 +59,42 @@ def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
 def forward_hook_count(module: nn.Module) -> int:
     """The number of hooks that run before or after the module's forward."""
     return len(module._forward_hooks) + len(module._forward_pre_hooks)
+
+
+def foreign_modes() -> list[str]:
+    """Names of the modes of this thread that change what operations do or return, a default device left out."""
+    found = [
+        *(mode for mode in _get_current_function_mode_stack() if not isinstance(mode, DeviceContext)),
+        *_get_current_dispatch_mode_stack(),
+    ]
+    names = [type(mode).__name__ for mode in found]
+    transform = peek_interpreter_stack()
+    if transform is not None:
+        names.append(f"torch.func.{transform.key().name.lower()}")
+    if torch._C._get_tracing_state() is not None:
+        names.append("torch.jit.trace")
+    return names
+
+
+@contextmanager
+def function_modes_off() -> Iterator[None]:
+    """Take the modes that see calls of torch's functions, such as a default device, off this thread."""
+    modes: list[TorchFunctionMode] = []
+    try:
+        while _get_current_function_mode_stack():
+            modes.append(_pop_mode())
+        yield
+    finally:
+        while modes:
+            _push_mode(modes.pop())
+
+
+@contextmanager
+def parametrizations_uncached() -> Iterator[None]:
+    """Parametrized weights are computed afresh, also within `torch.nn.utils.parametrize.cached`."""
+    enabled, cache = parametrize._cache_enabled, parametrize._cache
+    parametrize._cache_enabled, parametrize._cache = 0, {}
+    try:
+        yield
+    finally:
+        parametrize._cache_enabled, parametrize._cache = enabled, cache

@@ -24,7 +24,7 @@ from scionet.choices.methods import (
 )
 from scionet.choices.repair import Reconstruct, Refit
 from scionet.choices.resources import Resources
-from scionet.choices.widths import Sensitivity, Uniform
+from scionet.choices.widths import Sensitivity, Uniform, Widths
 from scionet.cli import KINDS, main, parse
 from scionet.commands.chosen import chosen_method, chosen_repair, chosen_widths
 from scionet.commands.options import (
@@ -244,7 +244,7 @@ def test_options_of_the_default_widths_choose_them() -> None:
         ("[refit]\nshrinkge = 0.5", r"unknown key in .*\[refit\] 'shrinkge'.* Did you mean 'shrinkage'"),
         ("[resources]\npositions = [[8]]", "positions in .* must be a text, a number, true or false, or a list"),
         ("pictures = 'here'", r"pictures in .* must be a table: write \[pictures\]"),
-        ("seed = 2024-01-01", "seed in .* must be a text, a number"),
+        ("seed = 2024-01-01", "seed is a date; allowed are texts, numbers"),
         ("model = ", "is no TOML file"),
     ],
 )
@@ -252,3 +252,12 @@ def test_a_wrong_file_is_explained(text: str, message: str, tmp_path: Path, caps
     (tmp_path / "x.toml").write_text(text)
     assert main(["prune", "--config", str(tmp_path / "x.toml")]) == 1
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("name", ["widths.json", "widths.toml"])
+def test_widths_come_from_a_file_in_place_of_a_budget(name: str, tmp_path: Path) -> None:
+    text = {"widths.json": '{"layer1.0.conv1": 8, "name": 3}', "widths.toml": '"layer1.0.conv1" = 8\nname = 3'}
+    (tmp_path / name).write_text(text[name])
+    command = parse(["prune", "--model", "a", "--out", "o", "--data", "d", "--widths", str(tmp_path / name)])
+    assert isinstance(command, Prune)
+    assert chosen_widths(command) == Widths({"layer1.0.conv1": 8, "name": 3})

@@ -31,7 +31,6 @@ from scionet.choices.widths import Sensitivity
 from scionet.masks.scores import SCORES, WeightView
 from scionet.masks.weights import maskable, upcast
 from scionet.models.factory import build
-from scionet.network.plan import Plan
 from scionet.pruning import prune
 from scionet.selection.greedy import greedy
 from scionet.selection.quadratic import AverageObjective, LeastSquaresObjective
@@ -49,7 +48,7 @@ def main(data: Path, threads: int = 2, repeats: int = 2, only: tuple[str, ...] =
         data: Folder of archives and weights.
         threads: Threads to use.
         repeats: Number of timed prunes.
-        only: Which of resnet56, efficientnet_lite0, selection, path, loss, synflow, bf16, import, memory to measure
+        only: Which of resnet56, efficientnet_lite0, selection, path, loss, synflow, import, memory to measure
             again; all if empty.
     """
     torch.set_num_threads(threads)
@@ -60,7 +59,6 @@ def main(data: Path, threads: int = 2, repeats: int = 2, only: tuple[str, ...] =
         "path": _path,
         "loss": lambda: [_row(name, ratio, "×", meaning) for name, ratio, meaning in exact_loss.ratios(data)],
         "synflow": _synflow,
-        "bf16": lambda: _bf16(data),
         "import": lambda: [_import_time()],
         "memory": _memory,
     }
@@ -173,27 +171,6 @@ def _path() -> Iterator[dict[str, Any]]:
     taken = seconds(lambda: greedy(LeastSquaresObjective([term]), units))
     meaning = f"least squares from moments, N = {units}, {units} outputs, 3 x 3 positions, from nothing to all units"
     yield _row("path of one site", taken, "s", meaning)
-
-
-def _bf16(data: Path) -> Iterator[dict[str, Any]]:
-    """Compare a prune under autocast to bfloat16 with one in single precision: processor time, and the units kept."""
-    task = TASKS["resnet20"]
-    model, images = dense(task, data), [batch for batch, _ in calibration(task, data / task.archive, 0)]
-    plans: dict[bool, Plan] = {}
-
-    def whole(half: bool) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=half):
-            example = images[0][:2]
-            plans[half] = prune(
-                model, images, "macs<=50%", example_inputs=example, widths="uniform", progress=False
-            ).plan
-
-    single, half = (processor_seconds(lambda half=half: whole(half)) for half in (False, True))
-    kept = [(set(a.kept), set(b.kept)) for a, b in zip(plans[False].choices, plans[True].choices, strict=True)]
-    alike = sum(len(a & b) for a, b in kept) / sum(len(a) for a, _ in kept)
-    meaning = "whole prune of resnet20 to macs<=50% at one density, under autocast to bfloat16"
-    yield _row("float32 / bfloat16", single / half, "×", meaning + ": processor time, one thread")
-    yield _row("the same units in bfloat16", 100 * alike, "%", meaning + ": of the units that stay")
 
 
 def _synflow() -> Iterator[dict[str, Any]]:

@@ -16,6 +16,7 @@ from scionet.masks.synaptic_flow import synaptic_flow
 from scionet.masks.weight_masks import WeightMasks
 from scionet.masks.weights import maskable
 from scionet.network.calling import Batch
+from scionet.network.guard import guarded
 from scionet.network.sites import Site, Sites
 from scionet.torch_internals import ConvolutionBase
 from scionet.typing import FloatArray
@@ -74,6 +75,7 @@ class Point:
         return self.flow > 0
 
 
+@guarded
 def conservation(
     model: nn.Module, example_inputs: Batch, sites: Sites, masks: WeightMasks | None = None
 ) -> Conservation:
@@ -98,6 +100,7 @@ def conservation(
     )
 
 
+@guarded
 def collapse_curve(
     model: nn.Module,
     score: str,

@@ -21,6 +21,7 @@ from scionet.masks.gradients import LossFunctional, Weights
 from scionet.masks.weights import maskable, upcast_state
 from scionet.network.calling import undisturbed
 from scionet.network.example_loss import labelled
+from scionet.network.guard import guarded
 from scionet.network.sites import Sites
 from scionet.network.surgery.gates import gated_tensors
 from scionet.typing import FloatArray
@@ -75,6 +76,7 @@ class FilterSums:
     gradient_norm: FloatArray
 
 
+@guarded
 def flow_rates(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool = False, step: float = 1e-5) -> FlowRates:
     """Compare the identities with central differences along the flow, in float64.
 
@@ -106,6 +108,7 @@ def flow_rates(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool = 
     )
 
 
+@guarded
 def filter_sums(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool = False) -> dict[str, FilterSums]:
     """Signed scores of the filters of every linear map and convolution, in float64; see `FilterSums`.
 
@@ -125,6 +128,7 @@ def filter_sums(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool =
     }
 
 
+@guarded
 def removal_effects(model: nn.Module, batches: Iterable[Any], sites: Sites) -> dict[str, FloatArray]:
     """Change of the loss when a single unit is removed, ``(width,)`` by site; takes one pass over the data per unit.
 

@@ -13,6 +13,7 @@ from scionet.budget.forms import Forms
 from scionet.budget.latency.table import LatencyTable
 from scionet.errors import CalibrationError, InvalidSetting, unknown
 from scionet.network.calling import Batch, attention_unfused, call, example_count, to_model, undisturbed
+from scionet.network.guard import guarded
 from scionet.network.sites import Sites
 from scionet.typing import FloatArray, IntArray
 
@@ -38,6 +39,7 @@ class Cost:
         return counted if self.latency_ms is None else f"{counted}, {self.latency_ms:,.4g} ms"
 
 
+@guarded
 def measure(model: nn.Module, example_inputs: Batch) -> Cost:
     """Measure the cost of a model, counted by torch at the operator level. The model is not changed.
 

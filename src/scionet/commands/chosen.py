@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 
+from scionet.choices.checking import chosen
 from scionet.choices.methods import OBJECTIVES, Exact, Forward, Score
 from scionet.choices.repair import Recalibrate, RepairStep
-from scionet.choices.widths import WIDTHS, WidthRule
+from scionet.choices.widths import WIDTHS, WidthRule, Widths
 from scionet.commands.options import Prune
-from scionet.errors import InvalidSetting
+from scionet.errors import InvalidSetting, unknown
+from scionet.files.parsing import parsed_json, parsed_toml
 
 
 def chosen_method(command: Prune) -> str | Forward | Score:
@@ -38,9 +41,11 @@ def refuse_no_stop(command: Prune) -> None:
         InvalidSetting: If it has neither a budget nor a tolerance, or both.
     """
     own = ":" in command.method  # may have a stop rule of its own
-    if not own and (command.budget is None) == (command.task_loss.tolerance is None):
+    stops = (command.task_loss.tolerance is not None) + isinstance(command.widths, Path)
+    if not own and (command.budget is not None) + stops != 1:
         raise InvalidSetting(
-            'give either --budget, such as --budget "macs<=50%", or --objective task_loss with --task-loss.tolerance'
+            'give one of three: --budget, such as --budget "macs<=50%"; --widths FILE; or --objective task_loss with '
+            "--task-loss.tolerance"
         )
 
 
@@ -48,12 +53,31 @@ def chosen_widths(command: Prune) -> WidthRule | None:
     """Return how the budget is divided; None for the default.
 
     Raises:
-        InvalidSetting: If there are options of widths that are not chosen.
+        InvalidSetting: If there are options of widths that are not chosen, or a file has no widths.
     """
     if command.widths is None:
         return command.sensitivity if _given(command, "sensitivity") else None
     _refuse_unused(command, "sensitivity", "--widths sensitivity", command.widths == "sensitivity")
-    return command.sensitivity if command.widths == "sensitivity" else WIDTHS[command.widths]()
+    if isinstance(command.widths, Path):
+        return _widths_in(command.widths)
+    return command.sensitivity if command.widths == "sensitivity" else chosen(command.widths, WIDTHS, "widths")
+
+
+def _widths_in(path: Path) -> Widths:
+    """The widths in a file.
+
+    Raises:
+        InvalidSetting: If the file cannot be read, or is not JSON or TOML with a number of units for each name.
+    """
+    parse = {".json": parsed_json, ".toml": parsed_toml}.get(path.suffix)
+    if parse is None:
+        raise unknown("widths", str(path), [*WIDTHS.keys() - {"widths"}, "FILE.json", "FILE.toml"])
+    try:
+        return Widths(parse(path.read_text(encoding="utf-8"), "widths"))
+    except OSError as error:
+        raise InvalidSetting(f"cannot read the widths {path}: {error.strerror}; give an existing file") from error
+    except ValueError as error:
+        raise InvalidSetting(f"{path} has no widths: {error}") from error
 
 
 def chosen_repair(command: Prune) -> list[RepairStep]:

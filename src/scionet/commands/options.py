@@ -134,9 +134,9 @@ class PruneOptions:
     """Method forward: the objective that each picked unit improves most. The options of each objective are below."""
     candidates: CandidatesName = "exact"
     """Method forward: evaluate every remaining unit at each step, or a random sample."""
-    widths: WidthsName | None = None
-    """How the budget is divided among the layers. By default sensitivity; uniform where the objective evaluates the
-    whole network."""
+    widths: WidthsName | Path | None = None
+    """How the budget is divided among the layers: by default sensitivity, or uniform if the objective evaluates the
+    whole network. A .json or .toml file of layer names and numbers of units takes the place of the budget."""
     repair: tuple[RepairName, ...] = ("refit",)
     """Steps that repair the weights, in this order; --repair without a name for none."""
     calibration_images: int = 2048

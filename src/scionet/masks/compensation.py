@@ -13,11 +13,13 @@ from scionet.masks.weight_masks import WeightMasks
 from scionet.masks.weights import maskable, upcast, upcast_state
 from scionet.network.calling import undisturbed
 from scionet.network.example_loss import labelled
+from scionet.network.guard import guarded
 
 AT_ONCE = 2**24
 """Maximum number of matrix entries in blocks that are solved together."""
 
 
+@guarded
 def compensated(
     model: nn.Module,
     masks: WeightMasks,

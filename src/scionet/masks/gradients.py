@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from scionet.errors import UnsupportedModel
 from scionet.network.calling import (
     Batch,
-    as_arguments,
     attention_unfused,
     example_count,
     place_of,
@@ -21,6 +20,7 @@ from scionet.network.calling import (
 )
 from scionet.network.example_loss import cross_entropies
 from scionet.network.multiprocess import summed
+from scionet.network.surgery.gates import call_with
 from scionet.torch_internals import BatchNormBase, tree_map
 
 Weights = Mapping[str, Tensor]
@@ -133,8 +133,7 @@ class LossFunctional:
             yield
 
     def _batch_loss(self, weights: Weights, inputs: Batch, labels: Tensor) -> Tensor:
-        args, kwargs = as_arguments(_cast(inputs, self._dtype))
-        outputs = functional_call(self._model, {**self._base, **weights}, args, kwargs)
+        outputs = call_with(self._model, {**self._base, **weights}, _cast(inputs, self._dtype))
         return cross_entropies(next(tensors_of(outputs)) / self._temperature, labels).sum()
 
     def _summed(self, parts: Sequence[Weights], weights: Weights) -> dict[str, Tensor]:

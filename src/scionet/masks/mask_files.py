@@ -12,6 +12,7 @@ from scionet.errors import CheckpointError
 from scionet.files.atomic import whole_file
 from scionet.files.json_dataclasses import to_json
 from scionet.files.safetensors_files import header_in, opened, tensors_in
+from scionet.modes import plain_modes
 
 FORMAT_VERSION = 1
 _KEY, _WRITER = "scionet_masks", "WeightMasks.save"
@@ -39,6 +40,7 @@ def write_masks(path: str | Path, masks: Mapping[str, Tensor], overwrite: bool) 
     return Path(path)
 
 
+@plain_modes()
 def read_masks(path: str | Path) -> dict[str, Tensor]:
     """Read what `write_masks` wrote, onto the CPU.
 

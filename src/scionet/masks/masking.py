@@ -18,6 +18,7 @@ from scionet.masks.weights import maskable, upcast
 from scionet.network.calling import Batch, inputs_like, undisturbed
 from scionet.network.discovery.discover import Ignored
 from scionet.network.example_loss import labelled
+from scionet.network.guard import guarded
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class MaskResult:
     report: MaskReport
 
 
+@guarded
 def mask_weights(
     model: nn.Module,
     density: float | None = None,
@@ -125,14 +127,14 @@ def _warn(report: MaskReport, rule: MaskRule) -> None:
             f"score {report.score!r} has emptied {', '.join(report.collapsed)} at density {report.density:.3g}: use "
             "min_per_layer=1, scope='local', a higher density, or score 'synflow'",
             CollapseWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     if report.protected:
         warnings.warn(
             f"min_per_layer={rule.min_per_layer} applies to {', '.join(report.protected)}, of which score "
             f"{report.score!r} alone would keep fewer weights",
             CollapseWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -10,10 +10,12 @@ from torch import Tensor, nn
 
 from scionet.errors import InvalidSetting, UnsupportedModel
 from scionet.masks.weight_masks import WeightMasks
+from scionet.modes import at_work
 
 SparseLayout = Literal["coo", "csr"]
 
 
+@at_work()
 def sparse_state(model: nn.Module, masks: WeightMasks, layout: SparseLayout = "coo") -> dict[str, Tensor]:
     """A network's state dict with masked weights as sparse tensors; `load_sparse_` is the inverse.
 
@@ -39,6 +41,7 @@ def sparse_state(model: nn.Module, masks: WeightMasks, layout: SparseLayout = "c
     }
 
 
+@at_work()
 def load_sparse_(model: nn.Module, state: Mapping[str, Tensor]) -> WeightMasks:
     """Load a state of `sparse_state` into a network, in place. Masked weights become 0.
 
@@ -64,6 +67,7 @@ def load_sparse_(model: nn.Module, state: Mapping[str, Tensor]) -> WeightMasks:
     return WeightMasks(kept)
 
 
+@at_work()
 def semi_structured(model: nn.Module, masks: WeightMasks) -> nn.Module:
     """Copy a network and convert masked linear maps to 2:4 sparse weights, for inference on NVIDIA GPUs.
 

@@ -13,6 +13,7 @@ from scionet.files.atomic import whole_file
 from scionet.files.json_dataclasses import to_json
 from scionet.files.safetensors_files import header_in, opened, tensors_in
 from scionet.masks.sparse import no_beta_warning
+from scionet.modes import plain_modes
 
 FORMAT_VERSION = 1
 _KEY, _WRITER = "scionet_sparse", "save_sparse"
@@ -49,6 +50,7 @@ def save_sparse(path: str | Path, state: Mapping[str, Tensor], *, overwrite: boo
     return Path(path)
 
 
+@plain_modes()
 def read_sparse(path: str | Path) -> dict[str, Tensor]:
     """Read what `save_sparse` wrote, onto the CPU.
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from scionet.errors import PruneError, UnsupportedModel
 from scionet.masks.gradients import Functional, Weights
 from scionet.masks.homogeneous import Homogeneous
 from scionet.masks.weights import upcast
-from scionet.network.calling import Batch, as_arguments, attention_unfused, first_of, place_of, tensors_of, undisturbed
+from scionet.network.calling import Batch, attention_unfused, first_of, place_of, tensors_of, undisturbed
+from scionet.network.surgery.gates import call_with
 from scionet.torch_internals import tree_map
 
 ZEROED = ("bias", "running_mean")
@@ -32,7 +32,7 @@ def synaptic_flow(model: nn.Module, example_inputs: Batch) -> Functional:
         UnsupportedModel: When R is evaluated: if the network does not run in this way, or R is not finite.
     """
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    args, kwargs = as_arguments(_ones(example_inputs, model))
+    inputs = _ones(example_inputs, model)
 
     def flow(weights: Weights) -> Tensor:
         rest = upcast({name: tensor for name, tensor in state.items() if name not in weights}, torch.float64)
@@ -41,7 +41,7 @@ def synaptic_flow(model: nn.Module, example_inputs: Batch) -> Functional:
         grad = torch.is_grad_enabled()
         with undisturbed(model), attention_unfused(), torch.set_grad_enabled(grad), Homogeneous():
             try:
-                outputs = functional_call(model, tensors, args, kwargs)
+                outputs = call_with(model, tensors, inputs)
             except PruneError:
                 raise
             except (RuntimeError, ValueError, TypeError, AttributeError) as error:

@@ -12,6 +12,7 @@ from torch.nn.utils import parametrize
 from scionet.errors import InvalidSetting
 from scionet.masks.mask_files import read_masks, write_masks
 from scionet.masks.weights import maskable
+from scionet.modes import at_work
 from scionet.seeds import seeded
 from scionet.torch_internals import own_parameters
 
@@ -98,6 +99,7 @@ class WeightMasks(Mapping[str, Tensor]):
         if problems:
             raise InvalidSetting(f"masks do not fit: {'; '.join(problems[:8])}; use masks made for this network")
 
+    @at_work()
     def attach_(self, model: nn.Module) -> None:
         """Mask a network in place. Masked weights read as 0, also after training steps.
 
@@ -117,6 +119,7 @@ class WeightMasks(Mapping[str, Tensor]):
             mask = self.masks[name].to(parameters[name].device, copy=True)
             parametrize.register_parametrization(module, key, Masked(mask, orders[module]))
 
+    @at_work()
     def applied(self, model: nn.Module) -> nn.Module:
         """A copy of the network with plain zeros in place of masked weights.
 
@@ -158,6 +161,7 @@ class WeightMasks(Mapping[str, Tensor]):
         return cls(read_masks(path))
 
 
+@at_work()
 def detach_masks_(model: nn.Module) -> None:
     """Remove masks in place and set masked weights to plain zeros; parameters stay the same objects.
 

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scionet.errors import CalibrationError
-from scionet.torch_internals import own_buffers, tree_flatten, tree_map
+from scionet.modes import alone
+from scionet.network.guard import put_back
+from scionet.torch_internals import own_buffers, own_parameters, tree_flatten, tree_map
 
 Batch = Tensor | tuple | list | Mapping[str, Any]
 """The inputs of one call: a tensor (one argument), a tuple or list (positional arguments), a mapping (keywords)."""
@@ -152,14 +154,20 @@ def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:
     return torch.device("cpu"), torch.get_default_dtype()
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """A tensor that takes part in gradients: of no subclass, detached, and not one that inference mode made."""
+    tensor = tensor.as_subclass(Tensor).detach()
+    return tensor.clone() if tensor.is_inference() else tensor
+
+
 def to_model(batch: Batch, model: nn.Module) -> Batch:
     """The batch as plain tensors on the model's device, floating-point tensors in the model's type."""
     device, dtype = place_of(model)
 
     def move(value: Any) -> Any:
         if isinstance(value, Tensor):
-            plain = value.as_subclass(Tensor).detach()
-            return plain.to(device, dtype) if plain.is_floating_point() else plain.to(device)
+            tensor = plain(value)
+            return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
         return value
 
     if isinstance(batch, Tensor):
@@ -170,43 +178,57 @@ def to_model(batch: Batch, model: nn.Module) -> Batch:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode without gradients. Training flags, buffers and random-number state are restored on leaving.
+    """Eval mode without gradients. On leaving, modules, buffers and random-number state are as before.
 
-    Buffers are compared with copies of them, since a forward pass can write into a buffer in place or replace it by
-    another tensor; both are undone. Only buffers that changed are written.
+    A forward pass can write into a buffer in place, replace it by another tensor, or keep things in attributes; all of
+    that is undone. One thread at a time.
     """
-    training = {module: module.training for module in model.modules()}
-    buffers = [(own_buffers(module), dict(own_buffers(module))) for module in training if own_buffers(module)]
-    contents = [(t, t.clone()) for _, held in buffers for t in held.values() if t is not None and not t.is_meta]
     devices = [torch.device(d) for d in {t.device for t in model.parameters()} if d.type == "cuda"]
-    with torch.random.fork_rng(devices=devices), torch.no_grad():
-        for module in training:
+    with alone(), put_back([model], weights=False), torch.random.fork_rng(devices=devices), torch.no_grad():
+        for module in model.modules():
             module.training = False
-        try:
-            yield
-        finally:
-            for module, flag in training.items():
-                module.training = flag
-            for registered, held in buffers:
-                registered.update(held)
-            for tensor, content in contents:
-                if not torch.equal(tensor, content):
-                    tensor.copy_(content)
+        yield
 
 
 @contextmanager
 def attention_unfused() -> Iterator[None]:
-    """Attention as plain matrix products.
+    """Attention as plain matrix products. One thread at a time, since the setting is that of the process.
 
     Fused kernels are single operations. Neither torch's counter nor `Trace` can see the products inside them.
     """
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
+    with alone():
+        fast = torch.backends.mha.get_fastpath_enabled()
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            with sdpa_kernel(SDPBackend.MATH):
+                yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast)
+
+
+@contextmanager
+def replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
+    """Other tensors in place of a model's parameters and buffers; its own are back on leaving. One thread at a time.
+
+    A tensor is replaced wherever modules register it: tied, or in a module that is registered twice.
+    `torch.func.functional_call` swaps by names, and does not restore what has two.
+
+    Args:
+        model: The model.
+        tensors: Tensors by name.
+    """
+    state = state_of(model)
+    instead = {id(state[name]): tensor for name, tensor in tensors.items()}
+    registries = [registry for m in model.modules() for registry in (own_parameters(m), own_buffers(m))]
+    places = [(registry, key, old) for registry in registries for key, old in registry.items() if id(old) in instead]
+    with alone():
+        try:
+            for registry, key, old in places:
+                registry[key] = instead[id(old)]  # type: ignore[index]  a plain tensor in place of a parameter
             yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
+        finally:
+            for registry, key, old in places:
+                registry[key] = old  # type: ignore[index]
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
-from scionet.network.calling import Batch, call, place_of, tensors_of, to_model
+from scionet.network.calling import Batch, call, place_of, plain, tensors_of, to_model
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
@@ -81,7 +81,7 @@ def pair_of(batch: Any, model: nn.Module) -> tuple[Batch, Tensor]:
             "the task loss needs labels: give batches as pairs (inputs, labels), or choose a method or an objective "
             f"without labels, such as 'energy' or 'least_squares'; given a {type(batch).__name__} without labels"
         )
-    inputs, labels = batch[0], torch.as_tensor(batch[1]).to(place_of(model)[0])
+    inputs, labels = batch[0], plain(torch.as_tensor(batch[1])).to(place_of(model)[0])
     if labels.ndim != 1 or labels.is_floating_point() or not len(labels):
         raise CalibrationError(
             f"labels must be class indices of shape (batch,); given {labels.dtype} of shape {tuple(labels.shape)}"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scionet.errors import TrainingError
+from scionet.modes import at_work
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import copied, cut_unchecked, kept_entries, refuse_other_weights, shrink
@@ -21,6 +22,7 @@ Entries = Mapping[int, Tensor]
 """The entries of a tensor that are kept, by dimension."""
 
 
+@at_work()
 def cut_optimizer_(optimizer: Optimizer, model: nn.Module, pruned: nn.Module, plan: Plan, sites: Sites) -> None:
     """Transfer an optimiser to a cut network, in place. Its schedulers continue unchanged.
 
@@ -46,6 +48,7 @@ def cut_optimizer_(optimizer: Optimizer, model: nn.Module, pruned: nn.Module, pl
     load_memory(optimizer, pruned, memory)
 
 
+@at_work()
 def cut_state(state: TrainingState, model: nn.Module, plan: Plan, sites: Sites) -> TrainingState:
     """Cut the state of a training, for ``fit(cut(model, plan, sites), ..., start=cut_state(...))``.
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from scionet.errors import TrainingError
+from scionet.modes import at_work
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
 from scionet.training.state import TrainingState
@@ -15,6 +16,7 @@ Masks = Mapping[str, Tensor]
 """Masks by the names of parameters: booleans of their shapes, True where a weight is kept."""
 
 
+@at_work()
 def rewound(early: TrainingState, masks: Masks, final: TrainingState | None = None) -> TrainingState:
     """Return an earlier state of a training, with only the weights that masks keep.
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
 from scionet.network.calling import Batch, call, place_of, to_model, undisturbed
+from scionet.network.guard import guarded
 from scionet.network.multiprocess import summed
 
 
@@ -29,6 +30,7 @@ class Accuracy:
         return self.correct / self.seen
 
 
+@guarded
 def accuracy(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bool = False) -> Accuracy:
     """Top-1 accuracy. The model is left as it was.
 
@@ -49,6 +51,7 @@ def accuracy(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bo
     return Accuracy(correct, seen)
 
 
+@guarded
 def correct_predictions(model: nn.Module, batches: Iterable[tuple[Batch, Tensor]], bf16: bool = False) -> Tensor:
     """Whether each example is classified correctly, as booleans ``(examples,)`` on the model's device.
 

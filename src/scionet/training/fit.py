@@ -12,7 +12,9 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from scionet.errors import TrainingError
+from scionet.modes import at_work
 from scionet.network.calling import hash_tensors, state_of, tensors_of
+from scionet.network.guard import refuse_unready, untouched
 from scionet.network.multiprocess import world
 from scionet.progress import bars_where_wanted
 from scionet.training.callback_list import CallbackList
@@ -52,6 +54,7 @@ class FitResult:
         return f"FitResult({self.status}, {len(self.history)} epochs{loss}{accuracy})"
 
 
+@at_work()
 def fit(
     model: nn.Module,
     data: Examples,
@@ -85,7 +88,7 @@ def fit(
         recipe: How to train; by default a fine-tuning of ten epochs.
         validation: Examples on which the accuracy is measured after every epoch. They decide when to stop, so they must
             be neither training nor test data.
-        teacher: The teacher, if the recipe uses distillation.
+        teacher: The teacher, if the recipe uses distillation. It is left as it was, where it was.
         seed: Seed of all random numbers.
         state_file: A ``.safetensors`` file for the state of the training, written after every epoch and every
             `save_steps` steps, completely or not at all. If it exists, training resumes from it.
@@ -114,8 +117,10 @@ def fit(
     listed = CallbackList(callbacks)
     accelerator = accelerator or accelerator_for(execution)
     wanted = progress if world()[0] == 0 else False
+    refuse_unready(model)
     with (
         randomness_kept(accelerator.device),
+        untouched(*([] if teacher is None else [teacher]), apart_from=model),
         _modes(model, teacher),
         bars_where_wanted(wanted) as report_progress,
     ):

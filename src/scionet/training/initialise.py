@@ -6,11 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import TrainingError
+from scionet.modes import at_work
 from scionet.torch_internals import BatchOrInstanceNormBase, ConvolutionBase
 
 _NORMS = (BatchOrInstanceNormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 
 
+@at_work()
 def initialise(model: nn.Module, seed: int) -> None:
     """Give a network new initial weights, in place.
 

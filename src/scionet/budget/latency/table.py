@@ -21,6 +21,7 @@ from scionet.errors import CalibrationError, InvalidSetting
 from scionet.files.atomic import whole_file
 from scionet.files.json_dataclasses import build, plain, read, to_json
 from scionet.network.calling import Batch, example_count, place_of, to_model
+from scionet.network.guard import guarded
 from scionet.network.sites import Sites
 from scionet.progress import Progress, silent
 
@@ -120,6 +121,7 @@ class LatencyTable:
             )
 
     @classmethod
+    @guarded
     def measure(
         cls,
         model: nn.Module,

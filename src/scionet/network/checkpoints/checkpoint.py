@@ -21,10 +21,18 @@ from scionet.errors import CheckpointError, InvalidSetting
 from scionet.files.atomic import whole_file
 from scionet.files.safetensors_files import opened, tensors_in
 from scionet.models.factory import build
+from scionet.modes import plain_modes
 from scionet.network.calling import Batch, hash_tensors, state_of
 from scionet.network.checkpoints.manifest import FORMAT, Manifest
-from scionet.network.checkpoints.packing import fill, layout, refuse_disagreement, refuse_other_architecture
+from scionet.network.checkpoints.packing import (
+    fill,
+    layout,
+    refuse_disagreement,
+    refuse_other_architecture,
+    refuse_other_types,
+)
 from scionet.network.checkpoints.records import blank_inputs, input_record
+from scionet.network.guard import refuse_unready
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 
@@ -33,6 +41,7 @@ REGISTRIES = ("scionet", "timm", "torchvision")
 _WRITER = "save_pruned"
 
 
+@plain_modes()
 def save_pruned(
     path: str | Path,
     pruned: nn.Module,
@@ -94,6 +103,7 @@ def save_pruned(
     return Path(path)
 
 
+@plain_modes()
 def save_tuned(
     path: str | Path,
     tuned: nn.Module,
@@ -133,6 +143,7 @@ def save_tuned(
     return Path(path)
 
 
+@plain_modes()
 def load_pruned(
     path: str | Path,
     model: nn.Module | Callable[[], nn.Module] | None = None,
@@ -143,7 +154,9 @@ def load_pruned(
     """Load a pruned network into a fresh instance of its original class.
 
     Nothing is unpickled, traced or run. Floating-point types are those of the file; devices and `requires_grad` are
-    those of the instance. A fresh instance is in training mode: call ``.eval()`` before use.
+    those of the instance. An instance that was converted to another type than the file's is refused. A factory, and
+    `model` as a function, are called with autocast, inference mode and a default device off. A fresh instance is in
+    training mode: call ``.eval()`` before use.
 
     Args:
         path: A file that `save_pruned` wrote.
@@ -157,8 +170,9 @@ def load_pruned(
         The instance, now pruned.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, of a newer format or of another architecture; if its plan and
-            its weights disagree; or if there is neither `model` nor a trusted factory. `model` is not changed then.
+        CheckpointError: If the file is missing, damaged, of a newer format, or of another architecture or type; if its
+            plan and its weights disagree; or if there is neither `model` nor a trusted factory. `model` is then not
+            changed.
         InvalidSetting: If the recorded factory is unknown.
         MissingExtra: If the package of the recorded factory is not installed.
     """
@@ -177,10 +191,13 @@ def load_pruned(
     if not isinstance(model, nn.Module):
         raise InvalidSetting(f"model must be a torch.nn.Module or a function that returns one; given {model!r}")
     refuse_other_architecture(path, manifest, model)
+    refuse_unready(model)
+    refuse_other_types(path, tensors, model)
     fill(path, model, manifest, tensors)
     return model
 
 
+@plain_modes()
 def dense_network(path: str | Path, *, trust_factory: bool = False) -> nn.Module:
     """A dense network from the factory that a file of a pruned network names, with untrained weights.
 

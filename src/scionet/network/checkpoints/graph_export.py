@@ -27,6 +27,7 @@ from scionet.network.calling import (
     to_model,
     undisturbed,
 )
+from scionet.network.guard import guarded
 from scionet.network.surgery.cut import TOLERANCES
 
 Run = Callable[[Batch], list[Tensor]]
@@ -69,6 +70,7 @@ class ExportReport:
         return f"{self.path}: {self.size_bytes / 1e6:,.2f} MB; {checked}"
 
 
+@guarded
 def export_onnx(
     model: nn.Module,
     example_inputs: Batch,
@@ -105,6 +107,7 @@ def export_onnx(
     )
 
 
+@guarded
 def export_program(
     model: nn.Module,
     example_inputs: Batch,

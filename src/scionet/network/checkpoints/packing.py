@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -98,6 +99,28 @@ def refuse_other_architecture(path: str | Path, manifest: Manifest, model: nn.Mo
         )
 
 
+def refuse_other_types(path: str | Path, tensors: Mapping[str, Tensor], model: nn.Module) -> None:
+    """Refuse an instance that was converted to another floating-point type than that of the file.
+
+    An instance in torch's default type is as it was built, and takes the types of the file.
+
+    Raises:
+        CheckpointError: If a floating-point tensor has neither type.
+    """
+    state, default = state_of(model), torch.get_default_dtype()
+    differ = [
+        f"{name} is {state[name].dtype} here, {tensor.dtype} in the file"
+        for name, tensor in tensors.items()
+        if state[name].is_floating_point() and state[name].dtype not in (tensor.dtype, default)
+    ]
+    if differ:
+        raise CheckpointError(
+            f"{path}: the given {type(model).__name__} was converted to another type ({abridged(differ)}); pass an "
+            "instance as it was built, or one in the types of the file, and convert what load_pruned returns, with "
+            ".to(dtype)"
+        )
+
+
 def fill(path: str | Path, model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
     """Replace the tensors of a dense network in place by the stored ones, in the stored types, on its own devices.
 
@@ -138,7 +161,9 @@ def _restored_on_error(model: nn.Module) -> Iterator[None]:
     The tensors' data are not copied: what is written into them in place stays.
     """
     modules = [(module, type(module), dict(vars(module))) for module in model.modules()]
-    registries = [(held, dict(held)) for m, _, _ in modules for held in (own_parameters(m), own_buffers(m))]
+    registries: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (held, dict(held)) for m, _, _ in modules for held in (own_parameters(m), own_buffers(m))
+    ]
     data = [(tensor, tensor.data) for tensor in state_of(model).values()]
     try:
         yield

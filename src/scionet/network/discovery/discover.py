@@ -13,6 +13,7 @@ from scionet.network.discovery import rules
 from scionet.network.discovery.assembly import assemble
 from scionet.network.discovery.provisional_cut import verified_sites
 from scionet.network.discovery.tracing import Trace, trace_forward
+from scionet.network.guard import guarded
 from scionet.network.lineage import lineage_of
 from scionet.network.sites import Sites
 from scionet.network.sites_table import refusal_reasons
@@ -20,6 +21,7 @@ from scionet.network.sites_table import refusal_reasons
 Ignored = Sequence[str | type[nn.Module] | nn.Module]
 
 
+@guarded
 def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = ()) -> Sites:
     """Find every set of channels of `model` that can be removed. `print` shows the result as a table.
 

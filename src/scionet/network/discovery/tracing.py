@@ -23,7 +23,6 @@ from scionet.network.calling import (
     attention_unfused,
     call,
     data_addresses,
-    place_of,
     state_of,
     tensors_of,
     undisturbed,
@@ -307,9 +306,7 @@ def trace_forward(model: nn.Module, batch: Batch, rule: Callable[[Trace, Call], 
         UnsupportedModel: If the model returns no tensor.
     """
     trace, inputs = Trace(model, rule), copy.deepcopy(batch)  # the network may write into its inputs
-    # Autocast would run layers on converted copies of their weights, whose addresses are not those of any parameter.
-    no_autocast = torch.autocast(place_of(model)[0].type, enabled=False)
-    with undisturbed(model), attention_unfused(), no_autocast, trace.following_modules():
+    with undisturbed(model), attention_unfused(), trace.following_modules():
         with trace:
             out = call(model, inputs)
         outputs = list(tensors_of(out))

@@ -40,6 +40,7 @@ from scionet.network.calling import (
     to_model,
     undisturbed,
 )
+from scionet.network.guard import bytes_of
 from scionet.network.multiprocess import everywhere
 from scionet.network.sites import Address
 from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary, tree_map
@@ -283,7 +284,7 @@ class _Spill:
         self._sizes = [(storage, storage.nbytes()) for storage in storages]
         for storage, _ in self._sizes:
             # NumPy gets a copy: a storage whose memory an array shares cannot be resized.
-            _bytes_of(storage).to("cpu", copy=True).numpy().tofile(self._file)
+            bytes_of(storage).to("cpu", copy=True).numpy().tofile(self._file)
             storage.resize_(0)
 
     def restore(self) -> None:
@@ -291,7 +292,7 @@ class _Spill:
         self._file.seek(0)
         for storage, size in self._sizes:
             storage.resize_(size)
-            _bytes_of(storage).copy_(torch.from_numpy(np.fromfile(self._file, dtype=np.uint8, count=size)))
+            bytes_of(storage).copy_(torch.from_numpy(np.fromfile(self._file, dtype=np.uint8, count=size)))
         self.close()
 
     def close(self) -> None:
@@ -307,11 +308,6 @@ def _trim_heap() -> None:
     """
     with suppress(AttributeError, OSError):  # C libraries other than glibc have no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
-
-
-def _bytes_of(storage: torch.UntypedStorage) -> Tensor:
-    """A storage as a tensor of bytes."""
-    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
 
 
 class SuspendedPasses:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import InvalidSetting, UnsupportedModel, VerificationError
+from scionet.modes import at_work
 from scionet.network.calling import Batch, call, hash_tensors, place_of, state_of, tensors_of, to_model, undisturbed
+from scionet.network.guard import guarded
 from scionet.network.lineage import Lineage, Pruning, note_lineage
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
@@ -23,6 +25,7 @@ TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, to
 """Largest relative difference between masked and cut network, by floating-point type."""
 
 
+@at_work()
 def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
     """A copy of `model` without the units that `plan` removes; `model` itself is not changed.
 
@@ -191,6 +194,7 @@ def _record_size(module: nn.Module) -> None:
         module.num_parameters = module.weight.shape[0]
 
 
+@guarded
 def verify(
     model: nn.Module, plan: Plan, sites: Sites, pruned: nn.Module, batch: Batch, tolerance: float | None = None
 ) -> float:

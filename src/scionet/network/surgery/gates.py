@@ -11,9 +11,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
-from scionet.network.calling import Batch, as_arguments, state_of
+from scionet.network.calling import Batch, call, replaced, state_of
 from scionet.network.plan import Plan
 from scionet.network.sites import Site, Sites
 
@@ -79,5 +78,5 @@ def masked_tensors(model: nn.Module, sites: Sites, plan: Plan) -> dict[str, Tens
 
 def call_with(model: nn.Module, tensors: Mapping[str, Tensor], batch: Batch) -> Any:
     """Call `model` on `batch` as if `tensors` were its parameters and buffers."""
-    args, kwargs = as_arguments(batch)
-    return functional_call(model, dict(tensors), args, kwargs)
+    with replaced(model, tensors):
+        return call(model, batch)
