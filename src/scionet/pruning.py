@@ -153,6 +153,9 @@ def prune(
 ) -> PruneResult:
     """Make a smaller network out of a trained one, without training.
 
+    Autocast, inference mode and a default device are off meanwhile. Calls from several threads wait for one another; to
+    prune at the same time, use processes. Do not run `model` itself in another thread meanwhile.
+
     Args:
         model: The trained network. It is not changed.
         data: Calibration data: batches of inputs like `example_inputs`, read once. Labels may follow the inputs; only
@@ -185,6 +188,7 @@ def prune(
         InvalidSetting: If a name, a setting or the seed is not allowed, or the latency table is of another network,
             batch or device.
         VerificationError: If the cut network does not compute what the masked one does.
+        UnsupportedMode: If another mode of torch is on (fake tensors, a transform of torch.func, one of your own).
     """
     return prune_each(
         model,

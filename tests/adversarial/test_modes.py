@@ -238,6 +238,7 @@ def test_other_modes_are_refused_by_name(name: str, entry: str, tmp_path: Path) 
         ENTRIES[entry](model, tmp_path)
 
 
+@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # by torch's own jvp
 @pytest.mark.parametrize("transform", ["vmap", "grad", "functionalize", "jvp"])
 @pytest.mark.parametrize("entry", ["discover", "prune", "cost", "snip"])
 def test_transforms_are_refused_by_name(transform: str, entry: str, tmp_path: Path) -> None:

@@ -163,6 +163,31 @@ def test_threads_that_replace_tensors_of_one_network() -> None:
     assert hash_tensors(state_of(network)) == before
 
 
+def test_a_network_that_another_thread_runs_meanwhile() -> None:
+    """Global hooks and settings must not reach into what the caller computes elsewhere."""
+    mine, other = model(3), model(4).eval()
+    expected, sites = other(X).detach(), discover(mine, X[:2])
+    going = threading.Event()
+
+    def serve() -> int:
+        count = 0
+        while not going.is_set():
+            torch.testing.assert_close(other(X).detach(), expected)
+            count += 1
+        return count
+
+    def work() -> None:
+        try:
+            for _ in range(3):
+                found = discover(mine, X[:2])
+                assert list(found) == list(sites)
+                assert found.refused == sites.refused
+        finally:
+            going.set()
+
+    assert together([serve, work])[0] > 0
+
+
 def test_a_call_within_a_call_does_not_wait_for_itself() -> None:
     network = model(2)
 

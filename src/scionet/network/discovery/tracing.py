@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from threading import get_ident
 from typing import Any
 
 import torch
@@ -261,20 +262,26 @@ class Trace(TorchDispatchMode):
     def following_modules(self) -> Iterator[None]:
         """Keep track of the module that runs, by global hooks that are removed on leaving.
 
-        Hooks on the modules themselves would change the model while it runs.
+        Hooks on the modules themselves would change the model while it runs. Global ones also run in other threads,
+        where the caller may be using other networks, or this one.
         """
-        enter = register_module_forward_pre_hook(
-            lambda module, _: self._stack.append(self._modules.get(module, self._stack[-1]))
-        )
-        leave = register_module_forward_hook(lambda *_: self._leave(), always_call=True)
+        own = get_ident()
+
+        def follow(module: nn.Module, _: Any) -> None:
+            if get_ident() == own:
+                self._stack.append(self._modules.get(module, self._stack[-1]))
+
+        def leave_module(*_: Any) -> None:
+            if get_ident() == own:
+                self._stack.pop()
+
+        enter = register_module_forward_pre_hook(follow)
+        leave = register_module_forward_hook(leave_module, always_call=True)
         try:
             yield
         finally:
             enter.remove()
             leave.remove()
-
-    def _leave(self) -> None:
-        self._stack.pop()
 
 
 def varying(plane: Tensor) -> set[int]:
