@@ -3,7 +3,12 @@
 Everything else imports them from here, under public names, so that one file has to follow torch.
 """
 
+import warnings
+from functools import cache
+
+import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as BatchOrInstanceNormBase
 from torch.nn.modules.conv import _ConvNd as ConvolutionBase
@@ -21,6 +26,7 @@ __all__ = [
     "WeakTensorKeyDictionary",
     "flop_registry",
     "forward_hook_count",
+    "load_forward_mode",
     "own_buffers",
     "own_parameters",
     "tree_flatten",
@@ -43,3 +49,16 @@ def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
 def forward_hook_count(module: nn.Module) -> int:
     """The number of hooks that run before or after the module's forward."""
     return len(module._forward_hooks) + len(module._forward_pre_hooks)
+
+
+@cache
+def load_forward_mode() -> None:
+    """Load torch's forward-mode derivatives, quietly: call it before the first `torch.func.jvp` of a process.
+
+    At their first use torch compiles its own decompositions with `torch.jit.script`, which it has deprecated. Where
+    warnings are errors, that would end the caller's computation.
+    """
+    point = torch.zeros(())
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore")
+        forward_ad.make_dual(point, torch.zeros_like(point))
