@@ -280,7 +280,7 @@ def refusal(load: Callable[[], nn.Module]) -> str:
     return ""
 
 
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(factory=st.sampled_from(FACTORIES), kwargs=st.dictionaries(NAMES, VALUES, min_size=1, max_size=3))
 def test_any_arguments_load_or_are_an_error_of_ours(
     tmp_path: Path, memory: None, calls: list[object], factory: str, kwargs: dict[str, Any]
