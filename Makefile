@@ -1,12 +1,14 @@
-# `make demo` shows what scionet does, `make test` checks it in minutes, `make test-slow` runs the long tests, `make fuzz`
-# attacks the readers of files for longer, `make pages` writes the pages of the benchmarks.
+# `make demo` shows what scionet does, `make test` checks it in minutes, `make test-slow` runs the long tests, `make
+# test-oldest` the tests with the oldest versions that pyproject.toml accepts, `make fuzz` attacks the readers of files for
+# longer, `make pages` writes the pages of the benchmarks.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+OLDEST := .venv-oldest
 # Two test processes share two cores: one thread each is faster than four that wait for one another.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 
-.PHONY: demo test test-slow fuzz format pages clean
+.PHONY: demo test test-slow test-oldest fuzz format pages clean
 
 demo: $(VENV)/installed-all
 	$(BIN)/scionet demo
@@ -27,6 +29,10 @@ FUZZ_CASES ?= 5000
 fuzz: $(VENV)/installed-dev
 	$(SINGLE) $(BIN)/python -m pytest -n 2 tests/adversarial --fuzz-cases $(FUZZ_CASES)
 
+# The tools that check the sources are those of `make test`; here only the packages are old. Needs Python 3.11 or 3.12.
+test-oldest: $(OLDEST)/installed
+	$(SINGLE) $(OLDEST)/bin/python -m pytest -n 2 -m "not slow"
+
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -36,11 +42,16 @@ pages: $(VENV)/installed-dev
 	$(SINGLE) $(BIN)/python -m benchmarks.report.pages
 
 clean:
-	rm -rf $(VENV) dist docs/pages .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) dist docs/pages .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # Editable, so that a change of the sources needs no new installation, and both targets can share one environment.
 $(VENV)/installed-%: pyproject.toml constraints.txt | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[$*]'
+	touch $@
+
+$(OLDEST)/installed: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints-oldest.txt --editable '.[dev]'
 	touch $@
 
 $(BIN)/python:

@@ -30,8 +30,8 @@ from scionet.choices.widths import Sensitivity
 from scionet.data.augmentation import Augmentation
 from scionet.data.images import Preprocessing
 from scionet.data.sources import read_source
-from scionet.models.factory import load_weights
 from scionet.models.predefined import Vgg
+from scionet.models.weight_files import load_weights
 from scionet.training.execution import Execution
 from scionet.training.fit import fit
 from scionet.training.recipes import Recipe

@@ -32,7 +32,8 @@ from scionet.data.batches import ImageBatches, batches
 from scionet.data.folders import ImageFolder
 from scionet.data.images import Preprocessing
 from scionet.data.sampling import sample
-from scionet.models.factory import build, load_weights
+from scionet.models.factory import build
+from scionet.models.weight_files import load_weights
 
 RESULTS = benchmarks.RESULTS / "untrained"
 STOCHASTIC_LOSS = replace(

@@ -3,12 +3,15 @@
 All other modules import them from here, under public names. Only this file has to follow changes of torch.
 """
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as BatchOrInstanceNormBase
 from torch.nn.modules.conv import _ConvNd as ConvolutionBase
@@ -36,6 +39,7 @@ __all__ = [
     "forward_hook_count",
     "function_modes_off",
     "is_traceable_wrapper_subclass",
+    "load_forward_mode",
     "own_buffers",
     "own_parameters",
     "parametrizations_uncached",
@@ -98,3 +102,16 @@ def parametrizations_uncached() -> Iterator[None]:
         yield
     finally:
         parametrize._cache_enabled, parametrize._cache = enabled, cache
+
+
+@cache
+def load_forward_mode() -> None:
+    """Load torch's forward-mode derivatives, quietly: call it before the first `torch.func.jvp` of a process.
+
+    At their first use torch compiles its own decompositions with `torch.jit.script`, which it has deprecated. Where
+    warnings are errors, that would end the caller's computation.
+    """
+    point = torch.zeros(())
+    with warnings.catch_warnings(), forward_ad.dual_level():
+        warnings.simplefilter("ignore")
+        forward_ad.make_dual(point, torch.zeros_like(point))

@@ -13,8 +13,9 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from scionet.errors import CheckpointError, InvalidSetting, MissingExtra, PruneError, UnsupportedModel
-from scionet.models.factory import FACTORIES, build, efficientnet_lite0, load_weights
+from scionet.models.factory import FACTORIES, build, efficientnet_lite0
 from scionet.models.resnets import PaddedShortcut, digits_cnn, resnet20
+from scionet.models.weight_files import load_weights
 from scionet.network.calling import hash_tensors, state_of
 from scionet.pruning import prune
 

@@ -29,7 +29,8 @@ from scionet.methods.contract import SiteView
 from scionet.methods.criteria.unit_scores import ScoreRanker
 from scionet.methods.problem import Problem
 from scionet.methods.registry import SCORES
-from scionet.models.factory import build, load_weights
+from scionet.models.factory import build
+from scionet.models.weight_files import load_weights
 from scionet.network.discovery.discover import discover
 from scionet.network.network import Network
 from scionet.network.sites import Sites

@@ -10,7 +10,8 @@ from torch import nn
 from scionet.commands.show import warn
 from scionet.errors import InvalidSetting
 from scionet.files.parsing import parsed_json
-from scionet.models.factory import FACTORIES, build, load_weights
+from scionet.models.factory import FACTORIES, build
+from scionet.models.weight_files import load_weights
 from scionet.network.checkpoints.checkpoint import dense_network, load_pruned
 
 

@@ -1,25 +1,32 @@
-"""Build models by the name of their factory, and load weights without pickle."""
+"""Build models by the name of their factory."""
 
 import importlib
+import inspect
+import re
 import sys
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
-from functools import cache
-from pathlib import Path
-from pickle import UnpicklingError
+from functools import cache, partial
+from reprlib import Repr
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
 from torch.library import Library
 
-from scionet.errors import CheckpointError, InvalidSetting, UnsupportedModel, unknown
+from scionet.errors import InvalidSetting, PruneError, UnsupportedModel, unknown
 from scionet.extras import extra
 from scionet.models.proxyless import proxyless_mobile
 from scionet.models.resnets import digits_cnn, resnet20, resnet32, resnet44, resnet56, resnet110
+from scionet.models.weight_files import load_weights, printable
+
+Make = Callable[..., nn.Module]
+
+_WEIGHTS = re.compile(r"(?:^|_)(?:pretrain|pretrained|weights|checkpoint|ckpt|state_dict)(?:_|$)(?!.*sizes?$)")
+"""Names of arguments that say which weights to load, and not the size of what they were trained on."""
+_SHORT = Repr()
+_SHORT.maxdict = _SHORT.maxlist = 8
+_SHORT.maxstring = 80
 
 
 def efficientnet_lite0(pretrained: bool = True) -> nn.Module:
@@ -44,7 +51,7 @@ def efficientnet_lite0(pretrained: bool = True) -> nn.Module:
     return model
 
 
-FACTORIES: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
+FACTORIES: Mapping[str, Make] = MappingProxyType(
     {
         make.__name__: make
         for make in (
@@ -62,58 +69,88 @@ FACTORIES: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
 """Factories available as ``scionet:NAME`` in `build`."""
 
 
-def build(factory: str, **kwargs: Any) -> nn.Module:
+def build(factory: str, /, **kwargs: Any) -> nn.Module:
     """Build a model by the name of its factory.
 
     Args:
         factory: ``timm:NAME``, ``torchvision:NAME``, ``scionet:NAME`` or ``package.module:function``. The last form
             imports and calls any installed code, so use only names that you trust.
-        **kwargs: Arguments of the factory. By default nothing is downloaded: ``pretrained=False`` for timm,
-            ``weights=None`` for torchvision.
+        **kwargs: Arguments of the factory. By default timm and torchvision load no weights, those of the backbones of
+            detectors included, so nothing is downloaded.
 
     Raises:
-        InvalidSetting: If `factory` is malformed or unknown, or does not accept the arguments.
+        InvalidSetting: If `factory` is malformed or unknown, does not accept the arguments, or fails with them.
         MissingExtra: If the factory's package is not installed.
         UnsupportedModel: If the result is not an `nn.Module`.
+    """
+    return made(factory, find(factory), kwargs)
+
+
+def find(factory: str) -> Make:
+    """The function that a name means; without ``package.module:function``, none of the file's choosing is imported.
+
+    Raises:
+        InvalidSetting: If `factory` is malformed or unknown.
+        MissingExtra: If the factory's package is not installed.
     """
     source, _, name = factory.partition(":")
     if not source or not name:
         forms = "timm:NAME, torchvision:NAME, scionet:NAME or package.module:function"
-        raise InvalidSetting(f"a model must be given as {forms}; given {factory!r}")
+        raise InvalidSetting(f"a model must be given as {forms}; given {factory!r:.200}")
     sources = {"scionet": _own, "timm": _timm, "torchvision": _torchvision}
-    make = sources[source](name) if source in sources else _function(source, name)
+    return sources[source](name) if source in sources else _function(source, name)
+
+
+def made(factory: str, make: Make, kwargs: Mapping[str, Any]) -> nn.Module:
+    """Call a factory. Whatever it raises becomes an error of scionet, which has the original as its cause.
+
+    Raises:
+        InvalidSetting: If the factory raises anything.
+        MissingExtra: If a package is not installed.
+        UnsupportedModel: If the result is not an `nn.Module`.
+    """
     try:
         model = make(**kwargs)
-    except TypeError as error:
-        raise InvalidSetting(f"{factory} does not accept the arguments {kwargs}: {error}") from error
+    except PruneError:
+        raise
+    except (Exception, SystemExit) as error:
+        verb = "does not accept" if isinstance(error, TypeError) else "fails with"
+        raise InvalidSetting(
+            f"{factory} {verb} the arguments {_SHORT.repr(dict(kwargs))}: {type(error).__name__}: "
+            f"{printable(str(error))}; give those that it was written for"
+        ) from error
     if not isinstance(model, nn.Module):
         raise UnsupportedModel(f"{factory} returned a {type(model).__name__}; it must return a torch.nn.Module")
     return model
 
 
-def load_weights(model: nn.Module, path: str | Path) -> None:
-    """Load a state dict from a file into a model. If the file does not fit, the model is not modified.
+def weights_off(make: Make, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a factory, with every one that may name weights switched off, also where its default names some.
 
-    Args:
-        model: The model, modified in place.
-        path: A ``.safetensors`` file, or a file written by `torch.save` that contains the state dict, directly or under
-            the key ``state_dict`` or ``model``. Only tensors are unpickled.
-
-    Raises:
-        CheckpointError: If the file cannot be read, contains more than tensors, or does not fit the model.
+    What is switched off becomes False where it was a flag, and None otherwise: ``pretrained``, ``weights``,
+    ``weights_backbone``, ``encoder_weights``, ``pretrained_cfg``, ``checkpoint_path`` and their like, at any depth.
     """
-    tensors = _read(Path(path))
-    expected = model.state_dict()
-    shapes = [k for k in expected.keys() & tensors.keys() if expected[k].shape != tensors[k].shape]
-    faults = {"missing": expected.keys() - tensors.keys(), "unexpected": tensors.keys() - expected.keys()}
-    found = [
-        f"{kind}: {', '.join(sorted(keys)[:4])}" for kind, keys in {**faults, "other shape": shapes}.items() if keys
-    ]
-    if found:
-        raise CheckpointError(
-            f"{path} does not fit {type(model).__name__} ({'; '.join(found)}); give a file with weights of this model"
-        )
-    model.load_state_dict(tensors)
+    defaults = {name: value for name, value in _defaults(make).items() if _WEIGHTS.search(name)}
+    return {name: _without_weights(name, value) for name, value in {**defaults, **kwargs}.items()}
+
+
+def _defaults(make: Make) -> dict[str, Any]:
+    """The default of each argument that a factory takes by name; `inspect.Parameter.empty` where there is none."""
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):  # compiled functions have no signature
+        return {}
+    return {p.name: p.default for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+
+
+def _without_weights(name: str, value: Any) -> Any:
+    """An argument of a factory, switched off if it may name weights."""
+    numbers = isinstance(value, list) and all(isinstance(item, int | float) for item in value)
+    if _WEIGHTS.search(name) and not (numbers and "pretrained" not in name):  # weights of classes are numbers
+        return False if isinstance(value, bool) else None
+    if isinstance(value, Mapping):
+        return {key: _without_weights(str(key), item) for key, item in value.items()}
+    return [_without_weights("", item) for item in value] if isinstance(value, list) else value
 
 
 def import_torchvision() -> ModuleType:
@@ -148,43 +185,46 @@ def _operator_schemas() -> Library:
     return library
 
 
-def _own(name: str) -> Callable[..., nn.Module]:
+def _own(name: str) -> Make:
     """A factory of scionet."""
     if name not in FACTORIES:
         raise unknown("model of scionet", name, FACTORIES)
     return FACTORIES[name]
 
 
-def _timm(name: str) -> Callable[..., nn.Module]:
-    """A factory of timm."""
+def _timm(name: str) -> Make:
+    """A factory of timm; it loads no weights by default."""
     import_torchvision()  # timm imports it
     with extra("vision"):
         timm = importlib.import_module("timm")
     if not timm.is_model(name):
         raise _unlisted("timm", name, timm.list_models())
-    return lambda **kwargs: timm.create_model(name, **{"pretrained": False, **kwargs})
+    return partial(timm.create_model, name)
 
 
-def _torchvision(name: str) -> Callable[..., nn.Module]:
-    """A factory of torchvision."""
+def _torchvision(name: str) -> Make:
+    """A factory of torchvision, with all weights off by default."""
     models = import_torchvision().models
     if name not in models.list_models():
         raise _unlisted("torchvision", name, models.list_models())
+    make = models.get_model_builder(name)
     # auxiliary classifiers are used in training only, and their initialisation by scipy takes a minute
     bare = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
-    return lambda **kwargs: models.get_model(name, **{"weights": None, **bare, **kwargs})
+    return partial(make, **weights_off(make, {}), **bare)
 
 
-def _function(module_name: str, name: str) -> Callable[..., nn.Module]:
+def _function(module_name: str, name: str) -> Make:
     """A function or class of any importable module.
 
     Raises:
-        InvalidSetting: If the module does not exist, or has no callable of that name.
+        InvalidSetting: If the module cannot be imported, or has no callable of that name.
     """
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         raise InvalidSetting(f"{error}; install it, or add the folder that contains it to PYTHONPATH") from error
+    except (Exception, SystemExit) as error:
+        raise InvalidSetting(f"cannot import {module_name}: {type(error).__name__}: {printable(str(error))}") from error
     factories: dict[str, Any] = {key: value for key, value in vars(module).items() if callable(value)}
     if name not in factories:
         raise _unlisted(module_name, name, list(factories))
@@ -195,25 +235,3 @@ def _unlisted(source: str, name: str, names: list[str]) -> InvalidSetting:
     """Error for an unknown factory of a large collection. Lists only the nearest names."""
     near = ", ".join(get_close_matches(name, names, n=5, cutoff=0.4))
     return InvalidSetting(f"unknown model {name!r}; {source} has {len(names)}; the nearest are: {near or 'none'}")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a file by name.
-
-    Raises:
-        CheckpointError: If the file cannot be read or contains anything else.
-    """
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, SafetensorError, UnpicklingError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        advice = "give a .safetensors file, or one written by torch.save(model.state_dict(), path)"
-        raise CheckpointError(f"cannot read weights from {path}: {reason}; {advice}") from error
-    for key in ("state_dict", "model"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} contains no state dict; save model.state_dict() and give that file")
-    return dict(content)

@@ -103,9 +103,11 @@ def refit(xx: FloatArray, xy: FloatArray, columns: IntArray, ridge: float = 1e-6
     moments = xx[np.ix_(columns, columns)]
     moments[np.diag_indices_from(moments)] += _ridge_of(xx, ridge)
     pivots, factor = _factorise(moments, np.diag(moments))
+    used = columns[pivots]
+    if not len(used):
+        return weight
     from scipy.linalg import cho_solve  # slow to import
 
-    used = columns[pivots]
     weight[:, used] = cho_solve((factor, True), xy[used]).T
     return weight
 

@@ -430,7 +430,7 @@ def test_registry_must_not_read_other_files(tmp_path: Path) -> None:
     kwargs = {"checkpoint_path": str(tmp_path / "evil.pth")}
     path = tmp_path / "net.safetensors"
     save_pruned(path, *pruned_of("mixed"), factory="timm:resnet10t", factory_kwargs=kwargs)
-    with pytest.raises(CheckpointError, match=r"evil\.pth.*trust_factory=True"):
+    with pytest.raises(CheckpointError, match="another architecture"):
         load_pruned(path)
 
 

@@ -26,7 +26,7 @@ from scionet.budget.costs import measure
 from scionet.files.atomic import whole_file
 from scionet.files.json_dataclasses import to_json
 from scionet.models.factory import build as build_model
-from scionet.models.factory import load_weights
+from scionet.models.weight_files import load_weights
 from scionet.network.calling import Batch, first_of
 from scionet.training.execution import Execution
 

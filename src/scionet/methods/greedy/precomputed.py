@@ -11,7 +11,7 @@ from scionet.errors import UnsupportedModel
 from scionet.methods.greedy.gated_network import GatedSite, supported
 from scionet.network.calling import Batch, example_count
 from scionet.network.passes.program import Level
-from scionet.torch_internals import tree_leaves, tree_map
+from scionet.torch_internals import load_forward_mode, tree_leaves, tree_map
 
 Point = tuple[Tensor, ...]
 """Gates, represented by the values that are affine in them: ``(examples, entries)`` for each such value."""
@@ -144,6 +144,7 @@ class Precomputed:
         whole, index = self.whole(rows), self._index(rows)
         each = [self._by_example(vertices)[rows].transpose(0, 1) for vertices in self._vertices]
         directions = tuple((vertices[:-1] - vertices[-1:]) / self.width for vertices in each)
+        load_forward_mode()
         with supported():
             return vmap(lambda *along: jvp(lambda *point: self.outputs(point, index), whole, along)[1])(*directions)
 

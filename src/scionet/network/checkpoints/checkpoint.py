@@ -7,6 +7,7 @@ forward pass nor data.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from math import prod
 from pathlib import Path
@@ -20,7 +21,8 @@ from torch import Tensor, nn
 from scionet.errors import CheckpointError, InvalidSetting
 from scionet.files.atomic import whole_file
 from scionet.files.safetensors_files import opened, tensors_in
-from scionet.models.factory import build
+from scionet.models.factory import find, made, weights_off
+from scionet.models.untrusted import REGISTRIES, build_untrusted
 from scionet.modes import plain_modes
 from scionet.network.calling import Batch, hash_tensors, state_of
 from scionet.network.checkpoints.manifest import FORMAT, Manifest
@@ -28,6 +30,8 @@ from scionet.network.checkpoints.packing import (
     fill,
     layout,
     refuse_disagreement,
+    refuse_inflation,
+    refuse_missing_memory,
     refuse_other_architecture,
     refuse_other_types,
 )
@@ -36,8 +40,6 @@ from scionet.network.guard import refuse_unready
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 
-REGISTRIES = ("scionet", "timm", "torchvision")
-"""Sources of factories that can be called without running code that the file chooses."""
 _WRITER = "save_pruned"
 
 
@@ -164,7 +166,8 @@ def load_pruned(
             that returns one. Without it, the factory named in the file is called.
         strict: Whether to refuse tensors that are not, bit for bit, those that were saved with this plan.
         trust_factory: Whether to import and call a factory ``package.module:function`` that the file names, which runs
-            any code. Factories of timm, torchvision and scionet need no trust.
+            any code. Factories of timm, torchvision and scionet need no trust: their arguments are checked, and the
+            network is built without memory first. The factory loads no weights, trusted or not.
 
     Returns:
         The instance, now pruned.
@@ -190,6 +193,7 @@ def load_pruned(
         model = model()
     if not isinstance(model, nn.Module):
         raise InvalidSetting(f"model must be a torch.nn.Module or a function that returns one; given {model!r}")
+    refuse_missing_memory(model)
     refuse_other_architecture(path, manifest, model)
     refuse_unready(model)
     refuse_other_types(path, tensors, model)
@@ -206,23 +210,26 @@ def dense_network(path: str | Path, *, trust_factory: bool = False) -> nn.Module
         trust_factory: As in `load_pruned`.
 
     Raises:
-        CheckpointError: If the file is missing or damaged, or names no factory that may be called.
-        InvalidSetting: If the recorded factory is unknown.
+        CheckpointError: If the file is missing or damaged, names no factory that may be called, or one that fails,
+            makes another network, or cannot be called safely.
+        InvalidSetting: If the recorded factory is unknown, or fails although it is trusted.
         MissingExtra: If the package of the recorded factory is not installed.
     """
     manifest = _manifest(path)
     if manifest.factory is None:
         raise CheckpointError(f"{path} names no factory; pass model, a fresh instance of {manifest.model}")
-    kwargs = dict(manifest.factory_kwargs)
-    source = manifest.factory.partition(":")[0]
-    if not trust_factory and (source not in REGISTRIES or "checkpoint_path" in kwargs):
+    factory, kwargs = manifest.factory, manifest.factory_kwargs
+    if trust_factory:
+        make = find(factory)
+        return made(factory, make, weights_off(make, kwargs))
+    if factory.partition(":")[0] not in REGISTRIES:
         raise CheckpointError(
-            f"{path} names the factory {manifest.factory} with the arguments {kwargs}, which can run any code. Pass "
-            f"trust_factory=True if you trust the file, or model, a fresh instance of {manifest.model}"
+            f"{path} names the factory {factory}, which can run any code. Pass trust_factory=True if you trust the "
+            f"file, or model, a fresh instance of {manifest.model}"
         )
-    if source != "torchvision" and "pretrained" in kwargs:
-        kwargs["pretrained"] = False  # the weights are in the file
-    return build(manifest.factory, **kwargs)
+    refuse_inflation(path, manifest)
+    shapes = list(manifest.shapes.values())
+    return build_untrusted(factory, kwargs, shapes, partial(refuse_other_architecture, path, manifest))
 
 
 def read_plan(path: str | Path) -> Plan:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,9 @@ from scionet.network.surgery.cut import install, lineage_after
 from scionet.torch_internals import own_buffers, own_parameters
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+_SMALL, _INFLATION = 2**26, 100
+"""Numbers in a dense network that is always built; how many times as many as are stored a larger one may have."""
 
 
 def layout(pruned: nn.Module, plan: Plan, sites: Sites) -> tuple[list[str], dict[str, str], Lineage]:
@@ -75,17 +79,40 @@ def refuse_disagreement(what: str, manifest: Manifest, tensors: Mapping[str, Ten
         )
 
 
-def refuse_other_architecture(path: str | Path, manifest: Manifest, model: nn.Module) -> None:
-    """Compare a dense network with the dense shapes in the file.
+def refuse_inflation(path: str | Path, manifest: Manifest) -> None:
+    """Refuse a dense network that is large, and out of all proportion to its pruned one.
 
     Raises:
-        CheckpointError: If names, shapes or ties differ, or tensors have no memory yet.
+        CheckpointError: If it is.
+    """
+    dense = sum(prod(shape) for name, shape in manifest.shapes.items() if name not in manifest.tied)
+    stored = sum(map(prod, manifest.pruned_shapes.values()))
+    if dense > max(_SMALL, _INFLATION * stored):
+        raise CheckpointError(
+            f"{path} stores {stored:,} numbers of a network that had {dense:,}; at most {_INFLATION} times as many are "
+            "built for a file. Pass model, a fresh instance, or trust_factory=True if you trust the file"
+        )
+
+
+def refuse_missing_memory(model: nn.Module) -> None:
+    """Refuse a network on the meta device.
+
+    Raises:
+        CheckpointError: If the network has tensors without memory.
+    """
+    if any(tensor.is_meta for tensor in state_of(model).values()):
+        raise CheckpointError("model has tensors without memory (meta device); build it on a real device")
+
+
+def refuse_other_architecture(path: str | Path, manifest: Manifest, model: nn.Module) -> None:
+    """Compare a dense network, which may be on the meta device, with the dense shapes in the file.
+
+    Raises:
+        CheckpointError: If names, shapes or ties differ, or a layer is lazy.
     """
     state = state_of(model)
-    if any(is_lazy(tensor) or tensor.is_meta for tensor in state.values()):
-        raise CheckpointError(
-            "model has tensors without memory (meta device or lazy layers); build it on a real device"
-        )
+    if lazy := [name for name, tensor in state.items() if is_lazy(tensor)]:
+        raise CheckpointError(f"model has lazy layers without memory ({abridged(lazy)}); call it once before")
     names = manifest.shapes.keys() | model.state_dict().keys()
     found = {name: tuple(state[name].shape) for name in names & state.keys()}
     absent = [
