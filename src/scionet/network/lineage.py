@@ -136,7 +136,7 @@ def lineage_of(network: nn.Module) -> Lineage | None:
 def _fits(lineage: Lineage, state: Mapping[str, Tensor]) -> bool:
     """Whether the tensors of a network have the names and shapes that its lineage leaves."""
     expected = lineage.pruned_shapes
-    first = {id(tensor): name for name, tensor in reversed(state.items())}  # of tied names, only the first is cut
+    first = {id(tensor): name for name, tensor in reversed([*state.items()])}  # of tied names, only the first is cut
     return state.keys() == expected.keys() and all(tuple(state[n].shape) == expected[n] for n in first.values())
 
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -138,7 +139,9 @@ def _restored_on_error(model: nn.Module) -> Iterator[None]:
     The tensors' data are not copied: what is written into them in place stays.
     """
     modules = [(module, type(module), dict(vars(module))) for module in model.modules()]
-    registries = [(held, dict(held)) for m, _, _ in modules for held in (own_parameters(m), own_buffers(m))]
+    registries: list[tuple[dict[str, Any], dict[str, Any]]] = [
+        (held, dict(held)) for m, _, _ in modules for held in (own_parameters(m), own_buffers(m))
+    ]
     data = [(tensor, tensor.data) for tensor in state_of(model).values()]
     try:
         yield
