@@ -10,4 +10,4 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def fuzz_cases(request: pytest.FixtureRequest) -> int:
     """The number of cases of each fuzzer: `make fuzz`, or `pytest tests/adversarial --fuzz-cases 5000`."""
-    return int(request.config.getoption("--fuzz-cases", default=DEFAULT_CASES))
+    return request.config.getoption("--fuzz-cases", default=None) or DEFAULT_CASES
