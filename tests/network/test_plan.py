@@ -33,7 +33,9 @@ def plans(draw: st.DrawFn) -> Plan:
         choices=tuple(draw(choices(name)) for name in names),
         method=draw(st.text(max_size=6)),
         settings=draw(
-            st.dictionaries(st.text(max_size=4), st.integers() | st.text(max_size=4) | st.none(), max_size=3)
+            st.dictionaries(
+                st.text(max_size=4), st.integers(-(2**64) + 1, 2**64 - 1) | st.text(max_size=4) | st.none(), max_size=3
+            )
         ),
         seed=draw(st.integers(0, 2**63)),
         dense_hash=draw(st.text(max_size=8)),

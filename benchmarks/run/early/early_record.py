@@ -1,12 +1,11 @@
 """The record of one run of early_pruning.py."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record_files import RecordError
-from scionet.files.json_dataclasses import build
+from scionet.files.json_dataclasses import read
 
 DENSE = "dense"
 """Stands for the method where no filter is removed."""
@@ -82,7 +81,7 @@ class EarlyRecord:
             RecordError: If the text is damaged or no such record.
         """
         try:
-            return build(cls, json.loads(text))
+            return read(cls, text)
         except ValueError as error:
             raise RecordError(f"{source} is damaged: {error}; remove it, and run the benchmark again") from error
 

@@ -1,6 +1,5 @@
 """Converts TOML files to command-line arguments, so that one parser reads and checks both."""
 
-import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from scionet.errors import InvalidSetting, unknown
+from scionet.files.parsing import parsed_toml
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def read(path: Path) -> dict[str, Any]:
         InvalidSetting: If it cannot be read or is not TOML.
     """
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parsed_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidSetting(f"cannot read {path}: {error.strerror}; give an existing TOML file") from error
     except ValueError as error:

@@ -1,7 +1,6 @@
 """Networks for the commands, from the name of a factory, its arguments and a file of weights."""
 
 import inspect
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from torch import nn
 
 from scionet.commands.show import warn
 from scionet.errors import InvalidSetting
+from scionet.files.parsing import parsed_json
 from scionet.models.factory import FACTORIES, build, load_weights
 from scionet.network.checkpoints.checkpoint import dense_network, load_pruned
 
@@ -89,6 +89,6 @@ def _keyword(text: str) -> tuple[str, Any]:
     if not (sign and name.isidentifier()):
         raise InvalidSetting(f"an argument of the model is written NAME=VALUE, such as num_classes=10; given {text!r}")
     try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
+        return name, parsed_json(value)
+    except ValueError:
         return name, value

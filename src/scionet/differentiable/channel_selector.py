@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from scionet.differentiable.soft_greedy import SoftGreedy, fit
 from scionet.errors import CheckpointError, InvalidSetting
 from scionet.files.atomic import whole_file
+from scionet.files.json_dataclasses import read
 from scionet.typing import FloatArray
 
 FORMAT = "1"
@@ -128,7 +129,7 @@ class ChannelSelector(nn.Module):
                     f"{path} has format {metadata['format']}, but this version reads {FORMAT}; upgrade scionet"
                 )
             n_features, n_hidden = state["layer.feature_map.outwards.weight"].shape
-            selector = cls(json.loads(metadata["statistics"]), n_hidden, n_features)
+            selector = cls(read(tuple[str, ...], metadata["statistics"], "statistics"), n_hidden, n_features)
             selector.load_state_dict(state)
         except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
             if isinstance(error, CheckpointError):

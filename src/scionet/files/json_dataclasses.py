@@ -1,20 +1,29 @@
-"""Convert frozen dataclasses to canonical JSON and back, checking every field against its annotation."""
+"""Convert frozen dataclasses to canonical JSON and back, checking every field against its annotation.
+
+Every JSON file that scionet reads is read by `read`.
+"""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from types import NoneType, UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from scionet.errors import PruneError
+from scionet.files.parsing import below, parsed_json, refuse_unusual
+
+Kind = TypeVar("Kind")
 
 
 def to_json(value: Any) -> str:
-    """Canonical JSON: sorted keys, no spaces, unescaped Unicode.
+    """Canonical JSON: sorted keys, no spaces, unescaped Unicode. Whatever is written can be read.
 
     Raises:
-        ValueError: If a number is NaN or infinite.
-        TypeError: If a value cannot be represented in JSON.
+        ValueError: If a value has no JSON form, or one that `refuse_unusual` refuses, such as NaN.
     """
-    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
+    content = plain(value)
+    refuse_unusual(content, "record")
+    return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
 def plain(value: Any) -> Any:
@@ -22,52 +31,87 @@ def plain(value: Any) -> Any:
     if is_dataclass(value):
         return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
     if isinstance(value, Mapping):
-        return {key: plain(item) for key, item in value.items()}
+        return {str(key) if type(key) is int else key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def read(kind: type[Kind], text: str, where: str = "record") -> Kind:
+    """The inverse of `to_json`.
+
+    Args:
+        kind: Type of the value, as for `build`.
+        text: JSON.
+        where: What the text is, for error messages.
+
+    Raises:
+        ValueError: If the text is not strict JSON (see `parsed_json`), or not of the type; the message names the path,
+            what was found and what is allowed. An error of ours that a dataclass raises keeps its type.
+    """
+    return build(kind, parsed_json(text, where), where)
 
 
 def build(kind: Any, value: Any, where: str = "record") -> Any:
     """The inverse of `plain`: build a value of the annotated type `kind`.
 
     Args:
-        kind: A dataclass, ``tuple[...]``, ``Mapping[...]``, ``Literal[...]``, an optional type, ``Any``, or a plain
-            type.
-        value: The parsed JSON value.
+        kind: A dataclass, ``tuple[...]``, ``Mapping[...]`` with texts or whole numbers as keys, ``Literal[...]``, a
+            union, ``Any``, or a plain type.
+        value: Parsed JSON.
         where: Path to the value, for error messages.
 
     Raises:
-        ValueError: If a field is missing, unknown or of another type; the message names its path.
+        ValueError: If a field is missing, unknown or of another type, or a dataclass refuses its values; the message
+            names the path.
     """
     if kind is Any:
         return value
     if is_dataclass(kind):
-        return _build_dataclass(kind, value, where)
+        return _dataclass(kind, value, where)
     origin, args = get_origin(kind), get_args(kind)
-    if origin is UnionType:
-        return None if value is None else build(next(a for a in args if a is not NoneType), value, where)
+    if origin in (UnionType, Union):
+        return _member(args, value, where)
     if origin is Literal:
         return _one_of(args, value, where)
     if origin is tuple:
-        return _build_tuple(args, value, where)
+        return _tuple(args, value, where)
+    if origin is not None and issubclass(origin, Mapping):
+        return _mapping(args, value, where)
     return _checked(origin or kind, value, where)
 
 
-def _build_dataclass(kind: Any, value: Any, where: str) -> Any:
+def _dataclass(kind: Any, value: Any, where: str) -> Any:
     given = _checked(dict, value, where)
     declared = {field.name: field for field in fields(kind)}
     needed = {n for n, f in declared.items() if f.default is MISSING and f.default_factory is MISSING}
     if problems := [
-        *(f"{where}.{name} is missing" for name in sorted(needed - given.keys())),
-        *(f"{where}.{name} is unknown" for name in sorted(given.keys() - declared.keys())),
+        *(f"{below(where, name)} is missing" for name in sorted(needed - given.keys())),
+        *(f"{below(where, name)} is unknown" for name in sorted(given.keys() - declared.keys())),
     ]:
-        raise ValueError("; ".join(problems))
+        raise ValueError("; ".join(problems[:4]))
     hints = get_type_hints(kind)
-    return kind(**{name: build(hints[name], item, f"{where}.{name}") for name, item in given.items()})
+    values = {name: build(hints[name], item, below(where, name)) for name, item in given.items()}
+    try:
+        return kind(**values)
+    except PruneError as error:
+        raise type(error)(f"{where}: {error}") from error
 
 
-def _build_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
+def _member(kinds: Sequence[Any], value: Any, where: str) -> Any:
+    """The value as one member of a union."""
+    if value is None and NoneType in kinds:
+        return None
+    *others, last = (kind for kind in kinds if kind is not NoneType)
+    for kind in others:
+        try:
+            return build(kind, value, where)
+        except ValueError:
+            continue
+    return build(last, value, where)
+
+
+def _tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ...]:
     items = _checked(list, value, where)
     kinds = args[:1] * len(items) if args[1:] == (...,) else args
     if len(kinds) != len(items):
@@ -75,8 +119,22 @@ def _build_tuple(args: tuple[Any, ...], value: Any, where: str) -> tuple[Any, ..
     return tuple(build(kind, item, f"{where}[{i}]") for i, (kind, item) in enumerate(zip(kinds, items, strict=True)))
 
 
+def _mapping(args: tuple[Any, ...], value: Any, where: str) -> dict[Any, Any]:
+    of_key, of_item = args
+    given = _checked(dict, value, where)
+    return {_key(of_key, key, where): build(of_item, item, below(where, key)) for key, item in given.items()}
+
+
+def _key(kind: type, key: str, where: str) -> Any:
+    if kind is not int:
+        return key
+    if not (key.isascii() and key.isdecimal() and str(int(key[:20])) == key):
+        raise ValueError(f"{where} must have whole numbers as keys; given {key!r:.60}")
+    return int(key)
+
+
 def _one_of(allowed: tuple[Any, ...], value: Any, where: str) -> Any:
-    if value not in allowed:
+    if not any(type(value) is type(one) and value == one for one in allowed):
         raise ValueError(f"{where} must be one of {', '.join(map(repr, allowed))}; given {value!r:.60}")
     return value
 

@@ -21,10 +21,11 @@ from scionet.budget.latency.durations import Latency
 from scionet.errors import InvalidSetting, PruneError
 
 counts = st.integers(1, 10**9)
+whole = st.integers(-(2**64) + 1, 2**64 - 1)
 finite = st.floats(allow_nan=False, allow_infinity=False)
 words = st.text(max_size=12)
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | finite | words,
+    st.none() | st.booleans() | whole | finite | words,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words, inner, max_size=3),
     max_leaves=6,
 )
@@ -47,7 +48,7 @@ def outcomes(draw: st.DrawFn) -> Outcome:
 
 records = st.builds(
     RunRecord,
-    spec=st.builds(RunSpec, words, words, words, words, words, st.integers(), st.dictionaries(words, json_values)),
+    spec=st.builds(RunSpec, words, words, words, words, words, whole, st.dictionaries(words, json_values)),
     dense=outcomes(),
     pruned=outcomes(),
     seconds=finite,

@@ -1,7 +1,6 @@
 """An experiment as data, read from one TOML file: network, data, methods, arms, budgets and seeds."""
 
 import hashlib
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +15,7 @@ from scionet.bench.records.record import RunSpec
 from scionet.bench.records.record_files import RecordError, read_text
 from scionet.errors import InvalidSetting, unknown
 from scionet.files.json_dataclasses import build, plain, to_json
+from scionet.files.parsing import parsed_toml
 from scionet.training.recipes import RECIPES, Recipe
 
 KNOWN = MappingProxyType({competitor.label: competitor for competitor in (*COMPETITORS, LOSS)})
@@ -142,7 +142,7 @@ class Experiment:
         """
         text = read_text(path)
         try:
-            table = tomllib.loads(text)
+            table = parsed_toml(text, "experiment")
             recipes = {name: plain(_recipe(table[name], name)) for name in _RECIPES if name in table}
             return build(cls, {**table, **recipes}, "experiment")
         except InvalidSetting:

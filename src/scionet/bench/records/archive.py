@@ -1,14 +1,14 @@
 """Packed files: many records in one file, one line of canonical JSON each, sorted and protected by a checksum."""
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scionet.bench.records.record_files import RecordError, read_text, write_text
-from scionet.files.json_dataclasses import build, to_json
+from scionet.files.json_dataclasses import build, read, to_json
+from scionet.files.parsing import parsed_json
 
 SUFFIX = ".jsonl"
 ARCHIVE_FORMAT = 1
@@ -88,7 +88,7 @@ def archive_lines(path: Path) -> list[tuple[str, str]]:
 
 def _header(line: str, path: Path) -> Header:
     try:
-        content = build(dict, json.loads(line))
+        content = read(dict, line, "header")
     except ValueError as error:
         raise RecordError(f"{path}, line 1 is no header of a packed file: {error}; {_ADVICE}") from error
     if content.get("kind") != KIND:
@@ -116,14 +116,14 @@ def _difference(lines: list[str]) -> str:
 
 def _canonical(line: str) -> bool:
     try:
-        return to_json(json.loads(line)) == line
-    except (TypeError, ValueError):
+        return to_json(parsed_json(line)) == line
+    except ValueError:
         return False
 
 
 def _object(line: str, source: str) -> dict[str, Any]:
     try:
-        return build(dict, json.loads(line))
+        return read(dict, line)
     except ValueError as error:
         raise RecordError(f"{source} is no record: {error}; {_ADVICE}") from error
 

@@ -18,7 +18,7 @@ from scionet.bench.records.ledger import Payment
 from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record_files import RecordError, make_folder, read_text, write_text
 from scionet.budget.latency.durations import Latency
-from scionet.files.json_dataclasses import build, plain, to_json
+from scionet.files.json_dataclasses import build, plain, read, to_json
 
 FORMAT = 1
 """Version of the record format; raised when an older reader could misread a file."""
@@ -226,7 +226,7 @@ class RunRecord:
             RecordError: If the text is damaged, is no record, or has a newer format.
         """
         try:
-            content = build(dict, json.loads(text))
+            content = read(dict, text)
             if (given := build(int, content.pop("format", None), "record.format")) <= FORMAT:
                 return build(cls, content)
         except ValueError as error:

@@ -1,12 +1,11 @@
 """Reading and writing the text files of the bench; a file is written completely or not at all."""
 
-import json
 from pathlib import Path
 from typing import TypeVar
 
 from scionet.errors import PruneError
 from scionet.files.atomic import whole_file
-from scionet.files.json_dataclasses import build
+from scionet.files.json_dataclasses import read
 
 Value = TypeVar("Value")
 
@@ -59,6 +58,6 @@ def read_value(kind: type[Value], path: Path) -> Value:
     """
     text = read_text(path)
     try:
-        return build(kind, json.loads(text), kind.__name__)
+        return read(kind, text, kind.__name__)
     except ValueError as error:
         raise RecordError(f"{path} is damaged: {error}; remove it, and it is made again") from error

@@ -1,6 +1,5 @@
 """Reading all records of an experiment from single files and packed files, and packing single files into one."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Generic, Protocol, Self, TypeVar
 from scionet.bench.records.archive import SUFFIX, archive_lines, write_archive
 from scionet.bench.records.record import RunRecord
 from scionet.bench.records.record_files import RecordError, read_text
+from scionet.files.parsing import parsed_json
 
 
 class Record(Protocol):
@@ -77,7 +77,7 @@ def pack(kind: type[Kind], places: Iterable[Path], path: Path) -> int:
     found = _merged(kind, [*([path] if path.exists() else []), *places])
     if not found:
         raise RecordError(f"no record (*.json) to pack into {path}; give a folder that has some")
-    write_archive(path, [json.loads(each.text) for each in found])
+    write_archive(path, [parsed_json(each.text) for each in found])
     return len(found)
 
 

@@ -1,6 +1,5 @@
 """LatencyTable: durations of a network's operations at several widths, measured on one machine and device."""
 
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from scionet.budget.latency.timing import Timer, all_undisturbed, interleaved, s
 from scionet.budget.latency.workbench import Workbench, common_widths, cut_to
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.files.atomic import whole_file
-from scionet.files.json_dataclasses import build, plain
+from scionet.files.json_dataclasses import build, plain, read, to_json
 from scionet.network.calling import Batch, example_count, place_of, to_model
 from scionet.network.sites import Sites
 from scionet.progress import Progress, silent
@@ -213,7 +212,7 @@ class LatencyTable:
         Raises:
             InvalidSetting: If the name does not end in .json, or the file exists or cannot be written.
         """
-        text = json.dumps({"format": FORMAT, **plain(self)}, allow_nan=False)
+        text = to_json({"format": FORMAT, **plain(self)})
         with whole_file(path, ".json", overwrite=overwrite, error=InvalidSetting) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
 
@@ -225,7 +224,7 @@ class LatencyTable:
             InvalidSetting: If the file cannot be read, is damaged, is not a latency table, or has a newer format.
         """
         try:
-            content = build(dict, json.loads(Path(path).read_text(encoding="utf-8")), "table")
+            content = read(dict, Path(path).read_text(encoding="utf-8"), "table")
             if (given := build(int, content.pop("format", None), "table.format")) <= FORMAT:
                 return build(cls, content, "table")
         except OSError as error:
