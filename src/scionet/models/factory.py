@@ -102,7 +102,20 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     Raises:
         CheckpointError: If the file cannot be read, contains more than tensors, or does not fit the model.
     """
-    tensors = _read(Path(path))
+    load_tensors(model, _read(Path(path)), path)
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load the tensors of a state dict into a model. If they do not fit, the model is not modified.
+
+    Args:
+        model: The model, modified in place.
+        tensors: The tensors by name.
+        path: The file that they are from, for the error message.
+
+    Raises:
+        CheckpointError: If names or shapes differ.
+    """
     expected = model.state_dict()
     shapes = [k for k in expected.keys() & tensors.keys() if expected[k].shape != tensors[k].shape]
     faults = {"missing": expected.keys() - tensors.keys(), "unexpected": tensors.keys() - expected.keys()}
