@@ -88,11 +88,11 @@ class TrainingState:
 
 @dataclass(frozen=True)
 class _CallbackRecord:
-    """A callback's state without its tensors."""
+    """A callback's state without its tensors; values are pairs, which keep their order."""
 
     kind: str
     settings: Mapping[str, Any]
-    values: Mapping[str, Any]
+    values: tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,9 @@ class _Progress:
     @classmethod
     def of(cls, state: TrainingState) -> "_Progress":
         kept = state.callbacks
-        records = None if kept is None else tuple(_CallbackRecord(c.kind, c.settings, c.values) for c in kept)
+        records = (
+            None if kept is None else tuple(_CallbackRecord(c.kind, c.settings, tuple(c.values.items())) for c in kept)
+        )
         return cls(state.step, state.history, state.losses, state.penalties, state.loss_scale, records)
 
 
@@ -150,7 +152,7 @@ def load_state(path: str | Path) -> TrainingState:
     kept = progress.callbacks
     if kept is not None:
         kept = tuple(
-            CallbackState(one.kind, one.settings, one.values, held.get(str(number), {}))
+            CallbackState(one.kind, one.settings, dict(one.values), held.get(str(number), {}))
             for number, one in enumerate(kept)
         )
     known = {**vars(progress), "callbacks": kept, "settings": record.settings, "origin": record.origin}
