@@ -52,12 +52,8 @@ def encoded(state: Mapping[str, Any], owner: str) -> tuple[dict[str, Any], dict[
             tensors[key] = value.to("cpu", copy=True)
             # Sums over a tensor depend on the order in which it lies in memory, and files are contiguous.
             return {_TENSOR: key, "strides": [*tensors[key].stride()], "on_cpu": value.device.type == "cpu"}
-        if type(value) is int and value.bit_length() > _BITS:
-            return {_INT: hex(value)}
-        if type(value) is float and not math.isfinite(value):
-            return {_FLOAT: str(value)}
         if type(value) in _PLAIN:
-            return value
+            return _plain(value)
         if type(value) in (list, tuple):
             items = [encode(item, f"{where}[{number}]") for number, item in enumerate(value)]
             return items if type(value) is list else {_TUPLE: items}
@@ -70,6 +66,14 @@ def encoded(state: Mapping[str, Any], owner: str) -> tuple[dict[str, Any], dict[
         )
 
     return {key: encode(value, f"{owner}.{key}") for key, value in state.items()}, tensors
+
+
+def _plain(value: float | str | None) -> Any:
+    if isinstance(value, int) and value.bit_length() > _BITS:
+        return {_INT: hex(value)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: str(value)}
+    return value
 
 
 def decoded(kept: CallbackState, device: torch.device) -> dict[str, Any]:
