@@ -1,10 +1,11 @@
+import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -18,8 +19,11 @@ from scionet.data.examples import ImageExamples
 from scionet.data.folders import ImageFolder
 from scionet.data.images import Preprocessing
 from scionet.data.sampling import partition
+from scionet.models.factory import load_weights
 from scionet.network.calling import hash_tensors, state_of
-from scionet.network.checkpoints.checkpoint import describe, load_pruned, read_plan
+from scionet.network.checkpoints.checkpoint import dense_network, describe, load_pruned, read_plan, save_pruned
+from scionet.network.discovery.discover import discover
+from scionet.network.surgery.cut import cut
 from scionet.training.fit import fit
 from scionet.training.recipes import RECIPES
 from scionet.training.state import load_state
@@ -119,6 +123,48 @@ def test_it_goes_on_after_ctrl_c(ready: Path, capsys: pytest.CaptureFixture[str]
     found = [hash_tensors(state_of(load_pruned(f"{name}.safetensors"))) for name in ("broken", "whole")]
     assert found[0] == found[1]
     assert not list(ready.glob("*.training.safetensors"))
+
+
+def other_network(folder: Path) -> None:
+    """Write a network of the widths of half.safetensors that keeps other channels."""
+    plan, dense = read_plan(folder / "half.safetensors"), dense_network(folder / "half.safetensors")
+    load_weights(dense, folder / "weights.pt")
+    sites = discover(dense, torch.zeros(1, 3, 32, 32))
+    choices = [
+        replace(c, kept=tuple(range(c.width))[-len(c.kept) :], weights=(1.0,) * len(c.kept), order=(), values=())
+        for c in plan.choices
+    ]
+    other = replace(plan, choices=tuple(choices))
+    pruned, extra = cut(dense, other, sites), describe(folder / "half.safetensors")["extra"]
+    save_pruned(folder / "other.safetensors", pruned, other, sites, factory="scionet:resnet20", extra=extra)
+
+
+def test_killed_trainings_go_on_with_their_own_network_only(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other_network(ready)
+    long = ["--epochs", "4", "--batch-size", "8", "--save-steps", "1", "--seed", "1", "--out", "tuned.safetensors"]
+    command, state = [sys.executable, "-m", "scionet", *BASE, *long], ready / "tuned.training.safetensors"
+    rng = random.Random(0)
+    for steps in (2, 9):
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+            while process.poll() is None and not (state.exists() and load_state(state).step >= steps):
+                time.sleep(0.01)
+            assert main([*BASE, *long]) == 1
+            assert "another process is at a fine-tuning that writes tuned.safetensors" in capsys.readouterr().err
+            time.sleep(rng.uniform(0, 0.05))
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    content = state.read_bytes()
+    assert main(["finetune", "--pruned", "other.safetensors", *BASE[3:], *long]) == 1
+    shown = capsys.readouterr().err
+    assert "depends_on.plan was" in shown
+    assert "weights was" in shown
+    assert "delete tuned.training.safetensors to start again" in shown
+    assert state.read_bytes() == content
+    assert main([*BASE, *long]) == 0
+    assert main([*BASE, *long[:-1], "whole.safetensors"]) == 0
+    found = [hash_tensors(state_of(load_pruned(f"{name}.safetensors"))) for name in ("tuned", "whole")]
+    assert found[0] == found[1]
+    assert not [path.name for path in ready.iterdir() if path.name.startswith(".")]
 
 
 def test_the_dense_network_teaches(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ from torch import nn
 from scionet import mask_weights
 from scionet.errors import CheckpointError, InvalidSetting, UnsupportedModel
 from scionet.masks.sparse import load_sparse_, semi_structured, sparse_state
-from scionet.masks.sparse_files import read_sparse, save_sparse
+from scionet.masks.sparse_files import SPARSE, SparseHeader, read_sparse, save_sparse
 from scionet.network.calling import hash_tensors, state_of
 
 LAYOUTS = {"coo": torch.sparse_coo, "csr": torch.sparse_csr}
@@ -101,15 +101,18 @@ def test_damaged_files_are_refused(layout, tmp_path: Path) -> None:
     index = "first.weight/" + ("indices" if layout == "coo" else "col")
     for wrong in (parts | {index: parts[index] + 5}, {k: v for k, v in parts.items() if k != "first.weight/values"}):
         save_file(wrong, path, header)
-        with pytest.raises(CheckpointError, match="damaged"):
+        with pytest.raises(CheckpointError, match="damaged: its tensors do not match"):
+            read_sparse(path)
+        SPARSE.save(path, wrong, SparseHeader({"first.weight": tuple(model.first.weight.shape)}), overwrite=True)
+        with pytest.raises(CheckpointError, match="damaged: its sparse tensors do not fit"):
             read_sparse(path)
     save_file(parts, path)
     with pytest.raises(CheckpointError, match="contains no sparse state"):
         read_sparse(path)
     save_file(
-        parts, path, {"scionet_sparse": header["scionet_sparse"].replace('"format_version":1', '"format_version":2')}
+        parts, path, {"scionet_sparse": header["scionet_sparse"].replace('"format_version":2', '"format_version":1')}
     )
-    with pytest.raises(CheckpointError, match="format 2"):
+    with pytest.raises(CheckpointError, match="format version 1; this scionet reads 2: make the sparse state again"):
         read_sparse(path)
 
 

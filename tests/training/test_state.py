@@ -11,7 +11,7 @@ from scionet.files.atomic import clear_leftovers, whole_file
 from scionet.network.calling import hash_tensors, state_of
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
-from scionet.training.state import TrainingState, load_state, save_state
+from scionet.training.state import STATES, TrainingState, load_state, save_state
 
 RECIPE = replace(QUICK, average_decay=0.9, patience=3, optimiser="adamw")
 
@@ -67,7 +67,7 @@ def test_what_is_finished_is_not_done_again(file: Path) -> None:
         def after_step(self, context: TrainingContext) -> None:
             steps.append(context.step)
 
-    model, again = network(), network(seed=9)
+    model, again = network(), network()
     first = learnt(model, RECIPE, validation=examples(20, 2), state_file=file, callbacks=[Watching()])
     second = learnt(again, RECIPE, validation=examples(20, 2), state_file=file, callbacks=[Watching()])
     assert steps == list(range(1, 13))
@@ -85,10 +85,10 @@ def test_what_is_finished_is_not_done_again(file: Path) -> None:
             r"recipe\.epochs was 3, is 4; recipe\.learning_rate was 0\.1, is 0\.2",
         ),
         ({"recipe": replace(RECIPE, milestones=(0.5,))}, r"recipe\.milestones was \[0\.5, 0\.75\], is \[0\.5\]"),
-        ({"data": examples(71)}, "examples was 70, is 71"),
-        ({"data": examples(70, seed=8)}, "first_example was"),
-        ({"data": Noisy(70)}, "first_example was"),
-        ({"validation": examples(21, 2)}, "validation_examples was 20, is 21"),
+        ({"data": examples(71)}, r"data\.examples was 70, is 71; .*data\.tensors\.0 was"),
+        ({"data": examples(70, seed=8)}, r"data\.sampled was .*data\.tensors\.1 was"),
+        ({"data": Noisy(70)}, r"data\.class was .*data\.sampled was"),
+        ({"validation": examples(21, 2)}, r"validation\.examples was 20, is 21"),
         ({"execution": Execution(precision="bf16")}, "precision was no, is bf16"),
     ],
     ids=["seed", "recipe", "milestones", "more data", "other data", "other preparation", "validation", "precision"],
@@ -127,30 +127,53 @@ def test_a_damaged_file_is_refused(damage: str, file: Path) -> None:
         save_file({"a": torch.zeros(1)}, file)
     else:
         file.write_bytes({"truncated": content[:-50], "changed": content, "text": b"no training"}[damage])
-    with pytest.raises(CheckpointError, match=r"run\.safetensors is (truncated|no state of a training)"):
+    with pytest.raises(CheckpointError, match=r"run\.safetensors (is truncated|is damaged|contains no training state)"):
         begun(file)
 
 
-@pytest.mark.parametrize(("here", "advice"), [(1, "pip install -U scionet"), (3, "delete it to start the training")])
+@pytest.mark.parametrize(
+    ("here", "advice"), [(2, "pip install -U scionet"), (4, "delete the file to start the training")]
+)
 def test_another_format_is_refused(here: int, advice: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun(file)
-    monkeypatch.setattr("scionet.training.state.FORMAT_VERSION", here)
-    with pytest.raises(CheckpointError, match=f"format version 2; this scionet reads {here}: {advice}"):
+    monkeypatch.setattr("scionet.training.state.STATES", replace(STATES, version=here))
+    with pytest.raises(CheckpointError, match=f"format version 3; this scionet reads {here}: {advice}"):
         begun(file)
 
 
-def test_only_new_states_of_the_same_training_are_swept_away(file: Path, tmp_path: Path) -> None:
+def test_only_what_killed_writers_of_the_same_file_left_is_swept_away(file: Path, tmp_path: Path) -> None:
     others = [tmp_path / name for name in (".0123abcd.other.safetensors", ".hidden.run.safetensors", "x")]
-    for path in others:
+    for path in (*others, tmp_path / ".0123abcd.run.safetensors"):
         path.touch()
     with whole_file(file, ".safetensors", overwrite=True, error=PruneError) as temporary:
-        temporary.write_bytes(b"half")
-        left = temporary.read_bytes(), temporary
-        clear_leftovers(file)
-        assert left == (b"half", temporary)
-        assert not temporary.exists()
         temporary.write_bytes(b"whole")
+        assert sorted(tmp_path.iterdir()) == sorted([*others, temporary])
+        clear_leftovers(file)  # as another process does that writes the same file
+    assert file.read_bytes() == b"whole"
     assert sorted(tmp_path.iterdir()) == sorted([*others, file])
+
+
+@pytest.mark.parametrize("stage", ["begin", "step"])
+def test_one_training_at_a_time_writes_a_state(stage: str, file: Path) -> None:
+    class Second(Callback):
+        """Starts another training with the same file."""
+
+        def on_start(self, context: TrainingContext) -> None:
+            if stage == "begin":
+                self._start()
+
+        def after_step(self, context: TrainingContext) -> None:
+            if context.step == 5:
+                self._start()
+
+        def _start(self) -> None:
+            with pytest.raises(
+                CheckpointError, match=r"another process is at a training that writes .*run\.safetensors"
+            ):
+                learnt(network(), QUICK, state_file=file)
+
+    learnt(network(), QUICK, state_file=file, callbacks=[Second()])
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_states_are_saved_when_told(file: Path) -> None:

@@ -1,6 +1,8 @@
 """scionet finetune: trains a pruned network from a file on pictures, and writes it to another file."""
 
+import hashlib
 import shlex
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from scionet.data.examples import ImageExamples
 from scionet.data.folders import ImageFolder
 from scionet.data.sampling import partition
 from scionet.errors import InvalidSetting
-from scionet.network.checkpoints.checkpoint import save_tuned
+from scionet.files.locks import held
+from scionet.network.checkpoints.checkpoint import describe, read_plan, save_tuned
 from scionet.network.multiprocess import world
 from scionet.training.accuracy import Accuracy
 from scionet.training.execution import accelerator_for
@@ -53,6 +56,12 @@ def run(command: Finetune[Any]) -> None:
         PruneError: If an option or a file is wrong. Most errors are found before the training.
     """
     check_writable(command.out, command.overwrite, (".safetensors",))
+    with held(command.out, "a fine-tuning") if world()[0] == 0 else nullcontext():
+        _run(command)
+
+
+def _run(command: Finetune[Any]) -> None:
+    """Do what `run` says, while no other fine-tuning writes the same file."""
     recipe: Recipe = command.settings
     machine = accelerator_for(command.execution)
     first = world()[0] == 0
@@ -71,6 +80,7 @@ def run(command: Finetune[Any]) -> None:
             seed=command.seed,
             state_file=state,
             execution=command.execution,
+            depends_on=_origin(command.pruned),
             progress=not command.quiet,
             accelerator=machine,
         )
@@ -83,6 +93,12 @@ def run(command: Finetune[Any]) -> None:
         save_tuned(command.out, model, command.pruned, extra=extra, overwrite=command.overwrite)
         state.unlink()
         _report(command, result, before, after)
+
+
+def _origin(path: Path) -> dict[str, str]:
+    """What identifies the network in a file beside its weights: what it was cut from, and how."""
+    told = describe(path)
+    return {"plan": hashlib.sha256(read_plan(path).to_json().encode()).hexdigest(), "dense_hash": told["dense_hash"]}
 
 
 def _state_file(command: Finetune[Any], first: bool) -> Path:

@@ -1,9 +1,11 @@
 """Map-style data sets of training examples: images of a folder, and rows of any collection."""
 
 import os
-from collections.abc import Callable, Sequence
+import zipfile
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from torch import Tensor
 from scionet.data.augmentation import Augmentation
 from scionet.data.folders import ImageFolder, read_image
 from scionet.data.images import Pixels, Preprocessing, decode
+from scionet.errors import CalibrationError
 
 
 class ImageExamples:
@@ -36,7 +39,7 @@ class ImageExamples:
         Raises:
             InvalidSetting: If `indices` is empty, an index is out of range, or the augmentation needs a crop.
         """
-        self._folder, self._preprocessing = folder, preprocessing
+        self._folder, self._preprocessing, self._augmentation = folder, preprocessing, augmentation
         self._indices = folder.chosen(indices)
         self._framed = preprocessing.framed if augmentation is None else augmentation.transform(preprocessing)
         self._open: tuple[int, Callable[[int], bytes], ExitStack] | None = None
@@ -55,6 +58,20 @@ class ImageExamples:
         pixels = read_image(self._folder, self._pixels, self._reader(), number)
         return self._preprocessing.tensor(np.stack([pixels]))[0], self._folder.labels[number]
 
+    def identity(self) -> Mapping[str, Any]:
+        """What the examples depend on: paths, sizes and labels of all images, and how they are prepared.
+
+        Raises:
+            CalibrationError: If a file or the zip file is gone.
+        """
+        return {
+            "files": [self._folder.paths[index] for index in self._indices],
+            "sizes": _sizes(self._folder, self._indices),
+            "labels": [self._folder.labels[index] for index in self._indices],
+            "preprocessing": self._preprocessing,
+            "augmentation": self._augmentation,
+        }
+
     def _pixels(self, data: bytes) -> Pixels:
         return np.asarray(self._framed(decode(data)))
 
@@ -68,6 +85,23 @@ class ImageExamples:
     def __getstate__(self) -> dict[str, Any]:
         """State for workers, without the open file."""
         return {**vars(self), "_open": None}
+
+
+def _sizes(folder: ImageFolder, indices: Sequence[int]) -> list[int | tuple[int, int]]:
+    """Bytes of each image's file; in a zip file, with its checksum.
+
+    Raises:
+        CalibrationError: If a file or the zip file is gone.
+    """
+    root = Path(folder.root)
+    try:
+        if root.is_dir():
+            return [(root / folder.paths[index]).stat().st_size for index in indices]
+        with zipfile.ZipFile(root) as archive:
+            entries = [archive.getinfo(folder.paths[index]) for index in indices]
+    except (OSError, KeyError, zipfile.BadZipFile) as error:
+        raise CalibrationError(f"cannot read {root}: {error}; restore it") from error
+    return [(entry.file_size, entry.CRC) for entry in entries]
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
-"""Atomic writing of files: a file is either complete or unchanged."""
+"""Atomic writing of files: a file is either complete or unchanged. What killed processes left is removed."""
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,7 +18,7 @@ def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[Pr
     """Yield a temporary path that replaces `path` if the block succeeds, and is deleted if it fails.
 
     The temporary file is in the same folder, so that the last step is a rename. If `path` is a symbolic link, its
-    target is replaced.
+    target is replaced. Temporary files of processes that were killed while they wrote `path` are removed.
 
     Args:
         path: The file to write.
@@ -38,10 +39,13 @@ def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[Pr
             raise error(f"cannot write {path}: it is a folder; give the path of a file")
         if target.exists() and not overwrite:
             raise error(f"{path} exists; give another path, or overwrite=True to replace it")
-        yield temporary
-        with temporary.open("rb+") as written:
-            os.fsync(written.fileno())
-        temporary.replace(target)
+        clear_leftovers(target)
+        with temporary.open("xb") as held:
+            fcntl.flock(held, fcntl.LOCK_EX)  # goes with this process, and tells others that it lives
+            yield temporary
+            with temporary.open("rb+") as written:
+                os.fsync(written.fileno())
+            temporary.replace(target)
     except OSError as reason:
         advice = "give a path in a writable folder with room"
         raise error(f"cannot write {path}: {reason.strerror or reason}; {advice}") from reason
@@ -51,7 +55,9 @@ def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[Pr
 
 
 def clear_leftovers(path: str | Path) -> None:
-    """Remove temporary files left by processes that were killed while writing `path`."""
+    """Remove temporary files of processes that were killed while writing `path`, and of no other process."""
     target = Path(path).resolve()
     for temporary in target.parent.glob(f".{'[0-9a-f]' * 2 * _RANDOM_BYTES}.{escape(target.name)}"):
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError), temporary.open("rb") as left:  # another process may remove it, or hold its lock
+            fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            temporary.unlink()

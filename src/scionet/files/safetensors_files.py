@@ -1,27 +1,153 @@
-"""Read safetensors files, with helpful errors."""
+"""Sealed safetensors files: tensors and a JSON header, both under a checksum. Nothing is pickled.
 
+Equal contents give equal bytes. One changed bit anywhere is refused when the file is read.
+"""
+
+import hashlib
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
+import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from scionet.errors import CheckpointError
-from scionet.files.json_dataclasses import read
+from scionet.files.atomic import whole_file
+from scionet.files.json_dataclasses import build, plain, to_json
+from scionet.files.parsing import parsed_json
+
+H = TypeVar("H")
+
+_SEAL, _TENSORS = "scionet_sha256", "scionet_tensors_sha256"
+"""Keys of the checksums in the metadata: of the header and the checksum of the tensors, and of the tensors."""
+_VERSION = "format_version"
+_LENGTH = 8
+"""Bytes at the beginning of a safetensors file that say how long its own header is, and what that is padded to."""
 
 
-class Versioned(Protocol):
-    """A header that carries its format version."""
+@dataclass(frozen=True)
+class SealedFormat:
+    """A kind of file.
 
-    @property
-    def format_version(self) -> int:
-        """The version the file was written in."""
-        ...
+    Attributes:
+        key: Where the metadata hold the JSON header; no other kind of file has it.
+        contents: What such a file contains, without an article, for error messages.
+        writer: Name of the function that writes such files, for error messages.
+        version: The format version; files of other versions are refused.
+        remedy: What to do about a damaged file, or one of an older version.
+    """
+
+    key: str
+    contents: str
+    writer: str
+    version: int
+    remedy: str
+
+    def save(self, path: str | Path, tensors: Mapping[str, Tensor], header: Any, *, overwrite: bool) -> Path:
+        """Write a file, completely or not at all.
+
+        Args:
+            path: The file; its name ends in ``.safetensors``.
+            tensors: Dense tensors by name, on any device.
+            header: A dataclass.
+            overwrite: Whether an existing file may be replaced.
+
+        Raises:
+            CheckpointError: If the file exists or cannot be written, or contents cannot be stored.
+            InvalidSetting: If the name of the file does not end in ``.safetensors``.
+        """
+        with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
+            stored = _separate(tensors)
+            try:
+                text = to_json({_VERSION: self.version, **plain(header)})
+                content = save(stored, self._metadata(text, hash_tensors(stored)))
+            except (KeyError, TypeError, ValueError, SafetensorError) as error:
+                raise CheckpointError(
+                    f"{path} cannot hold the {self.contents}: {error}; convert it, then save"
+                ) from error
+            with temporary.open("wb") as file:
+                file.writelines(_canonical(content))
+        return Path(path)
+
+    def header(self, kind: type[H], path: str | Path) -> H:
+        """Read the header of a file, without its tensors.
+
+        Args:
+            kind: The dataclass of the header.
+            path: The file.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, of another format version, or contains something else.
+        """
+        with opened(path, self.writer) as file:
+            return self._header(kind, path, file.metadata() or {})
+
+    def read(self, kind: type[H], path: str | Path) -> tuple[H, dict[str, Tensor]]:
+        """Read a file: its header, and its tensors by name, on the CPU in memory of their own.
+
+        Args:
+            kind: The dataclass of the header.
+            path: The file.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, of another format version, or contains something else.
+        """
+        with opened(path, self.writer) as file:
+            metadata = file.metadata() or {}
+            header = self._header(kind, path, metadata)
+            views = _views(file)  # their bytes are those of the file; in a copy, every Boolean that is not 0 becomes 1
+            if hash_tensors(views) != metadata[_TENSORS]:
+                raise CheckpointError(f"{path} is damaged: its tensors do not match their checksum; {self.remedy}")
+            return header, {name: view.clone() for name, view in views.items()}
+
+    def _metadata(self, text: str, tensors: str) -> dict[str, str]:
+        return {self.key: text, _TENSORS: tensors, _SEAL: hashlib.sha256((tensors + text).encode()).hexdigest()}
+
+    def _header(self, kind: type[H], path: str | Path, metadata: Mapping[str, str]) -> H:
+        if self.key not in metadata:
+            raise CheckpointError(
+                f"{path} contains no {self.contents}, or is damaged; give a file that {self.writer} wrote"
+            )
+        text = metadata[self.key]
+        try:
+            record = parsed_json(text, "header")
+            self._refuse_version(path, record)
+            if metadata != self._metadata(text, metadata.get(_TENSORS, "")):
+                raise ValueError("its header does not match its checksum")
+            return build(kind, {key: value for key, value in record.items() if key != _VERSION}, "header")
+        except CheckpointError:
+            raise
+        except ValueError as error:
+            raise CheckpointError(f"{path} is damaged: {error}; {self.remedy}") from error
+
+    def _refuse_version(self, path: str | Path, record: Any) -> None:
+        """Refuse a file of another format version, whose seal may be another, too.
+
+        Raises:
+            CheckpointError: If it is of another version.
+            ValueError: If it has none.
+        """
+        found = record.get(_VERSION) if isinstance(record, dict) else None
+        if type(found) is not int:
+            raise ValueError("it has no format version")
+        if found != self.version:
+            advice = "pip install -U scionet" if found > self.version else self.remedy
+            raise CheckpointError(f"{path} has format version {found}; this scionet reads {self.version}: {advice}")
 
 
-H = TypeVar("H", bound=Versioned)
+def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of the names, types, shapes and bytes of tensors, in the order of their names."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().to("cpu").contiguous()
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 @contextmanager
@@ -47,47 +173,36 @@ def opened(path: str | Path, writer: str) -> Iterator[Any]:
 
 
 def tensors_in(path: str | Path, writer: str) -> dict[str, Tensor]:
-    """Read all tensors into memory of their own, since safetensors returns views of the mapped file.
+    """Read all tensors into memory of their own.
 
     Raises:
         CheckpointError: If the file is missing, unreadable or damaged.
     """
     with opened(path, writer) as file:
-        return {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  a file, not a dict
+        return {name: view.clone() for name, view in _views(file).items()}
 
 
-def header_in(
-    path: str | Path,
-    metadata: Mapping[str, str] | None,
-    kind: type[H],
-    *,
-    key: str,
-    contents: str,
-    writer: str,
-    newest: int,
-) -> H:
-    """Parse the JSON header of a safetensors file.
+def _views(file: Any) -> dict[str, Tensor]:
+    """All tensors, as views of the mapped file."""
+    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a file, not a dict
 
-    Args:
-        path: The file, for the error messages.
-        metadata: Its metadata.
-        kind: Dataclass of the header.
-        key: Where the metadata hold the header.
-        contents: What the file should contain, for the error messages.
-        writer: Name of the function that writes such files.
-        newest: Newest format version that can be read.
 
-    Raises:
-        CheckpointError: If the file contains something else, is damaged, or is of a newer format.
-    """
-    if not metadata or key not in metadata:
-        raise CheckpointError(f"{path} contains no {contents}; give a file that {writer} wrote")
-    try:
-        header = read(kind, metadata[key], "header")
-    except ValueError as error:
-        raise CheckpointError(f"{path}: its header is damaged ({error}); copy or save it again") from error
-    if header.format_version > newest:
-        raise CheckpointError(
-            f"{path} has format {header.format_version}, but this version reads up to {newest}; upgrade scionet"
-        )
-    return header
+def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Contiguous tensors on the CPU, none of which shares memory with another: safetensors refuses those."""
+    found: dict[str, Tensor] = {}
+    storages = set[int]()
+    for name, tensor in tensors.items():
+        stored = tensor.detach().to("cpu").contiguous()
+        address = stored.untyped_storage().data_ptr()
+        found[name] = stored.clone() if address in storages else stored
+        storages.add(address)
+    return found
+
+
+def _canonical(content: bytes) -> list[bytes | memoryview]:
+    """The parts of a safetensors file with its header in canonical JSON: safetensors writes metadata in any order."""
+    end = _LENGTH + int.from_bytes(content[:_LENGTH], "little")
+    entries = json.loads(content[_LENGTH:end])
+    header = json.dumps(entries, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    header = header[:-1] + b" " * (-len(header) % _LENGTH) + b"}"  # readers ignore whatever follows the last brace
+    return [len(header).to_bytes(_LENGTH, "little"), header, memoryview(content)[end:]]

@@ -1,29 +1,24 @@
-"""Read and write masks as one safetensors file with a JSON header. No pickle."""
+"""Read and write masks as one sealed safetensors file. No pickle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from scionet.errors import CheckpointError
-from scionet.files.atomic import whole_file
-from scionet.files.json_dataclasses import to_json
-from scionet.files.safetensors_files import header_in, opened, tensors_in
+from scionet.files.safetensors_files import SealedFormat
 from scionet.modes import plain_modes
 
-FORMAT_VERSION = 1
-_KEY, _WRITER = "scionet_masks", "WeightMasks.save"
+MASKS = SealedFormat("scionet_masks", "weight masks", "WeightMasks.save", 2, "make the masks again, and save them")
 
 
 @dataclass(frozen=True)
 class MaskHeader:
-    """File header: the format version, and the number of kept weights per mask."""
+    """File header: the names of the masks, in order."""
 
-    format_version: int
-    counts: Mapping[str, int]
+    names: tuple[str, ...]
 
 
 def write_masks(path: str | Path, masks: Mapping[str, Tensor], overwrite: bool) -> Path:
@@ -33,11 +28,7 @@ def write_masks(path: str | Path, masks: Mapping[str, Tensor], overwrite: bool) 
         CheckpointError: If the file exists or cannot be written.
         InvalidSetting: If its name does not end in ``.safetensors``.
     """
-    tensors = {n: m.detach().to("cpu").clone(memory_format=torch.contiguous_format) for n, m in masks.items()}
-    header = to_json(MaskHeader(FORMAT_VERSION, {name: int(mask.count_nonzero()) for name, mask in tensors.items()}))
-    with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
-        temporary.write_bytes(save(tensors, {_KEY: header}))
-    return Path(path)
+    return MASKS.save(path, masks, MaskHeader(tuple(masks)), overwrite=overwrite)
 
 
 @plain_modes()
@@ -45,14 +36,9 @@ def read_masks(path: str | Path) -> dict[str, Tensor]:
     """Read what `write_masks` wrote, onto the CPU.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, of a newer format, or contains something else.
+        CheckpointError: If the file is missing, damaged, of another format version, or contains something else.
     """
-    with opened(path, _WRITER) as file:
-        header = header_in(
-            path, file.metadata(), MaskHeader, key=_KEY, contents="weight masks", writer=_WRITER, newest=FORMAT_VERSION
-        )
-    tensors = tensors_in(path, _WRITER)
-    found = {name: int(mask.count_nonzero()) for name, mask in tensors.items() if mask.dtype == torch.bool}
-    if found != dict(header.counts):
-        raise CheckpointError(f"{path}: the masks differ from those that were saved; copy or save the file again")
-    return {name: tensors[name] for name in header.counts}
+    header, masks = MASKS.read(MaskHeader, path)
+    if set(header.names) != masks.keys() or any(mask.dtype != torch.bool for mask in masks.values()):
+        raise CheckpointError(f"{path} is damaged: it holds other tensors than its masks; {MASKS.remedy}")
+    return {name: masks[name] for name in header.names}

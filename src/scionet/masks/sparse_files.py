@@ -1,30 +1,25 @@
-"""Read and write sparse states as one safetensors file with a JSON header. No pickle."""
+"""Read and write sparse states as one sealed safetensors file. No pickle."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
 from scionet.errors import CheckpointError
-from scionet.files.atomic import whole_file
-from scionet.files.json_dataclasses import to_json
-from scionet.files.safetensors_files import header_in, opened, tensors_in
+from scionet.files.safetensors_files import SealedFormat
 from scionet.masks.sparse import no_beta_warning
 from scionet.modes import plain_modes
 
-FORMAT_VERSION = 1
-_KEY, _WRITER = "scionet_sparse", "save_sparse"
+SPARSE = SealedFormat("scionet_sparse", "sparse state", "save_sparse", 2, "make the sparse state again, and save it")
 _SMALL = 2**31
 
 
 @dataclass(frozen=True)
 class SparseHeader:
-    """File header: the format version, and the shapes of the sparse tensors by name."""
+    """File header: the shapes of the sparse tensors by name."""
 
-    format_version: int
     shapes: Mapping[str, tuple[int, ...]]
 
 
@@ -40,14 +35,11 @@ def save_sparse(path: str | Path, state: Mapping[str, Tensor], *, overwrite: boo
     tensors, shapes = dict[str, Tensor](), dict[str, tuple[int, ...]]()
     for name, tensor in state.items():
         if tensor.layout == torch.strided:
-            tensors[name] = tensor.detach().to("cpu").clone(memory_format=torch.contiguous_format)
+            tensors[name] = tensor
         else:
             shapes[name] = tuple(tensor.shape)
             tensors |= {f"{name}/{part}": value for part, value in _parts(tensor).items()}
-    header = to_json(SparseHeader(FORMAT_VERSION, shapes))
-    with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
-        temporary.write_bytes(save(tensors, {_KEY: header}))
-    return Path(path)
+    return SPARSE.save(path, tensors, SparseHeader(shapes), overwrite=overwrite)
 
 
 @plain_modes()
@@ -55,23 +47,13 @@ def read_sparse(path: str | Path) -> dict[str, Tensor]:
     """Read what `save_sparse` wrote, onto the CPU.
 
     Raises:
-        CheckpointError: If the file is missing, damaged, of a newer format, or contains something else.
+        CheckpointError: If the file is missing, damaged, of another format version, or contains something else.
     """
-    with opened(path, _WRITER) as file:
-        header = header_in(
-            path,
-            file.metadata(),
-            SparseHeader,
-            key=_KEY,
-            contents="sparse state",
-            writer=_WRITER,
-            newest=FORMAT_VERSION,
-        )
-    tensors = tensors_in(path, _WRITER)
+    header, tensors = SPARSE.read(SparseHeader, path)
     try:
         sparse = {name: _assembled(name, shape, tensors) for name, shape in header.shapes.items()}
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path}: its sparse tensors are damaged ({error}); copy or save it again") from error
+        raise CheckpointError(f"{path} is damaged: its sparse tensors do not fit ({error}); {SPARSE.remedy}") from error
     return tensors | sparse
 
 

@@ -29,13 +29,27 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
         CheckpointError: If the file cannot be read, contains more than tensors, or does not fit the model.
         InvalidSetting: If the model has tensors without memory.
     """
+    load_tensors(model, _read(Path(path)), path)
+
+
+def load_tensors(model: nn.Module, tensors: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load the tensors of a state dict into a model. If they do not fit, the model is not modified.
+
+    Args:
+        model: The model, modified in place.
+        tensors: The tensors by name.
+        path: The file that they are from, for the error message.
+
+    Raises:
+        CheckpointError: If names, shapes or types differ.
+        InvalidSetting: If the model has tensors without memory.
+    """
     expected = model.state_dict()
     if any(isinstance(tensor, Tensor) and (is_lazy(tensor) or tensor.is_meta) for tensor in expected.values()):
         raise InvalidSetting(
             "the model has tensors without memory (meta device or lazy layers); build it on a real device, and call a "
             "lazy one once, before its weights are loaded"
         )
-    tensors = _read(Path(path))
     if found := _misfits(expected, tensors):
         raise CheckpointError(
             f"{path} does not fit {type(model).__name__} ({'; '.join(found)}); give a file with weights of this model"

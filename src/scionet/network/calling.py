@@ -1,6 +1,5 @@
 """Calling a network: arguments from batches, eval mode that is undone afterwards, devices and types."""
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scionet.errors import CalibrationError
+from scionet.files.safetensors_files import hash_tensors as hash_tensors
 from scionet.modes import alone
 from scionet.network.guard import put_back
 from scionet.torch_internals import own_buffers, own_parameters, tree_flatten, tree_map
@@ -246,13 +246,3 @@ def data_addresses(model: nn.Module) -> dict[int, str]:
         if tensor.numel():
             names.setdefault(tensor.data_ptr(), name)
     return names
-
-
-def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of the names, types, shapes and bytes of tensors, in the order of their names."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().to("cpu").contiguous()
-        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
-        digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -24,6 +24,15 @@ class Accuracy:
     correct: int
     seen: int
 
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            CalibrationError: If there is no example, or more are correct than there are.
+        """
+        if not 0 <= self.correct <= self.seen or not self.seen:
+            raise CalibrationError(f"{self.correct} of {self.seen} examples cannot be correct; give 0 to all of some")
+
     @property
     def rate(self) -> float:
         """Fraction of all examples that are correct."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scionet.errors import TrainingError
+from scionet.errors import CheckpointError, PruneError, TrainingError
 from scionet.training.callback_state import CallbackState, decoded, described, encoded
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
@@ -81,9 +81,22 @@ class CallbackList:
             raise TrainingError(f"the training was started with other callbacks ({'; '.join(problems)}); {advice}")
 
     def restore(self, kept: Sequence[CallbackState], device: torch.device) -> None:
-        """Give every callback its state."""
+        """Give every callback its state.
+
+        Raises:
+            CheckpointError: If a state is damaged, or its callback does not take it.
+        """
         for callback, each in zip(self, kept, strict=True):
-            callback.load_state(decoded(each, device))
+            values = decoded(each, device)
+            try:
+                callback.load_state(values)
+            except PruneError:
+                raise
+            except Exception as error:  # the callback may be anybody's
+                raise CheckpointError(
+                    f"the callback {type(callback).__name__} does not take its state back: {error!r}; correct its "
+                    "load_state(), or start again"
+                ) from error
 
 
 def _kind_of(callback: Callback) -> str:

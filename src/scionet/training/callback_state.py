@@ -1,5 +1,6 @@
 """The state of a callback within a training state: JSON values and tensors."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import PurePath
@@ -8,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scionet.errors import TrainingError
+from scionet.errors import CheckpointError, TrainingError
 from scionet.network.calling import hash_tensors
 
-_TENSOR, _TUPLE = "__tensor__", "__tuple__"
-"""Keys that stand for what JSON does not have."""
+_TENSOR, _TUPLE, _DICT, _INT, _FLOAT = "tensor", "tuple", "dict", "int", "float"
+"""Keys of the objects that stand for what JSON does not have; dicts are lists of pairs, which keep their order."""
+_BITS = 63
+"""Longer whole numbers are no numbers in JSON."""
 _PLAIN = (bool, int, float, str, type(None))
 """Types that JSON gives back as they were; subclasses such as enumerations it does not."""
 
@@ -50,12 +53,12 @@ def encoded(state: Mapping[str, Any], owner: str) -> tuple[dict[str, Any], dict[
             # Sums over a tensor depend on the order in which it lies in memory, and files are contiguous.
             return {_TENSOR: key, "strides": [*tensors[key].stride()], "on_cpu": value.device.type == "cpu"}
         if type(value) in _PLAIN:
-            return value
+            return _plain(value)
         if type(value) in (list, tuple):
             items = [encode(item, f"{where}[{number}]") for number, item in enumerate(value)]
             return items if type(value) is list else {_TUPLE: items}
-        if type(value) is dict and all(type(key) is str for key in value) and not value.keys() & {_TENSOR, _TUPLE}:
-            return {key: encode(item, f"{where}[{key!r}]") for key, item in value.items()}
+        if type(value) is dict and all(type(key) is str for key in value):
+            return {_DICT: [[key, encode(item, f"{where}[{key!r}]")] for key, item in value.items()]}
         raise TrainingError(
             f"{where} is of type {type(value).__name__}, which a training state cannot hold. It holds tensors, plain "
             "numbers, strings, booleans, None, and lists, tuples and dicts (with strings as keys) of these. Convert "
@@ -65,22 +68,58 @@ def encoded(state: Mapping[str, Any], owner: str) -> tuple[dict[str, Any], dict[
     return {key: encode(value, f"{owner}.{key}") for key, value in state.items()}, tensors
 
 
+def _plain(value: float | str | None) -> Any:
+    if isinstance(value, int) and value.bit_length() > _BITS:
+        return {_INT: hex(value)}
+    if isinstance(value, float) and not math.isfinite(value):
+        return {_FLOAT: str(value)}
+    return value
+
+
 def decoded(kept: CallbackState, device: torch.device) -> dict[str, Any]:
-    """What was encoded, in memory of its own; tensors that were not on the CPU go to `device`."""
+    """What was encoded, in memory of its own; tensors that were not on the CPU go to `device`.
+
+    Raises:
+        CheckpointError: If something else was encoded.
+    """
 
     def decode(value: Any) -> Any:
         if isinstance(value, list):
             return [decode(item) for item in value]
         if not isinstance(value, Mapping):
             return value
-        if _TENSOR in value:
-            tensor, place = kept.tensors[value[_TENSOR]], "cpu" if value["on_cpu"] else device
-            return torch.empty_strided(tensor.shape, value["strides"], dtype=tensor.dtype, device=place).copy_(tensor)
-        if _TUPLE in value:
-            return tuple(decode(item) for item in value[_TUPLE])
-        return {key: decode(item) for key, item in value.items()}
+        if value.keys() == {_TENSOR, "strides", "on_cpu"}:
+            return _laid_out(kept.tensors[value[_TENSOR]], value["strides"], "cpu" if value["on_cpu"] else device)
+        ((kind, content),) = value.items()
+        return _MADE[kind](decode(content))
 
-    return {key: decode(value) for key, value in kept.values.items()}
+    try:
+        return {key: decode(value) for key, value in kept.values.items()}
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise CheckpointError(f"the state of the callback {kept.kind} is damaged: {error}; start again") from error
+
+
+_MADE = {
+    _TUPLE: tuple,
+    _DICT: dict,
+    _INT: lambda text: int(text, 16),
+    _FLOAT: lambda text: {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}[text],
+}
+"""What the objects stand for, made of their decoded contents."""
+
+
+def _laid_out(tensor: Tensor, strides: Any, device: str | torch.device) -> Tensor:
+    """A tensor in the order of memory that it had.
+
+    Raises:
+        ValueError: If the strides leave gaps or overlap.
+    """
+    dense = 1
+    for stride, size in sorted(zip(strides, tensor.shape, strict=True)):
+        if type(stride) is not int or stride < 0 or (size > 1 and tensor.numel() and stride != dense):
+            raise ValueError(f"a tensor {tuple(tensor.shape)} has the strides {strides}")
+        dense *= size
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=device).copy_(tensor)
 
 
 def described(value: Any, where: str) -> Any:

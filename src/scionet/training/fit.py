@@ -1,27 +1,30 @@
 """`fit`: train a network in one process or several. An interrupted training can be resumed."""
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
-from scionet.errors import TrainingError
+from scionet.errors import CheckpointError, TrainingError
+from scionet.files.json_dataclasses import plain
+from scionet.files.locks import held
 from scionet.modes import at_work
-from scionet.network.calling import hash_tensors, state_of, tensors_of
 from scionet.network.guard import refuse_unready, untouched
-from scionet.network.multiprocess import world
+from scionet.network.multiprocess import summed, world
 from scionet.progress import bars_where_wanted
+from scionet.training import identity
 from scionet.training.callback_list import CallbackList
+from scionet.training.callback_state import described
 from scionet.training.callbacks import Callback
 from scionet.training.execution import Execution, accelerator_for
 from scionet.training.learner import Learner
-from scionet.training.loading import Examples, load
+from scionet.training.loading import Examples
 from scionet.training.order import Order
 from scionet.training.randomness import randomness_kept
 from scionet.training.recipes import Recipe
@@ -69,6 +72,7 @@ def fit(
     execution: Execution | None = None,
     optimizer: Optimizer | None = None,
     callbacks: Sequence[Callback] = (),
+    depends_on: Mapping[str, Any] | None = None,
     progress: bool | None = None,
     accelerator: "Accelerator | None" = None,
 ) -> FitResult:
@@ -99,6 +103,8 @@ def fit(
         optimizer: An optimiser to use instead of the recipe's; the schedule multiplies the learning rates of its
             groups.
         callbacks: Code that runs at fixed points of every step and epoch. Its state is part of the training's state.
+        depends_on: What else identifies the training, by name, such as the plan that the network was cut to: plain
+            values, tensors, and collections of these. A training goes on only if they are the same.
         progress: Show a progress bar on standard error; by default where that is a terminal.
         accelerator: An Accelerator to use, for what `execution` does not cover (FSDP, DeepSpeed, arguments of DDP). If
             this process has created one, give it.
@@ -106,8 +112,8 @@ def fit(
     Raises:
         TrainingError: If the data are empty or do not fit, a loss is NaN, the optimiser belongs to another network, or
             the state is of a training with other callbacks.
-        CheckpointError: If the state is of another network or other settings, which are listed; if the file is damaged
-            or cannot be written.
+        CheckpointError: If the state is of another training: what differs is listed; if the file is damaged, cannot be
+            written, or another training is writing it.
         InvalidSetting: If a setting is out of range or not available here.
         MissingExtra: If Accelerate is not installed.
     """
@@ -123,19 +129,25 @@ def fit(
         untouched(*([] if teacher is None else [teacher]), apart_from=model),
         _modes(model, teacher),
         bars_where_wanted(wanted) as report_progress,
+        _alone(state_file, accelerator.device),
     ):
         settings = {
-            **json.loads(json.dumps({"recipe": asdict(recipe)})),
+            "recipe": plain(recipe),
+            "schedule": identity.of_schedule(recipe, order.steps_per_epoch),
             "seed": seed,
             "precision": accelerator.mixed_precision,
-            "optimiser": None if optimizer is None else type(optimizer).__name__,
-            "teacher": None if teacher is None else hash_tensors(state_of(teacher)),
-            "examples": order.examples,
-            "first_example": _hash_of_first(data),
-            "validation_examples": None if validation is None else _count(validation, "validation"),
+            "optimiser": None if optimizer is None else identity.of_optimiser(optimizer),
+            "teacher": None if teacher is None else identity.of_teacher(teacher),
+            "data": identity.of_examples(data),
+            "validation": None if validation is None else identity.of_examples(validation),
+            "depends_on": described(depends_on or {}, "depends_on"),
         }
+        origin = {"network": identity.of_network(model), **identity.of_beginning(model, optimizer)}
         learner = Learner(model, recipe, execution, accelerator, teacher, optimizer)
-        run = TrainingRun(learner, execution, order, data, validation, settings, listed, report_progress, state_file)
+        origin["parameters"] = identity.of_parameters(model, learner.optimizer)
+        run = TrainingRun(
+            learner, execution, order, data, validation, settings, origin, listed, report_progress, state_file
+        )
         try:
             run.begin(start)
             run.go(until)
@@ -174,16 +186,31 @@ def _refuse_validation(recipe: Recipe, data: Examples, validation: Examples | No
         raise TrainingError(
             "patience needs validation data; give validation=, examples that are neither training nor test data"
         )
+    if validation is not None:
+        _count(validation, "validation")
     if validation is data:
         raise TrainingError(
             "the validation data are the training data; hold some out (scionet.data.sampling.partition)"
         )
 
 
-def _hash_of_first(data: Examples) -> str:
-    """A hash of the first example, which differs for other data and for another preparation of them."""
-    batch = next(load(data, [[(0, 0)]]))
-    return hash_tensors({str(number): tensor for number, tensor in enumerate(tensors_of(batch))})
+@contextmanager
+def _alone(state_file: str | Path | None, device: torch.device) -> Iterator[None]:
+    """Hold the lock of a state file, in the first process; all processes are refused together.
+
+    Raises:
+        CheckpointError: If another training holds it, or it cannot be made.
+    """
+    problem: CheckpointError | None = None
+    with ExitStack() as stack:
+        if state_file is not None and world()[0] == 0:
+            try:
+                stack.enter_context(held(state_file, "a training"))
+            except CheckpointError as error:
+                problem = error
+        if state_file is not None and int(summed(torch.tensor(int(problem is not None), device=device))):
+            raise problem or CheckpointError(f"the first process cannot use {state_file}; see its error")
+        yield
 
 
 @contextmanager

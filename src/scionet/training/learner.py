@@ -64,7 +64,7 @@ class Learner:
             TrainingError: If no parameter can be trained, the optimiser is stale, or teacher and recipe do not fit.
         """
         self.network, self.recipe, self.accelerator = network, recipe, accelerator
-        self._execution = execution
+        self._execution, self._own_optimizer = execution, optimizer is not None
         if execution.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  missing in torch's annotations
         self._objective = TrainingLoss(recipe, network, teacher)
@@ -148,19 +148,38 @@ class Learner:
         }
 
     def restore(self, state: TrainingState, source: str) -> None:
-        """Restore a training state.
+        """Restore a training state that `refuse_other_network` let pass.
 
         Raises:
-            CheckpointError: If it is of another network; `source` says where the state comes from.
+            CheckpointError: If the state of the optimiser or of the loss scale does not fit.
         """
-        _refuse_other_network(self.network, state, source)
-        overwrite(self.network, state.network)
+        if (
+            self.accelerator.scaler is not None
+            and self.accelerator.scaler.state_dict().keys() != state.loss_scale.keys()
+        ):
+            raise CheckpointError(f"{source} holds no loss scale of this precision; start again")
         optimisers.load_memory(self.optimizer, self.network, state.memory)
+        if not self._own_optimizer:
+            optimisers.refuse_damaged(state.memory, self.network, self.recipe)
+        overwrite(self.network, state.network)
         if self.average is not None:
             for name, tensor in state.average.items():
                 self.average.tensors[name].copy_(tensor)
         if self.accelerator.scaler is not None:
             self.accelerator.scaler.load_state_dict(dict(state.loss_scale))
+
+    def refuse_other_network(self, state: TrainingState, source: str) -> None:
+        """Compare names and shapes of tensors.
+
+        Raises:
+            CheckpointError: If they differ; `source` says where the state comes from.
+        """
+        parts = {"network": state.network, "average": state.average, "best": state.best}
+        wanted = {"network", *(["average"] if self.average is not None else []), *(["best"] if state.best else [])}
+        here = {name: tuple(tensor.shape) for name, tensor in tensors_of_network(self.network).items()}
+        for part in sorted(wanted, reverse=True):
+            there = {name: tuple(tensor.shape) for name, tensor in parts[part].items()}
+            _refuse_other_shapes(here, there, source)
 
     def close(self) -> None:
         """Remove the hooks on the network."""
@@ -178,14 +197,12 @@ class _Shell(nn.Module):
         return self.network(*args, **kwargs)
 
 
-def _refuse_other_network(network: nn.Module, state: TrainingState, source: str) -> None:
-    """Compare names and shapes of tensors.
+def _refuse_other_shapes(here: Mapping[str, tuple], there: Mapping[str, tuple], source: str) -> None:
+    """Compare shapes of tensors by name.
 
     Raises:
         CheckpointError: If they differ.
     """
-    here = {name: tuple(tensor.shape) for name, tensor in tensors_of_network(network).items()}
-    there = {name: tuple(tensor.shape) for name, tensor in state.network.items()}
     differ = sorted(name for name in here.keys() | there.keys() if here.get(name) != there.get(name))
     if differ:
         first = differ[0]

@@ -9,6 +9,9 @@ from torch.optim import Optimizer
 from scionet.errors import CheckpointError, TrainingError
 from scionet.training.recipes import Recipe
 
+_ENTRIES = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
+"""What the optimisers of recipes hold for each parameter."""
+
 Memory = Mapping[str, Mapping[str, Tensor]]
 """State of an optimiser: tensors such as ``momentum_buffer``, by the name of their parameter."""
 
@@ -86,6 +89,19 @@ def load_memory(optimizer: Optimizer, network: nn.Module, memory: Memory) -> Non
     for name, kept in memory.items():
         parameter = parameters[name]
         optimizer.state[parameter] = {key: _placed(value, parameter) for key, value in kept.items()}
+
+
+def refuse_damaged(memory: Memory, network: nn.Module, recipe: Recipe) -> None:
+    """Refuse a state that the optimiser of a recipe cannot have had.
+
+    Raises:
+        CheckpointError: If an entry is missing, extra or of another shape.
+    """
+    for name, kept in memory.items():
+        shapes = {key: tuple(value.shape) for key, value in kept.items()}
+        wanted = dict.fromkeys(_ENTRIES[recipe.optimiser], tuple(network.get_parameter(name).shape))
+        if shapes and shapes != {**wanted, **({"step": ()} if "step" in wanted else {})}:
+            raise CheckpointError(f"the state of the optimiser is damaged: of {name} it holds {shapes}; start again")
 
 
 def _tensor(key: str, value: object) -> Tensor:

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from scionet.errors import InvalidSetting, TrainingError
+from scionet.errors import CheckpointError, InvalidSetting, TrainingError
 from scionet.files.atomic import clear_leftovers
+from scionet.network.calling import hash_tensors
 from scionet.network.multiprocess import summed, world
 from scionet.progress import Progress
 from scionet.seeds import root
@@ -20,11 +21,20 @@ from scionet.training.averages import copies, exchanged, overwrite, tensors_of_n
 from scionet.training.callback_list import CallbackList
 from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution
+from scionet.training.identity import hash_memory
 from scionet.training.learner import Learner, StepLosses
 from scionet.training.loading import Examples, Pair, load
 from scionet.training.order import Order
 from scionet.training.randomness import reseed
-from scionet.training.state import Epoch, TrainingState, best_epoch, load_state, refuse_differences, save_state
+from scionet.training.state import (
+    Epoch,
+    TrainingState,
+    best_epoch,
+    hash_state,
+    load_state,
+    refuse_differences,
+    save_state,
+)
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -49,13 +59,15 @@ class TrainingRun:
         data: Examples,
         validation: Examples | None,
         settings: Mapping[str, Any],
+        origin: Mapping[str, Any],
         callbacks: CallbackList,
         report_progress: Progress,
         state_file: str | Path | None,
     ) -> None:
         self._learner, self._execution, self._order = learner, execution, order
         self._data, self._validation = data, validation
-        self._settings, self._callbacks, self._report_progress = settings, callbacks, report_progress
+        self._settings, self._origin = settings, dict(origin)
+        self._callbacks, self._report_progress = callbacks, report_progress
         self._file = None if state_file is None else Path(state_file)
         self._process_index, self._process_count = world()
         self._seeds = {use: root(order.seed, use) for use in ("start", "steps", "validation")}
@@ -76,6 +88,8 @@ class TrainingRun:
             TrainingError: If the callbacks are not those that the training was started with.
         """
         self._begin_log()
+        if start is not None:
+            self._origin |= {"start": hash_state(start), "weights": None, "optimiser_state": None}
         found = self._found()
         state = start if self._file is None or not found else load_state(self._file)
         if state is not None:
@@ -90,17 +104,51 @@ class TrainingRun:
         """Go to `state`, if it is of this training."""
         source = str(self._file) if from_file else "start"
         advice = f"give those, or delete {source} to start again" if from_file else "give those"
-        refuse_differences(state.settings, self._settings, advice)
+        self._learner.refuse_other_network(state, source)
         if state.callbacks is not None:
             more = advice if from_file else "give those, or start=state.with_new_callbacks() to let others start"
             self._callbacks.refuse_others(state.callbacks, more)
+        before, now = dict(state.settings), dict(self._settings)
+        if from_file:
+            before, now = {**before, **state.origin}, {**now, **self._origin, **self._of_same_network(state)}
+        refuse_differences(before, now, advice)
+        self._refuse_inconsistent(state, source)
         self._learner.restore(state, source)
         device = self._learner.accelerator.device
         if state.callbacks is not None:
             self._callbacks.restore(state.callbacks, device)
+        if from_file:
+            self._origin = dict(state.origin)
         self.step, self.history, self._losses = state.step, list(state.history), state.losses
         self._penalties = dict(state.penalties)
         self._best = copies(state.best, device)
+
+    def _of_same_network(self, state: TrainingState) -> dict[str, Any]:
+        """The kept hashes of what need not be as it was at the beginning, since it is as this training left it."""
+        left = {
+            "weights": [hash_tensors(tensors) for tensors in (state.network, state.average, state.best)],
+            "optimiser_state": [hash_memory(state.memory)],
+        }
+        return {key: state.origin.get(key) for key, hashes in left.items() if self._origin[key] in hashes}
+
+    def _refuse_inconsistent(self, state: TrainingState, source: str) -> None:
+        """Refuse a state whose numbers are those of no training of this length.
+
+        Raises:
+            CheckpointError: If the epochs are not those that end at its step or before.
+        """
+        per_epoch, epochs = self._order.steps_per_epoch, range(1, len(state.history) + 1)
+        ends = [(number, min(number * per_epoch, self._total)) for number in epochs]
+        done = state.step // per_epoch + (state.step == self._total and self._total % per_epoch > 0)
+        if (
+            [(e.number, e.step) for e in state.history] != ends
+            or done != len(ends)
+            or not 0 <= state.step <= self._total
+        ):
+            raise CheckpointError(
+                f"{source} is no state of a training: {len(ends)} epochs are done at step {state.step:,}, of "
+                f"{self._total:,} with {per_epoch:,} in an epoch; start again"
+            )
 
     def go(self, until: int | None) -> None:
         """Train to the end, or to the end of epoch `until`.
@@ -284,6 +332,7 @@ class TrainingRun:
             penalties=dict(self._penalties),
             settings=self._settings,
             callbacks=self._callbacks.captured(),
+            origin=self._origin,
         )
 
     def _save(self) -> None:

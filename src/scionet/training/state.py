@@ -1,27 +1,24 @@
-"""The state of a training: a value, and a safetensors file with JSON in its metadata. Nothing is pickled."""
+"""The state of a training: a value, and a sealed safetensors file. Nothing is pickled."""
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
 from torch import Tensor
 
 from scionet.errors import CheckpointError
-from scionet.files.atomic import whole_file
-from scionet.files.safetensors_files import opened, tensors_in
+from scionet.files.json_dataclasses import to_json
+from scionet.files.safetensors_files import SealedFormat, hash_tensors
 from scionet.training.accuracy import Accuracy
 from scionet.training.callback_state import CallbackState
 from scionet.training.optimisers import Memory
 
-FORMAT_VERSION = 2
-"""Version of the file format; files of other versions are refused."""
-
-_TEXT, _SEAL = "scionet_training", "scionet_sha256"
-_WRITER = "fit"
+STATES = SealedFormat("scionet_training", "training state", "fit", 3, "delete the file to start the training again")
+_PARTS = ("network", "average", "best")
+_SHOWN, _LONGEST = 12, 60
+"""How many differences an error lists, and how long each value may be."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,8 @@ class TrainingState:
         settings: The settings that must be the same when the training resumes, as JSON values.
         loss_scale: State of the gradient scaler of float16, if there is one.
         callbacks: The callbacks and their states. None if the callbacks that are given next start from the beginning.
+        origin: What the training began with, JSON-able: its network, its weights, or the state that it started from. It
+            must be the same when the training goes on from a file.
     """
 
     step: int
@@ -80,36 +79,59 @@ class TrainingState:
     settings: Mapping[str, Any]
     loss_scale: Mapping[str, float]
     callbacks: tuple[CallbackState, ...] | None
+    origin: Mapping[str, Any] = field(default_factory=dict)
 
     def with_new_callbacks(self) -> "TrainingState":
         """The same state for a training with any callbacks, which start from the beginning."""
         return replace(self, callbacks=None)
 
 
+@dataclass(frozen=True)
+class _CallbackRecord:
+    """A callback's state without its tensors; values are pairs, which keep their order."""
+
+    kind: str
+    settings: Mapping[str, Any]
+    values: tuple[tuple[str, Any], ...]
+
+
+@dataclass(frozen=True)
+class _Progress:
+    """How far a training is: what a state holds beside tensors and what is compared."""
+
+    step: int
+    history: tuple[Epoch, ...]
+    losses: float
+    penalties: Mapping[str, float]
+    loss_scale: Mapping[str, int | float]
+    callbacks: tuple[_CallbackRecord, ...] | None
+
+    @classmethod
+    def of(cls, state: TrainingState) -> "_Progress":
+        kept = state.callbacks
+        records = (
+            None if kept is None else tuple(_CallbackRecord(c.kind, c.settings, tuple(c.values.items())) for c in kept)
+        )
+        return cls(state.step, state.history, state.losses, state.penalties, state.loss_scale, records)
+
+
+@dataclass(frozen=True)
+class _Record:
+    """The JSON of a state."""
+
+    progress: _Progress
+    settings: Mapping[str, Any]
+    origin: Mapping[str, Any]
+
+
 def save_state(path: str | Path, state: TrainingState) -> None:
-    """Write a state to a file, completely or not at all.
+    """Write a state to a file, completely or not at all. Equal states give equal bytes.
 
     Raises:
         CheckpointError: If it cannot be written.
     """
-    tensors = {f"{part}/{name}": t for part in _PARTS for name, t in getattr(state, part).items()}
-    tensors |= {f"memory/{name}/{key}": t for name, kept in state.memory.items() for key, t in kept.items()}
-    for number, kept in enumerate(state.callbacks or ()):
-        tensors |= {f"callbacks/{number}/{key}": tensor for key, tensor in kept.tensors.items()}
-    record = {
-        "format_version": FORMAT_VERSION,
-        "step": state.step,
-        "history": [asdict(epoch) for epoch in state.history],
-        "losses": state.losses,
-        "penalties": dict(state.penalties),
-        "settings": dict(state.settings),
-        "loss_scale": dict(state.loss_scale),
-        "callbacks": None if state.callbacks is None else [_record_of(kept) for kept in state.callbacks],
-    }
-    text = json.dumps(record)
-    with whole_file(path, ".safetensors", overwrite=True, error=CheckpointError) as temporary:
-        seal = hashlib.sha256(text.encode()).hexdigest()
-        temporary.write_bytes(save({name: t.contiguous() for name, t in tensors.items()}, {_TEXT: text, _SEAL: seal}))
+    record = _Record(_Progress.of(state), state.settings, state.origin)
+    STATES.save(path, _tensors_of(state), record, overwrite=True)
 
 
 def load_state(path: str | Path) -> TrainingState:
@@ -118,43 +140,38 @@ def load_state(path: str | Path) -> TrainingState:
     Raises:
         CheckpointError: If the file is missing, damaged, of another format version, or no state of a training.
     """
-    with opened(path, _WRITER) as file:
-        metadata = file.metadata() or {}
-    text = metadata.get(_TEXT, "")
-    if hashlib.sha256(text.encode()).hexdigest() != metadata.get(_SEAL):
-        raise CheckpointError(f"{path} is no state of a training, or damaged; delete it to start again")
-    record = json.loads(text)
-    _refuse_version(path, record.pop("format_version"))
-    parts: dict[str, dict[str, Any]] = {part: {} for part in (*_PARTS, "memory", "callbacks")}
-    for key, tensor in tensors_in(path, _WRITER).items():
+    record, tensors = STATES.read(_Record, path)
+    parts: dict[str, dict[str, Tensor]] = {part: {} for part in (*_PARTS, "memory", "callbacks")}
+    for key, tensor in tensors.items():
         part, _, name = key.partition("/")
+        if part not in parts:
+            raise CheckpointError(f"{path} is damaged: it holds a tensor {key!r:.60}; {STATES.remedy}")
         parts[part][name] = tensor
-    memory, tensors = (_by_owner(parts.pop(part)) for part in ("memory", "callbacks"))
-    history = tuple(_epoch(entry) for entry in record.pop("history"))
-    kept = record.pop("callbacks")
+    memory, held = (_by_owner(parts.pop(part)) for part in ("memory", "callbacks"))
+    progress = record.progress
+    kept = progress.callbacks
     if kept is not None:
-        kept = tuple(CallbackState(**one, tensors=tensors.get(str(number), {})) for number, one in enumerate(kept))
-    return TrainingState(**parts, **record, memory=memory, history=history, callbacks=kept)
+        kept = tuple(
+            CallbackState(one.kind, one.settings, dict(one.values), held.get(str(number), {}))
+            for number, one in enumerate(kept)
+        )
+    known = {**vars(progress), "callbacks": kept, "settings": record.settings, "origin": record.origin}
+    return TrainingState(**parts, **known, memory=memory)
 
 
-_PARTS = ("network", "average", "best")
+def hash_state(state: TrainingState) -> str:
+    """A hash of all that the rest of a training depends on, apart from its settings."""
+    text = to_json(_Progress.of(state)) + hash_tensors(_tensors_of(state))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _record_of(kept: CallbackState) -> dict[str, Any]:
-    """A callback's state without its tensors."""
-    return {"kind": kept.kind, "settings": dict(kept.settings), "values": dict(kept.values)}
-
-
-def _refuse_version(path: str | Path, version: int) -> None:
-    """Refuse a file of another format version.
-
-    Raises:
-        CheckpointError: If it is of another version.
-    """
-    if version == FORMAT_VERSION:
-        return
-    advice = "pip install -U scionet" if version > FORMAT_VERSION else "delete it to start the training again"
-    raise CheckpointError(f"{path} has format version {version}; this scionet reads {FORMAT_VERSION}: {advice}")
+def _tensors_of(state: TrainingState) -> dict[str, Tensor]:
+    """All tensors of a state, by part and name."""
+    tensors = {f"{part}/{name}": t for part in _PARTS for name, t in getattr(state, part).items()}
+    tensors |= {f"memory/{name}/{key}": t for name, kept in state.memory.items() for key, t in kept.items()}
+    for number, kept in enumerate(state.callbacks or ()):
+        tensors |= {f"callbacks/{number}/{key}": tensor for key, tensor in kept.tensors.items()}
+    return tensors
 
 
 def _by_owner(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
@@ -166,11 +183,6 @@ def _by_owner(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return owners
 
 
-def _epoch(entry: dict[str, Any]) -> Epoch:
-    validation = entry.pop("validation")
-    return Epoch(**entry, validation=None if validation is None else Accuracy(**validation))
-
-
 def refuse_differences(kept: Mapping[str, Any], given: Mapping[str, Any], advice: str) -> None:
     """Compare the settings of a training with those with which it is resumed.
 
@@ -178,17 +190,25 @@ def refuse_differences(kept: Mapping[str, Any], given: Mapping[str, Any], advice
         CheckpointError: If they differ; the error lists how.
     """
     if found := differences(kept, given):
-        raise CheckpointError(f"the training was started with other settings ({'; '.join(found)}); {advice}")
+        more = f"; and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        listed = "; ".join(found[:_SHOWN])
+        raise CheckpointError(f"the training was started with other settings ({listed}{more}); {advice}")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """What differs between two nested mappings, one text for each entry."""
     first, second = _flat(before), _flat(now)
     return [
-        f"{key} was {first.get(key, 'not there')}, is {second.get(key, 'not there')}"
+        f"{key} was {_brief(first.get(key, 'not there'))}, is {_brief(second.get(key, 'not there'))}"
         for key in sorted(first.keys() | second.keys())
-        if first.get(key) != second.get(key)
+        if key not in first or key not in second or first[key] != second[key]
     ]
+
+
+def _brief(value: Any) -> str:
+    """A value as text; hashes and other long texts are abridged."""
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors.torch import save
-from torch import nn
+from torch import Tensor, nn
 
 from scionet.bench.experiment.competitors import outcome
 from scionet.bench.experiment.experiment import Experiment
@@ -18,17 +17,21 @@ from scionet.bench.experiment.parts import NetworkSource, Trial
 from scionet.bench.records.archive import SUFFIX
 from scionet.bench.records.ledger import Payment
 from scionet.bench.records.record import Outcome, RunRecord, RunSpec, load
-from scionet.bench.records.record_files import RecordError, read_value, write_text
+from scionet.bench.records.record_files import RecordError
 from scionet.bench.records.store import load_all
 from scionet.bench.runs.data import RunData
 from scionet.bench.runs.learning import Trainer, learn
 from scionet.budget.costs import measure
-from scionet.files.atomic import whole_file
-from scionet.files.json_dataclasses import to_json
+from scionet.files.safetensors_files import SealedFormat
 from scionet.models.factory import build as build_model
-from scionet.models.weight_files import load_weights
+from scionet.models.weight_files import load_tensors, load_weights
 from scionet.network.calling import Batch, first_of
 from scionet.training.execution import Execution
+
+DENSE = SealedFormat(
+    "scionet_dense", "dense network of the bench", "scionet bench run", 1, "remove it, and it is made again"
+)
+"""Files of dense networks: what is recorded of them, and their weights if they were trained here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,20 +160,14 @@ def dense(workspace: Workspace, material: RunData, seed: int) -> Dense:
         PruneError: If it cannot be made, loaded or trained.
     """
     experiment, example = workspace.experiment, first_of(material.calibration[0][0], 2)
-    given = experiment.network.weights
-    stem = workspace.dense_identity[:12] + ("" if given else f"-seed{seed}")
-    note = workspace.out / "dense" / f"{stem}.json"
-    weights = note.with_suffix(".safetensors") if given is None else workspace.data / given
+    stem = workspace.dense_identity[:12] + ("" if experiment.network.weights else f"-seed{seed}")
+    file = workspace.out / "dense" / f"{stem}.safetensors"
     with alone(workspace.out / "dense" / stem):
-        if not note.exists():
-            cost = measure(made(experiment.network, seed), example)
-            refuse_other_cost(experiment.network, cost.macs)
-            payments = () if given else _trained(workspace, material, seed, cost.macs, weights)
-            found, _ = outcome(_loaded(experiment.network, seed, weights), cost, material.test)
-            write_text(note, to_json(DenseNote(found, payments)))
-    known = read_value(DenseNote, note)
-    refuse_other_cost(experiment.network, known.outcome.macs)
-    return Dense(_loaded(experiment.network, seed, weights), example, known)
+        if not file.exists():
+            _make(workspace, material, seed, example, file)
+    note, tensors = DENSE.read(DenseNote, file)
+    refuse_other_cost(experiment.network, note.outcome.macs)
+    return Dense(_loaded(workspace, seed, tensors, file), example, note)
 
 
 def refuse_other_cost(network: NetworkSource, macs: float) -> None:
@@ -186,22 +183,41 @@ def refuse_other_cost(network: NetworkSource, macs: float) -> None:
         )
 
 
-def _loaded(network: NetworkSource, seed: int, weights: Path) -> nn.Module:
+def _loaded(workspace: Workspace, seed: int, tensors: dict[str, Tensor], file: Path) -> nn.Module:
+    """The network with its weights: those that the experiment gives, or those of its file."""
+    network = workspace.experiment.network
     model = made(network, seed)
-    load_weights(model, weights)
+    if network.weights is None:
+        load_tensors(model, tensors, file)
+    else:
+        load_weights(model, workspace.data / network.weights)
     return model.eval()
 
 
-def _trained(workspace: Workspace, material: RunData, seed: int, macs: float, path: Path) -> tuple[Payment, ...]:
-    """Train the dense network and write its weights. Returns the cost of the training."""
+def _make(workspace: Workspace, material: RunData, seed: int, example: Batch, file: Path) -> None:
+    """Train the dense network unless its weights are given, evaluate it, and write its file."""
+    network = workspace.experiment.network
+    cost = measure(made(network, seed), example)
+    refuse_other_cost(network, cost.macs)
+    tensors, payments = ({}, ()) if network.weights else _trained(workspace, material, seed, cost.macs, file)
+    found, _ = outcome(_loaded(workspace, seed, tensors, file), cost, material.test)
+    DENSE.save(file, tensors, DenseNote(found, payments), overwrite=True)
+    shutil.rmtree(_work(workspace, file), ignore_errors=True)
+
+
+def _trained(
+    workspace: Workspace, material: RunData, seed: int, macs: float, file: Path
+) -> tuple[dict[str, Tensor], tuple[Payment, ...]]:
+    """Train the dense network. Returns its weights and the cost of the training."""
     network, recipe = workspace.experiment.network, workspace.experiment.pretraining
     if recipe is None:
         raise AssertionError("an experiment has weights or a pretraining")
-    work = workspace.work(f"dense-{path.stem}")
     trainer = Trainer(material, macs, workspace.execution)
-    learnt = learn(lambda: made(network, seed), recipe, (1.0,), trainer, seed, work)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learnt.model.state_dict().items()}
-    with whole_file(path, ".safetensors", overwrite=True, error=RecordError) as temporary:
-        temporary.write_bytes(save(tensors))
-    shutil.rmtree(work, ignore_errors=True)
-    return tuple(replace(payment, stage="dense training") for payment in learnt.payments)
+    learnt = learn(lambda: made(network, seed), recipe, (1.0,), trainer, seed, _work(workspace, file))
+    tensors = {name: tensor.detach().cpu() for name, tensor in learnt.model.state_dict().items()}
+    return tensors, tuple(replace(payment, stage="dense training") for payment in learnt.payments)
+
+
+def _work(workspace: Workspace, file: Path) -> Path:
+    """Folder of the training of a dense network."""
+    return workspace.work(f"dense-{file.stem}")

@@ -1,0 +1,88 @@
+"""What the result of a training depends on, as JSON: two trainings with the same identity end alike."""
+
+from typing import Any
+
+from torch import nn
+from torch.optim import Optimizer
+
+from scionet.network.calling import hash_tensors, state_of, tensors_of
+from scionet.training.averages import tensors_of_network
+from scionet.training.loading import Examples, load
+from scionet.training.optimisers import Memory, memory_of
+from scionet.training.outline import digest, name_of, outline
+from scionet.training.recipes import Recipe
+
+_SAMPLED = 8
+"""Examples of a data set that are read to identify it."""
+
+
+def of_examples(data: Examples) -> dict[str, Any]:
+    """The identity of a data set: its attributes, all that they hold, and some of its examples.
+
+    See `scionet.training.outline.outline` for what is followed. Data with a method ``identity`` say themselves what
+    they depend on.
+    """
+    found, count = outline(data), len(data)
+    entries = found if isinstance(found, dict) else {"contents": found}
+    chosen = sorted({index * (count - 1) // max(1, _SAMPLED - 1) for index in range(_SAMPLED)})
+    read = [tensors_of(batch) for batch in load(data, [[(index, index)] for index in chosen])]
+    sampled = {f"{place} {number}": t for place, parts in enumerate(read) for number, t in enumerate(parts)}
+    return {"examples": count, **entries, "sampled": hash_tensors(sampled)}
+
+
+def of_network(network: nn.Module) -> dict[str, Any]:
+    """The identity of a network apart from its weights: class and plain attributes of every module, by name."""
+    return {name: _of_module(module) for name, module in network.named_modules()}
+
+
+def of_teacher(teacher: nn.Module) -> dict[str, Any]:
+    """The identity of a teacher: its modules and its weights."""
+    return {"modules": of_network(teacher), "weights": hash_tensors(state_of(teacher))}
+
+
+def of_parameters(network: nn.Module, optimizer: Optimizer) -> dict[str, str]:
+    """Which group of the optimiser each parameter belongs to, and whether it is frozen."""
+    place = {id(p): f"group {number}" for number, g in enumerate(optimizer.param_groups) for p in g["params"]}
+    return {
+        name: place.get(id(parameter), "in no group") + ("" if parameter.requires_grad else ", frozen")
+        for name, parameter in network.named_parameters()
+    }
+
+
+def of_optimiser(optimizer: Optimizer) -> dict[str, Any]:
+    """The class of an optimiser, and the hyperparameters of its groups as they are before any schedule."""
+    groups = {
+        str(number): {
+            **{key: outline(value) for key, value in group.items() if key not in ("params", "initial_lr")},
+            "lr": outline(group.get("initial_lr", group["lr"])),
+        }
+        for number, group in enumerate(optimizer.param_groups)
+    }
+    return {"class": name_of(type(optimizer)), "groups": groups}
+
+
+def of_schedule(recipe: Recipe, per_epoch: int) -> str:
+    """A digest of the learning rates of all steps, which a subclass of `Recipe` may compute in its own way."""
+    return digest([recipe.rate(step, per_epoch) for step in range(recipe.steps(per_epoch))])
+
+
+def of_beginning(network: nn.Module, optimizer: Optimizer | None) -> dict[str, str]:
+    """Hashes of the weights and of the state of the optimiser with which a training begins."""
+    memory = {} if optimizer is None else memory_of(optimizer, network)
+    return {"weights": hash_tensors(tensors_of_network(network)), "optimiser_state": hash_memory(memory)}
+
+
+def hash_memory(memory: Memory) -> str:
+    """A hash of the state of an optimiser."""
+    return hash_tensors({f"{name}/{key}": tensor for name, kept in memory.items() for key, tensor in kept.items()})
+
+
+def _of_module(module: nn.Module) -> dict[str, Any]:
+    plain = {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training"}
+    return {"class": name_of(type(module)), **{k: outline(v) for k, v in plain.items() if _is_plain(v)}}
+
+
+def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, bool | int | float | str)

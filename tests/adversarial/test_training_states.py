@@ -1,0 +1,201 @@
+"""Files of training states: damaged ones, and well-sealed ones with hostile contents, give an error of ours."""
+
+import copy
+import hashlib
+import json
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from support.pupils import QUICK, examples, learnt, plain
+from torch import Tensor
+
+from scionet.errors import CheckpointError, PruneError
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
+from scionet.training.callbacks import Callback
+from scionet.training.context import TrainingContext
+from scionet.training.state import load_state
+
+RECIPE = replace(QUICK, epochs=2, optimiser="adamw", average_decay=0.9, patience=2, batch_size=8)
+KEY, SEAL, TENSORS = "scionet_training", "scionet_sha256", "scionet_tensors_sha256"
+
+
+@dataclass
+class Gathering(Callback):
+    """Has a state of every kind."""
+
+    best: float = field(default=float("inf"), init=False)
+    mean: dict[str, tuple[int, Tensor]] = field(default_factory=dict, init=False)
+    numbers: list[int] = field(default_factory=lambda: [1, 2**70], init=False)
+
+    def after_step(self, context: TrainingContext) -> None:
+        self.mean = {name: (context.step, p.detach().clone().mul_(2)) for name, p in context.network.named_parameters()}
+
+
+def train(file: Path, until: int | None = None) -> str:
+    model = plain()
+    learnt(
+        model,
+        RECIPE,
+        data=examples(16),
+        validation=examples(8, 2),
+        state_file=file,
+        callbacks=[Gathering()],
+        until=until,
+    )
+    return hash_tensors(state_of(model))
+
+
+@pytest.fixture(scope="module")
+def state(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The file of a training that paused after its first epoch."""
+    file = tmp_path_factory.mktemp("state") / "run.safetensors"
+    train(file, until=1)
+    return file.read_bytes()
+
+
+def header_length(content: bytes) -> int:
+    return int.from_bytes(content[:8], "little")
+
+
+def test_one_changed_bit_anywhere_is_refused(state: bytes, tmp_path: Path, fuzz_cases: int) -> None:
+    rng, file = random.Random(0), tmp_path / "run.safetensors"
+    end = 8 + header_length(state)
+    seals = [state.index(name.encode()) for name in (SEAL, TENSORS)]
+    regions = [range(8), range(8, end), range(end, len(state)), range(end - 8, end + 8)]
+    regions += [range(start, start + 90) for start in seals]
+    for case in range(fuzz_cases):
+        place, bit = rng.choice(regions[case % len(regions)]), rng.randrange(8)
+        damaged = bytearray(state)
+        damaged[place] ^= 1 << bit
+        file.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            load_state(file)
+
+
+def test_truncated_and_longer_files_are_refused(state: bytes, tmp_path: Path, fuzz_cases: int) -> None:
+    rng, file = random.Random(1), tmp_path / "run.safetensors"
+    lengths = [*range(12), header_length(state) + 8, len(state) - 1, *(rng.randrange(len(state)) for _ in range(40))]
+    for content in [*(state[:length] for length in lengths), state + b"\0", state * 2, state[::-1]]:
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError):
+            load_state(file)
+
+
+def test_the_same_state_gives_the_same_bytes(state: bytes, tmp_path: Path) -> None:
+    for number in range(3):
+        file = tmp_path / f"{number}.safetensors"
+        train(file, until=1)
+        assert file.read_bytes() == state
+
+
+VALUES: list[Callable[[], Any]] = [
+    lambda: None,
+    lambda: True,
+    lambda: -1,
+    lambda: 10**30,
+    lambda: 2**62,
+    lambda: 0,
+    lambda: 1e308,
+    lambda: float("nan"),
+    lambda: "",
+    lambda: "x" * 5000,
+    lambda: "\ud800",
+    lambda: [],
+    lambda: {},
+    lambda: [[]] * 3,
+    lambda: {"tensor": "0", "strides": [2**40], "on_cpu": True},
+    lambda: {"tuple": 5},
+    lambda: {"int": "zz"},
+    lambda: json.loads("[" * 200 + "]" * 200),
+]
+
+
+def mutated(record: Any, rng: random.Random) -> Any:
+    """A copy of JSON with one entry replaced, removed, added, renamed or doubled."""
+    record = copy.deepcopy(record)
+    places: list[tuple[Any, Any]] = []
+
+    def collect(value: Any) -> None:
+        for key, item in value.items() if isinstance(value, dict) else enumerate(value):
+            places.append((value, key))
+            if isinstance(item, dict | list):
+                collect(item)
+
+    # settings and origin are long, and are only compared
+    collect({key: value for key, value in record.items() if key not in ("settings", "origin") or rng.random() < 0.2})
+    owner, key = rng.choice(places)
+    owner = record if key in record and owner.keys() <= record.keys() else owner
+    kind = rng.randrange(5)
+    if kind == 0:
+        del owner[key]
+    elif kind == 1 and isinstance(owner, list):
+        owner.append(owner[key])
+    elif kind == 1:
+        owner[f"{key}x"] = owner.pop(key)
+    elif kind == 2 and type(owner[key]) in (int, float):
+        owner[key] = owner[key] * rng.choice([-1, 2, 1.5, 1000]) + rng.choice([0, 1])
+    else:
+        owner[key] = rng.choice(VALUES)()
+    return record
+
+
+def resealed(file: Path, tensors: dict[str, Tensor], text: str) -> None:
+    """Write a file whose checksums are right."""
+    tensor_hash = hash_tensors(tensors)
+    seal = hashlib.sha256((tensor_hash + text).encode("utf-8", "surrogatepass")).hexdigest()
+    save_file(tensors, file, {KEY: text, TENSORS: tensor_hash, SEAL: seal})
+
+
+def test_well_sealed_states_of_other_contents_give_an_error_of_ours_or_go_on(
+    state: bytes, tmp_path: Path, fuzz_cases: int
+) -> None:
+    rng, file = random.Random(2), tmp_path / "run.safetensors"
+    file.write_bytes(state)
+    with safe_open(str(file), "pt") as opened:
+        record = json.loads(opened.metadata()[KEY])
+    tensors, refused = load_file(file), 0
+    cases = fuzz_cases // 2
+    for _ in range(cases):
+        changed = mutated(record, rng)
+        resealed(file, tensors, json.dumps(changed))
+        try:
+            load_state(file)
+            train(file)
+        except PruneError:
+            refused += 1
+        except Exception as error:
+            pytest.fail(f"{error!r} for {json.dumps(changed)[:3000]}")
+    assert refused > cases / 2
+
+
+@pytest.mark.parametrize(
+    "text", ["", "null", "[]", "{}", "[" * 100_000, '{"format_version": 3}', '{"format_version": 1e400}', "\x00", "NaN"]
+)
+def test_other_texts_are_refused(text: str, tmp_path: Path) -> None:
+    resealed(tmp_path / "x.safetensors", {"network/a": torch.zeros(1)}, text)
+    with pytest.raises(CheckpointError, match=r"x\.safetensors is damaged"):
+        load_state(tmp_path / "x.safetensors")
+
+
+def test_tensors_of_other_names_and_shapes_are_refused(state: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "run.safetensors"
+    file.write_bytes(state)
+    with safe_open(str(file), "pt") as opened:
+        text = opened.metadata()[KEY]
+    tensors = load_file(file)
+    for name, tensor in tensors.items():
+        others = {**tensors, name: tensor.reshape(-1)[:0]}, {key: t for key, t in tensors.items() if key != name}
+        for other in (*others, {**tensors, f"{name}x": tensor.clone()}, {**others[1], f"other/{name}": tensor}):
+            resealed(file, other, text)
+            try:
+                train(file)
+            except PruneError:
+                continue
