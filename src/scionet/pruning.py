@@ -36,10 +36,13 @@ from scionet.network.multiprocess import world
 from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Refusal, Sites
-from scionet.network.surgery.cut import cut, verify
+from scionet.network.surgery.cut import cut
+from scionet.network.surgery.verification import rounding_error, verify
 from scionet.progress import Progress, bars_where_wanted
 
 _LIMITS, _RESOURCES = Limits(), Resources()
+_MAGNIFIED = 1e3
+"""Networks that magnify the rounding of their weights by more are reported. Most magnify it 10 to 50 times."""
 _NAMED = 4
 """Places that a note of the status names, at most."""
 _PATHS = 8
@@ -341,7 +344,7 @@ def _result(
         widths={name: (site.width, plan.widths.get(name, site.width)) for name, site in sites.items()},
         refused=sites.refused,
         seconds=watch.seconds,
-        status="; ".join([plan.status, *_note_on_uncounted(uncounted)]),
+        status="; ".join([plan.status, *_note_on_uncounted(uncounted), *_note_on_rounding(pruned, example_inputs)]),
         latency=LatencyReport.of(costs, plan.widths, model, pruned, example_inputs),
     )
     return PruneResult(pruned, plan, report, sites, costs.table)
@@ -354,6 +357,17 @@ def _note_on_uncounted(places: Collection[str]) -> list[str]:
     names = sorted(place or "the network itself" for place in places)
     more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
     return [f"the MACs of {', '.join(names[:_NAMED])}{more} depend on the data and do not count in the budget"]
+
+
+def _note_on_rounding(pruned: nn.Module, example_inputs: Batch) -> list[str]:
+    """A note on a network that magnifies rounding by orders of magnitude, if it does."""
+    error, factor = rounding_error(pruned, example_inputs)
+    if factor < _MAGNIFIED:
+        return []
+    return [
+        f"the network magnifies rounding about {factor:,.0f} times: a last digit of each weight changes outputs by "
+        f"{error:.1e} (relative), so equal networks can differ by that much on other machines or batch sizes"
+    ]
 
 
 def _table(

@@ -27,7 +27,7 @@ from scionet.network.calling import (
     to_model,
     undisturbed,
 )
-from scionet.network.surgery.cut import TOLERANCES
+from scionet.network.surgery.verification import TOLERANCES
 
 Run = Callable[[Batch], list[Tensor]]
 """Calls an exported network on a batch."""

@@ -111,9 +111,10 @@ class Paths:
         if not reasons:
             return
         names = list(reasons)
+        more = f" and {len(names) - 4} more sites" if len(names) > 4 else ""
         raise CalibrationError(
             f"the forward of {type(self._model).__name__} takes another path on calibration data than on "
-            f"example_inputs{where}, on which it cannot be pruned at {', '.join(names[:4])}{f' and {len(names) - 4} more sites' if len(names) > 4 else ''}: "
+            f"example_inputs{where}, on which it cannot be pruned at {', '.join(names[:4])}{more}: "
             f"{reasons[names[0]]}. Give a batch of these data as example_inputs, or leave the layers whole: "
             f"ignored_layers={names[:4]}"
         )

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from scionet.network.calling import Batch
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Refusal, Sites
-from scionet.network.surgery.cut import copied, cut, verify
+from scionet.network.surgery.cut import copied, cut
+from scionet.network.surgery.verification import verify
 
 _OPERATION = "provisional cut"
 """The operation that refusals name."""
