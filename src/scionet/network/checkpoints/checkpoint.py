@@ -23,7 +23,13 @@ from scionet.files.safetensors_files import opened, tensors_in
 from scionet.models.factory import build
 from scionet.network.calling import Batch, hash_tensors, state_of
 from scionet.network.checkpoints.manifest import FORMAT_VERSION, Manifest, blank_inputs, input_record
-from scionet.network.checkpoints.packing import fill, layout, refuse_disagreement, refuse_other_architecture
+from scionet.network.checkpoints.packing import (
+    fill,
+    layout,
+    refuse_disagreement,
+    refuse_other_architecture,
+    transient_buffers,
+)
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 
@@ -73,9 +79,10 @@ def save_pruned(
     with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
         names, tied, kept = layout(pruned, plan, sites)
         tensors = _stored(pruned, names)
+        grown = {name: state_of(pruned)[name].shape for name in transient_buffers(pruned) - kept.keys()}
         manifest = Manifest(
             plan=plan,
-            shapes={name: sites.shapes[name] for name in (*names, *tied)},
+            shapes={name: tuple(grown.get(name, sites.shapes[name])) for name in (*names, *tied)},
             kept=kept,
             tied=tied,
             dense_hash=sites.dense_hash,

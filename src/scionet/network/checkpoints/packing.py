@@ -81,6 +81,7 @@ def refuse_other_architecture(path: str | Path, manifest: Manifest, model: nn.Mo
         )
     names = manifest.shapes.keys() | model.state_dict().keys()
     found = {name: tuple(state[name].shape) for name in names & state.keys()}
+    found |= {name: manifest.shapes[name] for name in _not_grown_yet(model, manifest)}
     absent = [
         f"{name} is in its state dict, but is not a tensor" for name in names - manifest.shapes.keys() - found.keys()
     ]
@@ -105,6 +106,22 @@ def fill(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) ->
             if name not in shrunk:
                 state[name].copy_(tensor)
     install(model, shrunk, manifest.plan)
+
+
+def transient_buffers(model: nn.Module) -> set[str]:
+    """Names of the buffers outside the state dict. A forward pass may let them grow, as caches of positions do."""
+    return {name for name, _ in model.named_buffers(remove_duplicate=False)} - model.state_dict().keys()
+
+
+def _not_grown_yet(model: nn.Module, manifest: Manifest) -> list[str]:
+    """Buffers outside the state dict that no plan cut, and that are nowhere larger than in the file."""
+    state, uncut = state_of(model), manifest.shapes.keys() - manifest.kept.keys()
+    return [
+        name
+        for name in transient_buffers(model) & uncut
+        if state[name].ndim == len(manifest.shapes[name])
+        and all(here <= there for here, there in zip(state[name].shape, manifest.shapes[name], strict=True))
+    ]
 
 
 def abridged(items: Iterable[str]) -> str:
