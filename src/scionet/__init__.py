@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from scionet.network.discovery.discover import discover
     from scionet.network.plan import Choice, Plan
     from scionet.network.sites import Site, Sites
-    from scionet.network.surgery.cut import cut, verify
+    from scionet.network.surgery.cut import cut
+    from scionet.network.surgery.verification import verify
     from scionet.pruning import PruneResult, prune, prune_each
     from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
     from scionet.training.callbacks import Callback
@@ -102,7 +103,7 @@ _HOMES = {
     "save_tuned": "scionet.network.checkpoints.checkpoint",
     "score": "scionet.methods.criteria.unit_scores",
     "select_examples": "scionet.coreset",
-    "verify": "scionet.network.surgery.cut",
+    "verify": "scionet.network.surgery.verification",
 }
 
 __all__ = [

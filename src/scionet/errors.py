@@ -30,6 +30,10 @@ class UnreachableBudget(PruneError):
     """Even the narrowest network exceeds the budget; the message names its cost."""
 
 
+class BudgetExceeded(PruneError):
+    """The cut network costs more than the budget allows, as it was counted after the cut."""
+
+
 class CalibrationError(PruneError):
     """Calibration data are empty, of the wrong shape, or make the network produce NaN or infinite values."""
 

@@ -1,15 +1,15 @@
 """prune and prune_each: from a trained network to a smaller one, in one call."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from scionet.budget.allocation.explicit import explicit
-from scionet.budget.allocation.reach import refuse_unreachable
+from scionet.budget.allocation.reach import refuse_exceeded, refuse_unreachable
 from scionet.budget.budget import Budget
 from scionet.budget.costs import Cost, CostModel, measure
 from scionet.budget.latency.table import LatencyTable
@@ -27,21 +27,29 @@ from scionet.choices.settings import (
 )
 from scionet.choices.widths import Widths
 from scionet.errors import InvalidSetting, UnsupportedModel
-from scionet.methods.calibration.calibration import Calibration, read, refuse_no_batches
+from scionet.methods.calibration.calibration import read, refuse_no_batches
 from scionet.methods.contract import Method
 from scionet.methods.problem import Problem
 from scionet.methods.registry import GivenMethod, method_for
 from scionet.network.calling import Batch
+from scionet.network.discovery.data_dependence import Paths, varying_places
 from scionet.network.discovery.discover import discover
 from scionet.network.guard import guarded
 from scionet.network.multiprocess import world
 from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Refusal, Sites
-from scionet.network.surgery.cut import cut, verify
+from scionet.network.surgery.cut import cut
+from scionet.network.surgery.verification import rounding_error, verify
 from scionet.progress import Progress, bars_where_wanted
 
 _LIMITS, _RESOURCES = Limits(), Resources()
+_MAGNIFIED = 1e3
+"""Networks that magnify the rounding of their weights by more are reported. Most magnify it 10 to 50 times."""
+_NAMED = 4
+"""Places that a note of the status names, at most."""
+_PATHS = 8
+"""Calibration batches on other paths through the network that a cut is verified on, at most."""
 _SHOWN = 60
 """Sites that a printed report lists, at most."""
 
@@ -52,8 +60,10 @@ class PruneReport:
 
     Attributes:
         dense: Cost of the dense network.
-        pruned: Cost of the pruned network, counted after the cut.
-        difference: Largest relative difference between masked and cut network on the example inputs.
+        pruned: Cost of the pruned network, counted after the cut. MACs that depend on the data, as those behind a
+            detector's proposals do, count in neither; the status names their places.
+        difference: Largest relative difference between masked and cut network, on the example inputs, a calibration
+            batch, and calibration batches on which the forward takes another path.
         widths: Units before and after, by site.
         refused: What was left whole, and why.
         seconds: Wall-clock time of each stage; where several budgets shared a selection, of all of it.
@@ -184,6 +194,7 @@ def prune(
     Raises:
         UnsupportedModel: If nothing can be pruned, or the network's own weights are missing, NaN or infinite.
         UnreachableBudget: If even the narrowest network exceeds the budget; the text names its cost.
+        BudgetExceeded: If the cut network exceeds the budget although its widths should not.
         CalibrationError: If the calibration data are empty, do not fit, or make the network produce NaN.
         InvalidSetting: If a name, a setting or the seed is not allowed, or the latency table is of another network,
             batch or device.
@@ -265,11 +276,24 @@ def prune_each(
                 refuse_unreachable(costs, budget, **bounds)
         if isinstance(widths, Widths):
             explicit(costs, widths.units, **bounds)
-        calibration = _calibration(network, data if chosen.uses_data else (), example_inputs, chosen, resources)
+        paths = Paths(model, sites, example_inputs)
+        calibration = read(
+            network,
+            data if chosen.uses_data else (),
+            example_inputs,
+            labels=chosen.uses_labels,
+            batch_size=resources.batch_size,
+            memory_bytes=resources.memory_bytes,
+            check=paths.see,
+        )
+        verified = [example_inputs, *calibration.inputs[:1], *paths.found[:_PATHS]]
         watch.lap("read")
         plans = chosen.select_each(Problem(network, calibration, costs), wanted, seed, tell)
     watch.lap("select")
-    return tuple(_result(network, plan, costs, example_inputs, watch.fork()) for plan in plans)
+    return tuple(
+        _result(network, plan, budget, costs, verified, watch.fork())
+        for plan, budget in zip(plans, wanted, strict=True)
+    )
 
 
 def _method(
@@ -301,37 +325,61 @@ def _method(
     return method_for(method, settings, has_data)
 
 
-def _calibration(
-    network: Network, data: Iterable[Any], example_inputs: Batch, method: Method, resources: Resources
-) -> Calibration:
-    return read(
-        network,
-        data,
-        example_inputs,
-        labels=method.uses_labels,
-        batch_size=resources.batch_size,
-        memory_bytes=resources.memory_bytes,
-    )
+def _result(
+    network: Network,
+    plan: Plan,
+    budget: Budget | None,
+    costs: CostModel,
+    batches: Sequence[Batch],
+    watch: "_StopWatch",
+) -> PruneResult:
+    """Cut, verify on all batches, count on the first of them, and report.
 
-
-def _result(network: Network, plan: Plan, costs: CostModel, example_inputs: Batch, watch: "_StopWatch") -> PruneResult:
-    """Cut, verify and report."""
-    model, sites = network.model, costs.sites
+    Raises:
+        VerificationError: If the cut network does not compute what the masked one does.
+        BudgetExceeded: If the cut network costs more than the budget allows.
+    """
+    model, sites, example_inputs = network.model, costs.sites, batches[0]
     pruned = cut(model, plan, sites)
     watch.lap("cut")
-    difference = verify(model, plan, sites, pruned, example_inputs)
+    difference = max(verify(model, plan, sites, pruned, batch) for batch in batches)
     watch.lap("verify")
+    uncounted = sites.uncounted | varying_places(model, sites, [plan], example_inputs)
+    dense, counted = (measure(each, example_inputs, uncounted) for each in (model, pruned))
+    if budget is not None:
+        latency_ms = costs.dense.latency_ms, costs.cost(plan.widths).latency_ms
+        refuse_exceeded(budget, replace(counted, latency_ms=latency_ms[1]), replace(dense, latency_ms=latency_ms[0]))
     report = PruneReport(
-        dense=measure(model, example_inputs),
-        pruned=measure(pruned, example_inputs),
+        dense=dense,
+        pruned=counted,
         difference=difference,
         widths={name: (site.width, plan.widths.get(name, site.width)) for name, site in sites.items()},
         refused=sites.refused,
         seconds=watch.seconds,
-        status=plan.status,
+        status="; ".join([plan.status, *_note_on_uncounted(uncounted), *_note_on_rounding(pruned, example_inputs)]),
         latency=LatencyReport.of(costs, plan.widths, model, pruned, example_inputs),
     )
     return PruneResult(pruned, plan, report, sites, costs.table)
+
+
+def _note_on_uncounted(places: Collection[str]) -> list[str]:
+    """A note on the MACs that do not count, if there are any."""
+    if not places:
+        return []
+    names = sorted(place or "the network itself" for place in places)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return [f"the MACs of {', '.join(names[:_NAMED])}{more} depend on the data and do not count in the budget"]
+
+
+def _note_on_rounding(pruned: nn.Module, example_inputs: Batch) -> list[str]:
+    """A note on a network that magnifies rounding by orders of magnitude, if it does."""
+    error, factor = rounding_error(pruned, example_inputs)
+    if factor < _MAGNIFIED:
+        return []
+    return [
+        f"the network magnifies rounding about {factor:,.0f} times: a last digit of each weight changes outputs by "
+        f"{error:.1e} (relative), so equal networks can differ by that much on other machines or batch sizes"
+    ]
 
 
 def _table(

@@ -14,7 +14,7 @@ from scionet.network.calling import hash_tensors, state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
-from scionet.network.surgery.cut import verify
+from scionet.network.surgery.verification import verify
 from scionet.pruning import PruneResult, prune
 from scionet.torch_internals import forward_hook_count
 

@@ -31,7 +31,8 @@ from scionet.network.calling import call, hash_tensors, state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
-from scionet.network.surgery.cut import cut, verify
+from scionet.network.surgery.cut import cut
+from scionet.network.surgery.verification import verify
 
 DOCS = Path(__file__).parents[2] / "docs"
 CARDS = "\n".join(card.read_text() for card in (*(DOCS / "methods").glob("*.md"), DOCS / "repair.md"))

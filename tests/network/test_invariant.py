@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from scionet.models.factory import build, import_torchvision
 from scionet.network.discovery.discover import discover
 from scionet.network.sites import Sites
-from scionet.network.surgery.cut import cut, verify
+from scionet.network.surgery.cut import cut
+from scionet.network.surgery.verification import verify
 
 EXACT = 1e-10
 VISIBLE = 1e-6

@@ -1,19 +1,19 @@
 """The cost of a network: measured on a model, or predicted for any widths without cutting."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
 import numpy as np
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from scionet.budget.forms import Forms
 from scionet.budget.latency.table import LatencyTable
 from scionet.errors import CalibrationError, InvalidSetting, unknown
-from scionet.network.calling import Batch, attention_unfused, call, example_count, to_model, undisturbed
+from scionet.network.calling import Batch, example_count
 from scionet.network.guard import guarded
+from scionet.network.operations import macs_by_place, run_operations
 from scionet.network.sites import Sites
 from scionet.typing import FloatArray, IntArray
 
@@ -40,11 +40,17 @@ class Cost:
 
 
 @guarded
-def measure(model: nn.Module, example_inputs: Batch) -> Cost:
+def measure(model: nn.Module, example_inputs: Batch, uncounted: Collection[str] = ()) -> Cost:
     """Measure the cost of a model, counted by torch at the operator level. The model is not changed.
 
     Convolutions and matrix products count in modules of any class. Elementwise operations do not count. Fused recurrent
     layers (such as ``nn.LSTM``) do not count either, because torch's counter does not count them.
+
+    Args:
+        model: The network.
+        example_inputs: Its inputs.
+        uncounted: Places whose MACs are left out, such as `Sites.uncounted`; see
+            `scionet.network.operations.counting_place`.
 
     Raises:
         CalibrationError: If the inputs hold no example.
@@ -52,11 +58,9 @@ def measure(model: nn.Module, example_inputs: Batch) -> Cost:
     examples = example_count(example_inputs)
     if examples == 0:
         raise CalibrationError("the example inputs have batch size 0; give at least one example")
-    with undisturbed(model), attention_unfused(), FlopCounterMode(display=False) as counter:
-        call(model, to_model(example_inputs, model))
-    flops_per_mac = 2
-    macs = counter.get_total_flops() / flops_per_mac / examples
-    return Cost(macs, sum(parameter.numel() for parameter in model.parameters()))
+    macs = macs_by_place(run_operations(model, example_inputs))
+    total = sum(count for place, count in macs.items() if place not in uncounted)
+    return Cost(total / examples, sum(parameter.numel() for parameter in model.parameters()))
 
 
 class CostPart(Protocol):

@@ -51,7 +51,7 @@ class Forms:
         left = self._remaining()
         shapes = self.sites.shapes
         form = np.zeros((2, len(self.sites) + 1, len(self.sites) + 1))
-        for operation in self.sites.operations:
+        for operation in self.sites.counted:
             weight = operation.weight
             sizes = [extent.size for extent in operation.extents] if weight is None else shapes[weight][:2]
             factors = [self._left(extent.size, extent.per_unit) for extent in operation.extents]

@@ -84,11 +84,15 @@ class Operation:
         weight: Its weight, whose dimensions 0 and 1 can shrink; None for a product of two activations.
         macs: MACs per example in the dense network.
         extents: For a product of two activations, the dimensions of the result that can shrink.
+        place: Where it is counted; see `scionet.network.operations.counting_place`.
+        varies: Whether its MACs depend on the data, as behind a detector's proposals. They do not count then.
     """
 
     weight: str | None
     macs: float
     extents: tuple[Extent, ...] = ()
+    place: str = ""
+    varies: bool = False
 
 
 @dataclass(frozen=True)
@@ -162,6 +166,16 @@ class Sites(Mapping[str, Site]):
     inputs: Mapping[str, Any] | None = None
     model_name: str = ""
     lineage: Lineage | None = None
+
+    @property
+    def counted(self) -> tuple[Operation, ...]:
+        """The contractions whose MACs count: those that do not depend on the data."""
+        return tuple(operation for operation in self.operations if not operation.varies)
+
+    @property
+    def uncounted(self) -> frozenset[str]:
+        """Places of the contractions whose MACs depend on the data."""
+        return frozenset(operation.place for operation in self.operations if operation.varies)
 
     def __getitem__(self, name: str) -> Site:
         """The site of that name."""

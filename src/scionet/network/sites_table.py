@@ -32,11 +32,11 @@ def sites_table(sites: "Sites") -> str:
 
 def mac_shares(sites: "Sites") -> dict[str, float]:
     """The fraction of the network's MACs that depends on each site: the part removed with all its units."""
-    total = sum(operation.macs for operation in sites.operations) or 1.0
+    total = sum(operation.macs for operation in sites.counted) or 1.0
     shares = {}
     for name, site in sites.items():
         parts = {(slot.tensor, slot.dim): slot.index.size / sites.shapes[slot.tensor][slot.dim] for slot in site.slots}
-        shares[name] = sum(op.macs * _fraction(op, site, parts) for op in sites.operations) / total
+        shares[name] = sum(op.macs * _fraction(op, site, parts) for op in sites.counted) / total
     return shares
 
 

@@ -1,21 +1,20 @@
 """Cut networks: sizes, attributes, ties and flags; and that verify notices every wrong cut."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
-from support.masking import Kept, plan_of, randomise
+from support.masking import Kept, plan_of
 from support.small_networks import Net, chain, conv, image, pooled, residual
 from torch import Tensor, nn
 from torch.nn import functional
 
-from scionet.errors import InvalidSetting, UnsupportedModel, VerificationError
+from scionet.errors import InvalidSetting, UnsupportedModel
 from scionet.network.calling import hash_tensors, state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Choice, Plan
-from scionet.network.sites import Sites
-from scionet.network.surgery.cut import copied, cut, install, kept_entries, verify
+from scionet.network.surgery.cut import copied, cut, install, kept_entries
+from scionet.network.surgery.verification import verify
 
 relu = functional.relu
 
@@ -236,90 +235,6 @@ def test_networks_that_cannot_be_copied() -> None:
         copied(model)
 
 
-# -- verify ----------------------------------------------------------------------------------------------------------
-
-
-def cut_and_plan(make: Callable[[], nn.Module] = residual) -> tuple[nn.Module, Plan, Sites, nn.Module, Tensor]:
-    torch.manual_seed(0)
-    model, x = randomise(make()), image(dtype=torch.float64)
-    sites = discover(model, x)
-    plan = plan_of(sites, {name: list(range(1, site.width)) for name, site in sites.items()})
-    return model, plan, sites, cut(model, plan, sites), x
-
-
-def test_the_right_cut_passes() -> None:
-    model, plan, sites, pruned, x = cut_and_plan()
-    assert verify(model, plan, sites, pruned, x) <= 1e-10
-
-
-@pytest.mark.parametrize("name", [name for name, _ in residual().named_parameters()])
-def test_every_wrong_tensor_is_noticed(name: str) -> None:
-    model, plan, sites, pruned, x = cut_and_plan()
-    with torch.no_grad():
-        pruned.get_parameter(name).mul_(1 + 1e-6)
-    with pytest.raises(VerificationError, match=r"differs from the masked one by .* allowed 1e-10"):
-        verify(model, plan, sites, pruned, x)
-
-
-def test_other_units_than_planned_are_noticed() -> None:
-    model, plan, sites, _, x = cut_and_plan()
-    other = plan_of(sites, {name: list(range(site.width - 1)) for name, site in sites.items()})
-    with pytest.raises(VerificationError):
-        verify(model, plan, sites, cut(model, other, sites), x)
-
-
-def test_the_dense_network_is_no_cut() -> None:
-    model, plan, sites, _, x = cut_and_plan()
-    with pytest.raises(VerificationError):
-        verify(model, plan, sites, model, x)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("output", [0, 1])
-def test_values_that_are_not_finite_are_noticed_in_any_output(output: int, value: float) -> None:
-    def make() -> Net:
-        return Net(lambda m, x: (m.b(relu(m.a(x))), m.c(relu(m.a(x)))), a=conv(3, 4), b=conv(4, 2), c=conv(4, 2))
-
-    model, plan, sites, pruned, x = cut_and_plan(make)
-    verify(model, plan, sites, pruned, x)
-    with torch.no_grad():
-        pruned.get_parameter("bc"[output] + ".bias")[0] = value
-    with pytest.raises(VerificationError):
-        verify(model, plan, sites, pruned, x)
-
-
-@pytest.mark.parametrize("output", [lambda t: t.argmax(1), lambda t: (t[:0], t.argmax(1)), lambda t: torch.fft.fft(t)])
-def test_classes_empty_tensors_and_complex_numbers_are_compared(output: Callable[[Tensor], Any]) -> None:
-    def make() -> Net:
-        return Net(lambda m, x: output(m.b(pooled(relu(m.a(x))))), a=conv(3, 4), b=nn.Linear(4, 3))
-
-    model, plan, sites, pruned, x = cut_and_plan(make)
-    verify(model, plan, sites, pruned, x)
-    with torch.no_grad():
-        pruned.get_parameter("b.weight").mul_(-1)
-        pruned.get_parameter("b.bias").mul_(-1)  # the largest output becomes the smallest
-    with pytest.raises(VerificationError):
-        verify(model, plan, sites, pruned, x)
-
-
-def test_a_given_tolerance_counts() -> None:
-    model, plan, sites, pruned, x = cut_and_plan()
-    with torch.no_grad():
-        pruned.get_parameter("head.weight").mul_(1 + 1e-6)
-    assert 1e-8 < verify(model, plan, sites, pruned, x, tolerance=1e-5) < 1e-5
-
-
-def test_verification_leaves_both_networks_as_they_were() -> None:
-    model, plan, sites, pruned, x = cut_and_plan()
-    model.train()
-    pruned.train()
-    before = hash_tensors(state_of(model)), hash_tensors(state_of(pruned))
-    verify(model, plan, sites, pruned, x)
-    assert (hash_tensors(state_of(model)), hash_tensors(state_of(pruned))) == before
-    assert model.training
-    assert pruned.training
-
-
 def test_install_keeps_what_is_not_named() -> None:
     model = chain()
     bias = model.get_parameter("head.bias")
@@ -327,26 +242,3 @@ def test_install_keeps_what_is_not_named() -> None:
     assert model.get_parameter("head.bias") is bias
     head: Any = model.get_submodule("head")
     assert (head.in_features, head.out_features) == (3, 2)
-
-
-def magnifying() -> Net:
-    """The difference of two large numbers behind a site: rounding in float32 is as large as the output."""
-    return Net(
-        lambda m, x: m.head(relu(m.a(x))) - m.tail(relu(m.a(x))), a=conv(3, 40), head=conv(40, 2), tail=conv(40, 2)
-    )
-
-
-def test_magnified_rounding_is_distinguished_from_a_wrong_cut() -> None:
-    torch.manual_seed(0)
-    model, x = randomise(magnifying()).float(), image()
-    with torch.no_grad():
-        model.get_parameter("a.weight").mul_(1e4)
-        model.get_parameter("tail.weight").copy_(model.get_parameter("head.weight") * (1 + 1e-6))
-    sites = discover(model, x)
-    plan = plan_of(sites, {name: list(range(1, site.width, 2)) for name, site in sites.items()})
-    pruned = cut(model, plan, sites)
-    assert verify(model, plan, sites, pruned, x) > 1e-4
-    with torch.no_grad():
-        pruned.get_parameter("a.bias")[0] += 1e-3
-    with pytest.raises(VerificationError, match="in float64"):
-        verify(model, plan, sites, pruned, x, tolerance=0.0)

@@ -1,15 +1,20 @@
 """Reports about a budget: it cannot be met, or a part of it is unused."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from scionet.budget.allocation.ladder import Ladder, in_percent
 from scionet.budget.budget import Budget
-from scionet.budget.costs import CostModel
+from scionet.budget.costs import Cost, CostModel
+from scionet.errors import BudgetExceeded
 
 TOLERANCE = 0.01
 """Widths that end further below their tightest limit are reported; a fraction of the dense cost."""
+
+_ROUNDING = 1e-12
+"""Relative rounding of MACs per example, which need not be whole numbers."""
 
 NO_GAIN = "more units would not lower the predicted error"
 """Why widths chosen by error curves leave budget unused."""
@@ -29,6 +34,29 @@ def refuse_unreachable(costs: CostModel, budget: Budget, *, round_to: int = 1, m
         UnreachableBudget: If even the narrowest network exceeds a limit; the text names its cost.
     """
     Ladder.build(costs, budget, round_to=round_to, min_units=min_units)
+
+
+def refuse_exceeded(budget: Budget, pruned: Cost, dense: Cost) -> None:
+    """Refuse a cut network that costs more than its budget.
+
+    Args:
+        budget: The limits.
+        pruned: The cost of the cut network, counted after the cut.
+        dense: The cost of the dense network, counted alike.
+
+    Raises:
+        BudgetExceeded: If a limit is exceeded, or MACs are limited and none of the dense network's count.
+    """
+    if "macs" in budget.quantities and not dense.macs:
+        raise BudgetExceeded(
+            f"the budget {budget} limits MACs, but all MACs of the network depend on the data; limit its parameters"
+        )
+    if not budget.met(replace(pruned, macs=pruned.macs * (1 - _ROUNDING)), dense):
+        raise BudgetExceeded(
+            f"the cut network exceeds the budget {budget}: counted after the cut, it has "
+            f"{in_percent(pruned, dense, budget.quantities)}. What the network computes does not follow from its "
+            "widths and the shapes of its inputs alone; give a smaller budget, or limit its parameters"
+        )
 
 
 def shortfall(

@@ -136,7 +136,14 @@ class Calibration:
 
 
 def read(
-    network: Network, data: Iterable[Any], example_inputs: Batch, *, labels: bool, batch_size: int, memory_bytes: float
+    network: Network,
+    data: Iterable[Any],
+    example_inputs: Batch,
+    *,
+    labels: bool,
+    batch_size: int,
+    memory_bytes: float,
+    check: Callable[[Batch], None] = lambda _: None,
 ) -> Calibration:
     """Read the caller's data, once.
 
@@ -147,6 +154,7 @@ def read(
         labels: Keep what follows the inputs as the labels.
         batch_size: Examples of a batch.
         memory_bytes: Examples beyond this size are written to disk.
+        check: Called with the inputs of each of the caller's batches.
 
     Raises:
         CalibrationError: If the data are no iterable of batches, or a batch does not fit. Batches of other sizes than
@@ -162,6 +170,7 @@ def read(
         for batch in data:
             inputs, given = inputs_like(example_inputs, batch)
             _refuse_misfit(network, inputs, example_inputs, known)
+            check(inputs)
             size = example_count(inputs)
             full = max(full, size)  # only the last batch of all is smaller
             start = before * n_processes + process_index * full

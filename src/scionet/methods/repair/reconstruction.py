@@ -18,7 +18,8 @@ from scionet.network.calling import Batch
 from scionet.network.multiprocess import world
 from scionet.network.network import Network
 from scionet.network.plan import Plan
-from scionet.network.surgery.cut import copied, cut, kept_entries, spread, verify
+from scionet.network.surgery.cut import copied, cut, kept_entries, spread
+from scionet.network.surgery.verification import verify
 from scionet.progress import Progress
 from scionet.seeds import seeded
 

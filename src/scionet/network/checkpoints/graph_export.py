@@ -28,7 +28,7 @@ from scionet.network.calling import (
     undisturbed,
 )
 from scionet.network.guard import guarded
-from scionet.network.surgery.cut import TOLERANCES
+from scionet.network.surgery.verification import TOLERANCES
 
 Run = Callable[[Batch], list[Tensor]]
 """Calls an exported network on a batch."""

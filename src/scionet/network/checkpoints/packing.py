@@ -57,7 +57,8 @@ def layout(pruned: nn.Module, plan: Plan, sites: Sites) -> tuple[list[str], dict
     stored = {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
     tied = {name: home for name, home in stored.items() if name != home}
     entries = {**lineage.kept, **{name: lineage.kept[home] for name, home in tied.items() if home in lineage.kept}}
-    return list(first.values()), tied, replace(lineage, kept=entries)
+    grown = {name: tuple(state[name].shape) for name in _transient_buffers(pruned) - entries.keys()}
+    return list(first.values()), tied, replace(lineage, kept=entries, shapes={**lineage.shapes, **grown})
 
 
 def refuse_disagreement(what: str, manifest: Manifest, tensors: Mapping[str, Tensor]) -> None:
@@ -115,6 +116,7 @@ def refuse_other_architecture(path: str | Path, manifest: Manifest, model: nn.Mo
         raise CheckpointError(f"model has lazy layers without memory ({abridged(lazy)}); call it once before")
     names = manifest.shapes.keys() | model.state_dict().keys()
     found = {name: tuple(state[name].shape) for name in names & state.keys()}
+    found |= {name: manifest.shapes[name] for name in _not_grown_yet(model, manifest)}
     absent = [
         f"{name} is in its state dict, but is not a tensor" for name in names - manifest.shapes.keys() - found.keys()
     ]
@@ -205,6 +207,22 @@ def _restored_on_error(model: nn.Module) -> Iterator[None]:
         for tensor, before in data:
             tensor.data = before
         raise
+
+
+def _transient_buffers(model: nn.Module) -> set[str]:
+    """Names of the buffers outside the state dict. A forward pass may let them grow, as caches of positions do."""
+    return {name for name, _ in model.named_buffers(remove_duplicate=False)} - model.state_dict().keys()
+
+
+def _not_grown_yet(model: nn.Module, manifest: Manifest) -> list[str]:
+    """Buffers outside the state dict that no plan cut, and that are nowhere larger than in the file."""
+    state, uncut = state_of(model), manifest.shapes.keys() - manifest.lineage.kept.keys()
+    return [
+        name
+        for name in _transient_buffers(model) & uncut
+        if state[name].ndim == len(manifest.shapes[name])
+        and all(here <= there for here, there in zip(state[name].shape, manifest.shapes[name], strict=True))
+    ]
 
 
 def abridged(items: Iterable[str]) -> str:

@@ -11,6 +11,7 @@ from scionet.network.calling import Batch, data_addresses, example_count, state_
 from scionet.network.checkpoints.records import input_record
 from scionet.network.discovery import rules
 from scionet.network.discovery.assembly import assemble
+from scionet.network.discovery.data_dependence import with_varying_operations
 from scionet.network.discovery.provisional_cut import verified_sites
 from scionet.network.discovery.tracing import Trace, trace_forward
 from scionet.network.guard import guarded
@@ -46,7 +47,7 @@ def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = 
     trace = _traced(model, batch)
     found = assemble(model, trace, example_count(batch), ignored)
     found = replace(found, inputs=input_record(batch), lineage=lineage_of(model))
-    sites = verified_sites(model, found, batch)
+    sites = with_varying_operations(model, verified_sites(model, found, batch), batch)
     if not sites:
         reasons = "; ".join(refusal_reasons(sites.refused)) or "It has no two layers in a row"
         raise UnsupportedModel(f"no prunable layer in {type(model).__name__}. {reasons}")

@@ -1,5 +1,6 @@
 """Provisional cuts: every site is kept only if a copy of the network that is cut there runs and computes the same."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 
 import torch
@@ -8,7 +9,8 @@ from torch import Tensor, nn
 from scionet.network.calling import Batch
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Refusal, Sites
-from scionet.network.surgery.cut import copied, cut, verify
+from scionet.network.surgery.cut import copied, cut
+from scionet.network.surgery.verification import verify
 
 _OPERATION = "provisional cut"
 """The operation that refusals name."""
@@ -77,11 +79,7 @@ def _largest_entry(tensor: Tensor) -> float:
 
 def _cut_error(model: nn.Module, sites: Sites, names: list[str], batch: Batch) -> str | None:
     """The error raised by removing about a third of the units of the named sites and comparing; None without one."""
-    choices = []
-    for name in names:
-        kept = uneven_subset(sites[name].width)
-        choices.append(Choice(name, sites[name].width, kept, (1.0,) * len(kept)))
-    plan = Plan(tuple(choices))
+    plan = provisional_plan(sites, names)
     try:
         verify(model, plan, sites, cut(model, plan, sites), batch)
     except Exception as error:  # the forward of a user's module can raise anything; here it means: cannot be pruned
@@ -90,13 +88,25 @@ def _cut_error(model: nn.Module, sites: Sites, names: list[str], batch: Batch) -
     return None
 
 
-def uneven_subset(width: int) -> tuple[int, ...]:
-    """Two thirds of the units: all but every second one of the first two thirds.
+def provisional_plan(sites: Sites, names: Iterable[str]) -> Plan:
+    """The plan that removes about a third of the units of the named sites, others of each."""
+    number = {name: number for number, name in enumerate(sites)}
+    subsets = [(name, sites[name].width, uneven_subset(sites[name].width, number[name])) for name in names]
+    return Plan(tuple(Choice(name, width, kept, (1.0,) * len(kept)) for name, width, kept in subsets))
+
+
+def uneven_subset(width: int, number: int = 0) -> tuple[int, ...]:
+    """About two thirds of the units: all but every second one of the first two thirds.
 
     The removed units are distributed unevenly over halves and over even and odd units. So a forward that divides or
     shuffles channels by position fails, while a random choice could leave equal parts by chance.
+
+    Args:
+        width: Number of units.
+        number: Subsets of consecutive numbers differ, so that sites that would have to keep the same units fail.
     """
-    removed = set(range(0, max(1, 2 * width // 3), 2))
+    first = number % 2
+    removed = set(range(first, max(first + 1, 2 * width // 3 - number % 3), 2))
     return tuple(unit for unit in range(width) if unit not in removed)
 
 

@@ -8,28 +8,18 @@ them or lock them. `scionet.network.discovery.rules` defines what each operation
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from threading import get_ident
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 from scionet.errors import UnsupportedModel
-from scionet.network.calling import (
-    Batch,
-    attention_unfused,
-    call,
-    data_addresses,
-    state_of,
-    tensors_of,
-    undisturbed,
-)
+from scionet.network.calling import Batch, call, data_addresses, state_of, tensors_of
+from scionet.network.operations import ModulePath, as_plain_operations, counting_place, macs_of
 from scionet.network.sites import Address
-from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary, flop_registry
+from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary
 
 Planes = tuple[Tensor, ...]
 
@@ -69,9 +59,9 @@ class Contraction:
 
     Attributes:
         weight: Name of the weight, or None for a product of two activations.
-        flops: Floating-point operations of the call (two for each multiply-accumulate).
+        macs: Multiply-accumulates of the call, for all examples together.
         position: Index of the call among all operations of the pass.
-        module: The module that made the call.
+        place: Where it is counted; see `scionet.network.operations.counting_place`.
         readers: Number of operations that read its result.
         norm: Prefix of the BatchNorm that reads its result.
         shortcut: The operation whose result is added to its (normalised) result, if that ran before the call.
@@ -79,9 +69,9 @@ class Contraction:
     """
 
     weight: str | None
-    flops: float
+    macs: float
     position: int
-    module: str
+    place: str
     readers: int = 0
     norm: str | None = None
     shortcut: Address | None = None
@@ -118,8 +108,7 @@ class Trace(TorchDispatchMode):
         self.grids: list[Grid] = []
         self.contractions: list[Contraction] = []
         self._rule = rule
-        self._modules = {module: name for name, module in model.named_modules()}
-        self._stack = [""]
+        self.path = ModulePath(model)
         # Weak keys: with strong ones the record would keep every activation of the pass in memory.
         self._planes = WeakTensorKeyDictionary()
         self._origins = WeakTensorKeyDictionary()
@@ -171,7 +160,7 @@ class Trace(TorchDispatchMode):
     def record_grid(self, plane: Tensor, operation: str) -> None:
         """Note that the tags of this plane can only be removed in whole rows, along one dimension or another."""
         if len(varying(plane)) > 1:
-            self.grids.append(Grid(plane, operation, self._stack[-1]))
+            self.grids.append(Grid(plane, operation, self.path.current))
 
     def unite(self, first: Tensor, second: Tensor, operation: str) -> None:
         """Unite the tags at the same place of two broadcastable planes; lock a tag where the other plane has none."""
@@ -198,17 +187,23 @@ class Trace(TorchDispatchMode):
         for plane in planes:
             tags = plane[plane >= 0]
             if tags.numel():
-                self.locks.append(Lock(tags.unique(), operation, self._stack[-1], advice))
+                self.locks.append(Lock(tags.unique(), operation, self.path.current, advice))
 
     def record_contraction(self, weight: str | None, op: Call) -> Contraction:
         """Record a contraction, for counting MACs and for finding the operations that follow it."""
-        count = flop_registry.get(op.func.overloadpacket)
-        flops = float(count(*op.args, **op.kwargs, out_val=op.out)) if count else 0.0
-        contraction = Contraction(weight, flops, self._position, self._stack[-1])
+        found = ((self._names.get(tensor.data_ptr()), tensor) for tensor in tensors_of((op.args, op.kwargs)))
+        weights = {name: tensor for name, tensor in found if name is not None}
+        place = counting_place(self.path.current, weights)
+        macs = macs_of(op.func, op.args, op.kwargs, op.out) or 0.0
+        contraction = Contraction(weight, macs, self._position, place)
         self.contractions.append(contraction)
         if weight is not None:
             self._origins[op.out] = (contraction, False)
         return contraction
+
+    def _is_recorded(self) -> bool:
+        """Whether the rule of the current operation recorded it as a contraction."""
+        return bool(self.contractions) and self.contractions[-1].position == self._position
 
     def record_same_origin(self, source: Any, out: Tensor, norm: str | None = None) -> None:
         """Record that `out` is still the result of the contraction that made `source`.
@@ -252,36 +247,13 @@ class Trace(TorchDispatchMode):
         name = func.overloadpacket.__name__
         op = Call(func, name, args, kwargs, func(*args, **kwargs))
         self._rule(self, op)
+        if macs_of(func, args, kwargs, op.out) and not self._is_recorded():
+            self.record_contraction(None, op)
         for tensor in tensors_of(op.out):
             self._addresses[tensor] = (Address(name, self._calls[name]), self._position)
         self._calls[name] += 1
         self._position += 1
         return op.out
-
-    @contextmanager
-    def following_modules(self) -> Iterator[None]:
-        """Keep track of the module that runs, by global hooks that are removed on leaving.
-
-        Hooks on the modules themselves would change the model while it runs. Global ones also run in other threads,
-        where the caller may be using other networks, or this one.
-        """
-        own = get_ident()
-
-        def follow(module: nn.Module, _: Any) -> None:
-            if get_ident() == own:
-                self._stack.append(self._modules.get(module, self._stack[-1]))
-
-        def leave_module(*_: Any) -> None:
-            if get_ident() == own:
-                self._stack.pop()
-
-        enter = register_module_forward_pre_hook(follow)
-        leave = register_module_forward_hook(leave_module, always_call=True)
-        try:
-            yield
-        finally:
-            enter.remove()
-            leave.remove()
 
 
 def varying(plane: Tensor) -> set[int]:
@@ -313,7 +285,7 @@ def trace_forward(model: nn.Module, batch: Batch, rule: Callable[[Trace, Call], 
         UnsupportedModel: If the model returns no tensor.
     """
     trace, inputs = Trace(model, rule), copy.deepcopy(batch)  # the network may write into its inputs
-    with undisturbed(model), attention_unfused(), trace.following_modules():
+    with as_plain_operations(model), trace.path.followed():
         with trace:
             out = call(model, inputs)
         outputs = list(tensors_of(out))

@@ -1,7 +1,6 @@
-"""Cutting a network to a plan, and verifying the cut. No other module changes the shapes of a network."""
+"""Cutting a network to a plan. No other module changes the shapes of a network."""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -10,19 +9,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scionet.errors import InvalidSetting, UnsupportedModel, VerificationError
+from scionet.errors import InvalidSetting, UnsupportedModel
 from scionet.modes import at_work
-from scionet.network.calling import Batch, call, hash_tensors, place_of, state_of, tensors_of, to_model, undisturbed
-from scionet.network.guard import guarded
+from scionet.network.calling import hash_tensors, state_of
 from scionet.network.lineage import Lineage, Pruning, note_lineage
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.attention import record_heads
-from scionet.network.surgery.gates import call_with, masked_tensors
+from scionet.network.surgery.gates import masked_tensors
 from scionet.torch_internals import BatchOrInstanceNormBase, ConvolutionBase, own_buffers, own_parameters
-
-TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
-"""Largest relative difference between masked and cut network, by floating-point type."""
 
 
 @at_work()
@@ -192,72 +187,3 @@ def _record_size(module: nn.Module) -> None:
         module.num_features = next(t for t in (module.weight, module.running_mean) if t is not None).shape[0]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = module.weight.shape[0]
-
-
-@guarded
-def verify(
-    model: nn.Module, plan: Plan, sites: Sites, pruned: nn.Module, batch: Batch, tolerance: float | None = None
-) -> float:
-    """Compare the masked and the cut network on `batch` and return their largest relative difference.
-
-    A network that magnifies rounding errors (such as one with dead channels in front of BatchNorm) can exceed the
-    tolerance although the cut is right. The two are then compared in float64, where only a wrong cut shows.
-
-    Args:
-        model: The dense network.
-        plan: The plan.
-        sites: The dense network's sites.
-        pruned: The network that `cut` returned.
-        batch: Inputs.
-        tolerance: Largest difference that is accepted, relative to the largest output; by default 1e-10 in float64,
-            1e-4 in float32, 2e-2 in float16, 1e-1 in bfloat16.
-
-    Raises:
-        InvalidSetting: If the plan was made for other weights.
-        VerificationError: If the two differ by more, or an output is NaN or infinite.
-    """
-    refuse_other_weights(plan, model)
-    tensors, dtype = masked_tensors(model, sites, plan), place_of(model)[1]
-    difference = _network_difference(model, tensors, pruned, batch)
-    allowed = TOLERANCES.get(dtype, max(TOLERANCES.values())) if tolerance is None else tolerance
-    if difference <= allowed:
-        return difference
-    exact = _difference_in_float64(model, tensors, pruned, batch) if math.isfinite(difference) else difference
-    if not exact <= TOLERANCES[torch.float64]:
-        raise VerificationError(
-            f"the cut network differs from the masked one by {difference:.2e} (relative; allowed {allowed:.0e}), and "
-            f"by {exact:.2e} in float64; do not use it. Exclude the layers concerned with ignored_layers, and report "
-            "the model"
-        )
-    return difference
-
-
-def _network_difference(model: nn.Module, tensors: Mapping[str, Tensor], pruned: nn.Module, batch: Batch) -> float:
-    """Largest relative difference between `model` called with `tensors` and the cut network; NaN if an output is."""
-    batch = to_model(batch, model)
-    with undisturbed(model):  # on copies of the inputs, since a network may write into them
-        expected = list(tensors_of(call_with(model, tensors, copy.deepcopy(batch))))
-    with undisturbed(pruned):
-        found = list(tensors_of(call(pruned, copy.deepcopy(batch))))
-    differences = [_difference(a, b) for a, b in zip(expected, found, strict=True)]
-    return float(np.max(differences, initial=0.0))  # np.max propagates NaN; the built-in max does not
-
-
-def _difference_in_float64(model: nn.Module, tensors: Mapping[str, Tensor], pruned: nn.Module, batch: Batch) -> float:
-    """The same in float64; infinite if the networks do not run in float64."""
-    wide = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    try:
-        return _network_difference(copied(model).double(), wide, copied(pruned).double(), batch)
-    except (RuntimeError, TypeError):  # a forward with a fixed type, or a device without float64
-        return math.inf
-
-
-def _difference(expected: Tensor, found: Tensor) -> float:
-    """Largest difference of two tensors, relative to the largest entry of the first; infinite if shapes differ."""
-    if expected.shape != found.shape:
-        return float("inf")
-    if not (expected.is_floating_point() or expected.is_complex()) or not expected.numel():
-        return float(not torch.equal(expected, found))
-    wide = torch.promote_types(expected.dtype, torch.float64)
-    difference = (expected.to(wide) - found.to(wide)).abs().max()
-    return float(difference / expected.to(wide).abs().max().clamp_min(torch.finfo(torch.float32).tiny))

@@ -1,0 +1,183 @@
+"""The tensor operations of a forward pass: which ones run, in which module, on which weights, at how many MACs."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import get_ident
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from scionet.network.calling import (
+    Batch,
+    attention_unfused,
+    call,
+    data_addresses,
+    state_of,
+    tensors_of,
+    to_model,
+    undisturbed,
+)
+from scionet.network.surgery.gates import call_with
+from scionet.torch_internals import TorchDispatchMode, flop_registry, tree_leaves
+
+_FLOPS_PER_MAC = 2
+
+
+Signature = tuple[str, str, tuple[str, ...], tuple[int, ...]]
+"""Operator, module, names of the weights, and whole numbers among the arguments of an operation."""
+
+
+@dataclass(frozen=True)
+class RunOperation:
+    """One tensor operation of a forward pass.
+
+    Attributes:
+        operator: Its name without namespace and overload.
+        module: Path of the innermost module that ran it; empty for the network itself.
+        weights: Names of the parameters and buffers among its arguments.
+        numbers: Whole numbers among its arguments, such as dimensions, sizes and strides.
+        place: Where it is counted; see `counting_place`.
+        macs: Multiply-accumulates of the call, for all examples together; None for operators that are not counted.
+    """
+
+    operator: str
+    module: str
+    weights: tuple[str, ...]
+    numbers: tuple[int, ...]
+    place: str
+    macs: float | None
+
+    @property
+    def signature(self) -> Signature:
+        """See `Signature`."""
+        return self.operator, self.module, self.weights, self.numbers
+
+
+class ModulePath:
+    """The path of the innermost module that runs."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._names = {module: name for name, module in model.named_modules()}
+        self._stack = [""]
+
+    @property
+    def current(self) -> str:
+        """The path; empty for the network itself."""
+        return self._stack[-1]
+
+    @contextmanager
+    def followed(self) -> Iterator[None]:
+        """Follow the modules that run, by global hooks that are removed on leaving.
+
+        Hooks on the modules themselves would change the model while it runs. Global ones also run in other threads,
+        where the caller may be using other networks, or this one.
+        """
+        own = get_ident()
+
+        def follow(module: nn.Module, _: Any) -> None:
+            if get_ident() == own:
+                self._stack.append(self._names.get(module, self.current))
+
+        def leave_module(*_: Any) -> None:
+            if get_ident() == own:
+                self._stack.pop()
+
+        enter = register_module_forward_pre_hook(follow)
+        leave = register_module_forward_hook(leave_module, always_call=True)
+        try:
+            yield
+        finally:
+            enter.remove()
+            leave.remove()
+
+
+@contextmanager
+def as_plain_operations(model: nn.Module) -> Iterator[None]:
+    """Let a pass of the model consist of plain operations on its own tensors; the model is left as it was."""
+    with undisturbed(model), attention_unfused():
+        yield
+
+
+def macs_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> float | None:
+    """Multiply-accumulates of a call as torch's own counter counts them; None for operators that it leaves out."""
+    count = flop_registry.get(func.overloadpacket)
+    return count(*args, **kwargs, out_val=out) / _FLOPS_PER_MAC if count else None
+
+
+def counting_place(module: str, weights: Mapping[str, Tensor]) -> str:
+    """Where an operation is counted: the largest-dimensional parameter that it reads, or else its module's path.
+
+    The same in the dense, the masked and the cut network.
+
+    Args:
+        module: Path of the module that runs the operation.
+        weights: The parameters and buffers among its arguments.
+    """
+    return max(weights, key=lambda name: weights[name].ndim, default=module)
+
+
+def run_operations(
+    model: nn.Module, batch: Batch, tensors: Mapping[str, Tensor] = MappingProxyType({})
+) -> tuple[RunOperation, ...]:
+    """The operations of one forward pass in evaluation mode, in their order. Model and batch are left as they were.
+
+    Args:
+        model: The network.
+        batch: What it is called on.
+        tensors: Tensors that take the place of its own.
+    """
+    log, inputs = _OperationLog(model, tensors), copy.deepcopy(to_model(batch, model))
+    with as_plain_operations(model), log.path.followed(), log:
+        if tensors:
+            call_with(model, tensors, inputs)
+        else:
+            call(model, inputs)
+    return tuple(log.operations)
+
+
+def macs_by_place(operations: Sequence[RunOperation]) -> dict[str, float]:
+    """MACs of a pass, for all its examples together, by the place where they are counted."""
+    macs: dict[str, float] = {}
+    for operation in operations:
+        if operation.macs:
+            macs[operation.place] = macs.get(operation.place, 0.0) + operation.macs
+    return macs
+
+
+class _OperationLog(TorchDispatchMode):
+    """The operations that run while the mode is active."""
+
+    def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.operations: list[RunOperation] = []
+        self.path = ModulePath(model)
+        self._names = data_addresses(model) | {tensor.data_ptr(): name for name, tensor in tensors.items()}
+        self._held = state_of(model), tensors  # no other tensor gets their addresses during the pass
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation and note it down."""
+        kwargs = kwargs or {}
+        if func.overloadpacket not in flop_registry:
+            with self:  # in inference mode, operators arrive that consist of others
+                out = func.decompose(*args, **kwargs)
+            if out is not NotImplemented:
+                return out
+        out = func(*args, **kwargs)
+        found = ((self._names.get(tensor.data_ptr()), tensor) for tensor in tensors_of((args, kwargs)))
+        weights = {name: tensor for name, tensor in found if name is not None}
+        module = self.path.current
+        self.operations.append(
+            RunOperation(
+                func.overloadpacket.__name__,
+                module,
+                tuple(weights),
+                tuple(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, int)),
+                counting_place(module, weights),
+                macs_of(func, args, kwargs, out),
+            )
+        )
+        return out
