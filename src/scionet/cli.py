@@ -30,7 +30,8 @@ from scionet.commands.options import (
 )
 from scionet.commands.show import complain, line
 from scionet.commands.tyro_rules import RefusedValue, registry
-from scionet.errors import PruneError, unknown
+from scionet.errors import InvalidSetting, PruneError, unknown
+from scionet.files.toml_files import read_toml
 from scionet.training.recipes import RECIPES
 
 KINDS: dict[str, type[Common]] = {
@@ -110,11 +111,12 @@ def parse(args: Sequence[str]) -> Common:
     """A command from its arguments and, where they name one, a TOML file; the arguments come last and win.
 
     Raises:
-        PruneError: If the file cannot be read or has an unknown key, or the recipe is unknown.
+        PruneError: If the file cannot be read, has an unknown key or names a function that is not trusted, or the
+            recipe is unknown.
         SystemExit: After a usage error or ``--help``.
     """
     said = _glance(args)
-    table = config.read(said.config) if said.config else {}
+    table = read_toml(said.config, InvalidSetting) if said.config else {}
     recipe = str(said.recipe or table.get("recipe", "finetune"))
     if recipe not in RECIPES:
         raise unknown("recipe", recipe, RECIPES)
@@ -139,10 +141,12 @@ def parse(args: Sequence[str]) -> Common:
     choices: Any = Demo | Prune | tuning | Evaluate | Export | analyze | bench
     description = "Structured pruning of PyTorch networks by greedy forward selection. Its version: scionet --version."
     try:
-        return tyro.cli(choices, prog="scionet", description=description, args=args, registry=registry())
+        command = tyro.cli(choices, prog="scionet", description=description, args=args, registry=registry())
     except RefusedValue as error:
         complain(str(error))
         raise SystemExit(USAGE) from error
+    config.refuse_functions(table, command, said.config)
+    return command
 
 
 def execute(command: Common) -> None:

@@ -3,11 +3,17 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+from scionet.escaping import printable
+
 _SHOWN = 40
 
 
 class PruneError(ValueError):
     """Base class of all errors that scionet raises deliberately."""
+
+    def __str__(self) -> str:
+        """The message in one line. Control characters, as in the name of a hostile file, are shown as escapes."""
+        return printable(super().__str__())
 
 
 class UnsupportedModel(PruneError):

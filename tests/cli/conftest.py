@@ -26,6 +26,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 Image.fromarray(pixels).save(folder / f"{number}.png")
     torch.manual_seed(0)
     torch.save(resnet20().state_dict(), home / "weights.pt")
+    (home / "half.json").write_text('{"layer1.0.conv1": 0.5}')
     (home / "widths.json").write_text('{"layer1.0.conv1": 17}')
     (home / "prune.toml").write_text(
         'model = "scionet:resnet20"\nweights = "weights.pt"\nbudget = "macs<=80%"\ncalibration_images = 16\n'

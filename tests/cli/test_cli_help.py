@@ -254,10 +254,8 @@ def test_a_wrong_file_is_explained(text: str, message: str, tmp_path: Path, caps
     assert re.search(message, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("name", ["widths.json", "widths.toml"])
-def test_widths_come_from_a_file_in_place_of_a_budget(name: str, tmp_path: Path) -> None:
-    text = {"widths.json": '{"layer1.0.conv1": 8, "name": 3}', "widths.toml": '"layer1.0.conv1" = 8\nname = 3'}
-    (tmp_path / name).write_text(text[name])
-    command = parse(["prune", "--model", "a", "--out", "o", "--data", "d", "--widths", str(tmp_path / name)])
+def test_widths_come_from_a_file_in_place_of_a_budget(tmp_path: Path) -> None:
+    (tmp_path / "widths.json").write_text('{"layer1.0.conv1": 8, "name": 3}')
+    command = parse(["prune", "--model", "a", "--out", "o", "--data", "d", "--widths", str(tmp_path / "widths.json")])
     assert isinstance(command, Prune)
     assert chosen_widths(command) == Widths({"layer1.0.conv1": 8, "name": 3})

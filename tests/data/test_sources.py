@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 from support.albums import CLASSES, write_pictures
+from support.hostile_files import PICTURES
 from torch.utils.data import TensorDataset
 
 from scionet.data.augmentation import Augmentation
@@ -102,6 +103,29 @@ def test_hugging_face_data_sets_by_their_columns(tmp_path: Path) -> None:
     saved(tmp_path / "strange", {"train": 2}, "scan")
     with pytest.raises(InvalidSetting, match=r"has the columns \['scan', 'label'\]"):
         read_source("huggingface:strange", PLAIN, tmp_path)
+
+
+def test_pictures_of_a_hugging_face_data_set_are_decoded_here(tmp_path: Path) -> None:
+    """Not by datasets, which would start Ghostscript for an EPS."""
+    features = datasets.Features({"img": datasets.Image(decode=False), "label": datasets.ClassLabel(2)})
+    rows = {"img": [{"bytes": PICTURES["EPS"], "path": None}], "label": [0]}
+    hostile = datasets.Dataset.from_dict(rows, features=features).cast_column("img", datasets.Image())
+    datasets.DatasetDict({"train": hostile}).save_to_disk(tmp_path / "hostile")
+    examples = read_source("huggingface:hostile", PLAIN, tmp_path).train.choose([0], None)
+    with pytest.raises(CalibrationError, match="not a readable image"):
+        examples[0]
+
+
+def test_hugging_face_needs_a_version_that_runs_no_script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(datasets, "__version__", "3.6.0")
+    with pytest.raises(InvalidSetting, match=r"needs datasets 4 or newer.*3\.6\.0"):
+        read_source("huggingface:saved", PLAIN, tmp_path)
+
+
+def test_a_hugging_face_data_set_needs_parts(tmp_path: Path) -> None:
+    datasets.Dataset.from_dict({"label": [0]}).save_to_disk(tmp_path / "rows")
+    with pytest.raises(InvalidSetting, match="has no part 'train'"):
+        read_source("huggingface:rows", PLAIN, tmp_path)
 
 
 def test_a_missing_hugging_face_data_set_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

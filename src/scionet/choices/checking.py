@@ -148,8 +148,8 @@ def from_description(value: Any, kinds: Mapping[str, type[Kind]], parameter: str
         return chosen(value, kinds, parameter)
     given = dict(value)
     name = given.pop("name", None)
-    if name not in kinds:
-        raise unknown(parameter, str(name), kinds)
+    if not isinstance(name, str) or name not in kinds:
+        raise unknown(parameter, f"{name!s:.80}", kinds)
     return made(kinds[name], given)
 
 

@@ -109,12 +109,21 @@ def keywords_from(table: Mapping[str, Any]) -> dict[str, Any]:
         "widths": widths_from,
         "repair": repair_from,
         "outputs": outputs_from,
-        "limits": lambda value: from_description({"name": "limits", **value}, {"limits": Limits}, "limits"),
-        "resources": lambda value: from_description(
-            {"name": "resources", **value}, {"resources": Resources}, "resources"
-        ),
+        "limits": lambda value: _table_from(value, "limits", Limits),
+        "resources": lambda value: _table_from(value, "resources", Resources),
     }
     for key in table:
         if key not in readers:
             raise unknown("setting", str(key), readers)
     return {key: readers[key](value) for key, value in table.items()}
+
+
+def _table_from(value: Any, name: str, kind: type[Any]) -> Any:
+    """A choice that has no alternatives, from its table.
+
+    Raises:
+        InvalidSetting: If it is no table, or a key or a value is not allowed.
+    """
+    if not isinstance(value, Mapping):
+        raise InvalidSetting(f"{name} must be a table; given {value!r:.80}")
+    return from_description({**value, "name": name}, {name: kind}, name)

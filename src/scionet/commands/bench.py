@@ -58,6 +58,7 @@ def run(command: BenchRun) -> None:
         str(command.out),
         "--data",
         str(command.data),
+        *_trust(command),
     ]
     advise(command, "continue with:", f"  {shlex.join(words)}")
 
@@ -108,9 +109,14 @@ def pack(command: BenchPack) -> None:
 
 
 def _workspace(command: BenchRun | BenchStatus, execution: Execution) -> Workspace:
-    words = ["scionet", "bench", "run", command.experiment.name, "--out", command.out.name, *_rounding(execution)]
-    experiment = Experiment.read(command.experiment)
+    flags = [*_rounding(execution), *_trust(command)]
+    words = ["scionet", "bench", "run", command.experiment.name, "--out", command.out.name, *flags]
+    experiment = Experiment.read(command.experiment, command.trust_factory)
     return Workspace(experiment, command.data.resolve(), command.out.resolve(), execution, shlex.join(words))
+
+
+def _trust(command: BenchRun | BenchStatus) -> list[str]:
+    return ["--trust-factory"] if command.trust_factory else []
 
 
 def _rounding(execution: Execution) -> list[str]:

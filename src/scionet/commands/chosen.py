@@ -10,7 +10,7 @@ from scionet.choices.repair import Recalibrate, RepairStep
 from scionet.choices.widths import WIDTHS, WidthRule, Widths
 from scionet.commands.options import Prune
 from scionet.errors import InvalidSetting, unknown
-from scionet.files.parsing import parsed_json, parsed_toml
+from scionet.files.parsing import parsed_json
 
 
 def chosen_method(command: Prune) -> str | Forward | Score:
@@ -44,7 +44,7 @@ def refuse_no_stop(command: Prune) -> None:
     stops = (command.task_loss.tolerance is not None) + isinstance(command.widths, Path)
     if not own and (command.budget is not None) + stops != 1:
         raise InvalidSetting(
-            'give one of three: --budget, such as --budget "macs<=50%"; --widths FILE; or --objective task_loss with '
+            'give one of three: --budget, such as --budget "macs<=50%"; --widths FILE.json; or --objective task_loss with '
             "--task-loss.tolerance"
         )
 
@@ -64,16 +64,15 @@ def chosen_widths(command: Prune) -> WidthRule | None:
 
 
 def _widths_in(path: Path) -> Widths:
-    """The widths in a file.
+    """The widths in a JSON file.
 
     Raises:
-        InvalidSetting: If the file cannot be read, or is not JSON or TOML with a number of units for each name.
+        InvalidSetting: If the file cannot be read, or is not JSON with a number of units for each name.
     """
-    parse = {".json": parsed_json, ".toml": parsed_toml}.get(path.suffix)
-    if parse is None:
-        raise unknown("widths", str(path), [*WIDTHS.keys() - {"widths"}, "FILE.json", "FILE.toml"])
+    if path.suffix != ".json":
+        raise unknown("widths", str(path), [*WIDTHS.keys() - {"widths"}, "FILE.json"])
     try:
-        return Widths(parse(path.read_text(encoding="utf-8"), "widths"))
+        return Widths(parsed_json(path.read_text(encoding="utf-8"), "widths"))
     except OSError as error:
         raise InvalidSetting(f"cannot read the widths {path}: {error.strerror}; give an existing file") from error
     except ValueError as error:

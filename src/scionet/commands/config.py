@@ -2,27 +2,14 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import tyro
 
+from scionet.choices.trust import functions_in, refuse_untrusted
 from scionet.errors import InvalidSetting, unknown
-from scionet.files.parsing import parsed_toml
 
-
-def read(path: Path) -> dict[str, Any]:
-    """Read the tables of a TOML file.
-
-    Raises:
-        InvalidSetting: If it cannot be read or is not TOML.
-    """
-    try:
-        return parsed_toml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InvalidSetting(f"cannot read {path}: {error.strerror}; give an existing TOML file") from error
-    except ValueError as error:
-        raise InvalidSetting(f"{path} is no TOML file: {error}") from error
+_TRUST = "trust_factory"
 
 
 def arguments(table: Mapping[str, Any], kind: type, recipe: type, where: str, prefix: str = "") -> Iterator[str]:
@@ -39,8 +26,12 @@ def arguments(table: Mapping[str, Any], kind: type, recipe: type, where: str, pr
         InvalidSetting: If a key is unknown, or a value is not a text, number, truth value or list of these.
     """
     hints = get_type_hints(kind, include_extras=True)
-    known = {field.name for field in fields(kind)} - {"config", "debug"}  # these were read before
+    known = {field.name for field in fields(kind)} - {"config", "debug", _TRUST}  # these are given before the file
     for key, value in table.items():
+        if key == _TRUST:
+            raise InvalidSetting(
+                f"{key} in {where}: a file cannot trust itself; give --trust-factory on the command line"
+            )
         if key not in known:
             raise unknown(f"key in {where}", key, known)
         bare = tyro.conf.OmitArgPrefixes in getattr(hints[key], "__metadata__", ())
@@ -52,7 +43,9 @@ def arguments(table: Mapping[str, Any], kind: type, recipe: type, where: str, pr
             below = prefix if bare else f"{prefix}{key.replace('_', '-')}."
             yield from arguments(value, inner, recipe, f"{where} [{key}]", below)
         else:
-            raise InvalidSetting(f"{key} in {where} must be a table: write [{key}] and its keys below; given {value!r}")
+            raise InvalidSetting(
+                f"{key} in {where} must be a table: write [{key}] and its keys below; given {value!r:.80}"
+            )
 
 
 def _argument(key: str, value: Any, where: str, prefix: str) -> Iterator[str]:
@@ -64,10 +57,27 @@ def _argument(key: str, value: Any, where: str, prefix: str) -> Iterator[str]:
     flag = key.replace("_", "-")
     items = value if isinstance(value, list) else [value]
     if not all(isinstance(item, str | int | float) for item in items):
-        raise InvalidSetting(f"{key} in {where} must be a text, a number, true or false, or a list; given {value!r}")
+        raise InvalidSetting(
+            f"{key} in {where} must be a text, a number, true or false, or a list; given {value!r:.80}"
+        )
     if isinstance(value, list):
+        if flags := [item for item in value if isinstance(item, str) and item.startswith("-")]:
+            raise InvalidSetting(
+                f"{key} in {where} is a list of values, and {flags[0]!r:.80} would be an option; remove it"
+            )
         yield from (f"--{prefix}{flag}", *map(str, value))
     elif isinstance(value, bool):
         yield f"--{prefix}{flag}" if value else f"--{prefix}no-{flag}"
     else:
         yield f"--{prefix}{flag}={value}"
+
+
+def refuse_functions(table: Mapping[str, Any], command: Any, where: object) -> None:
+    """Refuse a function that a file names, unless the command line trusts it or names another one.
+
+    Raises:
+        InvalidSetting: If there is one.
+    """
+    if not command.trust_factory:
+        used = {key: value for key, value in table.items() if getattr(command, key, None) == value}
+        refuse_untrusted(functions_in(used), where)

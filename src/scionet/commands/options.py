@@ -39,6 +39,9 @@ class Common:
     """Root of all randomness: the sampled pictures, and random choices of methods."""
     threads: int | None = None
     """Threads that torch may use; all by default."""
+    trust_factory: bool = False
+    """Run a package.module:function that a file names, a pruned network or a TOML file; it may be any code. This option
+    itself is never read from a file."""
     quiet: bool = False
     """No progress bars and no advice; only results, warnings and errors."""
     debug: bool = False
@@ -136,7 +139,7 @@ class PruneOptions:
     """Method forward: evaluate every remaining unit at each step, or a random sample."""
     widths: WidthsName | Path | None = None
     """How the budget is divided among the layers: by default sensitivity, or uniform if the objective evaluates the
-    whole network. A .json or .toml file of layer names and numbers of units takes the place of the budget."""
+    whole network. A .json file of layer names and numbers of units takes the place of the budget."""
     repair: tuple[RepairName, ...] = ("refit",)
     """Steps that repair the weights, in this order; --repair without a name for none."""
     calibration_images: int = 2048
@@ -185,8 +188,6 @@ class FinetuneOptions(Generic[RecipeKind]):
     """The dense network's factory, where the file names none: timm:NAME, ..., package.module:function."""
     model_args: tuple[str, ...] = ()
     """Arguments of this factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
-    trust_factory: bool = False
-    """Run a package.module:function that the pruned file names as its factory; it may be any code."""
     teacher_weights: Path | None = None
     """Weights of the dense network, which is then the teacher; needed by --teacher-weight and --features."""
     recipe: str = "finetune"
@@ -229,8 +230,6 @@ class EvaluateOptions:
     """Weights of the dense network: a .safetensors file, or a state dict written by torch.save."""
     model_args: tuple[str, ...] = ()
     """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
-    trust_factory: bool = False
-    """Run a package.module:function that the pruned file names as its factory; it may be any code."""
     images: int | None = None
     """Evaluate on this many pictures, sampled at random; all by default."""
     exclude_calibration_of: Path | None = None
@@ -263,8 +262,6 @@ class ExportOptions:
     """The dense network's factory, where the file names none: timm:NAME, ..., package.module:function."""
     model_args: tuple[str, ...] = ()
     """Arguments of this factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
-    trust_factory: bool = False
-    """Run a package.module:function that the pruned file names as its factory; it may be any code."""
     input_shape: tuple[int, ...] | None = None
     """Shape of one input without the batch, such as 3 224 224; recorded in the pruned file by default."""
     overwrite: bool = False

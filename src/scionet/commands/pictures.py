@@ -186,4 +186,4 @@ def remaining(folder: ImageFolder, taken: Indices) -> Indices:
 
 
 def _digest(paths: Iterable[str]) -> str:
-    return hashlib.sha256("\n".join(paths).encode()).hexdigest()
+    return hashlib.sha256("\n".join(paths).encode(errors="surrogateescape")).hexdigest()  # names need not be UTF-8

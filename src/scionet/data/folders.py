@@ -1,7 +1,6 @@
 """Labelled images in a directory or a zip file."""
 
-import zipfile
-import zlib
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from scionet.data.images import Pixels
+from scionet.data.archives import is_archive, open_archive, read_entry, refuse_odd
+from scionet.data.images import MAX_FILE_BYTES, Pixels
 from scionet.errors import CalibrationError, InvalidSetting
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
@@ -20,7 +20,8 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 class ImageFolder:
     """Labelled images in a directory or a zip file, laid out as ``[split/]class/name.jpg``.
 
-    A zip file is not extracted; images are read from it directly.
+    A zip file is not extracted; images are read from it directly. What is unusual in it (an encrypted entry, a link, a
+    name with ``..``, a name that occurs twice, a file beyond `scionet.data.images.MAX_FILE_BYTES`) is an error.
 
     Attributes:
         root: The directory or zip file.
@@ -40,7 +41,8 @@ class ImageFolder:
         """List the images.
 
         Raises:
-            InvalidSetting: If the directory, zip file or split does not exist, or has no images in class folders.
+            InvalidSetting: If the directory, zip file or split does not exist, has no images in class folders, or the
+                zip file is damaged or unusual.
         """
         found = sorted(_image_paths(Path(self.root)))
         above = () if self.split is None else (self.split,)
@@ -78,10 +80,26 @@ class ImageFolder:
         """A thread-safe function from an image's index to its file's bytes."""
         root = Path(self.root)
         if root.is_dir():
-            yield lambda index: (root / self.paths[index]).read_bytes()
+            yield lambda index: read_file(root / self.paths[index])
         else:
-            with zipfile.ZipFile(root) as archive:
-                yield lambda index: archive.read(self.paths[index])
+            with open_archive(root) as archive:
+                yield lambda index: read_entry(archive, self.paths[index])
+
+
+def read_file(path: Path) -> bytes:
+    """Read a picture's file.
+
+    Raises:
+        CalibrationError: If it is no regular file (opening a pipe would wait for ever), or too large.
+        OSError: If it cannot be read.
+    """
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise CalibrationError("it is no regular file")
+    if found.st_size > MAX_FILE_BYTES:
+        raise CalibrationError(f"it has {found.st_size:,} bytes, more than {MAX_FILE_BYTES:,}")
+    with path.open("rb") as file:
+        return file.read(MAX_FILE_BYTES)
 
 
 def read_image(
@@ -100,7 +118,7 @@ def read_image(
     """
     try:
         return prepare(read(index))
-    except (OSError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+    except (OSError, ValueError) as error:
         name = f"{folder.paths[index]} in {folder.root}"
         raise CalibrationError(f"cannot use the image {name}: {error}; repair or remove it") from error
 
@@ -109,18 +127,22 @@ def _image_paths(root: Path) -> Iterator[tuple[str, ...]]:
     """Relative paths of all images below a directory or in a zip file, split at slashes.
 
     Raises:
-        InvalidSetting: If `root` is neither.
+        InvalidSetting: If `root` is neither, or a zip file that is damaged or unusual.
     """
     if root.is_dir():
-        names = (path.relative_to(root).as_posix() for path in root.rglob("*"))
-    elif root.is_file() and zipfile.is_zipfile(root):
-        with zipfile.ZipFile(root) as archive:
-            names = archive.namelist()
-    else:
+        names = [path.relative_to(root).as_posix() for path in root.rglob("*")]
+        return (tuple(name.split("/")) for name in names if _is_image(name))
+    if not is_archive(root):
         problem = "is neither a directory nor a zip file" if root.exists() else "does not exist"
         raise InvalidSetting(f"{root} {problem}; give a directory or a zip file laid out as [split/]class/name.jpg")
-    split = (tuple(name.split("/")) for name in names if name.lower().endswith(SUFFIXES))
-    return (parts for parts in split if not parts[-1].startswith("."))
+    with open_archive(root) as archive:
+        entries = [entry for entry in archive.infolist() if _is_image(entry.filename)]
+    refuse_odd(root, entries)
+    return (tuple(entry.filename.split("/")) for entry in entries)
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES) and not name.rpartition("/")[2].startswith(".")
 
 
 def _nothing_found(root: str | Path, split: str | None, found: list[tuple[str, ...]]) -> str:

@@ -1,7 +1,11 @@
 """Read files in the format of MNIST, optionally compressed."""
 
 import gzip
+import math
+import struct
+import zlib
 from dataclasses import dataclass
+from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +17,10 @@ from scionet.extras import extra
 with extra("images"):
     from PIL import Image
 
-_HEADER, _UINT8 = 4, 8
+MAX_BYTES = 600 * 2**20
+"""Size of one array, unpacked; the largest of EMNIST has 522 MiB."""
+_MAGIC = bytes((0, 0, 8))
+"""Of an array of bytes; the number of its dimensions follows."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,25 +52,43 @@ def read_idx(folder: Path, part: str) -> IdxRows:
         part: ``train`` or ``t10k``.
 
     Raises:
-        InvalidSetting: If a file is missing or damaged.
+        InvalidSetting: If a file is missing, damaged or too large, or there are not as many images as labels.
     """
-    return IdxRows(_array(folder, f"{part}-images-idx3-ubyte"), _array(folder, f"{part}-labels-idx1-ubyte"))
+    images, labels = _array(folder, f"{part}-images-idx3-ubyte", 3), _array(folder, f"{part}-labels-idx1-ubyte", 1)
+    if len(images) != len(labels):
+        raise InvalidSetting(f"{folder} has {len(images)} images and {len(labels)} labels of {part}; download it again")
+    return IdxRows(images, labels)
 
 
-def _array(folder: Path, name: str) -> NDArray[np.uint8]:
+def _array(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     """Read the array of a file, optionally compressed with gzip.
 
     Raises:
-        InvalidSetting: If the file is missing or damaged.
+        InvalidSetting: If the file is missing, damaged or too large.
     """
     found = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
     if found is None:
         raise InvalidSetting(f"{folder} has neither {name} nor {name}.gz; give the folder with MNIST's four files")
     try:
-        content = gzip.decompress(found.read_bytes()) if found.suffix == ".gz" else found.read_bytes()
-        if content[:3] != bytes((0, 0, _UINT8)):
-            raise ValueError("its header is not that of a byte array")
-        shape = np.frombuffer(content, ">i4", content[3], _HEADER)
-        return np.frombuffer(content, np.uint8, offset=_HEADER * (1 + len(shape))).reshape(shape)
-    except (OSError, EOFError, ValueError) as error:
+        with gzip.open(found) if found.suffix == ".gz" else found.open("rb") as file:
+            return _read_array(file, dimensions)
+    except (OSError, EOFError, ValueError, struct.error, zlib.error) as error:
         raise InvalidSetting(f"{found} is damaged: {error}; download it again") from error
+
+
+def _read_array(file: BufferedIOBase, dimensions: int) -> NDArray[np.uint8]:
+    """Read what the header says, and no more.
+
+    Raises:
+        ValueError: If the header is another, or the content has another size.
+    """
+    if file.read(4) != _MAGIC + bytes((dimensions,)):
+        raise ValueError(f"its header is not that of a byte array of {dimensions} dimensions")
+    shape = struct.unpack(f">{dimensions}I", file.read(4 * dimensions))
+    size = math.prod(shape)
+    if size > MAX_BYTES:
+        raise ValueError(f"it has {size:,} bytes, more than {MAX_BYTES:,}")
+    content = file.read(size + 1)
+    if len(content) != size:
+        raise ValueError(f"its header says {size:,} bytes, and it has {'fewer' if len(content) < size else 'more'}")
+    return np.frombuffer(content, np.uint8).reshape(shape)

@@ -1,7 +1,9 @@
-"""Preprocessing of images: from the bytes of a file to a network's input."""
+"""Preprocessing of images: from the bytes of a file, which may be hostile, to a network's input."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from io import BytesIO
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -9,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from scionet.errors import InvalidSetting, unknown
+from scionet.errors import CalibrationError, InvalidSetting, unknown
 from scionet.extras import extra
 
 with extra("images"):
@@ -18,6 +20,18 @@ with extra("images"):
 Pixels = NDArray[np.uint8]
 """One image, shape ``(height, width, 3)``, or several of one size, shape ``(count, height, width, 3)``."""
 
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP")
+"""Formats that are read, whatever a file is called. Pillow knows others that start programs, such as Ghostscript."""
+MAX_FILE_BYTES = 2**27
+"""Size of a picture's file, unpacked."""
+MAX_PIXELS = 62_000_000
+"""Width times height of a picture in its file. Each of the formats is then decoded in less than 1 GB."""
+MAX_RESIZED_PIXELS = 2**24
+"""Width times height after the resize, before the crop."""
+
+_LARGE = 2**23
+_one_large = Lock()
+"""Pictures of more pixels than `_LARGE` are decoded one at a time, however many threads there are."""
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -59,7 +73,7 @@ class Preprocessing:
         """Decode, resize and crop one image.
 
         Raises:
-            ValueError: If the bytes are not an image, or the image is smaller than the crop.
+            CalibrationError: If the bytes are not an image, or the image is too large, or smaller than the crop.
         """
         return np.asarray(self.framed(decode(data)))
 
@@ -67,10 +81,15 @@ class Preprocessing:
         """Resize and crop.
 
         Raises:
-            ValueError: If the image is smaller than the crop.
+            CalibrationError: If the image is smaller than the crop, or would have more than `MAX_RESIZED_PIXELS`.
         """
+        width, height = image.size if self.size is None else _scaled(image.size, self.size)
+        if width * height > MAX_RESIZED_PIXELS:
+            raise CalibrationError(
+                f"it would be {width:,} x {height:,} pixels after the resize, more than {MAX_RESIZED_PIXELS:,} in all"
+            )
         if self.size is not None:
-            image = image.resize(_scaled(image.size, self.size), self.filter)
+            image = image.resize((width, height), self.filter)
         return image if self.crop is None else image.crop(_centre(image.size, self.crop))
 
     @property
@@ -86,15 +105,21 @@ class Preprocessing:
 
 
 def decode(data: bytes) -> Image.Image:
-    """Decode an image to RGB.
+    """Decode an image of one of `FORMATS` to RGB.
 
     Raises:
-        ValueError: If the bytes are not an image.
+        CalibrationError: If the bytes are not such an image, or it has more than `MAX_PIXELS`.
     """
     try:
-        return Image.open(BytesIO(data)).convert("RGB")
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ValueError(f"not a readable image ({error})") from error
+        image = Image.open(BytesIO(data), formats=FORMATS)
+        width, height = image.size
+        if width * height <= MAX_PIXELS:
+            with _one_large if width * height > _LARGE else nullcontext():
+                image.load()
+                return image if image.mode == "RGB" else image.convert("RGB")
+    except Exception as error:  # of hostile bytes, Pillow's readers raise whatever they stumble over
+        raise CalibrationError(f"not a readable image ({error or type(error).__name__})") from error
+    raise CalibrationError(f"it has {width:,} x {height:,} pixels, more than {MAX_PIXELS:,} in all")
 
 
 def _scaled(size: tuple[int, int], shorter: int) -> tuple[int, int]:
@@ -109,10 +134,10 @@ def _centre(size: tuple[int, int], crop: int) -> tuple[int, int, int, int]:
     """The box of the centre crop, rounded as in torchvision.
 
     Raises:
-        ValueError: If the crop is larger than the image.
+        CalibrationError: If the crop is larger than the image.
     """
     width, height = size
     if crop > min(size):
-        raise ValueError(f"it is {width} x {height} pixels, smaller than the crop of {crop}")
+        raise CalibrationError(f"it is {width} x {height} pixels, smaller than the crop of {crop}")
     left, top = round((width - crop) / 2), round((height - crop) / 2)
     return left, top, left + crop, top + crop

@@ -1,7 +1,7 @@
 """Labelled data from a source given as text, split into training and test part."""
 
 import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,9 @@ from torch.utils.data import Subset, TensorDataset
 from scionet.data.augmentation import Augmentation
 from scionet.data.digits import digits
 from scionet.data.examples import ImageExamples, Pairs
-from scionet.data.folders import ImageFolder
+from scionet.data.folders import ImageFolder, read_file
 from scionet.data.idx import read_idx
-from scionet.data.images import Preprocessing
+from scionet.data.images import Preprocessing, decode
 from scionet.errors import InvalidSetting
 from scionet.extras import extra
 from scionet.models.factory import import_torchvision
@@ -115,7 +115,9 @@ def read_source(source: str, preprocessing: Preprocessing, folder: Path, seed: i
 
 @dataclass(frozen=True)
 class Prepared:
-    """Converts a Pillow image to an input, float32 ``(3, height, width)``; tensors are passed through.
+    """Converts an image to an input, float32 ``(3, height, width)``; tensors are passed through.
+
+    An image is Pillow's, or a mapping with the ``bytes`` or the ``path`` of its file, which `decode` opens.
 
     Attributes:
         preprocessing: Resize, crop, scale, normalise.
@@ -130,7 +132,10 @@ class Prepared:
 
         Raises:
             InvalidSetting: If the value is not an image and there is an augmentation.
+            CalibrationError: If the file of an image cannot be decoded.
         """
+        if isinstance(value, Mapping):
+            value = decode(value["bytes"] or read_file(Path(value["path"])))
         if not isinstance(value, Image.Image):
             if self.augmentation is not None:
                 raise InvalidSetting(f"augmentation applies to images, not to {type(value).__name__}; use 'none'")
@@ -198,29 +203,43 @@ def _huggingface(name: str, folder: Path, preprocessing: Preprocessing) -> Label
     """A data set of the Hugging Face hub or in a folder, with a column image or img, and a column label.
 
     Raises:
-        InvalidSetting: If the data set does not exist, or columns have other names.
+        InvalidSetting: If the data set does not exist, has no part train, or columns have other names.
         MissingExtra: If the package is not installed.
     """
     with extra("huggingface"):
         datasets = importlib.import_module("datasets")
+    if int(datasets.__version__.partition(".")[0]) < 4:
+        raise InvalidSetting(
+            f"huggingface:{name} needs datasets 4 or newer, which never runs a data set's script; installed is "
+            f"{datasets.__version__}; run: pip install --upgrade datasets"
+        )
     saved = folder / name
     try:
         found = datasets.load_from_disk(str(saved)) if saved.is_dir() else datasets.load_dataset(name)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise InvalidSetting(
             f"datasets cannot read {name}: {error}; give the name of a data set of the hub, or a folder below {folder} "
             "that save_to_disk wrote"
         ) from error
+    if not isinstance(found, Mapping) or "train" not in found:
+        raise InvalidSetting(f"{name} has no part 'train'; save a DatasetDict with train, and optionally test")
     columns = found["train"].column_names
     inputs = next((c for c in ("image", "img") if c in columns), None)
     label = next((c for c in ("label", "labels", "fine_label") if c in columns), None)
     if inputs is None or label is None:
         raise InvalidSetting(f"{name} has the columns {columns}; it must have image or img, and label")
-    test = next((found[n] for n in _TEST_NAMES if n in found), None)
-    return Labelled(
-        _part(found["train"], preprocessing, inputs, label),
-        None if test is None else _part(test, preprocessing, inputs, label),
+    test = next((n for n in _TEST_NAMES if n in found), None)
+    train, *rest = (
+        _part(_undecoded(datasets, found[part], inputs), preprocessing, inputs, label)
+        for part in ("train", *([test] if test else []))
     )
+    return Labelled(train, rest[0] if rest else None)
+
+
+def _undecoded(datasets: Any, rows: Any, column: str) -> Any:
+    """The rows with the files of the images, which `decode` opens: datasets would try all formats of Pillow."""
+    is_image = isinstance(rows.features[column], datasets.Image)
+    return rows.cast_column(column, datasets.Image(decode=False)) if is_image else rows
 
 
 def _function(module_name: str, name: str, preprocessing: Preprocessing) -> Labelled:

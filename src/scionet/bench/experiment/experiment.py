@@ -12,10 +12,11 @@ from scionet.bench.experiment.competitors import COMPETITORS, LOSS, Competitor
 from scionet.bench.experiment.densities import Tickets, density_of, of_weights
 from scionet.bench.experiment.parts import CustomCompetitor, Data, NetworkSource, Trial
 from scionet.bench.records.record import RunSpec
-from scionet.bench.records.record_files import RecordError, read_text
+from scionet.bench.records.record_files import RecordError
+from scionet.choices.trust import functions_in, refuse_untrusted
 from scionet.errors import InvalidSetting, unknown
 from scionet.files.json_dataclasses import build, plain, to_json
-from scionet.files.parsing import parsed_toml
+from scionet.files.toml_files import read_toml
 from scionet.training.recipes import RECIPES, Recipe
 
 KNOWN = MappingProxyType({competitor.label: competitor for competitor in (*COMPETITORS, LOSS)})
@@ -133,16 +134,21 @@ class Experiment:
         }
 
     @classmethod
-    def read(cls, path: Path) -> "Experiment":
+    def read(cls, path: Path, trust_factory: bool = False) -> "Experiment":
         """Read an experiment from a TOML file.
+
+        Args:
+            path: The file.
+            trust_factory: Whether the file may name functions of any package; they may be any code.
 
         Raises:
             RecordError: If the file cannot be read or is not TOML, or a key is missing, unknown or of a wrong type.
-            InvalidSetting: If a name or a value is not allowed.
+            InvalidSetting: If a name or a value is not allowed, or the file names functions that are not trusted.
         """
-        text = read_text(path)
+        table = read_toml(path, RecordError)
+        if not trust_factory:
+            refuse_untrusted(functions_in(table), path)
         try:
-            table = parsed_toml(text, "experiment")
             recipes = {name: plain(_recipe(table[name], name)) for name in _RECIPES if name in table}
             return build(cls, {**table, **recipes}, "experiment")
         except InvalidSetting as error:

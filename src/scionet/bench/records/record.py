@@ -64,7 +64,7 @@ class RunSpec:
     @property
     def run_id(self) -> str:
         """SHA-256 of the specification, hexadecimal: equal for equal runs, whatever their results."""
-        return hashlib.sha256(to_json(self).encode()).hexdigest()
+        return hashlib.sha256(to_json(self).encode(errors="surrogatepass")).hexdigest()  # JSON may hold half a pair
 
     @property
     def short_id(self) -> str:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 from scionet.bench.records.failures import Failure
 from scionet.bench.records.record import RunRecord
@@ -13,6 +14,7 @@ from scionet.bench.report.cards import Card, cards
 from scionet.bench.report.plots import accuracy_plot, drop_plot, styles, swatch
 from scionet.bench.report.siteplots import curve_plots, latency_plot, shades, widths_plot
 from scionet.bench.report.study import Study, spoken, studies
+from scionet.escaping import printable
 from scionet.extras import extra
 
 with extra("report"):
@@ -108,12 +110,18 @@ def _template() -> Template:
     environment = Environment(
         loader=PackageLoader("scionet.bench.report", "."),
         autoescape=True,
+        finalize=_shown,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["spoken"] = spoken
     return environment.get_template("page.html")
+
+
+def _shown(value: Any) -> Any:
+    """A value of the template; names become printable before they are escaped. Figures are markup already."""
+    return printable(value) if type(value) is str else value
 
 
 def _chapter(study: Study, key: str) -> Chapter:

@@ -10,6 +10,7 @@ from scionet.bench.report.study import Study, spoken
 from scionet.bench.report.summary import Row
 from scionet.bench.report.svg import ACCENT, INK, MUTED, RULE, drawing, render
 from scionet.budget.latency.durations import Latency
+from scionet.escaping import printable
 from scionet.extras import extra
 
 with extra("report"):
@@ -122,6 +123,7 @@ def _label(axes: Axes, place: tuple[float, float], text: str) -> None:
 
 def _bar_figure(labels: Sequence[str], height: float, right: float) -> tuple[Figure, Axes]:
     """Empty axes for horizontal bars of a height in inches. The layout is manual: an automatic one takes seconds."""
+    labels = [printable(label) for label in labels]
     size = 5.2, height * len(labels) + 0.15
     figure = Figure(figsize=size)
     figure.set_layout_engine("none")

@@ -59,8 +59,8 @@ class Study:
     @property
     def rival(self) -> Row | None:
         """The most accurate row of another family of methods at the budget in focus."""
-        family = base(self.headline).split()[0]
-        return next((row for row in self.at(self.focus) if base(row.method).split()[0] != family), None)
+        family = base(self.headline).partition(" ")[0]
+        return next((row for row in self.at(self.focus) if base(row.method).partition(" ")[0] != family), None)
 
 
 def studies(records: Sequence[RunRecord], headline: str | None = None) -> tuple[Study, ...]:

@@ -1,11 +1,13 @@
 """Figures as inline SVG with real text and the colours of the page; equal input gives equal bytes."""
 
 import io
+import warnings
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from scionet.escaping import printable
 from scionet.extras import extra
 
 with extra("report"):
@@ -42,9 +44,12 @@ def drawing() -> Iterator[None]:
         **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.color": RULE},
         **{"grid.linewidth": 0.5, "axes.axisbelow": True, "axes.facecolor": "none", "figure.facecolor": "none"},
         **{"xtick.major.size": 0, "ytick.major.size": 0, "xtick.minor.size": 0, "ytick.minor.size": 0},
+        **{"text.parse_math": False},  # a dollar sign in a name is no formula
         **{"axes.linewidth": 0.8, "lines.solid_capstyle": "round", "figure.constrained_layout.use": True},
     }
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(style), warnings.catch_warnings():
+        for text in (r"Glyph \d+ .* missing from", "Matplotlib currently does not support"):
+            warnings.filterwarnings("ignore", text)  # the reader's browser draws the text, with a font of its own
         yield
 
 
@@ -64,10 +69,12 @@ def render(figure: Figure, name: str, title: str = "", description: str = "") ->
     _prefix(root, name)
     _describe(root, name, title, description)
     ET.register_namespace("", SVG)
-    text = ET.tostring(root, encoding="unicode").replace(f' xmlns="{SVG}"', "", 1)
-    for colour, variable in THEME.items():
-        text = text.replace(colour, variable)
-    return text
+    for element in root.iter():
+        for name_of, value in element.attrib.items():
+            for colour, variable in THEME.items():
+                value = value.replace(colour, variable)
+            element.set(name_of, value)
+    return ET.tostring(root, encoding="unicode").replace(f' xmlns="{SVG}"', "", 1)
 
 
 def _strip(root: ET.Element) -> None:
@@ -96,7 +103,7 @@ def _describe(root: ET.Element, name: str, title: str, description: str) -> None
     texts = {tag: text for tag, text in (("title", title), ("desc", description)) if text}
     for place, (tag, text) in enumerate(texts.items()):
         element = ET.Element(f"{{{SVG}}}{tag}", {"id": f"{name}-{tag}"})
-        element.text = text
+        element.text = printable(text)
         root.insert(place, element)
     root.attrib |= {"role": "img"} if texts else {"aria-hidden": "true"}
     if texts:

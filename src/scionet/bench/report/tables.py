@@ -11,6 +11,7 @@ from rich.text import Text
 
 from scionet.bench.records.record_files import RecordError, read_text, write_text
 from scionet.bench.report.summary import Row, Spread
+from scionet.escaping import markdown, printable, spreadsheet
 
 Cell = Callable[[Row], str]
 
@@ -70,19 +71,20 @@ def to_csv(rows: Sequence[Row]) -> str:
     for row in rows:
         spreads = [getattr(row, name) for name in NUMBERS]
         numbers = [n for s in spreads for n in ((s.mean, s.deviation) if s else (None, None))]
-        writer.writerow([row.experiment, row.network, row.dataset, row.budget, row.method, row.runs, *numbers])
+        names = (row.experiment, row.network, row.dataset, row.budget, row.method)
+        writer.writerow([*map(spreadsheet, names), row.runs, *numbers])
     return stream.getvalue()
 
 
 def to_rich(rows: Sequence[Row], title: str | None = None) -> Table:
     """A table for the terminal, with a rule between budgets."""
     used = _used(rows)
-    table = Table(title=title)
+    table = Table(title=title and Text(printable(title)))
     for name in used:
         table.add_column(name, justify="left" if name in ("network", "data", "budget", "method") else "right")
     for row, following in zip(rows, [*rows[1:], None], strict=True):
         ends = following is None or (row.network, row.budget) != (following.network, following.budget)
-        table.add_row(*(Text(cell(row)) for cell in used.values()), end_section=ends)
+        table.add_row(*(Text(printable(cell(row))) for cell in used.values()), end_section=ends)
     return table
 
 
@@ -121,4 +123,4 @@ def _accuracy(row: Row | None) -> str:
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return "\n".join("| " + " | ".join(map(markdown, line)) + " |" for line in lines)
