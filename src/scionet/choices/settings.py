@@ -87,15 +87,17 @@ def repair_from(value: object) -> tuple[RepairStep, ...]:
 
 
 def outputs_from(value: object) -> Outputs:
-    """The measure of the output's change from a name, or as it is; None takes the default.
+    """The measure of the outputs' change from a name, a table of a TOML file, or as it is; None takes the default.
 
     Raises:
-        InvalidSetting: If the value is neither.
+        InvalidSetting: If the value is none of these.
     """
     if isinstance(value, Outputs):
         return value
     if value is None or isinstance(value, str):
         return Outputs(metric=value)  # type: ignore[arg-type]  checked there
+    if isinstance(value, Mapping):
+        return from_description({"name": "outputs", **value}, {"outputs": Outputs}, "outputs")
     raise InvalidSetting(f"outputs must be 'kl', 'squared' or Outputs(...); given {value!r:.80}")
 
 

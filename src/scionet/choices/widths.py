@@ -26,8 +26,7 @@ class Sensitivity(Checked):
     """
 
     examples: Count = 256
-    """Calibration examples that the sensitivity is measured on. Where there are twice as many others, the errors come
-    from those."""
+    """The most calibration examples that are held out to measure the sensitivity on; at most one in eight of all."""
     widths_per_site: Count = 1
     """Widths of each site at which it is measured: half of the site, a quarter, and so on."""
     search: CountOrZero = 0

@@ -150,7 +150,7 @@ class PruneOptions:
     passes: Count = 1
     """Walks through the network. From the second on, every layer is selected again knowing what all others keep."""
     outputs: MetricName | None = None
-    """How a change of the output is measured. By default kl for class scores, squared otherwise."""
+    """How a change of the outputs is measured. By default kl for class scores, squared otherwise."""
     model_args: tuple[str, ...] = ()
     """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
     overwrite: bool = False
