@@ -133,10 +133,10 @@ class OutputDistance:
         n_examples, done = sum(map(example_count, self.inputs)), 0
         total = torch.zeros(2, len(changes), len(self.comparisons), dtype=torch.float64, device=device)
         progress("measure", done, n_examples)
-        pairs = joined(zip(self.inputs, self.outputs, strict=True))  # a call of one form is recorded once
-        parts = [part for pair in pairs for part in pieces(pair)]
-        found = run_variants(model, changes, [inputs for inputs, _ in parts], self.picked)
-        for (inputs, dense), outputs in zip(parts, found, strict=True):
+        pairs = ((inputs, *dense) for inputs, dense in zip(self.inputs, self.outputs, strict=True))
+        parts = [part for pair in joined(pairs) for part in pieces(pair)]  # a call of one form is recorded once
+        found = run_variants(model, changes, [inputs for inputs, *_ in parts], self.picked)
+        for (inputs, *dense), outputs in zip(parts, found, strict=True):
             self._add(total, outputs, dense, example_count(inputs))
             done += example_count(inputs)
             progress("measure", done, n_examples)
