@@ -17,7 +17,7 @@ if TYPE_CHECKING:
         Stochastic,
         TaskLoss,
     )
-    from scionet.choices.outputs import Outputs
+    from scionet.choices.outputs import Output, Outputs
     from scionet.choices.repair import Recalibrate, Reconstruct, Refit
     from scionet.choices.resources import Resources
     from scionet.choices.widths import ErrorCurves, Isomorphic, Sensitivity, Uniform, Widths
@@ -64,6 +64,7 @@ _HOMES = {
     "MaskResult": "scionet.masks.masking",
     "Method": "scionet.methods.contract",
     "OutputImitation": "scionet.choices.methods",
+    "Output": "scionet.choices.outputs",
     "Outputs": "scionet.choices.outputs",
     "Plan": "scionet.network.plan",
     "PruneError": "scionet.errors",
@@ -123,6 +124,7 @@ __all__ = [
     "LineSearch",
     "MaskResult",
     "Method",
+    "Output",
     "OutputImitation",
     "Outputs",
     "Plan",

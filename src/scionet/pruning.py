@@ -183,7 +183,8 @@ def prune(
             budget, ``Widths({"layer1.0.conv1": 32})`` says how many units each site keeps.
         repair: Steps that repair the weights: ``["refit"]`` by default with data, ``[]`` without; further
             ``"recalibrate"`` and ``"reconstruct"``, or the classes of these names.
-        outputs: How a change of the output is measured: ``"kl"``, ``"squared"``, or `Outputs`.
+        outputs: Which outputs count, and how a change is measured: ``"kl"``, ``"squared"``, or `Outputs`. By default
+            all floating-point ones, class scores by divergence and others by squared error.
         limits: Multiples and minima of widths, and layers that stay whole.
         resources: Memory, workers, and how many examples and positions are sampled.
         latency_table: Measured times of the network's operations. Without it, they are measured now if the budget

@@ -26,7 +26,7 @@ from scionet.choices.methods import (
     Stochastic,
     TaskLoss,
 )
-from scionet.choices.outputs import Outputs
+from scionet.choices.outputs import Output, Outputs
 from scionet.choices.repair import REPAIR, Reconstruct, Refit
 from scionet.choices.resources import Resources
 from scionet.choices.settings import Settings, keywords_from, outputs_from, repair_from, widths_from
@@ -35,6 +35,8 @@ from scionet.errors import InvalidSetting
 from scionet.methods.registry import describe, method_from
 
 KINDS = [kind for kind in Checked.__subclasses__() if kind.__module__.startswith("scionet.choices")]
+NAMES_OF_PARTS = ["l1", "taylor", "conv*", "layer1.0"]
+REQUIRED = {Score: "name", Output: "key"}
 NAMES = {kind.__name__: kind for kind in KINDS}
 
 
@@ -46,20 +48,25 @@ def values(annotation: Any) -> st.SearchStrategy[Any]:
     if origin is Literal:
         return st.sampled_from(args)
     if origin in (tuple, Sequence):
-        return st.lists(st.sampled_from(["head", "conv*", "layer1.0"]), max_size=3).map(tuple)
+        return st.lists(values(args[0]), max_size=3).map(tuple)
     if origin is Mapping:
         return st.dictionaries(st.sampled_from(["head", "conv1", "name"]), values(args[1]), max_size=3)
     if origin is Annotated:
         return numbers(*args)
     if is_dataclass(annotation):
         return choices(annotation)
-    return {bool: st.booleans(), NoneType: st.none(), str: st.sampled_from(["l1", "taylor", "hrank"])}[annotation]
+    return {
+        bool: st.booleans(),
+        NoneType: st.none(),
+        str: st.sampled_from(NAMES_OF_PARTS),
+        Any: st.sampled_from(NAMES_OF_PARTS),
+    }[annotation]
 
 
 def numbers(kind: type, allowed: Range) -> st.SearchStrategy[Any]:
     """Numbers of a range."""
     if kind is int:
-        return st.integers(int(allowed.low), 10**6)
+        return st.integers(int(allowed.low), int(min(allowed.high, 10**6)))
     high = min(allowed.high, 1e9)
     return st.floats(allowed.low, high, exclude_min=allowed.inside, exclude_max=allowed.inside and high < 1e9)
 
@@ -80,7 +87,7 @@ ANY = st.sampled_from(KINDS).flatmap(choices)
 
 def test_every_choice_is_among_the_classes_that_are_tested() -> None:
     registered = {*OBJECTIVES.values(), *CANDIDATES.values(), *WIDTHS.values(), *REPAIR.values()}
-    assert {*registered, Forward, Score, Limits, Outputs, Resources} == set(KINDS)
+    assert {*registered, Forward, Score, Limits, Output, Outputs, Resources} == set(KINDS)
 
 
 @given(choice=ANY)
@@ -206,7 +213,7 @@ def test_one_message_names_the_parameter_whose_it_is_what_is_allowed_and_what_wa
     ("kind", "name"), [(kind, field.name) for kind in KINDS for field in fields(kind)], ids=lambda value: str(value)
 )
 def test_every_parameter_of_every_choice_refuses_what_it_does_not_know(kind, name) -> None:
-    required = {"name": "l1"} if kind is Score else {}
+    required = {REQUIRED[kind]: "l1"} if kind in REQUIRED else {}
     with pytest.raises(InvalidSetting, match=rf"The parameter {name!r} of {kind.__name__} must be .+; given <object"):
         kind(**{**required, name: object()})
 

@@ -78,10 +78,12 @@ def test_of_the_widths_tried_those_of_least_distance_are_kept(watched, method) -
 def test_distances_are_of_the_walked_network_on_examples_that_it_has_not_seen(watched) -> None:
     _, model, sites, _ = planned(2)
     (allocator,), first = watched.allocators, watched.walks[0]
-    measured, others, rest = (part.inputs for part in allocator.parts)
+    run = allocator.run
+    assert run.problem.held_out is not None
+    measured, others, rest = (part.inputs for part in (run.problem.held_out, run.surveyed, run.unsurveyed))
     assert [*map(len, first.calibration.inputs)] == [*map(len, others)]
     assert all(map(torch.equal, first.calibration.inputs, others))
-    assert [sum(map(len, part)) for part in (measured, others, rest)] == [20, 40, 12]
+    assert [sum(map(len, part)) for part in (measured, others, rest)] == [9, 40, 23]
     judged = [*measured, *rest]
     seen = {tuple(x.flatten().tolist()) for batch in others for x in batch}
     assert not any(tuple(x.flatten().tolist()) in seen for batch in judged for x in batch)

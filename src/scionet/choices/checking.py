@@ -185,7 +185,11 @@ def _from_json(annotation: Any, value: Any, parameter: str) -> Any:
         return value
     if isinstance(value, Mapping) and "name" in value:
         return from_description(value, by_name(*(m for m in _members(annotation) if isinstance(m, type))), parameter)
-    return tuple(value) if isinstance(value, list) else value
+    if not isinstance(value, list):
+        return value
+    kinds = (get_args(member)[0] for member in _members(annotation) if get_origin(member) in (tuple, Sequence))
+    item_kind = next(kinds, Any)
+    return tuple(_from_json(item_kind, item, parameter) for item in value)
 
 
 @cache

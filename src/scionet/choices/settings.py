@@ -87,15 +87,17 @@ def repair_from(value: object) -> tuple[RepairStep, ...]:
 
 
 def outputs_from(value: object) -> Outputs:
-    """Return the measure of the output's change for a name or an instance; None gives the default.
+    """Return the measure of the outputs' change for a name, a TOML table or an instance; None gives the default.
 
     Raises:
-        InvalidSetting: If the value is neither.
+        InvalidSetting: If the value is none of these.
     """
     if isinstance(value, Outputs):
         return value
     if value is None or isinstance(value, str):
         return Outputs(metric=value)  # type: ignore[arg-type]  checked there
+    if isinstance(value, Mapping):
+        return from_description({"name": "outputs", **value}, {"outputs": Outputs}, "outputs")
     raise InvalidSetting(f"outputs must be 'kl', 'squared' or Outputs(...); given {value!r:.80}")
 
 

@@ -27,8 +27,7 @@ class Sensitivity(Checked):
     """
 
     examples: Count = 256
-    """Calibration examples on which the sensitivity is measured. If there are twice as many others, the error curves
-    are measured on those."""
+    """The most calibration examples that are held out to measure the sensitivity on; at most one in eight of all."""
     widths_per_site: Count = 1
     """Widths at which each site is measured: half of its units, a quarter, and so on."""
     search: CountOrZero = 0

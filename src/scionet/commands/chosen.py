@@ -44,8 +44,8 @@ def refuse_no_stop(command: Prune) -> None:
     stops = (command.task_loss.tolerance is not None) + isinstance(command.widths, Path)
     if not own and (command.budget is not None) + stops != 1:
         raise InvalidSetting(
-            'give one of three: --budget, such as --budget "macs<=50%"; --widths FILE.json; or --objective task_loss with '
-            "--task-loss.tolerance"
+            'give one of three: --budget, such as --budget "macs<=50%"; --widths FILE.json; or --objective task_loss '
+            "with --task-loss.tolerance"
         )
 
 

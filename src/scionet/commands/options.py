@@ -153,7 +153,7 @@ class PruneOptions:
     passes: Count = 1
     """Walks through the network. Each one after the first selects every layer again, given the kept units of others."""
     outputs: MetricName | None = None
-    """How a change of the output is measured. By default kl for class scores, squared otherwise."""
+    """How a change of the outputs is measured. By default kl for class scores, squared otherwise."""
     model_args: tuple[str, ...] = ()
     """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
     overwrite: bool = False

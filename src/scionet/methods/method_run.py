@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from scionet.choices.settings import Settings
-from scionet.methods.calibration.calibration import Calibration
+from scionet.methods.calibration.calibration import ALL, Calibration
 from scionet.methods.contract import Ranker
 from scionet.methods.problem import Problem
 from scionet.methods.refit.refit import Fitting, Sample
@@ -55,11 +55,20 @@ class MethodRun:
         """Memory for cached activations."""
         return self.settings.resources.memory_bytes
 
-    @cached_property
+    @property
     def surveyed(self) -> Calibration:
         """Examples on which error curves are measured and residual streams are decided."""
-        count = self.settings.resources.survey_examples
-        return self.calibration.parts((count,), self.generators, self.network.device)[0]
+        return self._surveyed_and_rest[0]
+
+    @property
+    def unsurveyed(self) -> Calibration:
+        """The other examples of the calibration."""
+        return self._surveyed_and_rest[1]
+
+    @cached_property
+    def _surveyed_and_rest(self) -> tuple[Calibration, ...]:
+        counts = (self.settings.resources.survey_examples, ALL)
+        return self.calibration.parts(counts, self.generators, self.network.device)
 
 
 class Sampler:

@@ -9,20 +9,23 @@ from scionet.budget.budget import Budget
 from scionet.choices.repair import Recalibrate, Reconstruct
 from scionet.choices.settings import Settings
 from scionet.choices.widths import ErrorCurves, Sensitivity, Widths
-from scionet.errors import CalibrationError, InvalidSetting
-from scionet.methods.calibration.calibration import ALL, HELD_OUT
+from scionet.errors import InvalidSetting
+from scionet.methods.calibration.calibration import ALL
+from scionet.methods.calibration.holdout import divided
 from scionet.methods.contract import Method, Ranker
 from scionet.methods.method_run import MethodRun
 from scionet.methods.problem import Problem
 from scionet.methods.refit.refit import Fitting
 from scionet.methods.repair.recalibration import recalibrated
-from scionet.methods.repair.reconstruction import ReconstructionData, reconstructed, refuse_processes
+from scionet.methods.repair.reconstruction import reconstructed, reconstruction_data, refuse_processes
 from scionet.methods.walk import AllocatedWidths, Walk
 from scionet.methods.width_search import searched
 from scionet.methods.widths.allocator import Allocator
+from scionet.methods.widths.verdict import verdict
 from scionet.network.plan import Plan
+from scionet.network.surgery.gates import masked_tensors
 from scionet.progress import Progress, silent
-from scionet.seeds import seeded
+from scionet.seeds import Generators, seeded
 
 _NO_WEIGHT = "line search gives weight to no more units; a refit (repair=['refit']) makes use of every unit"
 
@@ -62,10 +65,10 @@ class Pipeline(Method):
         """
         self.check(budgets, seed)
         generators = seeded(seed)
-        held_out = None
+        problem = self._holding_out(problem, generators)
         if any(isinstance(step, Reconstruct) for step in self.settings.repair):
             refuse_processes()
-            problem, held_out = _held_out(problem, seed)
+            reconstruction_data(problem, seed)  # too few examples are refused before the walk
         run = MethodRun(
             problem,
             self.ranker.ready(problem),
@@ -77,12 +80,24 @@ class Pipeline(Method):
         allocator = Allocator(run)
         plans = []
         for budget in budgets:
-            plan = self._walked(allocator, budget, seed)
-            plans.append(self._repaired(run, plan, held_out))
+            walk, plan = self._walked(allocator, budget, seed)
+            plans.append(_judged(walk, self._repaired(run, plan)))
         return plans
 
-    def _walked(self, allocator: Allocator, budget: Budget | None, seed: int) -> Plan:
-        """Return a plan within the budget, after all passes.
+    def _holding_out(self, problem: Problem, generators: Generators) -> Problem:
+        """The problem with held-out examples, if something is judged by them and there are enough."""
+        rule, repair = self.settings.widths, self.settings.repair
+        if any(isinstance(step, Reconstruct) for step in repair):
+            most = ALL
+        elif isinstance(rule, Sensitivity):
+            most = rule.examples
+        else:
+            return problem
+        parts = divided(problem.calibration, most, generators, problem.network.device)
+        return problem if parts is None else replace(problem, calibration=parts[0], held_out=parts[1])
+
+    def _walked(self, allocator: Allocator, budget: Budget | None, seed: int) -> tuple[Walk, Plan]:
+        """Return a walk within the budget, after all passes, and its plan.
 
         If sites cannot use their share, another walk gives it to other sites. Of these walks, the one that uses most of
         the budget is kept.
@@ -102,12 +117,12 @@ class Pipeline(Method):
             best = best.again()
         plan = best.plan(self.name, self.described, seed)
         if budget is None:
-            return plan
+            return best, plan
         limits = self.settings.limits
         unused = _NO_WEIGHT if max_units or _saturated(best) else NO_GAIN
         bounds = {"round_to": limits.round_to, "min_units": limits.min_units}
         note = shortfall(costs, budget, plan.widths, **bounds, unused=unused)
-        return replace(plan, status=f"{plan.status}; {note}") if note else plan
+        return best, replace(plan, status=f"{plan.status}; {note}") if note else plan
 
     def _widths(self, allocator: Allocator, budget: Budget | None, max_units: Mapping[str, int]) -> AllocatedWidths:
         """The widths of all sites."""
@@ -116,13 +131,14 @@ class Pipeline(Method):
             return searched(allocator, budget, max_units, rule.search)
         return allocator.widths(budget, max_units)
 
-    def _repaired(self, run: MethodRun, plan: Plan, held_out: ReconstructionData | None) -> Plan:
+    def _repaired(self, run: MethodRun, plan: Plan) -> Plan:
         """The plan after the repair steps that follow the walk, in their order."""
         for step in self.settings.further_repair:
             if isinstance(step, Recalibrate):
                 plan = recalibrated(run.problem, plan)
-            elif isinstance(step, Reconstruct) and held_out is not None:
-                plan = reconstructed(run.network, plan, held_out, step, self.settings.outputs, run.progress)
+            elif isinstance(step, Reconstruct):
+                data = reconstruction_data(run.problem, plan.seed)
+                plan = reconstructed(run.network, plan, data, step, self.settings.outputs, run.progress)
         return plan
 
     def check(self, budgets: Sequence[Budget | None], seed: int) -> None:
@@ -149,22 +165,14 @@ class Pipeline(Method):
             )
 
 
-def _held_out(problem: Problem, seed: int) -> tuple[Problem, ReconstructionData]:
-    """Hold out one calibration example in eight. Returns the problem without these, and the data for a reconstruction.
-
-    Raises:
-        CalibrationError: If there are too few examples.
-    """
-    calibration, device = problem.calibration, problem.network.device
-    count = calibration.total(device) // HELD_OUT
-    judged, fitted = calibration.parts((count, ALL), lambda *axes: seeded(seed)("held out", *axes), device)
-    if not count or not judged.count or not fitted.count:
-        raise CalibrationError(
-            f"reconstruction holds out one calibration example in {HELD_OUT}; given {calibration.count} examples in "
-            f"{len(calibration.batches)} batches, too few for that: give {HELD_OUT} examples or more, or leave "
-            "Reconstruct out of the repair"
-        )
-    return replace(problem, calibration=fitted), ReconstructionData(fitted.inputs, judged.inputs, seed)
+def _judged(walk: Walk, plan: Plan) -> Plan:
+    """The plan after the repair, with what its status says of the change of the outputs, if that was measured."""
+    if walk.widths.predicted is None:
+        return plan
+    run, (predicted, distance) = walk.run, walk.widths.predicted
+    repaired = masked_tensors(run.network.model, run.sites, plan) if run.settings.further_repair else None
+    notes = verdict(predicted, distance, walk.masked, repaired, held_out=run.problem.held_out is not None)
+    return replace(plan, status="; ".join([plan.status, *notes]))
 
 
 def _saturated(walk: Walk) -> dict[str, int]:

@@ -16,11 +16,13 @@ class Problem:
         network: The dense network.
         calibration: Examples, with labels if the method uses them; empty if it needs no data.
         costs: The cost of the network at any widths.
+        held_out: Further examples, which nothing is fitted on; None if none are held out.
     """
 
     network: Network
     calibration: Calibration
     costs: CostModel
+    held_out: Calibration | None = None
 
     @property
     def sites(self) -> Sites:

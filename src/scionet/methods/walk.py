@@ -207,9 +207,6 @@ class Walk:
             seed: Root of all randomness.
         """
         notes = [_summary(self.choices, self.certified), *self.widths.notes]
-        if self.widths.predicted is not None:
-            predicted, distance = self.widths.predicted
-            notes.append(f"change of the output: {distance.compared(predicted, distance.of(self.masked))}")
         return Plan(
             choices=tuple(self.choices[name] for name in self.sites if name in self.choices),
             tensors=self.tensors,

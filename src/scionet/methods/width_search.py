@@ -33,10 +33,10 @@ def searched(allocator: Allocator, budget: Budget, max_units: Mapping[str, int],
         n_tries: Number of other widths to try.
     """
     run = allocator.run
-    measured, others, rest = allocator.parts
-    inputs = [*measured.inputs, *rest.inputs]
-    distance = OutputDistance.on(run.network, inputs, run.settings.outputs.metric)
-    trying = replace(run, problem=replace(run.problem, calibration=others), progress=silent)
+    held_out = [] if run.problem.held_out is None else run.problem.held_out.inputs
+    inputs = [*held_out, *run.unsurveyed.inputs] or run.surveyed.inputs
+    distance = OutputDistance.on(run.network, inputs, run.settings.outputs)
+    trying = replace(run, problem=replace(run.problem, calibration=run.surveyed), progress=silent)
     generator = run.generators("width search", str(budget))
 
     def distance_of(widths: AllocatedWidths) -> float:

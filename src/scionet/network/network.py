@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,15 +49,18 @@ class Network:
         """The batch on the network's device, in its floating-point type."""
         return to_model(batch, self.model)
 
-    def output(self, batch: Batch, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The first tensor that the network returns for a batch on its device.
+    def returned(self, batch: Batch, tensors: Mapping[str, Tensor] | None = None) -> Any:
+        """What the network returns for a batch on its device.
 
         Args:
             batch: The inputs.
             tensors: Tensors that take the place of its own.
         """
-        outputs = call(self.model, batch) if tensors is None else call_with(self.model, tensors, batch)
-        return next(tensors_of(outputs))
+        return call(self.model, batch) if tensors is None else call_with(self.model, tensors, batch)
+
+    def output(self, batch: Batch, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The first tensor of what the network returns; see `returned`."""
+        return next(tensors_of(self.returned(batch, tensors)))
 
     def masked(self, gates: Mapping[str, Tensor], tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Tensors of the network with these gates; see `gated_tensors`."""

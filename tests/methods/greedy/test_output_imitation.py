@@ -12,6 +12,7 @@ from support.subjects import SUBJECTS, Subject
 from torch import nn
 
 from scionet.choices.methods import Average, Forward
+from scionet.choices.outputs import Outputs
 from scionet.choices.settings import Settings, repair_from
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.contract import SiteView
@@ -47,7 +48,8 @@ def test_the_gram_matrix_is_that_of_central_differences(name, site) -> None:
     up = torch.stack([outputs(view, ones + step * unit, decided) for unit in np.eye(size)])
     down = torch.stack([outputs(view, ones - step * unit, decided) for unit in np.eye(size)])
     slopes = ((up - down) / (2 * step)).numpy()
-    found = output_term(replace(view, gates={other: torch.from_numpy(half)}), "squared")
+    found = output_term(replace(view, gates={other: torch.from_numpy(half)}), Outputs("squared"))
+    slopes = slopes / variance(outputs(view, ones, {})) ** 0.5
     expected = np.einsum("ibk,jbk->ij", slopes, slopes) / slopes.shape[1]
     np.testing.assert_allclose(found.xx, expected, rtol=1e-5, atol=1e-6 * expected.max())
     assert found.yy == pytest.approx(((slopes.sum(0)) ** 2).sum() / slopes.shape[1], rel=1e-5)
@@ -61,7 +63,10 @@ def test_in_front_of_the_output_global_and_local_imitation_are_the_same() -> Non
     ranker = ForwardRanker(Forward(), settings)
     run = surveying(view.network.model, batches, subject.example(), ranker, settings, 0)
     ((local, _),) = survey(run, run.calibration, ["0"])
-    ours, theirs = Contributions.from_terms([output_term(view, "squared")]), Contributions.from_terms(local.terms)
+    ours, theirs = (
+        Contributions.from_terms([output_term(view, Outputs("squared"))]),
+        Contributions.from_terms(local.terms),
+    )
     np.testing.assert_allclose(ours.gram, theirs.gram, rtol=1e-10)
     np.testing.assert_allclose(ours.cross, theirs.cross, rtol=1e-10)
     assert ours.square == pytest.approx(theirs.square, rel=1e-10)
@@ -69,7 +74,7 @@ def test_in_front_of_the_output_global_and_local_imitation_are_the_same() -> Non
 
 def test_the_metric_kl_is_the_second_order_term_of_the_divergence() -> None:
     view = view_of(SUBJECTS["residual"], "stem", SUBJECTS["residual"].batches(2, 6))
-    gram = output_term(view, "kl").xx
+    gram = output_term(view, Outputs("kl")).xx
     rng = np.random.default_rng(0)
     ones = np.ones(view.site.width)
     dense = outputs(view, ones, {}).log_softmax(1)
@@ -77,13 +82,18 @@ def test_the_metric_kl_is_the_second_order_term_of_the_divergence() -> None:
         step = 1e-3
         moved = [outputs(view, ones + sign * step * direction, {}).log_softmax(1) for sign in (-1, 1)]
         divergence = np.mean([float((dense.exp() * (dense - log)).sum(1).mean()) for log in moved])
-        assert divergence == pytest.approx(0.5 * step**2 * direction @ gram @ direction, rel=1e-3)
+        assert divergence == pytest.approx(step**2 * direction @ gram @ direction, rel=1e-3)
+
+
+def variance(dense: torch.Tensor) -> float:
+    """The squared difference of an example's output from the mean over examples."""
+    return float(((dense - dense.mean(0)) ** 2).sum() / len(dense))
 
 
 def naive_distance(metric: str, dense: torch.Tensor, changed: torch.Tensor) -> float:
-    """Mean divergence, or squared error relative to the dense outputs."""
+    """Mean divergence, or squared error relative to the variance of the dense outputs."""
     if metric == "squared":
-        return float(((changed - dense) ** 2).sum() / (dense**2).sum())
+        return float(((changed - dense) ** 2).sum() / len(dense) / variance(dense))
     before, after = dense.log_softmax(1), changed.log_softmax(1)
     return float((before.exp() * (before - after)).sum(1).mean())
 
@@ -96,7 +106,7 @@ def test_exact_gains_are_those_of_one_forward_pass_per_candidate(metric, name, s
     other = next(s for s in view.sites if s != site)
     decided, size = {other: np.where(np.arange(view.sites[other].width) % 2, 1.5, 0.0)}, view.site.width
     dense = outputs(view, np.ones(size), {})
-    objective = OutputObjective(replace(view, gates={other: torch.from_numpy(decided[other])}), metric)
+    objective = OutputObjective(replace(view, gates={other: torch.from_numpy(decided[other])}), Outputs(metric))
 
     def naive(counts: np.ndarray) -> float:
         return -naive_distance(metric, dense, outputs(view, size * counts / max(counts.sum(), 1), decided))
@@ -118,7 +128,7 @@ def test_taylor_gains_are_the_slope_along_each_pick(memory_bytes) -> None:
     view = view_of(subject, "expand", subject.batches(2, 6))
     size = view.site.width
     dense = outputs(view, np.ones(size), {})
-    objective = OutputObjective(view, "kl", Scoring(taylor=True, memory_bytes=memory_bytes))
+    objective = OutputObjective(view, Outputs("kl"), Scoring(taylor=True, memory_bytes=memory_bytes))
     state, counts = objective.start(), np.zeros(size)
     for unit in (3, 0, 3):
         state, counts = objective.commit(state, unit), counts + np.eye(size)[unit]
@@ -157,12 +167,12 @@ def test_of_local_and_global_imitation_the_better_one_is_kept(repair) -> None:
 def test_errors() -> None:
     subject = SUBJECTS["residual"]
     with pytest.raises(CalibrationError, match="empty"):
-        output_term(view_of(subject, "stem", []), "squared")
+        output_term(view_of(subject, "stem", []), Outputs("squared"))
     with pytest.raises(CalibrationError, match="empty"):
-        OutputObjective(view_of(subject, "stem", []), "squared")
+        OutputObjective(view_of(subject, "stem", []), Outputs("squared"))
     flat = Subject(lambda: nn.Sequential(nn.Linear(4, 9), nn.ReLU(), nn.Linear(9, 1), nn.Flatten(0)), (4,))
-    for kl in (lambda view: output_term(view, "kl"), lambda view: OutputObjective(view, "kl")):
+    for kl in (lambda view: output_term(view, Outputs("kl")), lambda view: OutputObjective(view, Outputs("kl"))):
         with pytest.raises(UnsupportedModel, match="choose outputs='squared'"):
             kl(view_of(flat, "0", flat.batches(1, 4)))
     with pytest.raises(CalibrationError, match="NaN"):
-        output_term(view_of(subject, "stem", [torch.full((2, 2, 5, 5), torch.nan)]), "squared")
+        output_term(view_of(subject, "stem", [torch.full((2, 2, 5, 5), torch.nan)]), Outputs("squared"))

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +16,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from scionet import load_pruned, prune, save_pruned
+from scionet.choices.outputs import Outputs
 from scionet.choices.repair import Reconstruct
 from scionet.errors import CalibrationError
-from scionet.methods.calibration.calibration import HELD_OUT
+from scionet.methods.calibration.calibration import ALL, HELD_OUT
+from scionet.methods.calibration.holdout import divided
 from scionet.methods.calibration.regrouping import pieces, shuffled
-from scionet.methods.pipeline import _held_out
-from scionet.methods.repair.reconstruction import ReconstructionData
+from scionet.methods.repair.reconstruction import ReconstructionData, reconstruction_data
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.models.factory import build
 from scionet.network.calling import hash_tensors, state_of, tensors_of
@@ -29,6 +31,7 @@ from scionet.network.network import Network
 from scionet.network.surgery.cut import shrink, spread
 from scionet.network.surgery.gates import masked_tensors
 from scionet.pruning import PruneResult
+from scionet.seeds import seeded
 
 PLAIN: dict[str, Any] = {"method": "l1", "widths": "uniform"}
 
@@ -43,7 +46,10 @@ def shrunk_network(
 
 def data_of(model: nn.Module, batches: list[Tensor], seed: int = 0) -> ReconstructionData:
     """The examples that reconstruction fits on, and those that it holds out."""
-    return _held_out(problem_for(model, batches, discover(model, batches[0][:2])), seed)[1]
+    problem = problem_for(model, batches, discover(model, batches[0][:2]))
+    parts = divided(problem.calibration, ALL, seeded(seed), problem.network.device)
+    assert parts is not None
+    return reconstruction_data(replace(problem, calibration=parts[0], held_out=parts[1]), seed)
 
 
 def masked(model: nn.Module, result: PruneResult) -> dict[str, Tensor]:
@@ -97,7 +103,7 @@ def test_never_worse_on_held_out_examples(rate: float, seed: int, name: str) -> 
     data = data_of(model, batches, seed)
     before = shrunk_network(model, data.fitted, subject.example(), **options, repair=[])
     assert after.plan.kept == before.plan.kept
-    distance = OutputDistance.on(Network(model, after.sites), data.judged, "squared")
+    distance = OutputDistance.on(Network(model, after.sites), data.judged, Outputs("squared"))
     assert distance.of(masked(model, after)) <= distance.of(masked(model, before)) * (1 + 1e-9)
     assert gain(after)[1] <= gain(after)[0]
 
@@ -214,8 +220,7 @@ SITES = discover(SUBJECTS["mlp"].network(), SUBJECTS["mlp"].example())
 def test_one_example_in_eight_is_held_out(sizes: list[int]) -> None:
     examples = torch.arange(float(sum(sizes)))
     batches = [part[:, None].expand(-1, 6) for part in examples.split(sizes)]
-    problem, data = _held_out(problem_for(SUBJECTS["mlp"].network(), batches, SITES), 0)
-    assert problem.calibration.inputs == data.fitted
+    data = data_of(SUBJECTS["mlp"].network(), batches)
     assert sum(len(part) for part in data.judged) == sum(sizes) // HELD_OUT
     together = torch.cat([part[:, 0] for part in (*data.fitted, *data.judged)])  # type: ignore[call-overload,index]
     assert torch.equal(together.sort().values, examples)

@@ -1,5 +1,6 @@
 """Sensitivity of the network's output to the widths, against the definition."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,10 +9,12 @@ import torch
 from support.selecting import ALL_PIXELS, method_with, select
 from support.subjects import SUBJECTS, budget_for
 
+from scionet.choices.outputs import MetricName, Outputs
 from scionet.choices.repair import Refit
 from scionet.choices.widths import ErrorCurves, Sensitivity
 from scionet.errors import CalibrationError
 from scionet.methods.method_run import MethodRun
+from scionet.methods.pipeline import Pipeline
 from scionet.methods.refit.survey import survey, surveying
 from scionet.methods.widths.allocator import Allocator
 from scionet.methods.widths.output_distance import OutputDistance
@@ -33,9 +36,10 @@ NO_SITES = Sites({}, {}, (), {}, ())
 def test_sensitivities_are_those_of_the_network_in_which_one_site_alone_is_cut(count) -> None:
     model, batches = BRANCHED.network(), BRANCHED.batches(3, 24)
     allocator = Allocator(run_of(model, batches, Sensitivity(examples=24, widths_per_site=count)))
-    parts = [part.inputs for part in allocator.parts]
-    assert [sum(map(len, part)) for part in parts] == [24, 48, 0]
-    measured, others = map(torch.cat, parts[:2])
+    held_out = allocator.run.problem.held_out
+    assert held_out is not None
+    measured, others = torch.cat(held_out.inputs), torch.cat(allocator.run.surveyed.inputs)
+    assert (len(measured), len(others)) == (9, 63)
     given = torch.cat([measured, others]).unique(dim=0)
     assert torch.equal(given, torch.cat(batches).unique(dim=0))
     curves = allocator.curves.damage
@@ -55,7 +59,9 @@ def test_sensitivities_are_those_of_the_network_in_which_one_site_alone_is_cut(c
 def run_of(model, batches, widths="uniform", resources=ALL_PIXELS, repair=None) -> MethodRun:
     """Greedy least squares at work, on every output pixel."""
     method = method_with("forward", widths=widths, resources=resources, repair=repair or [Refit()])
-    return surveying(model, batches, BRANCHED.example(), method.ranker, method.settings, 0)  # type: ignore[attr-defined]
+    assert isinstance(method, Pipeline)
+    run = surveying(model, batches, BRANCHED.example(), method.ranker, method.settings, 0)
+    return replace(run, problem=method._holding_out(run.problem, run.generators))
 
 
 def only_site(run: MethodRun, name: str, width: int) -> Plan:
@@ -70,9 +76,9 @@ def only_site(run: MethodRun, name: str, width: int) -> Plan:
     return Plan((choice,), tensors, "forward", {}, 0, run.sites.dense_hash, "")
 
 
-def distance_on(model, inputs, metric="kl") -> OutputDistance:
+def distance_on(model, inputs, metric: MetricName = "kl") -> OutputDistance:
     """The distance of a network without sites."""
-    return OutputDistance.on(Network(model, NO_SITES), inputs, metric)
+    return OutputDistance.on(Network(model, NO_SITES), inputs, Outputs(metric))
 
 
 def test_kl_and_squared_by_definition() -> None:
@@ -83,7 +89,7 @@ def test_kl_and_squared_by_definition() -> None:
     share = before.softmax(1)
     assert kl == pytest.approx(float((share * (share / after.softmax(1)).log()).sum() / 7))
     squared = distance_on(model, [x[:5], x[5:]], "squared").of({"0.weight": other})
-    assert squared == pytest.approx(float((before - after).square().sum() / before.square().sum()))
+    assert squared == pytest.approx(float((before - after).square().sum() / (before - before.mean(0)).square().sum()))
     assert distance_on(model, [x]).of({}) == 0.0
 
 
@@ -175,16 +181,16 @@ def test_between_measured_widths_the_factor_changes_evenly() -> None:
     np.testing.assert_allclose(useless, [8.0, 4.0, 0.0, 0.0, 0.0])
 
 
-def test_few_examples_are_used_for_both() -> None:
-    model, batches, widths = BRANCHED.network(), BRANCHED.batches(), Sensitivity(examples=10_000)
-    sites = discover(model, BRANCHED.example())
-    measured, others, _ = Allocator(run_of(model, batches, widths)).parts
-    for part in (measured, others):
-        assert torch.equal(torch.cat([*part.inputs]), torch.cat(batches))
-    plan = select("forward", model, batches, sites, budget_for(sites, 0.6), widths=widths)
-    after = cut(model, plan, sites).eval()
-    with torch.no_grad():
-        before, now = (torch.cat([net(x).log_softmax(1) for x in batches]) for net in (model.eval(), after))
-    distance = float((before.exp() * (before - now)).sum(1).mean())
-    assert f"measured {distance:.3g} nats of divergence" in plan.status
-    assert "predicted" in plan.status
+def test_the_report_is_of_held_out_examples_and_says_so_where_there_are_none() -> None:
+    model, sites = BRANCHED.network(), discover(BRANCHED.network(), BRANCHED.example())
+    for batches, n_held_out in ((BRANCHED.batches(3, 24), 9), (BRANCHED.batches(1, 7), 0)):
+        run = run_of(model, batches, Sensitivity())
+        part = run.surveyed if run.problem.held_out is None else run.problem.held_out
+        plan = select("forward", model, batches, sites, budget_for(sites, 0.6), widths=Sensitivity())
+        after = cut(model, plan, sites).eval()
+        with torch.no_grad():
+            before, now = (torch.cat([net(x).log_softmax(1) for x in part.inputs]) for net in (model.eval(), after))
+        distance = float((before.exp() * (before - now)).sum(1).mean())
+        assert f"measured {distance:.3g} nats of divergence (the output by divergence over dimension 1)" in plan.status
+        assert (f"on {n_held_out} held-out examples: predicted" in plan.status) == bool(n_held_out)
+        assert ("too few to hold any out" in plan.status) == (not n_held_out)

@@ -160,6 +160,43 @@ def test_moments_add_up_over_batches(seed: int, inputs: int, outputs: int, parts
         torch.testing.assert_close(getattr(total, name), getattr(whole, name), rtol=1e-12, atol=1e-12)
 
 
+@given(
+    st.integers(0, 1000),
+    st.floats(0, 1000),
+    st.lists(st.integers(0, 40), min_size=1, max_size=5),
+    st.sampled_from([torch.float32, WIDE]),
+)
+@settings(max_examples=60)
+def test_variances_survive_a_mean_however_the_rows_are_divided(
+    seed: int, ratio: float, parts: list[int], dtype: torch.dtype
+) -> None:
+    """Against float64, for means of 0 to 1,000 standard deviations; held-out rows and the rest as well."""
+    parts = [*parts, 30]
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(sum(parts), 4, generator=generator, dtype=WIDE) * torch.tensor([1.0, 1e-3, 1e3, 1.0])
+    x = x + ratio * torch.tensor([1.0, -1e-3, 1e3, 0.0])
+    y = x @ torch.randn(4, 3, generator=generator, dtype=WIDE) + ratio
+    held = torch.rand(sum(parts), generator=generator) < 0.3
+    x, y = x.to(dtype), y.to(dtype)
+    total = None
+    for a, b, out in zip(x.split(parts), y.split(parts), held.split(parts), strict=True):
+        moments = Moments.of(a, b, out)
+        total = moments if total is None else total + moments
+    assert total is not None
+    for found, which in ((total, torch.ones_like(held)), (total.held, held), (total.fitted, ~held)):
+        assert found is not None
+        if int(which.sum()) < 2:
+            continue
+        exact = np.cov(torch.cat([x, y], 1)[which].double().numpy(), rowvar=False, bias=True)
+        size = np.sqrt(np.outer(np.diag(exact), np.diag(exact)))
+        xx, xy, yy = found.means(centred=True)
+        assert np.abs((xx - exact[:4, :4]) / size[:4, :4]).max() < 1e-5
+        assert np.abs((xy - exact[:4, 4:]) / size[:4, 4:]).max() < 1e-5
+        assert np.abs(yy / np.diag(exact)[4:] - 1).max() < 1e-5
+        raw = x[which].double().T @ x[which].double() / int(which.sum())
+        np.testing.assert_allclose(found.means(centred=False)[0], raw, rtol=1e-5, atol=1e-5 * size[:4, :4].max())
+
+
 def test_moments_are_those_of_numpy() -> None:
     x, y = rows(0, 50, 4, 3)
     moments = Moments.of(x, y)

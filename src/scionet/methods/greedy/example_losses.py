@@ -10,8 +10,9 @@ from torch import Tensor
 from scionet.methods.greedy.gated_network import GatedSite, grouped_by_form
 from scionet.methods.greedy.precomputed import Point, Precomputed
 from scionet.network.calling import Batch, example_count
+from scionet.network.outputs import Tensors
 
-Score = Callable[[Tensor, Tensor], Tensor]
+Score = Callable[[Tensors, Tensors], Tensor]
 """Maps outputs of some examples and their targets to the loss of each: float64, 0 or more."""
 
 Points = tuple[Point, ...]
@@ -24,19 +25,22 @@ class _Form:
 
     Attributes:
         precomputed: The examples.
-        targets: Target of each.
+        targets: Targets of each.
         first: Number of the first among all.
         batches: Which of them came with which batch.
     """
 
     precomputed: Precomputed
-    targets: Tensor
+    targets: Tensors
     first: int
     batches: Mapping[int, slice]
 
     @property
     def everything(self) -> slice:
         return slice(0, self.precomputed.size)
+
+    def targets_of(self, rows: slice | Tensor) -> Tensors:
+        return tuple(target[rows] for target in self.targets)
 
 
 class ExampleLosses:
@@ -48,7 +52,7 @@ class ExampleLosses:
     """
 
     def __init__(
-        self, site: GatedSite, given: Sequence[tuple[Batch, Tensor]], score: Score, memory_bytes: float
+        self, site: GatedSite, given: Sequence[tuple[Batch, Tensors]], score: Score, memory_bytes: float
     ) -> None:
         """Precompute everything that does not depend on the gates.
 
@@ -65,7 +69,7 @@ class ExampleLosses:
             precomputed = Precomputed(site, inputs, memory_bytes * example_count(inputs) / sum(counts))
             ends = np.cumsum([counts[i] for i in numbers]).tolist()
             batches = {i: slice(end - counts[i], end) for i, end in zip(numbers, ends, strict=True)}
-            targets = torch.cat([given[i][1] for i in numbers])
+            targets = tuple(map(torch.cat, zip(*(given[i][1] for i in numbers), strict=True)))
             self._forms.append(_Form(precomputed, targets, self.size, batches))
             self.size += precomputed.size
         self.together = self._forms[0].precomputed.together
@@ -87,7 +91,7 @@ class ExampleLosses:
         """The loss of each example, ``(size,)``."""
         return torch.cat(
             [
-                self._score(form.precomputed.outputs_at(point, part), form.targets[part])
+                self._score(form.precomputed.outputs_at(point, part), form.targets_of(part))
                 for form, point in zip(self._forms, points, strict=True)
                 for part in form.precomputed.parts(form.everything)
             ]
@@ -101,13 +105,13 @@ class ExampleLosses:
             for some in mine.split(self.together) if len(mine) else ():
                 own = rows[some] - form.first
                 outputs = form.precomputed.outputs(form.precomputed.moved(point, n_picks, units[some], own), own)
-                lost[some] = self._score(outputs, form.targets[own])
+                lost[some] = self._score(outputs, form.targets_of(own))
         return lost
 
     def slopes(self, points: Points, batch: int | None) -> Tensor:
         """The slope of the summed loss, on one batch or on all, per step towards each unit, ``(N,)``."""
         slopes = [
-            form.precomputed.slopes(point, part, lambda outputs, s=form, p=part: self._score(outputs, s.targets[p]))
+            form.precomputed.slopes(point, part, lambda outputs, s=form, p=part: self._score(outputs, s.targets_of(p)))
             for form, point in zip(self._forms, points, strict=True)
             for whole in self._slices(form, batch)
             for part in form.precomputed.parts(whole)

@@ -160,7 +160,7 @@ class ForwardRanker(Ranker):
         return EXACT
 
     def _set_objective(self, view: SiteView) -> SetObjective[Any]:
-        objective, metric = self.objective, self.settings.outputs.metric
+        objective, outputs = self.objective, self.settings.outputs
         memory_bytes = self.settings.resources.memory_bytes
         if isinstance(objective, TaskLoss):
             return TaskLossObjective(
@@ -168,10 +168,10 @@ class ForwardRanker(Ranker):
             )
         if isinstance(objective, OutputImitation):
             scoring = Scoring(objective.scoring == "taylor", objective.fresh_batches, memory_bytes)
-            return OutputObjective(view, metric, scoring)
+            return OutputObjective(view, outputs, scoring)
         if objective.target == "consumer":
             return self._imitation(view.terms)
-        return self._imitation([output_term(view, metric, memory_bytes)])
+        return self._imitation([output_term(view, outputs, memory_bytes)])
 
     def _imitation(self, terms: Sequence[Term]) -> SetObjective[Any]:
         if isinstance(self.objective, LeastSquares):
@@ -190,7 +190,7 @@ def _better(view: SiteView, settings: Settings, local: Selection, through: Selec
     """
     if (local.kept, local.weights) == (through.kept, through.weights):
         return local
-    distance = OutputDistance.on(view.network, view.calibration.inputs, settings.outputs.metric)
+    distance = OutputDistance.on(view.network, view.calibration.inputs, settings.outputs)
     by_local, by_network = distance.of_each([view.repaired(local), view.repaired(through)])
     return local if by_local <= by_network else through
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.contract import SiteView
 from scionet.network.calling import Batch, attention_unfused, example_count
+from scionet.network.outputs import Pick, Tensors, first_output
 from scionet.network.passes.program import Program
 from scionet.network.surgery.gates import column_factors
 from scionet.torch_internals import tree_leaves, tree_map
@@ -18,20 +19,25 @@ from scionet.torch_internals import tree_leaves, tree_map
 class GatedSite:
     """A network with gates at one site, in addition to the gates and tensors decided before."""
 
-    def __init__(self, view: SiteView) -> None:
-        """Compute the masked tensors once."""
-        self.view, self.network = view, view.network
+    def __init__(self, view: SiteView, pick: Pick = first_output) -> None:
+        """Compute the masked tensors once.
+
+        Args:
+            view: The site, and what was decided before.
+            pick: Takes the outputs that matter from what the network returns.
+        """
+        self.view, self.network, self._pick = view, view.network, pick
         self.device, self.dtype = view.network.device, view.network.dtype
         self._base = view.network.masked(view.gates, view.tensors)
         self._weights = {name: self._base.get(name, self.network.state[name]) for name in view.site.consumers}
 
-    def whole(self, inputs: Batch) -> Tensor:
-        """The first tensor that the network returns with all units of the site."""
+    def whole(self, inputs: Batch) -> Tensors:
+        """The outputs with all units of the site."""
         with self.network.evaluating():
-            return self.network.output(inputs, self._base)
+            return self._pick(self.network.returned(inputs, self._base))
 
     def program(self, inputs: Batch) -> Program:
-        """The first tensor that the network returns, as a graph of gates ``(N,)`` and of the tensors of one example.
+        """The outputs as a graph of gates ``(N,)`` and of the tensors of one example.
 
         Args:
             inputs: An example, as a batch of one.
@@ -40,10 +46,10 @@ class GatedSite:
             UnsupportedModel: If an operation cannot be recorded.
         """
 
-        def run(gate: Tensor, *tensors: Tensor) -> Tensor:
+        def run(gate: Tensor, *tensors: Tensor) -> Tensors:
             given = iter(tensors)
             batch = tree_map(lambda leaf: next(given) if isinstance(leaf, Tensor) else leaf, inputs)
-            return self.network.output(batch, {**self._base, **self._gated(gate)})
+            return self._pick(self.network.returned(batch, {**self._base, **self._gated(gate)}))
 
         gate = torch.ones(self.view.site.width, dtype=self.dtype, device=self.device)
         with self.network.evaluating(), attention_unfused(), supported():

@@ -14,6 +14,7 @@ from scionet.methods.greedy.gated_network import GatedSite
 from scionet.methods.greedy.racing import racing
 from scionet.network.calling import Batch
 from scionet.network.multiprocess import everywhere, largest, summed
+from scionet.network.outputs import Pick, Tensors, first_output
 from scionet.selection.objective import Objective
 from scionet.typing import FloatArray, IntArray
 
@@ -67,7 +68,14 @@ class NetworkObjective(Objective[_Picks]):
     gradient and is evaluated exactly.
     """
 
-    def __init__(self, view: SiteView, given: Sequence[tuple[Batch, Tensor]], score: Score, scoring: Scoring) -> None:
+    def __init__(
+        self,
+        view: SiteView,
+        given: Sequence[tuple[Batch, Tensors]],
+        score: Score,
+        scoring: Scoring,
+        pick: Pick = first_output,
+    ) -> None:
         """Precompute everything that does not depend on the gates.
 
         Args:
@@ -75,6 +83,7 @@ class NetworkObjective(Objective[_Picks]):
             given: Batches of inputs on the model's device, each with its targets.
             score: The loss of each example.
             scoring: How candidates are evaluated.
+            pick: Takes the outputs that are scored from what the network returns.
 
         Raises:
             CalibrationError: If there are no batches.
@@ -87,7 +96,7 @@ class NetworkObjective(Objective[_Picks]):
                 "the calibration data are empty; give at least one batch (of inputs and labels, if the objective is "
                 "'task_loss'; to every process, if there are several)"
             )
-        self._losses = ExampleLosses(GatedSite(view), given, score, scoring.memory_bytes)
+        self._losses = ExampleLosses(GatedSite(view, pick), given, score, scoring.memory_bytes)
         self._n_examples = self._summed(self._losses.size)
 
     def start(self) -> _Picks:

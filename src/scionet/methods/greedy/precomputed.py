@@ -10,6 +10,7 @@ from torch.func import grad, jvp, vmap
 from scionet.errors import UnsupportedModel
 from scionet.methods.greedy.gated_network import GatedSite, supported
 from scionet.network.calling import Batch, example_count
+from scionet.network.outputs import Tensors
 from scionet.network.passes.program import Level
 from scionet.torch_internals import load_forward_mode, tree_leaves, tree_map
 
@@ -109,22 +110,23 @@ class Precomputed:
             for values, vertices in zip(point, self._vertices, strict=True)
         )
 
-    def outputs(self, point: Point, rows: Tensor) -> Tensor:
+    def outputs(self, point: Point, rows: Tensor) -> Tensors:
         """The outputs of some examples, whose values `point` holds."""
         gated = [vertices.shaped(values) for vertices, values in zip(self._vertices, point, strict=True)]
         plain = [values.shaped(values.data.index_select(0, rows)) for values in self._values]
         with supported():
-            return vmap(self._parts.rest)(*gated, *plain)[:, 0]
+            found = vmap(self._parts.rest)(*gated, *plain)
+        return tuple(each[:, 0] if each.shape[1:2] == (1,) else each for each in found)
 
-    def outputs_at(self, point: Point, rows: slice) -> Tensor:
+    def outputs_at(self, point: Point, rows: slice) -> Tensors:
         """The outputs of some of the examples whose values `point` holds."""
         return self.outputs(tuple(values[rows] for values in point), self._index(rows))
 
-    def whole_outputs(self, rows: slice) -> Tensor:
+    def whole_outputs(self, rows: slice) -> Tensors:
         """The outputs of some examples with the whole site."""
         return self.outputs(self.whole(rows), self._index(rows))
 
-    def slopes(self, point: Point, rows: slice, score: Callable[[Tensor], Tensor]) -> Tensor:
+    def slopes(self, point: Point, rows: slice, score: Callable[[Tensors], Tensor]) -> Tensor:
         """The slope of the summed loss of some examples per step towards each vertex, ``(N,)``."""
         here, index = tuple(values[rows] for values in point), self._index(rows)
         with supported():
@@ -135,12 +137,12 @@ class Precomputed:
             total += towards.double().sum((0, 2)) - (values * slope).double().sum()
         return total
 
-    def effects(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Outputs of the whole network, and their derivatives by each gate, ``(N, examples, ...)``, a few at a time."""
+    def effects(self) -> Iterator[tuple[Tensors, Tensors]]:
+        """Outputs of the whole network, and the derivatives of each, ``(N, examples, ...)``, a few examples a time."""
         for rows in _parts(slice(0, self.size), max(1, 8 * self.together // self.width)):
             yield self.whole_outputs(rows), self._derivatives(rows)
 
-    def _derivatives(self, rows: slice) -> Tensor:
+    def _derivatives(self, rows: slice) -> Tensors:
         whole, index = self.whole(rows), self._index(rows)
         each = [self._by_example(vertices)[rows].transpose(0, 1) for vertices in self._vertices]
         directions = tuple((vertices[:-1] - vertices[-1:]) / self.width for vertices in each)
@@ -193,13 +195,17 @@ class Precomputed:
             UnsupportedModel: If it gives something else when examples come together.
         """
         rows = slice(0, example_count(inputs))
-        alone, together = self.whole_outputs(rows), site.whole(inputs)
-        close = alone.shape == together.shape and (alone - together).norm() <= 0.05 * together.norm()
-        if not close and bool(torch.isfinite(together).all()):
+        pairs = list(zip(self.whole_outputs(rows), site.whole(inputs), strict=True))
+        if any(not _close(alone, together) and bool(torch.isfinite(together).all()) for alone, together in pairs):
             raise UnsupportedModel(
                 "the network gives other outputs for an example alone than for one in a batch, so candidates cannot be "
                 "evaluated example by example; choose local imitation, such as objective 'least_squares'"
             )
+
+
+def _close(alone: Tensor, together: Tensor) -> bool:
+    """Whether an output is nearly the same for examples alone and in a batch."""
+    return alone.shape == together.shape and bool((alone - together).norm() <= 0.05 * together.norm())
 
 
 def _examples(inputs: Batch, rows: slice) -> Batch:

@@ -31,5 +31,6 @@ class TaskLossObjective(NetworkObjective):
         with view.network.evaluating():
             pairs = [pair_of(pair, model) for pair in view.calibration.pairs]
             lost = sum(dense_loss(model, inputs, labels) * len(labels) for inputs, labels in pairs)
-        super().__init__(view, pairs, cross_entropies, scoring)
+        given = [(inputs, (labels,)) for inputs, labels in pairs]
+        super().__init__(view, given, lambda outputs, targets: cross_entropies(*outputs, *targets), scoring)
         self.dense_loss = self.mean(lost)

@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scionet.methods.widths.output_distance import OutputDistance, distances
-from scionet.network.calling import Batch, call, place_of, tensors_of, to_model
+from scionet.methods.widths.output_distance import OutputDistance
+from scionet.network.calling import Batch, call, example_count, place_of, to_model
 from scionet.network.plan import Plan
 from scionet.network.sites import Consumer, Sites
 from scionet.network.surgery.cut import kept_entries
@@ -32,20 +33,21 @@ class FeatureMatching:
 
     def held_out_distance(self) -> float:
         """The mean distance of the outputs on the held-out examples."""
-        total, metric = 0.0, self.distance.metric
+        total = 0.0
         for batch, dense in zip(self.distance.inputs, self.distance.outputs, strict=True):
             with torch.no_grad():
-                total += float(distances(_output(self.student, batch), dense, metric).sum())
-        return total / self.distance.n_examples / self.distance.unit
+                outputs = self.distance.picked(_returned(self.student, batch))
+            total += float(self.distance.distances(outputs, dense, example_count(batch)).sum())
+        return total / self.distance.n_examples
 
     def loss(self, batch: Batch) -> Tensor:
-        """The loss of a step: the mean of the relative squared errors of the output and behind consumers."""
+        """The loss of a step: the mean of the relative squared errors of each output and behind consumers."""
         with torch.no_grad():
-            target = _output(self.distance.network.model, batch)
-        output = _relative(_output(self.student, batch), target)
+            targets = self.distance.picked(_returned(self.distance.network.model, batch))
+        outputs = self.distance.errors_of(_returned(self.student, batch), targets, example_count(batch))
         dense, student = self.seen
         gaps = [self._gap(name, dense[name], student[name]) for name in self.kept if name in dense and name in student]
-        return torch.stack([output, *gaps]).mean()
+        return torch.stack([*outputs, *gaps]).mean()
 
     def _gap(self, name: str, dense: Tensor, student: Tensor) -> Tensor:
         """The relative squared error of one module's output."""
@@ -101,9 +103,9 @@ def _relative(found: Tensor, target: Tensor) -> Tensor:
     return (found - target).square().sum() / target.square().sum().clamp_min(1e-12)
 
 
-def _output(network: nn.Module, batch: Batch) -> Tensor:
-    """The first tensor that a network returns. It is called on a copy of the inputs, because it may change them."""
-    return next(tensors_of(call(network, tree_map(_cloned, to_model(batch, network)))))
+def _returned(network: nn.Module, batch: Batch) -> Any:
+    """What a network returns. It is called on a copy of the inputs, because it may change them."""
+    return call(network, tree_map(_cloned, to_model(batch, network)))
 
 
 def _cloned(value: object) -> object:

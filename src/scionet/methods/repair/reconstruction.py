@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from scionet.choices.outputs import Outputs
 from scionet.choices.repair import Reconstruct
 from scionet.errors import CalibrationError, InvalidSetting
+from scionet.methods.calibration.calibration import HELD_OUT
 from scionet.methods.calibration.regrouping import pieces, shuffled
+from scionet.methods.problem import Problem
 from scionet.methods.repair.feature_matching import FeatureMatching, feature_matching
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.network.calling import Batch
@@ -56,12 +58,28 @@ class ReconstructionData:
     seed: int
 
 
+def reconstruction_data(problem: Problem, seed: int) -> ReconstructionData:
+    """The examples of a reconstruction: the calibration examples, and the held-out ones.
+
+    Raises:
+        CalibrationError: If there were too few examples to hold any out.
+    """
+    if problem.held_out is None:
+        calibration = problem.calibration
+        raise CalibrationError(
+            f"reconstruction holds out one calibration example in {HELD_OUT}; given {calibration.count} examples in "
+            f"{len(calibration.batches)} batches, too few for that: give {HELD_OUT} examples or more, or leave "
+            "Reconstruct out of the repair"
+        )
+    return ReconstructionData(problem.calibration.inputs, problem.held_out.inputs, seed)
+
+
 def reconstructed(
     network: Network, plan: Plan, data: ReconstructionData, step: Reconstruct, outputs: Outputs, progress: Progress
 ) -> Plan:
     """Train the cut network to match the dense one, and return the plan with its weights.
 
-    The loss is the mean of relative squared errors: of the output, and behind every consumer that is called once. The
+    The loss is the mean of relative squared errors: of each output, and behind every consumer that is called once. The
     optimiser is Adam, with a learning rate that falls to 0 along a cosine. BatchNorm keeps its statistics. Of all
     evaluated states, the start included, the one whose outputs are nearest on the held-out examples is kept.
 
@@ -76,7 +94,7 @@ def reconstructed(
     Raises:
         VerificationError: If the cut network does not compute what the masked one does, before any step.
         CalibrationError: If its outputs are NaN or infinite at the start.
-        UnsupportedModel: If the metric asks for classes and there are none.
+        UnsupportedModel: If outputs are missing, or a divergence asks for classes and there are none.
     """
     sites = network.sites
     student = cut(network.model, plan, sites)
@@ -85,7 +103,7 @@ def reconstructed(
     with torch.random.fork_rng(devices=devices), torch.enable_grad():
         wide = torch.promote_types(network.dtype, torch.float32)  # steps are too small for half precision
         teacher = Network(copied(network.model).to(wide), sites)
-        distance = OutputDistance.on(teacher, pieces(data.judged, STEP_EXAMPLES), outputs.metric)
+        distance = OutputDistance.on(teacher, pieces(data.judged, STEP_EXAMPLES), outputs)
         pair = feature_matching(distance, student.to(wide), sites, plan)
         before, after = _descend(pair, data, step, progress)
     text = (

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from scionet.budget.allocation.allocate import uniform
@@ -15,7 +14,7 @@ from scionet.budget.allocation.ladder import NO_MAXIMUM
 from scionet.budget.allocation.ranked import by_scores
 from scionet.budget.budget import Budget
 from scionet.choices.widths import ErrorCurves, Isomorphic, Sensitivity, Uniform, Widths
-from scionet.methods.calibration.calibration import ALL, Calibration
+from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import SiteView
 from scionet.methods.method_run import MethodRun
 from scionet.methods.refit.survey import survey
@@ -23,7 +22,6 @@ from scionet.methods.walk import AllocatedWidths
 from scionet.methods.widths.isomorphic import alike
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.methods.widths.sensitivity import measured_widths, sensitivity_curve
-from scionet.network.multiprocess import everywhere, summed
 from scionet.network.passes.moments import Moments
 from scionet.selection.greedy import Selection, shortened
 from scionet.typing import FloatArray
@@ -96,9 +94,8 @@ class Allocator:
             return Curves(self._error_curves(paths), paths)
         if not isinstance(rule, Sensitivity):
             raise AssertionError("other widths have no curves")
-        measured, others, _ = self.parts
-        distance = OutputDistance.on(self.run.network, measured.inputs, self.run.settings.outputs.metric)
-        return Curves(self._sensitivities(rule, distance, others, paths), paths, distance)
+        distance = OutputDistance.on(self.run.network, self._measured(rule.examples).inputs, self.run.settings.outputs)
+        return Curves(self._sensitivities(rule, distance, paths), paths, distance)
 
     @cached_property
     def scores(self) -> dict[str, FloatArray]:
@@ -112,17 +109,16 @@ class Allocator:
 
     def _error_curves(self, paths: dict[str, Selection]) -> dict[str, FloatArray]:
         """Per site the relative error at its consumers for each number of kept units, 0 to N; fills `paths`."""
-        surveyed = self._paths(self.run.surveyed, paths)
-        return {view.site.name: error_curve(path, view.site.width) for view, _, path in surveyed}
+        return {view.site.name: error_curve(path, view.site.width) for view, _, path in self._paths(paths)}
 
     def _sensitivities(
-        self, rule: Sensitivity, distance: OutputDistance, calibration: Calibration, paths: dict[str, Selection]
+        self, rule: Sensitivity, distance: OutputDistance, paths: dict[str, Selection]
     ) -> dict[str, FloatArray]:
         """Per site the predicted distance of the output for each number of kept units, 0 to N; fills `paths`."""
         errors: dict[str, FloatArray] = {}
         measured: dict[str, tuple[int, ...]] = {}
         changes: list[Mapping[str, Tensor]] = []
-        for view, moments, path in self._paths(calibration, paths):
+        for view, moments, path in self._paths(paths):
             name = view.site.name
             errors[name] = error_curve(path, view.site.width)
             measured[name] = measured_widths(errors[name], rule.widths_per_site)
@@ -133,11 +129,9 @@ class Allocator:
             for name, widths in measured.items()
         }
 
-    def _paths(
-        self, calibration: Calibration, paths: dict[str, Selection]
-    ) -> Iterator[tuple[SiteView, Mapping[str, Moments], Selection]]:
+    def _paths(self, paths: dict[str, Selection]) -> Iterator[tuple[SiteView, Mapping[str, Moments], Selection]]:
         """Iterate over the sites in the dense network, with the full path of each."""
-        for view, moments in survey(self.run, calibration, self.run.sites):
+        for view, moments in survey(self.run, self.run.surveyed, self.run.sites):
             path = self._rank(view, view.site.width)
             if self.run.ranker.nested and not self.run.fitting.waits(view.site):
                 paths[view.site.name] = path
@@ -146,17 +140,11 @@ class Allocator:
     def _rank(self, view: SiteView, n_units: int) -> Selection:
         return self.run.ranker.rank(view, n_units, self.run.generators("rank", view.site.name))
 
-    @cached_property
-    def parts(self) -> tuple[Calibration, Calibration, Calibration]:
-        """Examples for sensitivities, for errors (others if there are enough, twice as many), and the rest."""
-        run, rule = self.run, self.run.settings.widths
-        if not isinstance(rule, Sensitivity):
-            raise AssertionError("only sensitivities are measured apart from errors")
-        counts, device = (rule.examples, run.settings.resources.survey_examples, ALL), run.network.device
-        measured, others, rest = run.calibration.parts(counts, lambda *axes: run.generators("parts", *axes), device)
-        n_measured, n_others = summed(torch.tensor([measured.count, others.count], device=device)).tolist()
-        enough = n_others >= 2 * n_measured and everywhere(others.count > 0, device)
-        return measured, others if enough else run.surveyed, rest
+    def _measured(self, count: int) -> Calibration:
+        """The examples that sensitivities are measured on: held-out ones, if there are any."""
+        run = self.run
+        found = run.surveyed if run.problem.held_out is None else run.problem.held_out
+        return found.parts((count,), lambda *axes: run.generators("parts", *axes), run.network.device)[0]
 
     def _pruned_alone(
         self, view: SiteView, moments: Mapping[str, Moments], path: Selection, n_units: int

@@ -1,7 +1,7 @@
-"""OutputDistance: the distance of a changed network's output from the dense one's."""
+"""OutputDistance: the distance of a changed network's outputs from the dense one's."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -9,45 +9,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from scionet.choices.outputs import MetricName
+from scionet.choices.outputs import Outputs
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.network.calling import Batch, joined, tensors_of
+from scionet.methods.widths.comparison import Comparison, comparisons_for, rows, variance_of
+from scionet.network.calling import Batch, example_count, joined
 from scionet.network.multiprocess import everywhere, summed
 from scionet.network.network import Network
-from scionet.network.passes.variants import run_variants
+from scionet.network.outputs import named_outputs
+from scionet.network.passes.variants import pieces, run_variants
 from scionet.progress import Progress, silent
 from scionet.typing import FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class OutputDistance:
-    """The distance of a network's output from the dense one's, on some examples.
+    """The distance of a network's outputs from the dense one's, on some examples.
 
     Attributes:
         network: The dense network.
         inputs: Batches on its device.
-        outputs: Its output for each of them.
-        metric: ``"kl"``: mean divergence of the softmax over dimension 1, dense from changed, in nats. ``"squared"``:
-            squared error relative to the mean square.
+        outputs: The outputs that are compared, for each of them.
+        comparisons: How each output is compared.
     """
 
     network: Network
     inputs: Sequence[Batch]
-    outputs: Sequence[Tensor]
-    metric: MetricName
+    outputs: Sequence[tuple[Tensor, ...]]
+    comparisons: tuple[Comparison, ...]
 
     @classmethod
-    def on(cls, network: Network, inputs: Iterable[Batch], metric: MetricName | None) -> "OutputDistance":
+    def on(cls, network: Network, inputs: Iterable[Batch], choice: Outputs) -> "OutputDistance":
         """Run the dense network once.
 
         Args:
             network: The dense network.
             inputs: Batches.
-            metric: None chooses the divergence if there are two or more classes.
+            choice: Which outputs are compared, and how.
 
         Raises:
             CalibrationError: If there is no batch.
-            UnsupportedModel: If the output has no classes for ``"kl"``.
+            UnsupportedModel: If outputs are missing, or have no classes for ``"kl"``.
         """
         placed = [network.placed(batch) for batch in inputs]
         if not everywhere(bool(placed), network.device):
@@ -56,28 +57,40 @@ class OutputDistance:
                 "if there are several)"
             )
         with network.evaluating():
-            outputs = [_wide(network.output(batch)) for batch in placed]
-        for output in outputs[:1] if metric == "kl" else ():
-            refuse_without_classes(output.shape)
-        return cls(network, placed, outputs, metric or metric_for(outputs[0]))
+            named = [named_outputs(network.returned(batch)) for batch in placed]
+        comparisons = comparisons_for(named[0], choice)
+        outputs = [_picked(each, comparisons) for each in named]
+        counts = [example_count(batch) for batch in placed]
+        scaled = []
+        for comparison, tensors in zip(comparisons, zip(*outputs, strict=True), strict=True):
+            flat = [rows(tensor, count) for tensor, count in zip(tensors, counts, strict=True)]
+            scaled.append(replace(comparison, variance=variance_of(flat, network.device)))
+        return cls(network, placed, outputs, tuple(scaled))
+
+    def picked(self, returned: Any) -> tuple[Tensor, ...]:
+        """The outputs that are compared, of what a network returns.
+
+        Raises:
+            UnsupportedModel: If one is missing.
+        """
+        return _picked(named_outputs(returned), self.comparisons)
 
     @cached_property
     def n_examples(self) -> float:
         """Examples of all processes."""
-        return self._summed(sum(map(len, self.outputs)))
-
-    @cached_property
-    def unit(self) -> float:
-        """The unit of the distance: a nat, or the mean square of the dense output of an example."""
-        if self.metric == "kl":
-            return 1.0
-        squares = self._summed(sum(float(output.double().square().sum()) for output in self.outputs))
-        return max(squares, np.finfo(np.float64).tiny) / max(self.n_examples, 1)
+        count = float(sum(map(example_count, self.inputs)))
+        return float(summed(torch.tensor(count, dtype=torch.float64, device=self.network.device)))
 
     @property
     def unit_name(self) -> str:
         """The unit as a phrase."""
-        return "nats of divergence" if self.metric == "kl" else "relative squared error"
+        names = {"kl": "nats of divergence", "squared": "relative squared error"}
+        return " and ".join(names[metric] for metric in sorted({each.metric for each in self.comparisons}))
+
+    @property
+    def described(self) -> str:
+        """The outputs and how each is compared, as a phrase."""
+        return ", ".join(map(str, self.comparisons))
 
     def of(self, tensors: Mapping[str, Tensor]) -> float:
         """The distance when `tensors` replace the network's own.
@@ -93,65 +106,62 @@ class OutputDistance:
         Raises:
             CalibrationError: If an output is NaN or infinite.
         """
-        device, n_examples = self.network.device, sum(map(len, self.outputs))
-        total, done = torch.zeros(len(changes), dtype=torch.float64, device=device), 0
+        return self._means(changes, progress)[0].sum(1)
+
+    def errors(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
+        """The squared error of each output relative to its variance, by name, when `tensors` replace the network's own.
+
+        Raises:
+            CalibrationError: If an output is NaN or infinite.
+        """
+        found = self._means([tensors], silent)[1][0]
+        return {each.name: float(error) for each, error in zip(self.comparisons, found, strict=True)}
+
+    def distances(self, changed: Sequence[Tensor], dense: Sequence[Tensor], count: int) -> Tensor:
+        """The distance of each of `count` examples, added over the outputs, float64, shape ``(count,)``."""
+        parts = zip(self.comparisons, changed, dense, strict=True)
+        return torch.stack([each.distances(after, before, count) for each, after, before in parts]).sum(0)
+
+    def errors_of(self, returned: Any, dense: Sequence[Tensor], count: int) -> list[Tensor]:
+        """The mean squared error of each output relative to its variance, on `count` examples, with a gradient."""
+        parts = zip(self.comparisons, self.picked(returned), dense, strict=True)
+        return [each.errors(after, before, count).mean() for each, after, before in parts]
+
+    def _means(self, changes: Sequence[Mapping[str, Tensor]], progress: Progress) -> tuple[FloatArray, FloatArray]:
+        """Means over examples of distances, and of relative squared errors, ``(changes, outputs)`` each."""
+        model, device = self.network.model, self.network.device
+        n_examples, done = sum(map(example_count, self.inputs)), 0
+        total = torch.zeros(2, len(changes), len(self.comparisons), dtype=torch.float64, device=device)
         progress("measure", done, n_examples)
-        for batch, dense in joined(zip(self.inputs, self.outputs, strict=True)):  # a call of one form is recorded once
-            rest = dense
-            for outputs in run_variants(self.network.model, changes, batch):
-                here, rest = rest[: len(outputs[0])], rest[len(outputs[0]) :]
-                total += torch.stack([distances(output, here, self.metric).sum() for output in outputs])
-                done += len(here)
-                progress("measure", done, n_examples)
-        found = summed(total).cpu().numpy()
-        if not np.isfinite(found).all():
+        pairs = ((inputs, *dense) for inputs, dense in zip(self.inputs, self.outputs, strict=True))
+        parts = [part for pair in joined(pairs) for part in pieces(pair)]  # a call of one form is recorded once
+        found = run_variants(model, changes, [inputs for inputs, *_ in parts], self.picked)
+        for (inputs, *dense), outputs in zip(parts, found, strict=True):
+            self._add(total, outputs, dense, example_count(inputs))
+            done += example_count(inputs)
+            progress("measure", done, n_examples)
+        means = (summed(total) / self.n_examples).cpu().numpy()
+        if not np.isfinite(means).all():
             raise CalibrationError("the pruned network gives NaN or infinite outputs; check the calibration data")
-        return found / self.n_examples / self.unit
+        return means[0], means[1]
 
-    def compared(self, predicted: float, measured: float) -> str:
-        """A predicted distance beside the measured one, as a phrase."""
-        return f"predicted {predicted:.3g}, measured {measured:.3g} {self.unit_name}"
-
-    def _summed(self, number: float) -> float:
-        return float(summed(torch.tensor(number, dtype=torch.float64, device=self.network.device)))
-
-
-def distances(changed: Any, dense: Tensor, metric: MetricName) -> Tensor:
-    """The distance of each example's output from the dense one, float64, shape ``(examples,)``.
-
-    Args:
-        changed: What the changed network returns.
-        dense: The first output of the dense network.
-        metric: See `OutputDistance`.
-    """
-    if metric == "squared":
-        return (_first(changed) - dense).square().reshape(len(dense), -1).sum(1).double()
-    before, after = dense.log_softmax(1), _first(changed).log_softmax(1)
-    return (before.exp() * (before - after)).sum(1).reshape(len(dense), -1).mean(1).double()
+    def _add(self, total: Tensor, outputs: Sequence[Sequence[Tensor]], dense: Sequence[Tensor], count: int) -> None:
+        """Add the distances, and the relative squared errors, of some examples: ``(2, changes, outputs)``."""
+        for sums, changed in zip(total.unbind(1), outputs, strict=True):
+            for number, (each, after, before) in enumerate(zip(self.comparisons, changed, dense, strict=True)):
+                sums[0, number] += each.distances(after, before, count).sum()
+                sums[1, number] += each.errors(after, before, count).sum()
 
 
-def refuse_without_classes(shape: Sequence[int]) -> None:
-    """Refuse a divergence of an output without classes.
+def _picked(named: Mapping[str, Tensor], comparisons: Iterable[Comparison]) -> tuple[Tensor, ...]:
+    """Some of the named outputs.
 
     Raises:
-        UnsupportedModel: If an output of this shape has none.
+        UnsupportedModel: If one is missing.
     """
-    if len(shape) < 2:
+    if missing := [each.name for each in comparisons if each.name not in named]:
         raise UnsupportedModel(
-            f"outputs='kl' needs an output (batch, classes, ...); this network returns {tuple(shape)}; choose "
-            "outputs='squared'"
+            f"the network returns {', '.join(map(repr, missing))} for some examples and not for others, so these "
+            "outputs cannot be compared; name the others by outputs=Outputs(of=[...]), or choose widths='uniform'"
         )
-
-
-def metric_for(output: Tensor) -> MetricName:
-    """The divergence where there are two or more classes, else the squared error."""
-    return "kl" if output.ndim > 1 and output.shape[1] > 1 else "squared"
-
-
-def _first(outputs: Any) -> Tensor:
-    return _wide(next(tensors_of(outputs)))
-
-
-def _wide(output: Tensor) -> Tensor:
-    """An output in at least single precision."""
-    return output if output.dtype == torch.float64 else output.float()
+    return tuple(named[each.name] for each in comparisons)

@@ -1,8 +1,12 @@
 """Second moments of a consumer's inputs and targets: all that a least-squares imitation of its output needs.
 
 Each output position is a row: for a convolution the unfolded patch of the input at one output pixel, for a linear map
-one input vector. Moments are sums over rows. They add up over batches, and their size does not depend on the number of
-images. Sums are kept in float64, since variances are small differences of large sums.
+one input vector. Moments add up over batches, and their size does not depend on the number of images.
+
+Products are taken about the mean of their own batch. Where inputs have a mean that is large beside their variation,
+variances would otherwise be small differences of large numbers, which single precision loses. Batches are merged in
+float64, with the differences of their means (Chan, Golub and LeVeque, 1979), so it makes no difference how examples
+are divided among batches and processes.
 """
 
 from collections.abc import Sequence
@@ -23,16 +27,16 @@ from scionet.typing import FloatArray
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Moments:
-    """Sums over rows of inputs x (D columns), targets y (O outputs) and their products.
+    """Means of rows of inputs x (D columns) and targets y (O outputs), and sums of products about these means.
 
     Attributes:
         count: Number of rows.
-        x: Sum of inputs, shape ``(D,)``.
-        y: Sum of targets, shape ``(O,)``.
-        xx: Sum of x xᵀ, shape ``(D, D)``.
-        xy: Sum of x yᵀ, shape ``(D, O)``.
-        yy: Sum of squared targets, shape ``(O,)``.
-        held: The same sums over the rows that are held out, which are part of all rows; None if none are.
+        x: Mean of inputs, shape ``(D,)``; 0 without rows.
+        y: Mean of targets, shape ``(O,)``.
+        xx: Sum of (x - mean) (x - mean)ᵀ, shape ``(D, D)``.
+        xy: Sum of (x - mean) (y - mean)ᵀ, shape ``(D, O)``.
+        yy: Sum of (y - mean)², shape ``(O,)``.
+        held: The same of the rows that are held out, which are part of all rows; None if none are.
     """
 
     count: int
@@ -58,57 +62,56 @@ class Moments:
             y: Targets.
             held: Which rows are held out, boolean, shape ``(rows,)``.
         """
-        wide = torch.float64
+        count, x_centre, y_centre = len(x), _mean(x), _mean(y)
+        dx, dy = x - x_centre, y - y_centre
+        x_rest, y_rest = _mean(dx), _mean(dy)  # since the centres are rounded
         return cls(
-            count=x.shape[0],
-            x=x.sum(0).to(wide),
-            y=y.sum(0).to(wide),
-            xx=(x.T @ x).to(wide),
-            xy=(x.T @ y).to(wide),
-            yy=y.square().sum(0).to(wide),
-            held=None if held is None else cls.of(x[held], y[held]),
+            count,
+            x_centre.double() + x_rest,
+            y_centre.double() + y_rest,
+            (dx.T @ dx).addr_(x_rest, x_rest, alpha=-count).double(),
+            (dx.T @ dy).addr_(x_rest, y_rest, alpha=-count).double(),
+            (dy.square().sum(0) - count * y_rest.square()).double(),
+            None if held is None else cls.of(x[held], y[held]),
         )
 
     def __add__(self, other: "Moments") -> "Moments":
         """The moments of the rows of both."""
-        return Moments(
-            self.count + other.count,
-            self.x + other.x,
-            self.y + other.y,
-            self.xx + other.xx,
-            self.xy + other.xy,
-            self.yy + other.yy,
-            None if self.held is None or other.held is None else self.held + other.held,
-        )
+        held = None if self.held is None or other.held is None else self.held + other.held
+        return self._merged(other, 1, held)
 
     @property
     def fitted(self) -> "Moments":
         """The moments of the rows that are not held out."""
-        held = self.held
-        if held is None:
-            return self
-        return Moments(
-            self.count - held.count,
-            self.x - held.x,
-            self.y - held.y,
-            self.xx - held.xx,
-            self.xy - held.xy,
-            self.yy - held.yy,
-        )
+        return self if self.held is None else self._merged(self.held, -1, None)
 
     def over_processes(self) -> "Moments":
         """The moments of the rows of all processes."""
-        count = summed(torch.tensor(self.count, device=self.xx.device))
-        x, y, xx, xy, yy = map(summed, (self.x, self.y, self.xx, self.xy, self.yy))
-        return Moments(int(count), x, y, xx, xy, yy, None if self.held is None else self.held.over_processes())
+        count = int(summed(torch.tensor(self.count, device=self.xx.device)))
+        x, y = (summed(mean * self.count) / max(count, 1) for mean in (self.x, self.y))
+        xx, xy, yy = map(summed, self._about(self.x - x, self.y - y, self.count))
+        return Moments(count, x, y, xx, xy, yy, None if self.held is None else self.held.over_processes())
 
     def means(self, centred: bool) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Mean products ``xx (D, D)``, ``xy (D, O)`` and ``yy (O,)``: covariances if `centred`, else raw moments."""
-        x, y = self.x / self.count, self.y / self.count
-        xx, xy, yy = self.xx / self.count, self.xy / self.count, self.yy / self.count
-        if centred:
-            xx, xy, yy = xx - torch.outer(x, x), xy - torch.outer(x, y), (yy - y.square()).clamp_min(0)
-        return xx.cpu().numpy(), xy.cpu().numpy(), yy.cpu().numpy()
+        sums = (self.xx, self.xy, self.yy) if centred else self._about(self.x, self.y, self.count)
+        xx, xy, yy = ((each / self.count).cpu().numpy() for each in sums)
+        return xx, xy, yy.clip(0)
+
+    def _merged(self, other: "Moments", sign: int, held: "Moments | None") -> "Moments":
+        """The moments with the rows of others (`sign` 1), or without them (-1)."""
+        count = self.count + sign * other.count
+        share = sign * other.count / max(count, 1)
+        dx, dy = other.x - self.x, other.y - self.y
+        xx, xy, yy = self._about(dx, dy, self.count * share)
+        for total, added in ((xx, other.xx), (xy, other.xy), (yy, other.yy)):
+            total.add_(added, alpha=sign)
+        return Moments(count, self.x + share * dx, self.y + share * dy, xx, xy, yy, held)
+
+    def _about(self, dx: Tensor, dy: Tensor, factor: float) -> tuple[Tensor, Tensor, Tensor]:
+        """Copies of the sums of products, with those of two differences of means added, times a factor."""
+        xx, xy = (torch.addr(sums, dx, other, alpha=factor) for sums, other in ((self.xx, dx), (self.xy, dy)))
+        return xx, xy, self.yy + factor * dy.square()
 
     def errors(self, weight: FloatArray, shift: FloatArray) -> FloatArray:
         """Mean squared error ``(O,)`` of the affine map ``weight (O, D)``, ``shift (O,)`` on these rows."""
@@ -118,7 +121,12 @@ class Moments:
 
     def shift(self, weight: FloatArray) -> FloatArray:
         """The intercept ``(O,)`` with which the map ``weight (O, D)`` has a mean error of 0."""
-        return (self.y.cpu().numpy() - weight @ self.x.cpu().numpy()) / self.count
+        return self.y.cpu().numpy() - weight @ self.x.cpu().numpy()
+
+
+def _mean(rows: Tensor) -> Tensor:
+    """The mean of rows, rounded to their type; 0 without rows."""
+    return rows.sum(0) / max(len(rows), 1)
 
 
 def sample_positions(stop: Stop, limit: int, numbers: NDArray[np.int64], key: int) -> Tensor | None:

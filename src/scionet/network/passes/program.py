@@ -9,7 +9,7 @@ every candidate. The graph consists of tensor operations, so the division works 
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -29,12 +29,12 @@ class Parts:
     Attributes:
         example: Maps the tensors of an example to two tuples of values: the arguments of `gates`, and those of `rest`.
         gates: Maps gates and the first tuple to values that are affine in the gates.
-        rest: Maps these values and the second tuple to the output.
+        rest: Maps these values and the second tuple to the outputs.
     """
 
     example: Callable[..., tuple[tuple[Tensor, ...], tuple[Tensor, ...]]] = field(repr=False)
     gates: Callable[..., tuple[Tensor, ...]] = field(repr=False)
-    rest: Callable[..., Tensor] = field(repr=False)
+    rest: Callable[..., tuple[Tensor, ...]] = field(repr=False)
 
 
 class Program:
@@ -44,12 +44,12 @@ class Program:
     BatchNorm is merged into the convolution before it; values that depend on neither argument are computed once.
 
     Args:
-        function: Maps gates ``(N,)`` and the tensors of one example to the output.
+        function: Maps gates ``(N,)`` and the tensors of one example to the outputs.
         gate: Gates to record the call with.
         example: Tensors of an example to record the call with.
     """
 
-    def __init__(self, function: Callable[..., Tensor], gate: Tensor, example: Sequence[Tensor]) -> None:
+    def __init__(self, function: Callable[..., tuple[Tensor, ...]], gate: Tensor, example: Sequence[Tensor]) -> None:
         self._root = recorded(function, [gate, *(tensor.contiguous() for tensor in example)])
         _gate_inputs(self._root.graph)
         _absorb_norms(self._root.graph)
@@ -71,13 +71,12 @@ class Program:
         affine = [node for node in between if levels[node] == Level.AFFINE]
         plain = [node for node in between if levels[node] == Level.EXAMPLE]
         needed = _sources(affine, levels)
-        (output,) = next(node for node in graph.nodes if node.op == "output").all_input_nodes
+        (outputs,) = next(node for node in graph.nodes if node.op == "output").args
         first = subgraph(self._root, example, [*needed, *plain])
-        rest = subgraph(self._root, [*affine, *plain], [output])
         return Parts(
             lambda *given: _split(first(*given), len(needed)),
             subgraph(self._root, [gate, *needed], affine),
-            lambda *given: rest(*given)[0],
+            subgraph(self._root, [*affine, *plain], cast(Sequence[Node], outputs)),
         )
 
 

@@ -12,11 +12,15 @@ from torch.fx import Graph, GraphModule, Node
 from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary, tree_leaves, tree_map
 
 
-def recorded(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> GraphModule:
+def recorded(function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor]) -> GraphModule:
     """Record one call of a function as a graph with a placeholder for each argument.
 
     Tensors that are not arguments become buffers of the graph. In-place operations are recorded as operations that
     return new tensors.
+
+    Args:
+        function: Returns a tuple of tensors.
+        arguments: Tensors to call it with.
 
     Raises:
         RuntimeError: If the function reads a number from a tensor that depends on the arguments.
@@ -24,7 +28,7 @@ def recorded(function: Callable[..., Tensor], arguments: Sequence[Tensor]) -> Gr
     recorder = _Recorder(arguments)
     with recorder:
         out = functionalize(function)(*arguments)
-    recorder.graph.output(recorder.node_of(out))
+    recorder.graph.output(tree_map(recorder.node_of, out))
     return GraphModule(recorder.root, recorder.graph)
 
 

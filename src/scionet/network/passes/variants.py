@@ -1,13 +1,14 @@
 """Calling a network with several sets of replaced tensors; operations before the first replaced one run only once."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.fx import GraphModule, Interpreter, Node
 
-from scionet.network.calling import Batch, call, example_count, state_of, tensors_of, undisturbed
+from scionet.network.calling import Batch, call, state_of, tensors_of, undisturbed
+from scionet.network.outputs import Pick, Tensors
 from scionet.network.passes.dependence import subgraph
 from scionet.network.passes.recording import recorded
 from scionet.network.surgery.gates import call_with
@@ -24,8 +25,10 @@ Change = Mapping[str, Tensor]
 """Tensors that replace the parameters and buffers of the same names."""
 
 
-def run_variants(model: nn.Module, changes: Sequence[Change], batch: Batch) -> Iterator[list[Tensor]]:
-    """The network's outputs with each of several changes, for one part of a batch at a time.
+def run_variants(
+    model: nn.Module, changes: Sequence[Change], batches: Iterable[Batch], pick: Pick
+) -> Iterator[list[Tensors]]:
+    """The network's outputs with each of several changes, for one batch at a time.
 
     The call is recorded as a graph. The dense network runs once. From the first operation that reads a tensor of a
     change, the rest of the graph also runs with that change. A network whose call cannot be recorded is called once for
@@ -34,26 +37,32 @@ def run_variants(model: nn.Module, changes: Sequence[Change], batch: Batch) -> I
     Args:
         model: The dense network.
         changes: The sets of tensors to call it with.
-        batch: Inputs on its device; dimension 0 of all tensors is that of the examples.
+        batches: Inputs on its device, small enough to be recorded; see `pieces`.
+        pick: Takes the outputs from what the network returns.
 
     Yields:
-        For each part of the batch, the first output with each change.
+        For each batch, the outputs with each change.
     """
     graphs: dict[tuple[Any, ...], _RecordedVariants | None] = {}
-    for piece in _pieces(batch):
-        form = tuple(getattr(leaf, "shape", leaf) for leaf in tree_leaves(piece))
+    for batch in batches:
+        form = tuple(getattr(leaf, "shape", leaf) for leaf in tree_leaves(batch))
         with undisturbed(model):
             if form not in graphs:
-                graphs[form] = _recorded(model, changes, piece) if len(changes) > 1 else None
+                graphs[form] = _recorded(model, changes, batch, pick) if len(changes) > 1 else None
             variants = graphs[form]
-            outputs = _called(model, changes, piece) if variants is None else variants.outputs(piece)
+            outputs = _called(model, changes, batch, pick) if variants is None else variants.outputs(batch)
         yield outputs
 
 
-def _pieces(batch: Batch) -> Iterator[Batch]:
-    """The parts of a batch, in order; the whole batch if it cannot be divided."""
-    tensors, count = list(tensors_of(batch)), example_count(batch)
-    if any(not tensor.ndim or len(tensor) != count for tensor in tensors):
+def pieces(batch: Any) -> Iterator[Any]:
+    """Parts of a batch that are small enough to be recorded, in order; the whole batch if it cannot be divided.
+
+    Args:
+        batch: Inputs, or a pair of inputs and outputs; dimension 0 of all tensors is that of the examples.
+    """
+    tensors = list(tensors_of(batch))
+    count = len(tensors[0]) if tensors[0].ndim else 0
+    if not count or any(not tensor.ndim or len(tensor) != count for tensor in tensors):
         yield batch
         return
     size = max(_FEWEST_EXAMPLES, _INPUT_ENTRIES * count // max(1, sum(tensor.numel() for tensor in tensors)))
@@ -61,51 +70,58 @@ def _pieces(batch: Batch) -> Iterator[Batch]:
         yield tree_map(lambda leaf, at=start: leaf[at : at + size] if isinstance(leaf, Tensor) else leaf, batch)
 
 
-def _called(model: nn.Module, changes: Sequence[Change], batch: Batch) -> list[Tensor]:
-    """The first output with each change, by one call for each."""
-    return [next(tensors_of(call_with(model, change, batch))) for change in changes]
+def _called(model: nn.Module, changes: Sequence[Change], batch: Batch, pick: Pick) -> list[Tensors]:
+    """The outputs with each change, by one call for each."""
+    return [pick(call_with(model, change, batch)) for change in changes]
 
 
-def _recorded(model: nn.Module, changes: Sequence[Change], batch: Batch) -> "_RecordedVariants | None":
+def _recorded(model: nn.Module, changes: Sequence[Change], batch: Batch, pick: Pick) -> "_RecordedVariants | None":
     """The recorded call; None if it cannot be recorded, or computes something other than the network."""
     try:
-        variants = _RecordedVariants(model, changes, batch)
+        variants = _RecordedVariants(model, changes, batch, pick)
         found = variants.dense(batch)
     except (RuntimeError, NotImplementedError):  # control flow that depends on data, or an unsupported operation
         return None
-    expected = next(tensors_of(call(model, batch)))
-    same = expected.shape == found.shape and bool((found - expected).abs().max() <= _ROUNDING * expected.abs().max())
+    expected = pick(call(model, batch))
+    same = all(_near(one, other) for one, other in zip(found, expected, strict=True))
     return variants if same else None
+
+
+def _near(found: Tensor, expected: Tensor) -> bool:
+    """Whether two outputs are the same but for rounding."""
+    if found.shape != expected.shape or not expected.numel():
+        return found.shape == expected.shape
+    return bool((found - expected).abs().max() <= _ROUNDING * expected.abs().max())
 
 
 class _RecordedVariants:
     """A recorded call of the dense network, and for each change the rest of it from where the change takes effect."""
 
-    def __init__(self, model: nn.Module, changes: Sequence[Change], batch: Batch) -> None:
+    def __init__(self, model: nn.Module, changes: Sequence[Change], batch: Batch, pick: Pick) -> None:
         state = state_of(model)
         self._names = sorted({name for change in changes for name in change})
         self._dense, self._changes = [state[name] for name in self._names], changes
         leaves, form = tree_flatten(batch)
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
-        def run(*given: Tensor) -> Tensor:
+        def run(*given: Tensor) -> Tensors:
             tensors, inputs = given[: len(self._names)], list(leaves)
             for place, tensor in zip(places, given[len(self._names) :], strict=True):
                 inputs[place] = tensor
             replaced = dict(zip(self._names, tensors, strict=True))
-            return next(tensors_of(call_with(model, replaced, tree_unflatten(inputs, form))))
+            return pick(call_with(model, replaced, tree_unflatten(inputs, form)))
 
         self._root: GraphModule = recorded(run, [*self._dense, *(leaves[place] for place in places)])
         self._root.graph.eliminate_dead_code()
 
-    def dense(self, batch: Batch) -> Tensor:
-        """The output with the network's own tensors."""
+    def dense(self, batch: Batch) -> Tensors:
+        """The outputs with the network's own tensors."""
         return self._root(*self._dense, *tensors_of(batch))
 
-    def outputs(self, batch: Batch) -> list[Tensor]:
-        """The output with each change."""
+    def outputs(self, batch: Batch) -> list[Tensors]:
+        """The outputs with each change."""
         interpreter = _VariantInterpreter(self._root, self._remainders, self._changes)
-        dense = cast(Tensor, interpreter.run(*self._dense, *tensors_of(batch)))
+        dense = cast(Tensors, interpreter.run(*self._dense, *tensors_of(batch)))
         return [interpreter.outputs.get(number, dense) for number in range(len(self._changes))]
 
     @cached_property
@@ -147,16 +163,17 @@ class _Remainder:
             for node, place in places.items()
             if place < places[start] and any(places[user] >= places[start] for user in node.users)
         ]
-        (output,) = next(node for node in places if node.op == "output").all_input_nodes
-        return cls(number, live, {node: name for name, node in parameters.items()}, subgraph(root, live, [output]))
+        (outputs,) = next(node for node in places if node.op == "output").args
+        rest = subgraph(root, live, cast(Sequence[Node], outputs))
+        return cls(number, live, {node: name for name, node in parameters.items()}, rest)
 
-    def run(self, values: Mapping[Node, Any], change: Change) -> Tensor:
-        """The output with a change, given the live values of the dense network."""
+    def run(self, values: Mapping[Node, Any], change: Change) -> Tensors:
+        """The outputs with a change, given the live values of the dense network."""
         given = []
         for node in self._live:
             name = self._names.get(node, "")
             given.append(change[name].to(values[node]) if name in change else values[node])
-        return self._rest(*given)[0]
+        return self._rest(*given)
 
 
 class _VariantInterpreter(Interpreter):
@@ -170,7 +187,7 @@ class _VariantInterpreter(Interpreter):
     ) -> None:
         super().__init__(root)
         self._remainders, self._changes = remainders, changes
-        self.outputs: dict[int, Tensor] = {}
+        self.outputs: dict[int, Tensors] = {}
 
     def run_node(self, n: Node) -> Any:
         """Run the remainders that begin at an operation, then the operation itself."""
