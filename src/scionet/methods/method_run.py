@@ -3,15 +3,18 @@
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+
 from scionet.choices.settings import Settings
 from scionet.methods.calibration.calibration import ALL, Calibration
-from scionet.methods.contract import Ranker
+from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.problem import Problem
 from scionet.methods.refit.refit import Fitting, Sample
 from scionet.network.network import Network
-from scionet.network.sites import Sites
+from scionet.network.sites import Site, Sites
 from scionet.progress import Progress
 from scionet.seeds import Generators
+from scionet.selection.greedy import Selection
 from scionet.typing import BoolArray
 
 
@@ -54,6 +57,14 @@ class MethodRun:
     def memory_bytes(self) -> float:
         """Memory for cached activations."""
         return self.settings.resources.memory_bytes
+
+    def generator_of(self, site: Site) -> np.random.Generator:
+        """The source of randomness for choices at one site."""
+        return self.generators("rank", site.name)
+
+    def ranked(self, view: SiteView, n_units: int) -> Selection:
+        """Let the ranker pick units of a site until `n_units` different ones are kept."""
+        return self.ranker.rank(view, n_units, self.generator_of(view.site))
 
     @property
     def surveyed(self) -> Calibration:

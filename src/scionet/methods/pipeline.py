@@ -21,6 +21,7 @@ from scionet.methods.repair.reconstruction import reconstructed, reconstruction_
 from scionet.methods.walk import AllocatedWidths, Walk
 from scionet.methods.width_search import searched
 from scionet.methods.widths.allocator import Allocator
+from scionet.methods.widths.damage_curves import measured_curves
 from scionet.methods.widths.verdict import verdict
 from scionet.network.plan import Plan
 from scionet.network.surgery.gates import masked_tensors
@@ -77,7 +78,7 @@ class Pipeline(Method):
             generators,
             progress,
         )
-        allocator = Allocator(run)
+        allocator = Allocator(run, None if None in budgets else measured_curves(run))
         plans = []
         for budget in budgets:
             walk, plan = self._walked(allocator, budget, seed)

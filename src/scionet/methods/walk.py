@@ -68,9 +68,7 @@ class Walk:
         """Decide all sites."""
         with closing(self.views()) as views:
             for view in views:
-                name = view.site.name
-                rng = self.run.generators("rank", name)
-                self.settle_on(view.site, self.ranker.rank(view, self.widths.kept[name], rng))
+                self.settle_on(view.site, self.run.ranked(view, self.widths.kept[view.site.name]))
         return self
 
     def again(self) -> "Walk":

@@ -1,5 +1,6 @@
 """Sensitivity of the network's output to the widths, against the definition."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from scionet.errors import CalibrationError
 from scionet.methods.method_run import MethodRun
 from scionet.methods.pipeline import Pipeline
 from scionet.methods.refit.survey import survey, surveying
-from scionet.methods.widths.allocator import Allocator
+from scionet.methods.widths.damage_curves import measured_curves
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.methods.widths.sensitivity import measured_widths, sensitivity_curve
 from scionet.network.calling import joined
@@ -27,6 +28,7 @@ from scionet.network.passes.recording import recorded
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut
+from scionet.typing import FloatArray
 
 BRANCHED = SUBJECTS["branched"]
 NO_SITES = Sites({}, {}, (), {}, ())
@@ -35,21 +37,21 @@ NO_SITES = Sites({}, {}, (), {}, ())
 @pytest.mark.parametrize("count", [1, 2])
 def test_sensitivities_are_those_of_the_network_in_which_one_site_alone_is_cut(count) -> None:
     model, batches = BRANCHED.network(), BRANCHED.batches(3, 24)
-    allocator = Allocator(run_of(model, batches, Sensitivity(examples=24, widths_per_site=count)))
-    held_out = allocator.run.problem.held_out
+    run = run_of(model, batches, Sensitivity(examples=24, widths_per_site=count))
+    held_out = run.problem.held_out
     assert held_out is not None
-    measured, others = torch.cat(held_out.inputs), torch.cat(allocator.run.surveyed.inputs)
+    measured, others = torch.cat(held_out.inputs), torch.cat(run.surveyed.inputs)
     assert (len(measured), len(others)) == (9, 63)
     given = torch.cat([measured, others]).unique(dim=0)
     assert torch.equal(given, torch.cat(batches).unique(dim=0))
-    curves = allocator.curves.damage
+    curves = damage_of(run)
     dense = model.eval()(measured).detach().log_softmax(1)
-    errors = Allocator(run_of(model, [others], ErrorCurves())).curves.damage
-    for name, site in allocator.run.sites.items():
+    errors = damage_of(run_of(model, [others], ErrorCurves()))
+    for name, site in run.sites.items():
         widths, distances = [site.width // 4, site.width // 2][-count:], []
         for width in widths:
             plan = only_site(run_of(model, [others]), name, width)
-            after = cut(model, plan, allocator.run.sites).eval()(measured).detach().log_softmax(1)
+            after = cut(model, plan, run.sites).eval()(measured).detach().log_softmax(1)
             distances.append(float((dense.exp() * (dense - after)).sum(1).mean()))
         excess = errors[name] - errors[name][-1]
         factor = np.interp(range(site.width + 1), widths, distances / excess[widths])
@@ -62,6 +64,13 @@ def run_of(model, batches, widths="uniform", resources=ALL_PIXELS, repair=None) 
     assert isinstance(method, Pipeline)
     run = surveying(model, batches, BRANCHED.example(), method.ranker, method.settings, 0)
     return replace(run, problem=method._holding_out(run.problem, run.generators))
+
+
+def damage_of(run: MethodRun) -> Mapping[str, FloatArray]:
+    """The damage at each width of each site."""
+    curves = measured_curves(run)
+    assert curves is not None
+    return curves.damage
 
 
 def only_site(run: MethodRun, name: str, width: int) -> Plan:
