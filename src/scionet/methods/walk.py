@@ -68,7 +68,8 @@ class Walk:
         """Decide all sites."""
         with closing(self.views()) as views:
             for view in views:
-                self.settle_on(view.site, self.run.ranked(view, self.widths.kept[view.site.name]))
+                rng = self.run.generator_of(view.site)
+                self.settle_on(view.site, self.ranker.rank(view, self.widths.kept[view.site.name], rng))
         return self
 
     def again(self) -> "Walk":
