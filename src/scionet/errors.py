@@ -24,6 +24,10 @@ class InvalidSetting(PruneError):
     """A setting is malformed, out of range or unknown."""
 
 
+class OtherWeights(InvalidSetting):
+    """A plan was made for other weights than those of the network."""
+
+
 class UnsupportedMode(PruneError):
     """A mode of torch is on in which scionet would compute something else; the message names it."""
 

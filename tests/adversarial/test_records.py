@@ -27,8 +27,9 @@ from scionet.commands.options import Prune
 from scionet.commands.pictures import ImageSample, PictureRecord, record_of
 from scionet.data.images import Preprocessing
 from scionet.differentiable.channel_selector import ChannelSelector
-from scionet.errors import PruneError
+from scionet.errors import InvalidSetting, PruneError
 from scionet.files.json_dataclasses import plain, to_json
+from scionet.files.toml_files import read_toml
 from scionet.masks.mask_files import read_masks, write_masks
 from scionet.masks.sparse_files import read_sparse, save_sparse
 from scionet.network.checkpoints.checkpoint import save_pruned
@@ -156,7 +157,7 @@ def read_experiment(path: Path) -> Any:
 
 
 def read_config(path: Path) -> Any:
-    return [*config.arguments(config.read(path), Prune, Recipe, str(path))]
+    return [*config.arguments(read_toml(path, InvalidSetting), Prune, Recipe, str(path))]
 
 
 CONFIG = """

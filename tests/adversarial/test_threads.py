@@ -119,7 +119,10 @@ def test_prunes_in_threads_give_what_they_give_alone(same: bool) -> None:
 def test_different_work_in_threads() -> None:
     alone = {name: work(model(7), 7) for name, work in WORK.items()}
     before = settings()
-    found = together([lambda work=work: work(model(7), 7) for work in WORK.values()])
+    networks = [model(7) for _ in WORK]  # made here: the seed of new weights is one for all threads
+    found = together(
+        [lambda work=work, net=net: work(net, 7) for work, net in zip(WORK.values(), networks, strict=True)]
+    )
     assert dict(zip(WORK, found, strict=True)) == alone
     assert settings() == before
 

@@ -92,7 +92,7 @@ class _Outline:
     def _set(self, value: Set[Any]) -> Any:
         return self._sequence(sorted((self.of(item) for item in value), key=json.dumps))
 
-    def _tensor(self, value: Tensor) -> str:
+    def _of_tensor(self, value: Tensor) -> str:
         try:
             return f"{value.dtype} {tuple(value.shape)} {hash_tensors({'': value})[:16]}"
         except (RuntimeError, TypeError, NotImplementedError):  # a layout without plain memory
@@ -113,7 +113,7 @@ _DESCRIPTIONS: tuple[tuple[Any, Callable[[_Outline, Any], Any]], ...] = (
     (PurePath, lambda _, value: str(value)),
     (bytes, lambda _, value: _short(value)),
     (np.generic, lambda own, value: own.of(value.item())),
-    (Tensor, _Outline._tensor),
+    (Tensor, _Outline._of_tensor),
     (np.ndarray, _Outline._array),
     (Mapping, _Outline._mapping),
     ((list, tuple, range), _Outline._sequence),

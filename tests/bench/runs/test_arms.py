@@ -90,7 +90,7 @@ def test_what_changes_the_result_changes_the_identity_and_nothing_else_does(tmp_
         (('name = "small"', ""), "experiment.name is missing"),
         (("epochs = 1", "epochs = -1"), "epochs is above 0"),
         (("calibration = 64", 'calibration = "many"'), "experiment.data.calibration must be of type int"),
-        (('name = "small"', "name = "), "is no experiment"),
+        (('name = "small"', "name = "), "is no TOML file"),
         (("[finetuning]", '[finetuning]\nrecipe = "fast"'), "unknown recipe 'fast'"),
         (("[finetuning]", '[finetuning]\noptimiser = "sdg"'), "optimiser must be one of 'sgd', 'adamw'"),
         (('name = "small"', 'name = "small"\nlatency_batch = 65'), "latency_batch is 1 or more, at most batch_size"),

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scionet.errors import InvalidSetting, UnsupportedModel
+from scionet.errors import OtherWeights, UnsupportedModel
 from scionet.modes import at_work
 from scionet.network.calling import hash_tensors, state_of
 from scionet.network.lineage import Lineage, Pruning, note_lineage
@@ -41,10 +41,10 @@ def refuse_other_weights(plan: Plan, *models: nn.Module) -> None:
     """Refuse a plan that was made for none of these networks' weights. A plan without a hash fits any weights.
 
     Raises:
-        InvalidSetting: If it was.
+        OtherWeights: If it was.
     """
     if plan.dense_hash and plan.dense_hash not in [hash_tensors(model.state_dict()) for model in models]:
-        raise InvalidSetting(
+        raise OtherWeights(
             f"the plan was made for other weights than the network has now (hash {plan.dense_hash[:12]}); what it "
             "replaces would overwrite them. Prune the network as it is now, or keep the same units of it: "
             "plan.rebased(discover(model, example_inputs))"
