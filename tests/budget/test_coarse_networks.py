@@ -49,7 +49,7 @@ def test_two_convolutions_of_sixteen_channels_meet_half_of_the_macs(options: dic
 @pytest.mark.parametrize("options", [{}, {"method": "l1"}, {"method": Forward("average"), "repair": []}])
 def test_a_perceptron_of_ten_units_meets_every_budget_from_one_unit_on(options: dict[str, object]) -> None:
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Linear(16, 10), nn.ReLU(), nn.Linear(10, 3)).eval(), torch.randn(64, 16)
+    model, x = nn.Sequential(nn.Linear(16, 10), nn.ReLU(), nn.Linear(10, 3)).eval(), torch.randn(512, 16)
     for percent in range(12, 100, 5):
         result = prune(model, [x], f"macs<={percent}%", example_inputs=x[:2], **options)
         assert kept(result) == percent // 10 / 10
