@@ -129,18 +129,22 @@ class _Held:
     def by(cls, module: nn.Module) -> "_Held":
         """What a module holds now."""
         entries = dict(vars(module))
-        containers = ((name, value) for name, value in entries.items() if isinstance(value, dict | list | set))
-        return cls(vars(module), entries, tuple((name, value, _copied(value)) for name, value in containers))
+        containers = tuple(
+            (name, value, _copied(value) if value else ())  # most registries are empty
+            for name, value in entries.items()
+            if isinstance(value, (dict, list, set))
+        )
+        return cls(vars(module), entries, containers)
 
     @property
     def tensors(self) -> list[Tensor]:
         """Parameters, buffers, and tensors in attributes."""
-        parts = (self.entries, *(entries for _, _, entries in self.containers))
+        parts = (self.entries, *(entries for _, _, entries in self.containers if entries))
         return [value for part in parts for value in _values(part) if isinstance(value, Tensor)]
 
     def put_back(self) -> None:
         """Write what has changed of torch's registries and flags, and of attributes that hold or held tensors."""
-        for name in {**self.entries, **self.attributes}:
+        for name in () if _same(self.attributes, self.entries) else {**self.entries, **self.attributes}:
             old, new = self.entries.get(name, _NOTHING), self.attributes.get(name, _NOTHING)
             if old is not new and (name in _OWN or _holds_tensors(old) or _holds_tensors(new)):
                 self.attributes.pop(name) if old is _NOTHING else self.attributes.update({name: old})
@@ -169,11 +173,15 @@ def _holds_tensors(value: Any) -> bool:
 
 def _copied(container: Any) -> Any:
     """A plain dict, list or set of the same entries."""
-    return next(kind(container) for kind in (dict, list, set) if isinstance(container, kind))
+    if isinstance(container, dict):
+        return dict(container)
+    return list(container) if isinstance(container, list) else set(container)
 
 
 def _same(container: Any, entries: Any) -> bool:
     """Whether a container has these very objects, in this order; a set, whether it equals."""
+    if not container or not entries:
+        return not container and not entries
     if isinstance(container, set):
         return container == entries
     if isinstance(container, dict) and list(container) != list(entries):
