@@ -83,6 +83,7 @@ print(results, sorted(open_at), ray.is_initialized())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="ray is not installed")
 def test_a_real_local_ray_listens_on_loopback_alone(
     run_python: Callable[[str], str], monkeypatch: pytest.MonkeyPatch

@@ -21,6 +21,7 @@ def test_import_without_torch(module: str, run_python: Callable[[str], str]) -> 
     assert run_python(f"import sys, {module}; print('torch' in sys.modules)") == "False\n"
 
 
+@pytest.mark.slow
 def test_prune_is_imported_in_a_quarter_of_a_second_beyond_torch(
     run_python: Callable[[str], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,7 +33,7 @@ def table(inputs: Tensor) -> LatencyTable:
     return LatencyTable.measure(model, inputs, discover(model, inputs), repeats=3)
 
 
-@pytest.mark.parametrize("widths", ["uniform", "error_curves"])
+@pytest.mark.parametrize("widths", ["uniform", pytest.param("error_curves", marks=pytest.mark.slow)])
 def test_the_predicted_latency_is_within_the_limit_and_both_are_reported(widths: Any, inputs: Tensor) -> None:
     result = prune(network(), [inputs], "latency<=70%", example_inputs=inputs, widths=widths)
     timed = result.report.latency

@@ -20,7 +20,9 @@ def loudest(view: SiteView, rng: np.random.Generator) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "method", ["l1", "taylor", scionet.Forward("average"), loudest], ids=["l1", "taylor", "average", "own"]
+    "method",
+    [*(pytest.param(each, marks=pytest.mark.slow) for each in ("taylor", scionet.Forward("average"))), "l1", loudest],
+    ids=["taylor", "average", "l1", "own"],
 )
 def test_methods_that_keep_the_contract_pass(method) -> None:
     check_method(method)

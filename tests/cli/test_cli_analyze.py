@@ -35,6 +35,7 @@ def test_collapse_shows_which_scores_empty_layers(at_home: Path, capsys: pytest.
         (at_home / name).unlink()
 
 
+@pytest.mark.slow
 def test_gradient_flow_shows_rates_predicted_and_measured(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--model-args", "classes=10", "--batch-norms", "--json", "f.json", "--images", "8"]
     assert main(["analyze", "gradient-flow", *SUBJECT, *flags]) == 0

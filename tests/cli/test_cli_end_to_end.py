@@ -75,6 +75,7 @@ def test_prune_records_what_it_was_told(home: Path, pruned: subprocess.Completed
     assert not any(choice.site.startswith("layer3.") and choice.density < 1 for choice in plan.choices)
 
 
+@pytest.mark.slow
 def test_evaluate_writes_what_a_slow_loop_finds(home: Path, pruned: subprocess.CompletedProcess[str]) -> None:
     flags = ("--split", "test", "--json", "results.json", "--latency", "--quiet", "--threads", 1)
     done = scionet("evaluate", "--pruned", "half.safetensors", "--data", "pictures", *flags, cwd=home)
@@ -108,6 +109,7 @@ def test_evaluate_leaves_calibration_pictures_out(
     assert "is not what the calibration pictures were sampled from" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_prune_evaluates_on_the_rest(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--method", "l1", "--out", "rest.safetensors", "--evaluate-rest", "--quiet"]
     assert main(["prune", "--config", "prune.toml", *flags]) == 0
@@ -127,6 +129,7 @@ def test_labels_are_used_by_the_loss_objective(at_home: Path, capsys: pytest.Cap
     assert "saved to loss.safetensors" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_budget_on_latency_is_met_by_prediction_and_its_table_is_kept(
     at_home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -155,7 +158,7 @@ def test_a_function_named_in_a_file_runs_only_when_trusted(at_home: Path, capsys
         assert f"of {CLASSES * TEST})" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
+@pytest.mark.parametrize("suffix", [pytest.param(".pt2", marks=pytest.mark.slow), ".onnx"])
 def test_export_writes_a_file_that_computes_the_same(
     suffix: str, at_home: Path, pruned: object, capsys: pytest.CaptureFixture[str]
 ) -> None:

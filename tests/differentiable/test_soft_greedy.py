@@ -230,6 +230,7 @@ def precision(found: Tensor, wanted: Tensor) -> float:
     return float(np.mean([len(set(a) & set(b)) / 5 for a, b in zip(found.tolist(), wanted.tolist(), strict=True)]))
 
 
+@pytest.mark.slow
 def test_a_hidden_function_is_learned_best_straight_through() -> None:
     items, order = hidden(0)
     test, wanted = items[400:], order[400:]

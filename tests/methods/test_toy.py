@@ -77,6 +77,7 @@ def test_dense_network_is_well_trained(toy) -> None:
     assert accuracy(toy.model, *toy.valid) > 0.96
 
 
+@pytest.mark.slow
 def test_exact_loss_beats_local_average_beats_random(toy) -> None:
     rng = np.random.default_rng(0)
     random = {n: np.mean([toy.weighted(tuple(rng.permutation(WIDTH)[:n])) for _ in range(5)]) for n in (32, 64)}

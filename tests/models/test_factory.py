@@ -244,6 +244,7 @@ def test_weights_must_be_a_state_dict(tmp_path: Path, content: object) -> None:
         load_weights(resnet20(), tmp_path / "w.pt")
 
 
+@pytest.mark.slow
 def test_torchvision_imports_where_its_extension_does_not_load(run_python: Callable[[str], str]) -> None:
     output = run_python("""
         import torch
@@ -266,6 +267,7 @@ def test_torchvision_imports_where_its_extension_does_not_load(run_python: Calla
     ]
 
 
+@pytest.mark.slow
 def test_torchvision_that_imports_is_left_alone(tmp_path: Path, run_python: Callable[[str], str]) -> None:
     (tmp_path / "torchvision.py").write_text("mark = 'whole'")
     output = run_python(f"""
@@ -278,6 +280,7 @@ def test_torchvision_that_imports_is_left_alone(tmp_path: Path, run_python: Call
     assert output == "whole False\n"
 
 
+@pytest.mark.slow
 def test_proxyless_mobile_is_cut_as_it_is_masked_and_names_parameters_as_its_authors_do() -> None:
     model = build("scionet:proxyless_mobile", classes=5).eval()
     assert {

@@ -37,7 +37,13 @@ COUNTS = {
 }
 
 
-@pytest.mark.parametrize("name", COUNTS)
+LARGE = ("vgg16_imagenet", "vgg_conv", "vgg_5x")
+"""Networks of more than 100 million parameters, which take long to initialise."""
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * name.endswith(LARGE)) for name in COUNTS]
+)
 def test_counts_are_those_of_the_protocol(name: str) -> None:
     shape, params, macs = COUNTS[name]
     found = measure(build(name).eval(), torch.zeros(shape))

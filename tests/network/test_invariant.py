@@ -119,7 +119,10 @@ ARCHITECTURES = {
     "swin": Architecture(swin, 4, frozenset({"output", "native_layer_norm", "add", "provisional cut"})),
 }
 
-SLOW = ("densenet121", "efficientnet_b0", "resnet50d")
+SLOW = (
+    *("densenet121", "efficientnet_b0", "efficientnet_lite0", "googlenet", "mnasnet1_0"),
+    *("regnet_y_400mf", "resnet50", "resnet50d", "resnet56"),
+)
 """A smaller network of the same kind is tested each time."""
 
 

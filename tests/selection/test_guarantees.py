@@ -59,6 +59,7 @@ def test_the_suppressor_has_the_known_ratio() -> None:
     assert least_principal_eigenvalue(suppressor().xx, 2) == pytest.approx(0.292893, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_bounds_hold_on_twenty_regressions_and_means_are_as_expected() -> None:
     shares: dict[str, list[float]] = {"greedy": [], "stochastic": [], "distributed": [], "gamma": []}
     for seed in range(20):

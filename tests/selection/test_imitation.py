@@ -255,6 +255,7 @@ def test_terms_are_checked() -> None:
         LineSearchObjective([])
 
 
+@pytest.mark.slow
 def test_a_thousand_times_faster_than_a_forward_pass_for_each_candidate() -> None:
     item = layer(12, size=256, outputs=256, rows=600)
     times, orders = [], []

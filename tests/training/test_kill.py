@@ -84,7 +84,7 @@ def train(kind: str, folder: Path, name: str, step: "Synchronized[int]") -> None
     (folder / f"{name}.txt").write_text(f"{hash_tensors(state_of(model))} {gathered}")
 
 
-@pytest.mark.parametrize("kind", RECIPES)
+@pytest.mark.parametrize("kind", ["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_a_killed_training_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["torch", "scionet.training.fit"])

@@ -18,6 +18,7 @@ ASKED = (
 )
 
 
+@pytest.mark.slow
 def test_every_smaller_network_is_timed_beside_the_dense_one(tmp_path) -> None:
     workspace = make_workspace(tmp_path, ASKED)
     assert {each.state for each in run(workspace, backend="sequential", threads=1)} == {"done"}

@@ -107,6 +107,7 @@ def test_in_small_networks_it_is_the_best_of_all_combinations(round_to: int) -> 
             assert best * (1 - 1e-9) <= found <= best * (1 + 1e-9) + negligible(errors)
 
 
+@pytest.mark.slow
 def test_the_search_comes_near_the_best_of_all_combinations(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("scionet.budget.allocation.curves.is_small", lambda ladder: False)
     ratios = []
@@ -177,6 +178,7 @@ def seconds_per_evaluation(model: CostModel) -> float:
     return (time.process_time() - begin) / 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("budget", ["macs<=50%", "params<=90%", "macs<=50%, params<=40%"])
 @pytest.mark.parametrize("round_to", [1, 8])
 def test_sixty_wide_sites_take_less_time_than_200_000_evaluations_of_the_cost(budget: str, round_to: int) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.small_networks import residual
 
@@ -20,6 +20,7 @@ def images() -> list[torch.Tensor]:
     return [torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))]
 
 
+@settings(max_examples=10)
 @given(st.fixed_dictionaries({}, optional={name: st.integers(1, full) for name, full in FULL.items()}))
 def test_every_site_keeps_what_is_given_and_others_stay_whole(units: dict[str, int]) -> None:
     torch.manual_seed(0)
