@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.made_up_records import all_records, spec
 from support.mutations import mutated, mutated_toml
+from support.sealed_files import header_of, key_of, reseal
 from support.small_networks import chain, image
 
 from scionet.bench.experiment.experiment import Experiment
@@ -27,8 +27,9 @@ from scionet.commands.options import Prune
 from scionet.commands.pictures import ImageSample, PictureRecord, record_of
 from scionet.data.images import Preprocessing
 from scionet.differentiable.channel_selector import ChannelSelector
-from scionet.errors import PruneError
+from scionet.errors import InvalidSetting, PruneError
 from scionet.files.json_dataclasses import plain, to_json
+from scionet.files.toml_files import read_toml
 from scionet.masks.mask_files import read_masks, write_masks
 from scionet.masks.sparse_files import read_sparse, save_sparse
 from scionet.network.checkpoints.checkpoint import save_pruned
@@ -117,23 +118,21 @@ def selector_file(path: Path) -> None:
     ChannelSelector(("norm", "gradient"), 3, 2).save(path)
 
 
-HEADERS: dict[str, tuple[Callable[[Path], None], str, Callable[[Path], Any]]] = {
-    "masks": (masks_file, "scionet_masks", read_masks),
-    "sparse": (sparse_file, "scionet_sparse", read_sparse),
-    "selector": (selector_file, "statistics", ChannelSelector.load),
+HEADERS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
+    "masks": (masks_file, read_masks),
+    "sparse": (sparse_file, read_sparse),
+    "selector": (selector_file, ChannelSelector.load),
 }
 
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_headers_of_tensors(name: str, tmp_path: Path, fuzz_cases: int) -> None:
-    write, key, read = HEADERS[name]
+    write, read = HEADERS[name]
     path = tmp_path / "file.safetensors"
     write(path)
-    tensors = load_file(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+    key, text, tensors = key_of(path), header_of(path), load_file(path)
     for case in range(fuzz_cases):
-        save_file(tensors, path, {**metadata, key: mutated(metadata[key], random.Random(case))})
+        reseal(path, key, mutated(text, random.Random(case)), tensors)
         outcome(read, path)
 
 
@@ -156,7 +155,7 @@ def read_experiment(path: Path) -> Any:
 
 
 def read_config(path: Path) -> Any:
-    return [*config.arguments(config.read(path), Prune, Recipe, str(path))]
+    return [*config.arguments(read_toml(path, InvalidSetting), Prune, Recipe, str(path))]
 
 
 CONFIG = """

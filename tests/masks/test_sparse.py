@@ -110,9 +110,9 @@ def test_damaged_files_are_refused(layout, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="contains no sparse state"):
         read_sparse(path)
     save_file(
-        parts, path, {"scionet_sparse": header["scionet_sparse"].replace('"format_version":2', '"format_version":1')}
+        parts, path, {"scionet_sparse": header["scionet_sparse"].replace('"format_version":3', '"format_version":2')}
     )
-    with pytest.raises(CheckpointError, match="format version 1; this scionet reads 2: make the sparse state again"):
+    with pytest.raises(CheckpointError, match=r"format version 2; this scionet reads 3\. Make the sparse state again"):
         read_sparse(path)
 
 

@@ -11,11 +11,14 @@ from torch import Tensor
 from scionet.errors import CheckpointError
 from scionet.files.json_dataclasses import to_json
 from scionet.files.safetensors_files import SealedFormat, hash_tensors
+from scionet.files.versioned import Format
 from scionet.training.accuracy import Accuracy
 from scionet.training.callback_state import CallbackState
 from scionet.training.optimisers import Memory
 
-STATES = SealedFormat("scionet_training", "training state", "fit", 3, "delete the file to start the training again")
+STATES = SealedFormat(
+    "scionet_training", "training state", "fit", Format(4, (), "Delete the file to start the training again")
+)
 _PARTS = ("network", "average", "best")
 _SHOWN, _LONGEST = 12, 60
 """How many differences an error lists, and how long each value may be."""
@@ -145,7 +148,7 @@ def load_state(path: str | Path) -> TrainingState:
     for key, tensor in tensors.items():
         part, _, name = key.partition("/")
         if part not in parts:
-            raise CheckpointError(f"{path} is damaged: it holds a tensor {key!r:.60}; {STATES.remedy}")
+            raise STATES.damaged(path, f"it holds a tensor {key!r:.60}")
         parts[part][name] = tensor
     memory, held = (_by_owner(parts.pop(part)) for part in ("memory", "callbacks"))
     progress = record.progress
