@@ -101,7 +101,7 @@ def test_a_truncated_file_is_refused_unless_only_the_last_line_break_is_missing(
     ("header", "message"),
     [
         ("", "line 1 is no header of a packed file"),
-        ("[1]", "line 1 is no header of a packed file: record must be of type dict"),
+        ("[1]", "line 1 is no header of a packed file: header must be of type dict"),
         ('{"format":1}', "line 1 has kind None instead of 'scionet records'; give a packed file"),
         ('{"kind":"scionet records","format":2}', "line 1 has packed format 2; this scionet reads format 1"),
         ('{"kind":"scionet records","format":1,"count":12}', "line 1 is damaged: header.sha256 is missing"),
