@@ -66,10 +66,10 @@ def damaged(data: bytes, generator: random.Random) -> bytes:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_damaged_files_load_or_are_refused(tmp_path: Path, name: str) -> None:
+def test_damaged_files_load_or_are_refused(tmp_path: Path, name: str, fuzz_cases: int) -> None:
     honest, generator = write(tmp_path / name), random.Random(name)
     model, refused = digits_cnn(), 0
-    for _ in range(150):
+    for _ in range(fuzz_cases // 2):
         (tmp_path / name).write_bytes(damaged(honest, generator))
         before = hash_tensors(state_of(model))
         try:
@@ -77,7 +77,9 @@ def test_damaged_files_load_or_are_refused(tmp_path: Path, name: str) -> None:
         except CheckpointError:
             refused += 1
             assert hash_tensors(state_of(model)) == before
-    assert refused > 30  # the others changed a number in a tensor, and nothing tells that from another weight
+    assert (
+        refused > fuzz_cases / 10
+    )  # the others changed a number in a tensor, and nothing tells that from another weight
 
 
 class Calls:
