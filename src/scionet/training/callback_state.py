@@ -95,7 +95,7 @@ def decoded(kept: CallbackState, device: torch.device) -> dict[str, Any]:
 
     try:
         return {key: decode(value) for key, value in kept.values.items()}
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"the state of the callback {kept.kind} is damaged: {error}; start again") from error
 
 
