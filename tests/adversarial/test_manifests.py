@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import PruneError
-from scionet.network.calling import Batch, call, hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import Batch, call, state_of
 from scionet.network.checkpoints.checkpoint import describe, load_pruned, read_plan, recorded_inputs, save_pruned
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan

@@ -17,9 +17,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scionet.errors import CheckpointError, InvalidSetting
+from scionet.files.safetensors_files import hash_tensors
 from scionet.models.resnets import digits_cnn
 from scionet.models.weight_files import load_weights
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 
 GIB = 2**30
 KINDS = ["w.safetensors", "w.pth", "legacy.pt", "w.bin"]

@@ -11,9 +11,10 @@ from torch import nn
 
 from scionet import mask_weights
 from scionet.errors import CheckpointError, InvalidSetting, UnsupportedModel
+from scionet.files.safetensors_files import hash_tensors
 from scionet.masks.sparse import load_sparse_, semi_structured, sparse_state
 from scionet.masks.sparse_files import SPARSE, SparseHeader, read_sparse, save_sparse
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 
 LAYOUTS = {"coo": torch.sparse_coo, "csr": torch.sparse_csr}
 

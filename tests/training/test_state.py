@@ -8,7 +8,8 @@ from support.pupils import QUICK, Execution, Noisy, Recipe, examples, learnt, ne
 
 from scionet.errors import CheckpointError, InvalidSetting, PruneError
 from scionet.files.atomic import clear_leftovers, whole_file
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
 from scionet.training.state import STATES, TrainingState, load_state, save_state

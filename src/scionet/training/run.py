@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scionet.errors import CheckpointError, InvalidSetting, TrainingError
 from scionet.files.atomic import clear_leftovers
-from scionet.network.calling import hash_tensors
+from scionet.files.safetensors_files import hash_tensors
 from scionet.network.multiprocess import summed, world
 from scionet.progress import Progress
 from scionet.seeds import root

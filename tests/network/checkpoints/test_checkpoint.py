@@ -23,9 +23,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import CheckpointError, InvalidSetting, UnsupportedModel
+from scionet.files.safetensors_files import hash_tensors
 from scionet.models.factory import build, import_torchvision
 from scionet.models.resnets import digits_cnn
-from scionet.network.calling import Batch, as_arguments, hash_tensors, state_of
+from scionet.network.calling import Batch, as_arguments, state_of
 from scionet.network.checkpoints.checkpoint import (
     dense_network,
     describe,

@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from scionet.errors import CheckpointError
+from scionet.files.safetensors_files import hash_tensors
 from scionet.models.resnets import digits_cnn
-from scionet.network.calling import Batch, call, hash_tensors, state_of
+from scionet.network.calling import Batch, call, state_of
 from scionet.network.checkpoints.checkpoint import describe, load_pruned, save_pruned, save_tuned
 from scionet.pruning import PruneResult, prune
 
