@@ -21,8 +21,9 @@ from scionet.choices.repair import Refit
 from scionet.choices.resources import Resources
 from scionet.choices.widths import Sensitivity, Uniform
 from scionet.errors import CalibrationError, InvalidSetting, UnreachableBudget, UnsupportedModel
+from scionet.files.safetensors_files import hash_tensors
 from scionet.methods.registry import SCORES
-from scionet.network.calling import call, hash_tensors, state_of
+from scionet.network.calling import call, state_of
 from scionet.network.discovery.discover import discover
 
 RESIDUAL = SUBJECTS["residual"]

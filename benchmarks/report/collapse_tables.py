@@ -1,6 +1,5 @@
 """The table and the figure of the records of collapse.py."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 
 from benchmarks.report.columns import table
 from benchmarks.report.figures import figure_of
+from scionet.bench.records.record_files import read_value
 
 LINE_STYLES: Mapping[str, Mapping[str, Any]] = {
     "random": {"color": "#cc79a7", "linestyle": ":"},
@@ -27,7 +27,7 @@ Entry = Mapping[str, Any]
 
 def load_records(folder: Path) -> list[Record]:
     """Load all records, sorted by file name."""
-    return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
+    return [read_value(dict, path) for path in sorted(folder.glob("*.json"))]
 
 
 def to_markdown(records: Sequence[Record]) -> str:

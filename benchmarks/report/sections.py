@@ -1,6 +1,5 @@
 """Tables and figures of the benchmarks that have a page of their own in docs."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,29 +12,30 @@ from benchmarks.report.columns import table
 from benchmarks.report.figures import LINE_STYLES, Curves, plot_growth, plot_theory
 from benchmarks.run.early.early_record import EarlyRecord
 from benchmarks.run.examples import CHOICES, SIZES, label
+from scionet.bench.records.record_files import read_value
 from scionet.bench.report.summary import Row, Spread, summarise
 from scionet.bench.report.tables import replace_between
 
 
 def write_sections(results: Path, docs: Path) -> None:
     """Write all tables and figures into the pages."""
-    theory = json.loads((results / "theory" / "resnet20.json").read_text())["curves"]
+    theory = read_value(dict, results / "theory" / "resnet20.json")["curves"]
     replace_between(docs / "methods" / "theory.md", "theory", theory_table(theory))
     plot_theory(theory, docs / "theory.svg")
     if (results / "growth" / "growth.json").exists():
-        growth = json.loads((results / "growth" / "growth.json").read_text())
+        growth = read_value(dict, results / "growth" / "growth.json")
         replace_between(docs / "benchmarks.md", "growth", growth_table(growth))
         plot_growth(growth, docs / "growth.svg")
-    toy = json.loads((results / "toy" / "toy.json").read_text())
+    toy = read_value(dict, results / "toy" / "toy.json")
     page = docs / "methods" / "differentiable.md"
     replace_between(page, "toy", toy_table(toy))
     replace_between(page, "masks", masks_table(toy))
-    overlaps = json.loads((results / "selector" / "overlaps.json").read_text())["rows"]
+    overlaps = read_value(dict, results / "selector" / "overlaps.json")["rows"]
     replace_between(
         docs / "methods" / "learned.md", "selector", selector_table(overlaps, results / "selector" / "runs")
     )
     replace_between(docs / "methods" / "coreset.md", "examples", examples_table(results / "examples"))
-    moved = json.loads((results / "compensation" / "digits.json").read_text())["rows"]
+    moved = read_value(dict, results / "compensation" / "digits.json")["rows"]
     replace_between(docs / "methods" / "masks.md", "compensation", compensation_table(moved))
     replace_between(docs / "repair.md", "repair", repair_tables.to_markdown(recorded_runs(results / "repair")))
     collapses = collapse_tables.load_records(results / "collapse")

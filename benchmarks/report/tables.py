@@ -3,7 +3,6 @@
 python -m benchmarks.report.tables
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -16,6 +15,7 @@ from benchmarks.report.protocol import protocol_section
 from benchmarks.report.readme import write_output
 from benchmarks.report.sections import write_sections
 from scionet.bench.records.record import RunRecord
+from scionet.bench.records.record_files import read_value
 from scionet.bench.report.pairs import pairs
 from scionet.bench.report.summary import summarise
 from scionet.bench.report.tables import replace_between, to_markdown, to_matrix
@@ -51,7 +51,7 @@ def main() -> None:
     replace_between(page, "pairs", _pairs(records))
     replace_between(page, "rivals", _rivals(records))
     replace_between(page, "speed", _speed())
-    latencies = [json.loads(path.read_text()) for path in sorted((RESULTS / "latency").glob("*.json"))]
+    latencies = [read_value(dict, path) for path in sorted((RESULTS / "latency").glob("*.json"))]
     replace_between(page, "latency", latency_tables.to_markdown(latencies))
     write_sections(RESULTS, DOCS)
     replace_between(DOCS / "bench.md", "protocol", protocol_section(RESULTS))
@@ -131,7 +131,7 @@ def _beside(lost: float | None, by_rival: float) -> str:
 
 
 def _speed() -> str:
-    found = [json.loads(path.read_text()) for path in sorted((RESULTS / "speed").glob("*.json"))]
+    found = [read_value(dict, path) for path in sorted((RESULTS / "speed").glob("*.json"))]
     rows = [row for entry in found for row in entry["rows"]]
     lines = [(row["name"], f"{row['value']:.3g} {row['unit']}", row["meaning"]) for row in rows]
     return table(("measurement", "value", "what it is"), lines, texts=(0, 2))

@@ -29,8 +29,9 @@ from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record import Outcome, RunRecord, RunSpec, save
 from scionet.budget.budget import Budget
 from scionet.budget.costs import measure
+from scionet.files.safetensors_files import hash_tensors
 from scionet.methods.repair.recalibration import norm_statistics
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 
 BISECTIONS = 8
 LABELLED_BATCHES = 2

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel, measure
 from scionet.errors import OtherWeights, VerificationError
+from scionet.files.safetensors_files import hash_tensors
 from scionet.methods.registry import GivenMethod
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites

@@ -12,9 +12,10 @@ from test_torch_pruning import cut_at_the_widths_of
 from scionet.adapters.torch_pruning_criteria import CRITERIA, CriterionRanker, criterion, differentiate, importances
 from scionet.choices.settings import Settings
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
+from scionet.files.safetensors_files import hash_tensors
 from scionet.methods.contract import SiteView
 from scionet.methods.registry import method_from, ranker_for
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.network import Network
 from scionet.pruning import prune

@@ -14,8 +14,6 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
-from safetensors.torch import save_file
 from support.masking import plan_of
 from torch import Tensor, nn
 
@@ -26,7 +24,8 @@ from scionet.network.calling import state_of
 from scionet.network.checkpoints.checkpoint import dense_network, load_pruned, save_pruned
 from scionet.network.checkpoints.manifest import Manifest
 from scionet.network.discovery.discover import discover
-from scionet.network.plan import Plan
+from scionet.network.lineage import Lineage, Pruning
+from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut
 
@@ -235,16 +234,27 @@ def test_what_cannot_be_built_on_the_meta_device_is_built_on_trust(tmp_path: Pat
 
 def test_a_dense_network_out_of_proportion_is_not_built(tmp_path: Path, memory: None) -> None:
     path = named(tmp_path, "scionet:digits_cnn", {})
-    with safe_open(path, framework="pt") as file:
-        manifest, tensors = Manifest.from_metadata(file.metadata()), {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  a file, not a dict
-    name, (classes, inputs) = "linear.weight", manifest.shapes["linear.weight"]
-    hostile = replace(
-        manifest,
-        shapes={**manifest.shapes, name: (10**9, inputs)},
-        kept={**manifest.kept, name: {**manifest.kept[name], 0: tuple(range(classes))}},
-        factory_kwargs={"classes": 10**6},
+    manifest, tensors = Manifest.read(path)
+    lineage, name = manifest.lineage, "linear.weight"
+    classes, inputs = lineage.shapes[name]
+    (pruning,) = lineage.prunings
+    choice = Choice("classes", 10**9, tuple(range(classes)), (1.0,) * classes)
+    hostile = Lineage(
+        prunings=(
+            Pruning(
+                replace(pruning.plan, choices=(*pruning.plan.choices, choice)),
+                {**pruning.slots, "classes": ((name, 0, 1), ("linear.bias", 0, 1))},
+            ),
+        ),
+        shapes={**lineage.shapes, name: (10**9, inputs), "linear.bias": (10**9,)},
+        kept={
+            **lineage.kept,
+            name: {**lineage.kept[name], 0: choice.kept},
+            "linear.bias": {0: choice.kept},
+        },
+        dense_hash=lineage.dense_hash,
     )
-    save_file(tensors, path, hostile.to_metadata())
+    replace(manifest, lineage=hostile, factory_kwargs={"classes": 10**6}).save(path, tensors, overwrite=True)
     with pytest.raises(CheckpointError, match="at most 100 times as many"):
         load_pruned(path)
 

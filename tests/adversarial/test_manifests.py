@@ -1,6 +1,6 @@
 """Manifests and plans that are well sealed and hostile: a network of the same weights, or an error of ours."""
 
-import hashlib
+import json
 import random
 from collections.abc import Callable
 from functools import cache
@@ -9,15 +9,16 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.mutations import mutated
+from support.sealed_files import header_of, reseal
 from support.small_networks import image, residual
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import PruneError
-from scionet.network.calling import Batch, call, hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import Batch, call, state_of
 from scionet.network.checkpoints.checkpoint import describe, load_pruned, read_plan, recorded_inputs, save_pruned
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
@@ -81,14 +82,13 @@ def test_mutated_manifests_give_the_same_network_or_an_error_of_ours(
     path = save_pruned(
         tmp_path / "net.safetensors", result.model, result.plan, result.sites, example_inputs=example, extra={"a": [1]}
     )
-    with safe_open(path, framework="pt") as file:
-        text = file.metadata()["scionet"]
+    text = header_of(path)
     tensors, expected, loaded = load_file(path), call(result.model, example), 0
     fresh = seeded_network(name, 1)
     before = anatomy(fresh)
     for case in range(fuzz_cases):
         changed = mutated(text, random.Random(case))
-        save_file(tensors, path, {"scionet": changed, "scionet_sha256": sha256(changed)})
+        reseal(path, "scionet", changed, tensors)
         for read in (describe, read_plan, recorded_inputs):
             ours_or_fine(read, path)
         if ours_or_fine(load_pruned, path, fresh) is None:
@@ -114,8 +114,23 @@ def ours_or_fine(function: Callable[..., Any], place: Any, *arguments: Any) -> A
     return None
 
 
-def sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
+@pytest.mark.parametrize("shape", [(2**28,), (2, 2**13, 2**14), (1,) * 50 + (2**28,)], ids=len)
+def test_recorded_inputs_of_any_shape_take_no_memory(shape: tuple[int, ...], tmp_path: Path) -> None:
+    result = pruned_twice("residual")
+    path = save_pruned(tmp_path / "net.safetensors", result.model, result.plan, result.sites)
+    inputs = {"args": [{"shape": shape, "dtype": "float32"}], "kwargs": {}}
+    reseal(path, "scionet", json.dumps({**json.loads(header_of(path)), "inputs": inputs}))
+    found = recorded_inputs(path)
+    assert isinstance(found, tuple)
+    assert (found[0].shape, found[0].untyped_storage().nbytes()) == (shape, 4)
+
+
+def test_inputs_that_could_not_be_read_are_not_saved(tmp_path: Path) -> None:
+    result, path = pruned_twice("residual"), tmp_path / "net.safetensors"
+    huge = torch.zeros(()).expand(2**29)
+    with pytest.raises(PruneError, match=r"example_inputs.* at most 1,073,741,824 are recorded\. Give fewer examples"):
+        save_pruned(path, result.model, result.plan, result.sites, example_inputs=huge)
+    assert not path.exists()
 
 
 def test_mutated_plans_are_plans_or_errors_of_ours(fuzz_cases: int) -> None:

@@ -23,10 +23,11 @@ from scionet.budget.costs import measure
 from scionet.choices.repair import Reconstruct
 from scionet.coreset import select_examples
 from scionet.errors import CheckpointError, PruneError, UnsupportedMode, UnsupportedModel
+from scionet.files.safetensors_files import hash_tensors
 from scionet.masks.compensation import compensated
 from scionet.masks.masking import mask_weights
 from scionet.masks.weight_masks import detach_masks_
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned
 from scionet.network.checkpoints.graph_export import export_program
 from scionet.network.discovery.discover import discover

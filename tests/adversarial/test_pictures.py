@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.albums import SQUARE
-from support.hostile_files import ARCHIVES, FUZZ, NAME, PICTURES, Make, archive, encoded, flat, mutated
+from support.hostile_files import ARCHIVES, NAME, PICTURES, Make, archive, encoded, flat, mutated
 
 from scionet.data.batches import batches
 from scionet.data.examples import ImageExamples
@@ -116,19 +116,19 @@ def outcomes(data: bytes, use: Callable[[bytes], object], count: int, seed: int)
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's own, of what is damaged
 @pytest.mark.parametrize("kind", FORMATS)
-def test_mutated_pictures_are_decoded_or_refused(kind: str) -> None:
-    assert outcomes(encoded(kind), SQUARE.pixels, 250 * FUZZ, 1) < 250 * FUZZ
+def test_mutated_pictures_are_decoded_or_refused(kind: str, fuzz_cases: int) -> None:
+    assert outcomes(encoded(kind), SQUARE.pixels, fuzz_cases, 1) < fuzz_cases
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_mutated_archives_are_read_or_refused(tmp_path: Path) -> None:
+def test_mutated_archives_are_read_or_refused(tmp_path: Path, fuzz_cases: int) -> None:
     path = archive(tmp_path, content=encoded("PNG", 12, 12))
 
     def use(data: bytes) -> None:
         path.write_bytes(data)
         _ = ImageExamples(ImageFolder(path), SQUARE)[0]
 
-    assert outcomes(path.read_bytes(), use, 400 * FUZZ, 2) < 400 * FUZZ
+    assert outcomes(path.read_bytes(), use, fuzz_cases, 2) < fuzz_cases
 
 
 MEASURE = """

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,15 +11,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.made_up_records import all_records, spec
 from support.mutations import mutated, mutated_toml
+from support.sealed_files import header_of, key_of, reseal
 from support.small_networks import chain, image
 
 from scionet.bench.experiment.experiment import Experiment
-from scionet.bench.records.failures import Failure, load_failure
-from scionet.bench.records.record import RunRecord, load
+from scionet.bench.records.failures import Failure, load_failure, save_failure
+from scionet.bench.records.record import RunRecord, load, save
+from scionet.bench.records.record_files import RecordError, write_text
 from scionet.bench.records.store import load_all
 from scionet.budget.latency.table import LatencyTable
 from scionet.commands import config
@@ -28,7 +29,7 @@ from scionet.commands.pictures import ImageSample, PictureRecord, record_of
 from scionet.data.images import Preprocessing
 from scionet.differentiable.channel_selector import ChannelSelector
 from scionet.errors import InvalidSetting, PruneError
-from scionet.files.json_dataclasses import plain, to_json
+from scionet.files.json_dataclasses import build, plain, to_json
 from scionet.files.toml_files import read_toml
 from scionet.masks.mask_files import read_masks, write_masks
 from scionet.masks.sparse_files import read_sparse, save_sparse
@@ -72,6 +73,40 @@ def use_record(path: Path) -> str:
     found = load(path)
     assert RunRecord.from_json(found.to_json()) == found
     return found.to_json()
+
+
+def with_text(value: Any, text: str) -> Iterator[Any]:
+    """JSON with another text in place of one of its texts: of each in turn."""
+    if isinstance(value, str):
+        yield text
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from ({**value, key: other} for other in with_text(item, text))
+    elif isinstance(value, list):
+        for index, item in enumerate(value[:2]):
+            yield from ([*value[:index], other, *value[index + 1 :]] for other in with_text(item, text))
+
+
+def test_records_with_texts_that_are_not_unicode_are_refused_when_they_are_written(tmp_path: Path) -> None:
+    record = json.loads(a_record())
+    record = {**record, "notes": ["note"], "spec": {**record["spec"], "settings": {"list": ["text"]}}}
+    del record["format"]
+    refused = 0
+    for changed in with_text(record, "half a pair: \ud800"):
+        with pytest.raises(RecordError, match="lone surrogate"):
+            save(build(RunRecord, changed), tmp_path / "records")
+        refused += 1
+    assert refused > 15
+    assert not (tmp_path / "records").exists()
+    with pytest.raises(RecordError, match="not Unicode text"):
+        write_text(tmp_path / "page.md", "\ud800")
+
+
+def test_failures_are_recorded_whatever_their_texts_hold(tmp_path: Path) -> None:
+    """The name of a file that is no Unicode text stands in the message of an error."""
+    path = save_failure(Failure(spec(), "OSError", "no file \udcff", 'in "\ud800"\nOSError'), tmp_path)
+    found = load_failure(path)
+    assert (found.reason, found.trace) == ("no file \\udcff", 'in "\\ud800"\nOSError')
 
 
 JSON_FILES: dict[str, tuple[Callable[[], str], Callable[[Path], Any]]] = {
@@ -118,23 +153,21 @@ def selector_file(path: Path) -> None:
     ChannelSelector(("norm", "gradient"), 3, 2).save(path)
 
 
-HEADERS: dict[str, tuple[Callable[[Path], None], str, Callable[[Path], Any]]] = {
-    "masks": (masks_file, "scionet_masks", read_masks),
-    "sparse": (sparse_file, "scionet_sparse", read_sparse),
-    "selector": (selector_file, "statistics", ChannelSelector.load),
+HEADERS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
+    "masks": (masks_file, read_masks),
+    "sparse": (sparse_file, read_sparse),
+    "selector": (selector_file, ChannelSelector.load),
 }
 
 
 @pytest.mark.parametrize("name", HEADERS)
 def test_headers_of_tensors(name: str, tmp_path: Path, fuzz_cases: int) -> None:
-    write, key, read = HEADERS[name]
+    write, read = HEADERS[name]
     path = tmp_path / "file.safetensors"
     write(path)
-    tensors = load_file(path)
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
+    key, text, tensors = key_of(path), header_of(path), load_file(path)
     for case in range(fuzz_cases):
-        save_file(tensors, path, {**metadata, key: mutated(metadata[key], random.Random(case))})
+        reseal(path, key, mutated(text, random.Random(case)), tensors)
         outcome(read, path)
 
 

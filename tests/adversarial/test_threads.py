@@ -13,8 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scionet.budget.costs import measure
 from scionet.errors import PruneError
+from scionet.files.safetensors_files import hash_tensors
 from scionet.masks.masking import mask_weights
-from scionet.network.calling import attention_unfused, call, hash_tensors, replaced, state_of, undisturbed
+from scionet.network.calling import attention_unfused, call, replaced, state_of, undisturbed
 from scionet.network.discovery.discover import discover
 from scionet.pruning import prune
 from scionet.training.fit import fit

@@ -1,19 +1,18 @@
 """Files of training states: damaged ones, and well-sealed ones with hostile contents, give an error of ours."""
 
 import copy
-import hashlib
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from support.pupils import QUICK, examples, learnt, plain
+from support.sealed_files import SEAL, TENSORS, header_of, reseal
 from torch import Tensor
 
 from scionet.errors import CheckpointError, PruneError
@@ -21,10 +20,10 @@ from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
-from scionet.training.state import load_state
+from scionet.training.state import Epoch, load_state
 
 RECIPE = replace(QUICK, epochs=2, optimiser="adamw", average_decay=0.9, patience=2, batch_size=8)
-KEY, SEAL, TENSORS = "scionet_training", "scionet_sha256", "scionet_tensors_sha256"
+KEY = "scionet_training"
 
 
 @dataclass
@@ -39,6 +38,44 @@ class Gathering(Callback):
         self.mean = {name: (context.step, p.detach().clone().mul_(2)) for name, p in context.network.named_parameters()}
 
 
+@dataclass
+class Working(Callback):
+    """Works with its state in every hook, as callbacks of users do."""
+
+    rate: float = 0.5
+    count: int = field(default=0, init=False)
+    total: float = field(default=0.0, init=False)
+    seen: dict[str, int] = field(default_factory=lambda: {"steps": 0}, init=False)
+    lengths: list[int] = field(default_factory=list, init=False)
+    pair: tuple[int, str] = field(default=(0, "a"), init=False)
+    mean: Tensor | None = field(default=None, init=False)
+
+    def on_start(self, context: TrainingContext) -> None:
+        self.count += 1
+
+    def penalty(self, context: TrainingContext) -> Tensor | None:
+        weight = next(context.network.parameters())
+        return None if self.mean is None else 1e-3 * (weight - self.mean).square().sum()
+
+    def after_backward(self, context: TrainingContext) -> None:
+        self.total += self.rate * self.seen["steps"]
+
+    def before_step(self, context: TrainingContext) -> None:
+        number, name = self.pair
+        self.pair = (number + 1, name.upper())
+
+    def after_step(self, context: TrainingContext) -> None:
+        weight = next(context.network.parameters()).detach()
+        self.mean = weight.clone() if self.mean is None else self.mean.mul_(0.9).add_(weight, alpha=0.1)
+        self.seen["steps"] += 1
+
+    def before_validation(self, context: TrainingContext) -> None:
+        self.lengths.append(self.count)
+
+    def after_epoch(self, context: TrainingContext, epoch: Epoch) -> None:
+        self.total = float(f"{self.total + sum(self.lengths):.6g}")
+
+
 def train(file: Path, until: int | None = None) -> str:
     model = plain()
     learnt(
@@ -47,7 +84,7 @@ def train(file: Path, until: int | None = None) -> str:
         data=examples(16),
         validation=examples(8, 2),
         state_file=file,
-        callbacks=[Gathering()],
+        callbacks=[Gathering(), Working()],
         until=until,
     )
     return hash_tensors(state_of(model))
@@ -147,25 +184,17 @@ def mutated(record: Any, rng: random.Random) -> Any:
     return record
 
 
-def resealed(file: Path, tensors: dict[str, Tensor], text: str) -> None:
-    """Write a file whose checksums are right."""
-    tensor_hash = hash_tensors(tensors)
-    seal = hashlib.sha256((tensor_hash + text).encode("utf-8", "surrogatepass")).hexdigest()
-    save_file(tensors, file, {KEY: text, TENSORS: tensor_hash, SEAL: seal})
-
-
 def test_well_sealed_states_of_other_contents_give_an_error_of_ours_or_go_on(
     state: bytes, tmp_path: Path, fuzz_cases: int
 ) -> None:
     rng, file = random.Random(2), tmp_path / "run.safetensors"
     file.write_bytes(state)
-    with safe_open(str(file), "pt") as opened:
-        record = json.loads(opened.metadata()[KEY])
+    record = json.loads(header_of(file))
     tensors, refused = load_file(file), 0
     cases = fuzz_cases // 2
     for _ in range(cases):
         changed = mutated(record, rng)
-        resealed(file, tensors, json.dumps(changed))
+        reseal(file, KEY, json.dumps(changed), tensors)
         try:
             load_state(file)
             train(file)
@@ -176,11 +205,104 @@ def test_well_sealed_states_of_other_contents_give_an_error_of_ours_or_go_on(
     assert refused > cases / 2
 
 
+def train_adam(file: Path, until: int | None = None) -> None:
+    """A training with an optimiser of the user's own."""
+    model = plain()
+    optimizer = torch.optim.NAdam(model.parameters(), lr=0.01)
+    learnt(model, QUICK, data=examples(32), state_file=file, optimizer=optimizer, callbacks=[Working()], until=until)
+
+
+NAMES = ("after_step", "state", "settings", "name", "__dict__", "__class__", "rate", "count", "", "new")
+
+
+def forged_callbacks(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """States whose last callback has another value in every place, and other names."""
+    other = {"tensor": "0", "strides": [1], "on_cpu": True}, {"dict": []}, {"tuple": []}, {"dict": [["steps", None]]}
+    values = record["progress"]["callbacks"][-1]["values"]
+    for place, (name, value) in enumerate(values):
+        pairs = [(name, make()) for make in VALUES] + [(name, each) for each in other] + [(n, value) for n in NAMES]
+        pairs += [(n, {"dict": [["a", 1]]}) for n in NAMES]
+        for pair in pairs:
+            changed = copy.deepcopy(record)
+            changed["progress"]["callbacks"][-1]["values"][place] = [*pair]
+            yield changed
+
+
+@pytest.mark.parametrize("train", [train, train_adam])
+def test_forged_states_of_callbacks_give_an_error_of_ours_or_go_on(
+    train: Callable[..., Any], tmp_path: Path, fuzz_cases: int
+) -> None:
+    file = tmp_path / "run.safetensors"
+    train(file, until=1)
+    record, tensors, refused = json.loads(header_of(file)), load_file(file), 0
+    cases = [*forged_callbacks(record)]
+    for changed in random.Random(3).sample(cases, min(len(cases), fuzz_cases // 2)):
+        reseal(file, KEY, json.dumps(changed), tensors)
+        refused += is_refused(train, file, changed["progress"]["callbacks"][-1]["values"])
+    assert refused > 20
+
+
+def is_refused(train: Callable[..., Any], file: Path, what: object) -> bool:
+    """Whether a training is refused by an error of ours; every other error is a failure."""
+    try:
+        train(file)
+    except PruneError:
+        return True
+    except Exception as error:
+        pytest.fail(f"{error!r} for {what}")
+    return False
+
+
+def other_forms(tensor: Tensor) -> Iterator[Tensor]:
+    """A tensor in other shapes and types."""
+    yield from (tensor.reshape(-1)[:0], tensor.reshape(1, -1), torch.zeros(()), torch.ones(3), torch.full((), -1.0))
+    for dtype in (torch.bool, torch.int32, torch.float64, torch.float16, torch.bfloat16, torch.complex64):
+        yield tensor.to(dtype)
+    yield from (torch.full_like(tensor, value) for value in (float("nan"), -1, 0) if tensor.is_floating_point())
+
+
+@pytest.mark.parametrize("train", [train, train_adam])
+def test_tensors_of_other_shapes_types_and_values_give_an_error_of_ours_or_go_on(
+    train: Callable[..., Any], tmp_path: Path, fuzz_cases: int
+) -> None:
+    file = tmp_path / "run.safetensors"
+    train(file, until=1)
+    text, tensors, refused = header_of(file), load_file(file), 0
+    cases = [(name, other) for name, tensor in tensors.items() for other in other_forms(tensor)]
+    for name, other in random.Random(4).sample(cases, min(len(cases), fuzz_cases // 3)):
+        reseal(file, KEY, text, {**tensors, name: other})
+        refused += is_refused(train, file, (name, other.shape, other.dtype))
+    assert refused > 20
+
+
+def test_errors_that_are_meant_stay_as_they_are(tmp_path: Path) -> None:
+    class Enough(Exception):
+        pass
+
+    @dataclass
+    class Stopping(Callback):
+        kind: str = "meant"
+
+        def after_epoch(self, context: TrainingContext, epoch: Epoch) -> None:
+            if epoch.number == 2:
+                raise Enough if self.kind == "meant" else RuntimeError("by accident")
+
+    for kind, resumed, fresh in (("meant", Enough, Enough), ("accident", CheckpointError, RuntimeError)):
+        file = tmp_path / f"{kind}.safetensors"
+        learnt(plain(), QUICK, state_file=file, callbacks=[Stopping(kind)], until=1)
+        with pytest.raises(
+            resumed, match=None if kind == "meant" else r"after_epoch\(\) of the callback Stopping fails"
+        ):
+            learnt(plain(), QUICK, state_file=file, callbacks=[Stopping(kind)])
+        with pytest.raises(fresh):
+            learnt(plain(), QUICK, callbacks=[Stopping(kind)])
+
+
 @pytest.mark.parametrize(
-    "text", ["", "null", "[]", "{}", "[" * 100_000, '{"format_version": 3}', '{"format_version": 1e400}', "\x00", "NaN"]
+    "text", ["", "null", "[]", "{}", "[" * 100_000, '{"format_version": 4}', '{"format_version": 1e400}', "\x00", "NaN"]
 )
 def test_other_texts_are_refused(text: str, tmp_path: Path) -> None:
-    resealed(tmp_path / "x.safetensors", {"network/a": torch.zeros(1)}, text)
+    reseal(tmp_path / "x.safetensors", KEY, text, {"network/a": torch.zeros(1)})
     with pytest.raises(CheckpointError, match=r"x\.safetensors is damaged"):
         load_state(tmp_path / "x.safetensors")
 
@@ -188,13 +310,12 @@ def test_other_texts_are_refused(text: str, tmp_path: Path) -> None:
 def test_tensors_of_other_names_and_shapes_are_refused(state: bytes, tmp_path: Path) -> None:
     file = tmp_path / "run.safetensors"
     file.write_bytes(state)
-    with safe_open(str(file), "pt") as opened:
-        text = opened.metadata()[KEY]
+    text = header_of(file)
     tensors = load_file(file)
     for name, tensor in tensors.items():
         others = {**tensors, name: tensor.reshape(-1)[:0]}, {key: t for key, t in tensors.items() if key != name}
         for other in (*others, {**tensors, f"{name}x": tensor.clone()}, {**others[1], f"other/{name}": tensor}):
-            resealed(file, other, text)
+            reseal(file, KEY, text, other)
             try:
                 train(file)
             except PruneError:

@@ -12,8 +12,9 @@ from torch import nn
 from scionet import discover, mask_weights
 from scionet.analysis.collapse import collapse_curve, conservation, critical_compression
 from scionet.errors import InvalidSetting
+from scionet.files.safetensors_files import hash_tensors
 from scionet.models.resnets import resnet20
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 
 GRID = [10 ** (quarter / 4) for quarter in range(18)]
 

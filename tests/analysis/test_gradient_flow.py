@@ -12,7 +12,8 @@ from torch import nn
 from scionet import discover
 from scionet.analysis.gradient_flow import filter_sums, flow_rates, rank_correlation, removal_effects
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 
 
 @pytest.mark.parametrize("batch_norms", [False, True])

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from scionet.budget.costs import Cost, CostModel, measure
 from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.sites import Operation, Site, Sites
 
 NETS = {"chain": chain([4, 6, 5]), "flattened": chain([4, 6, 5], flatten=True), "mixed": mixed()}

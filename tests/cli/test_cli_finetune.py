@@ -19,8 +19,9 @@ from scionet.data.examples import ImageExamples
 from scionet.data.folders import ImageFolder
 from scionet.data.images import Preprocessing
 from scionet.data.sampling import partition
+from scionet.files.safetensors_files import hash_tensors
 from scionet.models.factory import load_weights
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 from scionet.network.checkpoints.checkpoint import dense_network, describe, load_pruned, read_plan, save_pruned
 from scionet.network.discovery.discover import discover
 from scionet.network.surgery.cut import cut

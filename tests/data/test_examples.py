@@ -61,6 +61,16 @@ def test_a_damaged_example_is_named(folder: ImageFolder) -> None:
         ImageExamples(folder, SQUARE)[4]
 
 
+@pytest.mark.parametrize("content", [None, b"no zip file", b"PK\x05\x06" + bytes(18)], ids=["gone", "damaged", "empty"])
+def test_the_identity_of_a_zip_file_that_was_changed_is_an_error(directory: Path, content: bytes | None) -> None:
+    path = zipped(directory)
+    examples = ImageExamples(ImageFolder(path, "train"), SQUARE)
+    assert len(examples.identity()["sizes"]) == len(examples)
+    path.unlink() if content is None else path.write_bytes(content)
+    with pytest.raises(CalibrationError, match=f"cannot read {path}"):
+        examples.identity()
+
+
 def test_rows_of_any_kind_are_examples() -> None:
     rows = [{"image": 3.0, "label": np.int64(1)}, {"image": 4.0, "label": np.int64(0)}]
     named = Pairs(rows, "image", "label", torch.tensor)

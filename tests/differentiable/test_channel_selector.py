@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from scionet.differentiable.channel_selector import ChannelSelector
+from scionet.differentiable.channel_selector import SELECTORS, ChannelSelector, SelectorHeader
 from scionet.errors import CheckpointError, InvalidSetting
 
 NAMES = ("size", "colour", "weight")
@@ -95,23 +95,24 @@ def test_a_saved_selector_ranks_as_before(tmp_path) -> None:
 
 def test_files_that_are_not_selectors_are_refused(tmp_path) -> None:
     path = tmp_path / "selector.safetensors"
-    with pytest.raises(CheckpointError, match="missing"):
+    with pytest.raises(CheckpointError, match="there is no file"):
         ChannelSelector.load(path)
     for content in (b"", b"garbage" * 100):
         path.write_bytes(content)
-        with pytest.raises(CheckpointError, match="damaged"):
+        with pytest.raises(CheckpointError, match="not a safetensors file"):
             ChannelSelector.load(path)
-    save_file({"layer.theta": torch.zeros(3)}, path)
-    with pytest.raises(CheckpointError, match="not a channel selector"):
-        ChannelSelector.load(path)
     good = ChannelSelector(NAMES).state_dict()
-    for metadata, text in (
-        ({"format": "2", "statistics": json.dumps(NAMES)}, "format 2, but this version reads 1"),
-        ({"format": "1", "statistics": json.dumps(NAMES[:2])}, "size mismatch"),
-        ({"format": "1", "statistics": "{"}, "not a channel selector"),
+    save_file(good, path, {"format": "1", "statistics": json.dumps(NAMES)})  # as versions before the seal wrote them
+    with pytest.raises(CheckpointError, match="contains no channel selector"):
+        ChannelSelector.load(path)
+    for tensors, names, text in (
+        (good, NAMES[:2], "2 statistics for 3 columns"),
+        ({"layer.theta": torch.zeros(3)}, NAMES, "its tensors do not fit"),
+        ({**good, "more": torch.zeros(3)}, NAMES, "Unexpected key"),
+        ({**good, "layer.feature_map.outwards.weight": torch.zeros(3)}, NAMES, "its tensors do not fit"),
     ):
-        save_file(good, path, metadata)
-        with pytest.raises(CheckpointError, match=text):
+        SELECTORS.save(path, tensors, SelectorHeader(names), overwrite=True)
+        with pytest.raises(CheckpointError, match=f"is damaged: .*{text}"):
             ChannelSelector.load(path)
 
 

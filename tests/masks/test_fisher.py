@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from scionet import mask_weights
 from scionet.errors import CalibrationError, InvalidSetting
+from scionet.files.safetensors_files import hash_tensors
 from scionet.masks.compensation import compensated, optimal_brain_surgeon
 from scionet.masks.inverse_fisher import InverseProducts, Layout, inverse_blocks
 from scionet.masks.scores import SCORES, WeightView, mfac, woodfisher
 from scionet.masks.weights import maskable, upcast
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 
 NET = sizes_mlp(5, 7, 6, 4)
 DATA = [pairs(6, 5), pairs(3, 5, seed=2)]

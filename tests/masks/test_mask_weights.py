@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from scionet import CollapseWarning, Schedule, mask_weights
 from scionet.errors import CalibrationError, InvalidSetting, LayerCollapse, UnreachableBudget, UnsupportedModel
+from scionet.files.safetensors_files import hash_tensors
 from scionet.masks.mask_rule import MaskRule
 from scionet.masks.rounds import ScoringTask, rounds
 from scionet.masks.scores import SCORES, WeightScore
 from scionet.masks.weights import isomorphic_groups, maskable
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 
 BATCHES = [pairs(6, 5), pairs(3, 5, seed=2)]
 

@@ -11,9 +11,10 @@ from torch import nn
 
 from scionet import mask_weights
 from scionet.errors import CheckpointError, InvalidSetting, UnsupportedModel
+from scionet.files.safetensors_files import hash_tensors
 from scionet.masks.sparse import load_sparse_, semi_structured, sparse_state
 from scionet.masks.sparse_files import SPARSE, SparseHeader, read_sparse, save_sparse
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 
 LAYOUTS = {"coo": torch.sparse_coo, "csr": torch.sparse_csr}
 
@@ -110,9 +111,9 @@ def test_damaged_files_are_refused(layout, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="contains no sparse state"):
         read_sparse(path)
     save_file(
-        parts, path, {"scionet_sparse": header["scionet_sparse"].replace('"format_version":2', '"format_version":1')}
+        parts, path, {"scionet_sparse": header["scionet_sparse"].replace('"format_version":3', '"format_version":2')}
     )
-    with pytest.raises(CheckpointError, match="format version 1; this scionet reads 2: make the sparse state again"):
+    with pytest.raises(CheckpointError, match=r"format version 2; this scionet reads 3\. Make the sparse state again"):
         read_sparse(path)
 
 

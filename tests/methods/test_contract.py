@@ -26,8 +26,9 @@ from scionet.choices.methods import CANDIDATES, OBJECTIVES, Forward, Score
 from scionet.choices.repair import REPAIR
 from scionet.choices.resources import Resources
 from scionet.choices.widths import WIDTHS
+from scionet.files.safetensors_files import hash_tensors
 from scionet.methods.registry import METHODS, SCORES, list_methods
-from scionet.network.calling import call, hash_tensors, state_of
+from scionet.network.calling import call, state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites

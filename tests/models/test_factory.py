@@ -13,10 +13,11 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from scionet.errors import CheckpointError, InvalidSetting, MissingExtra, PruneError, UnsupportedModel
+from scionet.files.safetensors_files import hash_tensors
 from scionet.models.factory import FACTORIES, build, efficientnet_lite0
 from scionet.models.resnets import PaddedShortcut, digits_cnn, resnet20
 from scionet.models.weight_files import load_weights
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 from scionet.pruning import prune
 
 DEPTHS = {"resnet20": 3, "resnet32": 5, "resnet44": 7, "resnet56": 9, "resnet110": 18}

@@ -87,7 +87,7 @@ def test_manifests() -> None:
     kept = {name: {0: tuple(range(500))} for name in shapes}
     lineage = Lineage((Pruning(plan, {}),), shapes, kept, "a" * 64)
     assert repr(lineage) == "Lineage(Plan(l1, 1 site, 500 of 1,000 units kept, seed 0))"
-    manifest = Manifest(lineage, {}, "b" * 64, "nets.Net", "timm:resnet18", {}, None, {}, {})
+    manifest = Manifest(lineage, {}, "nets.Net", "timm:resnet18", {}, None, {}, {})
     assert_one_line(manifest)
     assert repr(manifest) == (
         "Manifest(nets.Net, 50 tensors, factory 'timm:resnet18', Plan(l1, 1 site, 500 of 1,000 units kept, seed 0))"

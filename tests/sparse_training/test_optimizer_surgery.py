@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
 from scionet.errors import TrainingError
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites

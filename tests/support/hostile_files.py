@@ -1,6 +1,5 @@
 """Zip files and pictures that no honest program makes, and mutations of honest files."""
 
-import os
 import struct
 import zipfile
 import zlib
@@ -12,8 +11,6 @@ import numpy as np
 from PIL import Image
 from support.albums import noise
 
-FUZZ = int(os.environ.get("SCIONET_FUZZ", "1"))
-"""Factor on the number of mutations in a fuzzer."""
 NAME = "class/picture.png"
 
 Patch = Callable[[bytearray], None]

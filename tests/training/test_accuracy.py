@@ -3,7 +3,8 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.training.accuracy import Accuracy, accuracy
 
 

@@ -15,7 +15,8 @@ from support.pupils import QUICK, Execution, Noisy, learnt, network
 from torch import Tensor, nn
 
 from scionet.errors import TrainingError
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.sparse_training.rewind import HeldAtZero
 from scionet.torch_internals import tree_flatten
 from scionet.training.callback_state import CallbackState, decoded, described, encoded

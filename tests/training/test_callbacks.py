@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 
 import scionet
 from scionet.errors import TrainingError
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.training.accuracy import accuracy
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext

@@ -16,7 +16,8 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from scionet.errors import CheckpointError, InvalidSetting, TrainingError
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.training.accuracy import Accuracy, accuracy
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext

@@ -19,7 +19,8 @@ from scionet.data.examples import ImageExamples, Pairs
 from scionet.data.folders import ImageFolder
 from scionet.data.images import Preprocessing
 from scionet.errors import CheckpointError, PruneError
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.training.callbacks import Callback
 from scionet.training.identity import of_examples
 from scionet.training.outline import outline

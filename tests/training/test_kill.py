@@ -12,7 +12,8 @@ import torch
 from support.pupils import Noisy, examples, network
 from torch import Tensor
 
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution

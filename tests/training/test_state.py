@@ -8,7 +8,8 @@ from support.pupils import QUICK, Execution, Noisy, Recipe, examples, learnt, ne
 
 from scionet.errors import CheckpointError, InvalidSetting, PruneError
 from scionet.files.atomic import clear_leftovers, whole_file
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
 from scionet.training.state import STATES, TrainingState, load_state, save_state
@@ -132,12 +133,12 @@ def test_a_damaged_file_is_refused(damage: str, file: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("here", "advice"), [(2, "pip install -U scionet"), (4, "delete the file to start the training")]
+    ("here", "advice"), [(3, ".*pip install -U scionet"), (5, "Delete the file to start the training")]
 )
 def test_another_format_is_refused(here: int, advice: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun(file)
-    monkeypatch.setattr("scionet.training.state.STATES", replace(STATES, version=here))
-    with pytest.raises(CheckpointError, match=f"format version 3; this scionet reads {here}: {advice}"):
+    monkeypatch.setattr("scionet.training.state.STATES", replace(STATES, format=replace(STATES.format, version=here)))
+    with pytest.raises(CheckpointError, match=rf"format version 4; this scionet reads {here}\. {advice}"):
         begun(file)
 
 

@@ -58,6 +58,8 @@ def _example(command: Export) -> Batch:
 
 def _random(value: Any, generator: torch.Generator) -> Any:
     """Random normal numbers for floating-point inputs; integers stay 0, which is always a valid index."""
-    if isinstance(value, Tensor) and value.is_floating_point():
+    if not isinstance(value, Tensor):
+        return value
+    if value.is_floating_point():
         return torch.randn(value.shape, generator=generator).to(value.dtype)
-    return value
+    return torch.zeros(value.shape, dtype=value.dtype)

@@ -23,10 +23,12 @@ def open_archive(path: Path) -> ZipFile:
     """Open a zip file.
 
     Raises:
-        InvalidSetting: If it is damaged or of a kind that `zipfile` does not read.
+        InvalidSetting: If it is missing, damaged or of a kind that `zipfile` does not read.
     """
     try:
         return ZipFile(path)
+    except FileNotFoundError as error:
+        raise InvalidSetting(f"there is no file {path}; give an existing zip file") from error
     except _ERRORS as error:
         raise InvalidSetting(f"{path} is a damaged zip file: {error}; pack it again") from error
 

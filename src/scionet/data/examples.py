@@ -1,7 +1,6 @@
 """Map-style data sets of training examples: images of a folder, and rows of any collection."""
 
 import os
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,10 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scionet.data.archives import open_archive
 from scionet.data.augmentation import Augmentation
 from scionet.data.folders import ImageFolder, read_image
 from scionet.data.images import Pixels, Preprocessing, decode
-from scionet.errors import CalibrationError
+from scionet.errors import CalibrationError, InvalidSetting
 
 
 class ImageExamples:
@@ -52,7 +52,7 @@ class ImageExamples:
         """An image, float32 ``(3, height, width)``, and its label.
 
         Raises:
-            CalibrationError: If the image cannot be decode; the message names the file.
+            CalibrationError: If the image cannot be decoded; the message names the file.
         """
         number = self._indices[index]
         pixels = read_image(self._folder, self._pixels, self._reader(), number)
@@ -97,9 +97,9 @@ def _sizes(folder: ImageFolder, indices: Sequence[int]) -> list[int | tuple[int,
     try:
         if root.is_dir():
             return [(root / folder.paths[index]).stat().st_size for index in indices]
-        with zipfile.ZipFile(root) as archive:
+        with open_archive(root) as archive:
             entries = [archive.getinfo(folder.paths[index]) for index in indices]
-    except (OSError, KeyError, zipfile.BadZipFile) as error:
+    except (OSError, KeyError, InvalidSetting) as error:
         raise CalibrationError(f"cannot read {root}: {error}; restore it") from error
     return [(entry.file_size, entry.CRC) for entry in entries]
 

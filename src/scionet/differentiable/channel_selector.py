@@ -1,23 +1,30 @@
 """A channel selector that learns to imitate an expensive selection from cheap statistics of the channels."""
 
-import json
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scionet.differentiable.soft_greedy import SoftGreedy, fit
-from scionet.errors import CheckpointError, InvalidSetting
-from scionet.files.atomic import whole_file
-from scionet.files.json_dataclasses import read
+from scionet.errors import InvalidSetting
+from scionet.files.safetensors_files import SealedFormat
+from scionet.files.versioned import Format
+from scionet.modes import plain_modes
 from scionet.typing import FloatArray
 
-FORMAT = "1"
-"""Version of the file format; increased when older readers could misread a file."""
+SELECTORS = SealedFormat(
+    "scionet_selector", "channel selector", "ChannelSelector.save", Format(2, (), "Fit the selector again, and save it")
+)
+
+
+@dataclass(frozen=True)
+class SelectorHeader:
+    """File header: the names of the statistics, one for each input column."""
+
+    statistics: tuple[str, ...]
 
 
 class ChannelSelector(nn.Module):
@@ -107,37 +114,27 @@ class ChannelSelector(nn.Module):
 
         Raises:
             CheckpointError: If the file exists or cannot be written.
+            InvalidSetting: If its name does not end in ``.safetensors``.
         """
-        with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
-            metadata = {"format": FORMAT, "statistics": json.dumps(self.statistics)}
-            save_file(self.state_dict(), temporary, metadata)
-        return Path(path)
+        return SELECTORS.save(path, self.state_dict(), SelectorHeader(self.statistics), overwrite=overwrite)
 
     @classmethod
+    @plain_modes()
     def load(cls, path: str | Path) -> "ChannelSelector":
         """Load a selector that `save` wrote. Nothing is unpickled.
 
         Raises:
-            CheckpointError: If the file is missing, damaged, of a newer format or not a selector.
+            CheckpointError: If the file is missing, damaged, of another format version, or contains something else.
         """
+        header, state = SELECTORS.read(SelectorHeader, path)
         try:
-            with safe_open(str(path), framework="pt") as file:
-                metadata = file.metadata() or {}
-                state = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118  a file, not a dict
-            if metadata["format"] != FORMAT:
-                raise CheckpointError(
-                    f"{path} has format {metadata['format']}, but this version reads {FORMAT}; upgrade scionet"
-                )
             n_features, n_hidden = state["layer.feature_map.outwards.weight"].shape
-            statistics = read(tuple[str, ...], metadata["statistics"], "statistics")
-            if (columns := state["layer.feature_map.mean"].numel()) != len(statistics):
-                raise CheckpointError(f"{path} names {len(statistics)} statistics for {columns} columns; save it again")
-            selector = cls(statistics, n_hidden, n_features)
+            if (columns := state["layer.feature_map.mean"].numel()) != len(header.statistics):
+                raise ValueError(f"it names {len(header.statistics)} statistics for {columns} columns")
+            selector = cls(header.statistics, n_hidden, n_features)
             selector.load_state_dict(state)
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError, TypeError) as error:
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(f"{path} is missing, damaged or not a channel selector ({error})") from error
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise SELECTORS.damaged(path, f"its tensors do not fit ({error})") from error
         return selector
 
     @property

@@ -1,11 +1,12 @@
 """Sealed safetensors files: tensors and a JSON header, both under a checksum. Nothing is pickled.
 
-Equal contents give equal bytes. One changed bit anywhere is refused when the file is read.
+All files of ours that hold tensors are of this kind. Equal contents give equal bytes. One changed bit anywhere is
+refused when the file is read.
 """
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +19,12 @@ from torch import Tensor
 
 from scionet.errors import CheckpointError
 from scionet.files.atomic import whole_file
-from scionet.files.json_dataclasses import build, plain, to_json
-from scionet.files.parsing import parsed_json
+from scionet.files.versioned import Format, OtherFormat
 
 H = TypeVar("H")
 
 _SEAL, _TENSORS = "scionet_sha256", "scionet_tensors_sha256"
 """Keys of the checksums in the metadata: of the header and the checksum of the tensors, and of the tensors."""
-_VERSION = "format_version"
 _LENGTH = 8
 """Bytes at the beginning of a safetensors file that say how long its own header is, and what that is padded to."""
 
@@ -38,17 +37,25 @@ class SealedFormat:
         key: Where the metadata hold the JSON header; no other kind of file has it.
         contents: What such a file contains, without an article, for error messages.
         writer: Name of the function that writes such files, for error messages.
-        version: The format version; files of other versions are refused.
-        remedy: What to do about a damaged file, or one of an older version.
+        format: Version and features of the header, and what to do with a damaged or an older file.
+        title: What the header is called in error messages.
     """
 
     key: str
     contents: str
     writer: str
-    version: int
-    remedy: str
+    format: Format
+    title: str = "header"
 
-    def save(self, path: str | Path, tensors: Mapping[str, Tensor], header: Any, *, overwrite: bool) -> Path:
+    def save(
+        self,
+        path: str | Path,
+        tensors: Mapping[str, Tensor],
+        header: Any,
+        *,
+        overwrite: bool,
+        requires: Collection[str] = (),
+    ) -> Path:
         """Write a file, completely or not at all.
 
         Args:
@@ -56,6 +63,7 @@ class SealedFormat:
             tensors: Dense tensors by name, on any device.
             header: A dataclass.
             overwrite: Whether an existing file may be replaced.
+            requires: The features without which a reader would misread the header.
 
         Raises:
             CheckpointError: If the file exists or cannot be written, or contents cannot be stored.
@@ -64,7 +72,7 @@ class SealedFormat:
         with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
             stored = _separate(tensors)
             try:
-                text = to_json({_VERSION: self.version, **plain(header)})
+                text = self.format.write(header, requires)
                 content = save(stored, self._metadata(text, hash_tensors(stored)))
             except (KeyError, TypeError, ValueError, SafetensorError) as error:
                 raise CheckpointError(
@@ -87,12 +95,13 @@ class SealedFormat:
         with opened(path, self.writer) as file:
             return self._header(kind, path, file.metadata() or {})
 
-    def read(self, kind: type[H], path: str | Path) -> tuple[H, dict[str, Tensor]]:
+    def read(self, kind: type[H], path: str | Path, *, changed: bool = False) -> tuple[H, dict[str, Tensor]]:
         """Read a file: its header, and its tensors by name, on the CPU in memory of their own.
 
         Args:
             kind: The dataclass of the header.
             path: The file.
+            changed: Whether the tensors may be others than those that were saved with the header.
 
         Raises:
             CheckpointError: If the file is missing, damaged, of another format version, or contains something else.
@@ -100,10 +109,15 @@ class SealedFormat:
         with opened(path, self.writer) as file:
             metadata = file.metadata() or {}
             header = self._header(kind, path, metadata)
-            views = _views(file)  # their bytes are those of the file; in a copy, every Boolean that is not 0 becomes 1
-            if hash_tensors(views) != metadata[_TENSORS]:
-                raise CheckpointError(f"{path} is damaged: its tensors do not match their checksum; {self.remedy}")
+            # Views have the bytes of the file; in a copy, every Boolean that is not 0 becomes 1.
+            views = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a file, not a dict
+            if not changed and hash_tensors(views) != metadata[_TENSORS]:
+                raise self.damaged(path, "its tensors do not match their checksum")
             return header, {name: view.clone() for name, view in views.items()}
+
+    def damaged(self, path: str | Path, reason: object) -> CheckpointError:
+        """The error for a file whose contents do not fit together."""
+        return CheckpointError(f"{path} is damaged: {reason}. {self.format.advice}")
 
     def _metadata(self, text: str, tensors: str) -> dict[str, str]:
         return {self.key: text, _TENSORS: tensors, _SEAL: hashlib.sha256((tensors + text).encode()).hexdigest()}
@@ -111,33 +125,19 @@ class SealedFormat:
     def _header(self, kind: type[H], path: str | Path, metadata: Mapping[str, str]) -> H:
         if self.key not in metadata:
             raise CheckpointError(
-                f"{path} contains no {self.contents}, or is damaged; give a file that {self.writer} wrote"
+                f"{path} contains no {self.contents}, or is damaged; give a file that {self.writer} of this version "
+                "wrote"
             )
         text = metadata[self.key]
         try:
-            record = parsed_json(text, "header")
-            self._refuse_version(path, record)
+            record = self.format.parsed(text, self.title)  # before the seal, which may differ in other versions
             if metadata != self._metadata(text, metadata.get(_TENSORS, "")):
-                raise ValueError("its header does not match its checksum")
-            return build(kind, {key: value for key, value in record.items() if key != _VERSION}, "header")
-        except CheckpointError:
-            raise
+                raise ValueError(f"its {self.title} does not match its checksum")
+            return self.format.built(kind, record, self.title)
+        except OtherFormat as error:
+            raise CheckpointError(f"{path}: {error}") from error
         except ValueError as error:
-            raise CheckpointError(f"{path} is damaged: {error}; {self.remedy}") from error
-
-    def _refuse_version(self, path: str | Path, record: Any) -> None:
-        """Refuse a file of another format version, whose seal may be another, too.
-
-        Raises:
-            CheckpointError: If it is of another version.
-            ValueError: If it has none.
-        """
-        found = record.get(_VERSION) if isinstance(record, dict) else None
-        if type(found) is not int:
-            raise ValueError("it has no format version")
-        if found != self.version:
-            advice = "pip install -U scionet" if found > self.version else self.remedy
-            raise CheckpointError(f"{path} has format version {found}; this scionet reads {self.version}: {advice}")
+            raise self.damaged(path, error) from error
 
 
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
@@ -170,21 +170,6 @@ def opened(path: str | Path, writer: str) -> Iterator[Any]:
         raise CheckpointError(
             f"{path} is truncated, unreadable or not a safetensors file ({error}); copy or save it again"
         ) from error
-
-
-def tensors_in(path: str | Path, writer: str) -> dict[str, Tensor]:
-    """Read all tensors into memory of their own.
-
-    Raises:
-        CheckpointError: If the file is missing, unreadable or damaged.
-    """
-    with opened(path, writer) as file:
-        return {name: view.clone() for name, view in _views(file).items()}
-
-
-def _views(file: Any) -> dict[str, Tensor]:
-    """All tensors, as views of the mapped file."""
-    return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  a file, not a dict
 
 
 def _separate(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

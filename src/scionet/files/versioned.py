@@ -1,6 +1,6 @@
-"""JSON files with a format version and a list of required features; see docs/file_formats.md."""
+"""JSON with a format version and a list of required features; see docs/file_formats.md."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -9,6 +9,10 @@ from scionet.files.parsing import parsed_json
 
 Kind = TypeVar("Kind")
 _NEWER = "written by a newer scionet: pip install -U scionet"
+
+
+class OtherFormat(ValueError):
+    """A text of another format version, or with features that this scionet does not know. It is not damaged."""
 
 
 @dataclass(frozen=True)
@@ -46,20 +50,36 @@ class Format:
             where: What the text is, for error messages.
 
         Raises:
-            ValueError: If the text is of another version, requires an unknown feature, has an unknown section, or is
-                damaged.
+            OtherFormat: If the text is of another version, requires an unknown feature, or has an unknown section.
+            ValueError: If it is damaged.
+        """
+        return self.built(kind, self.parsed(text, where), where)
+
+    def parsed(self, text: str, where: str) -> dict[str, Any]:
+        """The entries of a text of this version. `built` checks the others.
+
+        Raises:
+            OtherFormat: If it is of another version.
+            ValueError: If it is no JSON object with a version.
         """
         record = build(dict, parsed_json(text, where), where)
         version = build(int, record.pop("format_version", None), f"{where}.format_version")
-        if version > self.version:
-            raise ValueError(
-                f"{where} has format version {version}; this scionet reads {self.version}. It was {_NEWER}"
-            )
-        if version < self.version:
-            raise ValueError(f"{where} has format version {version}; this scionet reads {self.version}. {self.advice}")
-        required = build(tuple[str, ...], record.pop("requires", None), f"{where}.requires")
-        unknown = [*(set(required) - set(self.features)), *(record.keys() - {field.name for field in fields(kind)})]  # type: ignore[arg-type]
+        if version != self.version:
+            advice = f"It was {_NEWER}" if version > self.version else self.advice
+            raise OtherFormat(f"{where} has format version {version}; this scionet reads {self.version}. {advice}")
+        return record
+
+    def built(self, kind: type[Kind], record: Mapping[str, Any], where: str) -> Kind:
+        """The dataclass of what `parsed` returned.
+
+        Raises:
+            OtherFormat: If it requires an unknown feature, or has an unknown section.
+            ValueError: If it is damaged.
+        """
+        sections = {key: value for key, value in record.items() if key != "requires"}
+        required = build(tuple[str, ...], record.get("requires"), f"{where}.requires")
+        unknown = [*(set(required) - set(self.features)), *(sections.keys() - {field.name for field in fields(kind)})]  # type: ignore[arg-type]
         if unknown:
             names = ", ".join(f"{name!r:.40}" for name in sorted(unknown)[:4])
-            raise ValueError(f"{where} has features that this scionet does not know ({names}). It was {_NEWER}")
-        return build(kind, record, where)
+            raise OtherFormat(f"{where} has features that this scionet does not know ({names}). It was {_NEWER}")
+        return build(kind, sections, where)

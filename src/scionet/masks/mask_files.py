@@ -7,11 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scionet.errors import CheckpointError
 from scionet.files.safetensors_files import SealedFormat
+from scionet.files.versioned import Format
 from scionet.modes import plain_modes
 
-MASKS = SealedFormat("scionet_masks", "weight masks", "WeightMasks.save", 2, "make the masks again, and save them")
+MASKS = SealedFormat(
+    "scionet_masks", "weight masks", "WeightMasks.save", Format(3, (), "Make the masks again, and save them")
+)
 
 
 @dataclass(frozen=True)
@@ -40,5 +42,5 @@ def read_masks(path: str | Path) -> dict[str, Tensor]:
     """
     header, masks = MASKS.read(MaskHeader, path)
     if set(header.names) != masks.keys() or any(mask.dtype != torch.bool for mask in masks.values()):
-        raise CheckpointError(f"{path} is damaged: it holds other tensors than its masks; {MASKS.remedy}")
+        raise MASKS.damaged(path, "it holds other tensors than its masks")
     return {name: masks[name] for name in header.names}

@@ -7,12 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from scionet.errors import CheckpointError
 from scionet.files.safetensors_files import SealedFormat
+from scionet.files.versioned import Format
 from scionet.masks.sparse import no_beta_warning
 from scionet.modes import plain_modes
 
-SPARSE = SealedFormat("scionet_sparse", "sparse state", "save_sparse", 2, "make the sparse state again, and save it")
+SPARSE = SealedFormat(
+    "scionet_sparse", "sparse state", "save_sparse", Format(3, (), "Make the sparse state again, and save it")
+)
 _SMALL = 2**31
 
 
@@ -53,7 +55,7 @@ def read_sparse(path: str | Path) -> dict[str, Tensor]:
     try:
         sparse = {name: _assembled(name, shape, tensors) for name, shape in header.shapes.items()}
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is damaged: its sparse tensors do not fit ({error}); {SPARSE.remedy}") from error
+        raise SPARSE.damaged(path, f"its sparse tensors do not fit ({error})") from error
     return tensors | sparse
 
 

@@ -1,6 +1,6 @@
 """Calling a network: arguments from batches, eval mode that is undone afterwards, devices and types."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from scionet.errors import CalibrationError
-from scionet.files.safetensors_files import hash_tensors as hash_tensors
 from scionet.modes import alone
 from scionet.network.guard import put_back
 from scionet.torch_internals import own_buffers, own_parameters, tree_flatten, tree_map
@@ -131,19 +130,29 @@ def first_of(batch: Batch, count: int) -> Batch:
 def joined(batches: Iterable[Any]) -> list[Any]:
     """The same examples in as few batches as possible.
 
-    Batches are concatenated if their examples agree in shape, type and everything that is not a tensor. A batch that
-    cannot be divided is left alone.
+    Batches of one form (see `form_of`) are concatenated. A batch that cannot be divided is left alone.
     """
-    groups: dict[Any, list[Any]] = {}
+    groups: dict[Hashable, list[Any]] = {}
     for number, batch in enumerate(batches):
-        leaves, form = tree_flatten(batch)
-        kinds = tuple((leaf.shape[1:], leaf.dtype) if isinstance(leaf, Tensor) else repr(leaf) for leaf in leaves)
-        groups.setdefault((str(form), kinds) if divides(batch) else number, []).append(batch)
-    return [tree_map(lambda *parts: _concatenated(parts), *group) for group in groups.values()]
+        groups.setdefault(form_of(batch) if divides(batch) else number, []).append(batch)
+    return [concatenated(group) for group in groups.values()]
 
 
-def _concatenated(parts: Sequence[Any]) -> Any:
-    return torch.cat(list(parts)) if len(parts) > 1 and isinstance(parts[0], Tensor) else parts[0]
+def form_of(batch: Any) -> Hashable:
+    """The key that batches must share for their examples to be mixed.
+
+    It holds the structure; of every tensor the shape of an example, the type and the device; and all that is no tensor.
+    """
+    leaves, structure = tree_flatten(batch)
+    kinds = ((x.shape[1:], x.dtype, x.device) if isinstance(x, Tensor) else repr(x) for x in leaves)
+    return str(structure), tuple(kinds)
+
+
+def concatenated(batches: Sequence[Any]) -> Any:
+    """One batch of the examples of several that share a form. What is no tensor is that of the first."""
+    if len(batches) == 1:
+        return batches[0]
+    return tree_map(lambda *leaves: torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0], *batches)
 
 
 def place_of(model: nn.Module) -> tuple[torch.device, torch.dtype]:

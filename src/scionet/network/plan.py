@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from scionet.errors import InvalidSetting
+from scionet.files.safetensors_files import hash_tensors
 from scionet.files.versioned import Format
-from scionet.network.calling import hash_tensors
 from scionet.network.phrases import counted
 
 if TYPE_CHECKING:

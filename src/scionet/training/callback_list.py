@@ -2,16 +2,20 @@
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from contextlib import AbstractContextManager
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from scionet.errors import CheckpointError, PruneError, TrainingError
+from scionet.errors import TrainingError
 from scionet.training.callback_state import CallbackState, decoded, described, encoded
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
-from scionet.training.state import differences
+from scionet.training.state import differences, explained
+
+Hook = Literal["on_start", "after_backward", "before_step", "after_step", "before_validation", "after_epoch"]
+"""The hooks of a callback that give nothing back."""
 
 
 class CallbackList:
@@ -27,24 +31,39 @@ class CallbackList:
             if not isinstance(callback, Callback):
                 given = callback.__name__ if isinstance(callback, type) else f"a {type(callback).__name__}"
                 raise TrainingError(f"callbacks[{number}] must be an instance of a subclass of Callback; given {given}")
-        self._callbacks = tuple(callbacks)
+        self._callbacks, self._restored = tuple(callbacks), False
         self._settings = [_settings_of(callback) for callback in callbacks]
 
     def __iter__(self) -> Iterator[Callback]:
         """Each callback."""
         return iter(self._callbacks)
 
+    def run(self, hook: Hook, *given: Any) -> None:
+        """Run a hook of every callback.
+
+        Raises:
+            CheckpointError: If one fails after it was given its state back.
+        """
+        for callback in self:
+            with self._explained(callback, hook):
+                getattr(callback, hook)(*given)
+
+    def _explained(self, callback: Callback, hook: str) -> AbstractContextManager[None]:
+        return explained(f"{hook}() of the callback {type(callback).__name__}", self._restored)
+
     def penalties(self, context: TrainingContext) -> dict[str, Tensor]:
         """The penalty of every callback that has one, by its name; names that occur again get a number.
 
         Raises:
+            CheckpointError: If a callback fails after it was given its state back.
             TrainingError: If one is no scalar tensor.
         """
         found: dict[str, Tensor] = {}
         seen = Counter[str]()
         for callback in self:
-            seen[callback.name] += 1
-            penalty = callback.penalty(context)
+            with self._explained(callback, "penalty"):
+                seen[callback.name] += 1
+                penalty = callback.penalty(context)
             if penalty is not None:
                 number = seen[callback.name]
                 found[callback.name if number == 1 else f"{callback.name} {number}"] = _scalar(penalty, callback)
@@ -54,9 +73,14 @@ class CallbackList:
         """Copies of all that a training state holds of the callbacks.
 
         Raises:
+            CheckpointError: If a callback fails after it was given its state back.
             TrainingError: If a state cannot be saved, or settings have changed since the training began.
         """
-        return tuple(_captured(callback, settings) for callback, settings in zip(self, self._settings, strict=True))
+        found = list[CallbackState]()
+        for callback, settings in zip(self, self._settings, strict=True):
+            with self._explained(callback, "state"):
+                found.append(_captured(callback, settings))
+        return tuple(found)
 
     def refuse_others(self, kept: Sequence[CallbackState], advice: str) -> None:
         """Compare with the callbacks with which a training was started.
@@ -84,19 +108,13 @@ class CallbackList:
         """Give every callback its state.
 
         Raises:
-            CheckpointError: If a state is damaged, or its callback does not take it.
+            CheckpointError: If a state is damaged, or its callback does not take it back.
         """
+        self._restored = True
         for callback, each in zip(self, kept, strict=True):
             values = decoded(each, device)
-            try:
+            with self._explained(callback, "load_state"):
                 callback.load_state(values)
-            except PruneError:
-                raise
-            except Exception as error:  # the callback may be anybody's
-                raise CheckpointError(
-                    f"the callback {type(callback).__name__} does not take its state back: {error!r}; correct its "
-                    "load_state(), or start again"
-                ) from error
 
 
 def _kind_of(callback: Callback) -> str:
@@ -127,9 +145,13 @@ def _scalar(penalty: object, callback: Callback) -> Tensor:
     """A penalty as a tensor without dimensions.
 
     Raises:
-        TrainingError: If it is something else.
+        TrainingError: If it is something else, or complex.
     """
-    if isinstance(penalty, Tensor) and penalty.numel() == 1:
+    if isinstance(penalty, Tensor) and penalty.numel() == 1 and not penalty.is_complex():
         return penalty.reshape(())
-    given = f"a tensor {tuple(penalty.shape)}" if isinstance(penalty, Tensor) else f"a {type(penalty).__name__}"
+    given = (
+        f"a tensor {tuple(penalty.shape)} of {penalty.dtype}"
+        if isinstance(penalty, Tensor)
+        else f"a {type(penalty).__name__}"
+    )
     raise TrainingError(f"penalty() of {type(callback).__name__} must give a scalar tensor or None; it gives {given}")

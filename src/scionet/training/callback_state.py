@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from scionet.errors import CheckpointError, TrainingError
-from scionet.network.calling import hash_tensors
+from scionet.files.safetensors_files import hash_tensors
 
 _TENSOR, _TUPLE, _DICT, _INT, _FLOAT = "tensor", "tuple", "dict", "int", "float"
 """Keys of the objects that stand for what JSON does not have; dicts are lists of pairs, which keep their order."""
@@ -95,7 +95,7 @@ def decoded(kept: CallbackState, device: torch.device) -> dict[str, Any]:
 
     try:
         return {key: decode(value) for key, value in kept.values.items()}
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise CheckpointError(f"the state of the callback {kept.kind} is damaged: {error}; start again") from error
 
 

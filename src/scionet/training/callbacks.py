@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from scionet.errors import TrainingError
+from scionet.errors import CheckpointError, TrainingError
 from scionet.training.callback_state import described
 from scionet.training.context import TrainingContext
 from scionet.training.state import Epoch
@@ -89,8 +89,16 @@ class Callback:
 
         Args:
             state: The state. Its tensors are copies, on the CPU or the network's device, as they were.
+
+        Raises:
+            CheckpointError: If a name in it is that of a method.
         """
         for name, value in state.items():
+            if name.startswith("__") or callable(getattr(type(self), name, None)):
+                raise CheckpointError(
+                    f"the state of the callback {type(self).__name__} is damaged: it holds {name!r:.60}, which is no "
+                    "attribute; start again"
+                )
             object.__setattr__(self, name, value)  # a frozen dataclass is no obstacle
 
     def _constructor_arguments(self, wanted: str) -> tuple[str, ...]:

@@ -5,7 +5,8 @@ from typing import Any
 from torch import nn
 from torch.optim import Optimizer
 
-from scionet.network.calling import hash_tensors, state_of, tensors_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of, tensors_of
 from scionet.training.averages import tensors_of_network
 from scionet.training.loading import Examples, load
 from scionet.training.optimisers import Memory, memory_of

@@ -20,7 +20,7 @@ from scionet.training.execution import Execution
 from scionet.training.loading import Pair
 from scionet.training.loss import TrainingLoss
 from scionet.training.recipes import Recipe
-from scionet.training.state import TrainingState
+from scionet.training.state import TrainingState, explained
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -64,7 +64,7 @@ class Learner:
             TrainingError: If no parameter can be trained, the optimiser is stale, or teacher and recipe do not fit.
         """
         self.network, self.recipe, self.accelerator = network, recipe, accelerator
-        self._execution, self._own_optimizer = execution, optimizer is not None
+        self._execution, self._own_optimizer, self._restored = execution, optimizer is not None, False
         if execution.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  missing in torch's annotations
         self._objective = TrainingLoss(recipe, network, teacher)
@@ -95,21 +95,22 @@ class Learner:
             rate: Learning rate as a fraction of the largest one.
             parts: This process' share of the batch, in parts of equal size.
             callbacks: The callbacks.
+
+        Raises:
+            CheckpointError: If the optimiser or a callback fails after it was given its state back.
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["initial_lr"]
         losses = [self._learn(pair, len(parts)) for pair in parts[:-1]]
         penalties = callbacks.penalties(context)
         losses.append(self._learn(parts[-1], len(parts), penalties))
-        for callback in callbacks:
-            callback.after_backward(context)
+        callbacks.run("after_backward", context)
         self._unscale_and_clip()
-        for callback in callbacks:
-            callback.before_step(context)
-        self._stepper.step()
+        callbacks.run("before_step", context)
+        with explained(f"{type(self.optimizer).__name__}.step()", self._restored):
+            self._stepper.step()
         self._stepper.zero_grad()
-        for callback in callbacks:
-            callback.after_step(context)
+        callbacks.run("after_step", context)
         if self.average is not None:
             self.average.update(context.step)
         loss = sum(losses[1:], losses[0])
@@ -158,6 +159,7 @@ class Learner:
             and self.accelerator.scaler.state_dict().keys() != state.loss_scale.keys()
         ):
             raise CheckpointError(f"{source} holds no loss scale of this precision; start again")
+        self._restored = True
         optimisers.load_memory(self.optimizer, self.network, state.memory)
         if not self._own_optimizer:
             optimisers.refuse_damaged(state.memory, self.network, self.recipe)
@@ -169,17 +171,17 @@ class Learner:
             self.accelerator.scaler.load_state_dict(dict(state.loss_scale))
 
     def refuse_other_network(self, state: TrainingState, source: str) -> None:
-        """Compare names and shapes of tensors.
+        """Compare names, shapes and kinds of tensors.
 
         Raises:
             CheckpointError: If they differ; `source` says where the state comes from.
         """
         parts = {"network": state.network, "average": state.average, "best": state.best}
         wanted = {"network", *(["average"] if self.average is not None else []), *(["best"] if state.best else [])}
-        here = {name: tuple(tensor.shape) for name, tensor in tensors_of_network(self.network).items()}
+        here = {name: optimisers.form(tensor) for name, tensor in tensors_of_network(self.network).items()}
         for part in sorted(wanted, reverse=True):
-            there = {name: tuple(tensor.shape) for name, tensor in parts[part].items()}
-            _refuse_other_shapes(here, there, source)
+            there = {name: optimisers.form(tensor) for name, tensor in parts[part].items()}
+            _refuse_other_forms(here, there, source)
 
     def close(self) -> None:
         """Remove the hooks on the network."""
@@ -197,8 +199,8 @@ class _Shell(nn.Module):
         return self.network(*args, **kwargs)
 
 
-def _refuse_other_shapes(here: Mapping[str, tuple], there: Mapping[str, tuple], source: str) -> None:
-    """Compare shapes of tensors by name.
+def _refuse_other_forms(here: Mapping[str, str], there: Mapping[str, str], source: str) -> None:
+    """Compare forms of tensors by name.
 
     Raises:
         CheckpointError: If they differ.

@@ -95,13 +95,18 @@ def refuse_damaged(memory: Memory, network: nn.Module, recipe: Recipe) -> None:
     """Refuse a state that the optimiser of a recipe cannot have had.
 
     Raises:
-        CheckpointError: If an entry is missing, extra or of another shape.
+        CheckpointError: If an entry is missing, extra or of another shape or kind.
     """
     for name, kept in memory.items():
-        shapes = {key: tuple(value.shape) for key, value in kept.items()}
-        wanted = dict.fromkeys(_ENTRIES[recipe.optimiser], tuple(network.get_parameter(name).shape))
-        if shapes and shapes != {**wanted, **({"step": ()} if "step" in wanted else {})}:
-            raise CheckpointError(f"the state of the optimiser is damaged: of {name} it holds {shapes}; start again")
+        forms = {key: form(value) for key, value in kept.items()}
+        wanted = dict.fromkeys(_ENTRIES[recipe.optimiser], form(network.get_parameter(name)))
+        if forms and forms != {**wanted, **({"step": "()"} if "step" in wanted else {})}:
+            raise CheckpointError(f"the state of the optimiser is damaged: of {name} it holds {forms}; start again")
+
+
+def form(tensor: Tensor) -> str:
+    """The shape of a tensor and, unless it is of floating-point numbers, its type."""
+    return f"{tuple(tensor.shape)}" + ("" if tensor.is_floating_point() else f" {tensor.dtype}")
 
 
 def _tensor(key: str, value: object) -> Tensor:

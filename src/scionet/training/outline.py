@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from scionet.network.calling import hash_tensors
+from scionet.files.safetensors_files import hash_tensors
 
 _LISTED = 16
 """Longer collections are described by their length and a digest."""

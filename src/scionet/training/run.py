@@ -12,7 +12,7 @@ from torch import Tensor
 
 from scionet.errors import CheckpointError, InvalidSetting, TrainingError
 from scionet.files.atomic import clear_leftovers
-from scionet.network.calling import hash_tensors
+from scionet.files.safetensors_files import hash_tensors
 from scionet.network.multiprocess import summed, world
 from scionet.progress import Progress
 from scionet.seeds import root
@@ -95,8 +95,7 @@ class TrainingRun:
         if state is not None:
             self._restore(state, found)
         reseed(self._seeds["start"], self._learner.accelerator.device)
-        for callback in self._callbacks:
-            callback.on_start(self._context(len(self.history) + 1))
+        self._callbacks.run("on_start", self._context(len(self.history) + 1))
         if not found:
             self._save()  # what cannot be saved or written is refused before the first step
 
@@ -297,8 +296,7 @@ class TrainingRun:
             self._best = copies(self._weights)
         if validation is not None:
             self._learner.accelerator.log({"validation_accuracy": validation.rate}, step=self.step)
-        for callback in self._callbacks:
-            callback.after_epoch(context, epoch)
+        self._callbacks.run("after_epoch", context, epoch)
         self._save()
 
     @property
@@ -311,8 +309,7 @@ class TrainingRun:
         """Accuracy on the validation data, of the averaged weights if there are any."""
         if self._validation is None:
             return None
-        for callback in self._callbacks:
-            callback.before_validation(context)
+        self._callbacks.run("before_validation", context)
         own = range(self._process_index, len(self._validation), self._process_count)
         examples = [(index, self._seeds["validation"] + index) for index in own]
         length = -(-self._order.batch_size // (self._execution.parts * self._process_count))

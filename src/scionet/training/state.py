@@ -1,22 +1,31 @@
 """The state of a training: a value, and a sealed safetensors file. Nothing is pickled."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from scionet.errors import CheckpointError
+from scionet.errors import CheckpointError, PruneError
 from scionet.files.json_dataclasses import to_json
 from scionet.files.safetensors_files import SealedFormat, hash_tensors
+from scionet.files.versioned import Format
 from scionet.training.accuracy import Accuracy
 from scionet.training.callback_state import CallbackState
 from scionet.training.optimisers import Memory
 
-STATES = SealedFormat("scionet_training", "training state", "fit", 3, "delete the file to start the training again")
+STATES = SealedFormat(
+    "scionet_training", "training state", "fit", Format(4, (), "Delete the file to start the training again")
+)
 _PARTS = ("network", "average", "best")
+_ACCIDENTS = (
+    *(ArithmeticError, AssertionError, AttributeError, BufferError, LookupError, MemoryError),
+    *(RuntimeError, StopIteration, TypeError, ValueError),
+)
 _SHOWN, _LONGEST = 12, 60
 """How many differences an error lists, and how long each value may be."""
 
@@ -145,7 +154,7 @@ def load_state(path: str | Path) -> TrainingState:
     for key, tensor in tensors.items():
         part, _, name = key.partition("/")
         if part not in parts:
-            raise CheckpointError(f"{path} is damaged: it holds a tensor {key!r:.60}; {STATES.remedy}")
+            raise STATES.damaged(path, f"it holds a tensor {key!r:.60}")
         parts[part][name] = tensor
     memory, held = (_by_owner(parts.pop(part)) for part in ("memory", "callbacks"))
     progress = record.progress
@@ -157,6 +166,32 @@ def load_state(path: str | Path) -> TrainingState:
         )
     known = {**vars(progress), "callbacks": kept, "settings": record.settings, "origin": record.origin}
     return TrainingState(**parts, **known, memory=memory)
+
+
+@contextmanager
+def explained(work: str, restored: bool) -> Iterator[None]:
+    """Turn an error of the block into one of ours, if it works with a state that was restored.
+
+    Code of others (callbacks, optimisers) fails anywhere if its state has other types or shapes than it made. Errors
+    that are none of Python's own kinds are meant, and stay as they are.
+
+    Args:
+        work: What the block does, for the message.
+        restored: Whether it works with a restored state.
+
+    Raises:
+        CheckpointError: If the block fails and a state was restored.
+    """
+    try:
+        yield
+    except (PruneError, torch.OutOfMemoryError):
+        raise
+    except _ACCIDENTS as error:
+        if not restored:
+            raise
+        raise CheckpointError(
+            f"{work} fails with the state that was restored: {error!r}; correct it, or start again"
+        ) from error
 
 
 def hash_state(state: TrainingState) -> str:

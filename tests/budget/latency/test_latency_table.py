@@ -19,7 +19,8 @@ from scionet.budget.costs import CostModel
 from scionet.budget.latency.operations import Axis, operations
 from scionet.budget.latency.table import LatencyTable, OperationTimes
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites

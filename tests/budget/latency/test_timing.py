@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from scionet.budget.latency.durations import CONFIDENCE, Latency, interval
 from scionet.budget.latency.timing import latency, stopwatch
 from scionet.errors import InvalidSetting
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 
 
 def busy(seconds: float) -> None:

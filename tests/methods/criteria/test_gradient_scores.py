@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from scionet.choices.resources import Resources
 from scionet.choices.settings import Settings
 from scionet.errors import CalibrationError, UnsupportedModel
+from scionet.files.safetensors_files import hash_tensors
 from scionet.methods.criteria import gradient_scores, unit_scores
 from scionet.methods.criteria.gradient_scores import Saliency, saliencies
 from scionet.methods.method_run import MethodRun
 from scionet.methods.refit.survey import survey, surveying
 from scionet.methods.registry import SCORES
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.network import Network
 from scionet.network.sites import Sites

@@ -14,11 +14,12 @@ from scionet.choices.repair import Refit
 from scionet.choices.settings import Settings
 from scionet.differentiable.channel_selector import ChannelSelector
 from scionet.errors import InvalidSetting
+from scionet.files.safetensors_files import hash_tensors
 from scionet.methods.contract import SiteView
 from scionet.methods.criteria.learned import STATISTICS, LearnedRanker, learned, lessons, statistics
 from scionet.methods.refit.survey import survey, surveying
 from scionet.methods.registry import SCORES
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 from scionet.selection.greedy import greedy
 from scionet.selection.quadratic import LeastSquaresObjective
 

@@ -9,7 +9,8 @@ from torch import nn
 from scionet.budget.budget import Budget
 from scionet.choices.resources import Resources
 from scionet.errors import CalibrationError
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.surgery.cut import cut
 

@@ -19,13 +19,14 @@ from scionet import load_pruned, prune, save_pruned
 from scionet.choices.outputs import Outputs
 from scionet.choices.repair import Reconstruct
 from scionet.errors import CalibrationError
+from scionet.files.safetensors_files import hash_tensors
 from scionet.methods.calibration.calibration import ALL, HELD_OUT
 from scionet.methods.calibration.holdout import divided
 from scionet.methods.calibration.regrouping import pieces, shuffled
 from scionet.methods.repair.reconstruction import ReconstructionData, reconstruction_data
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.models.factory import build
-from scionet.network.calling import hash_tensors, state_of, tensors_of
+from scionet.network.calling import state_of, tensors_of
 from scionet.network.discovery.discover import discover
 from scionet.network.network import Network
 from scionet.network.surgery.cut import shrink, spread

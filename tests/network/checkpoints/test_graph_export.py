@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import InvalidSetting, MissingExtra
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.checkpoints.graph_export import ExportError, ExportReport, export_onnx, export_program
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Choice, Plan

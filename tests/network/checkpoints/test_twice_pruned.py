@@ -13,8 +13,9 @@ from torch import nn
 from torch.nn import functional
 
 from scionet.errors import CheckpointError
+from scionet.files.safetensors_files import hash_tensors
 from scionet.models.resnets import digits_cnn
-from scionet.network.calling import Batch, call, hash_tensors, state_of
+from scionet.network.calling import Batch, call, state_of
 from scionet.network.checkpoints.checkpoint import describe, load_pruned, save_pruned, save_tuned
 from scionet.pruning import PruneResult, prune
 
@@ -135,7 +136,7 @@ class Stubborn(nn.MultiheadAttention):
 
 
 def test_a_load_that_fails_in_the_middle_is_undone(tmp_path: Path) -> None:
-    result = pruned(attention().eval(), TOKENS, "params<=60%")
+    result = pruned(attention().double().eval(), TOKENS.double(), "params<=60%")
     assert result.plan.widths["heads"] < 8
     path = save_pruned(tmp_path / "net.safetensors", result.model, result.plan, result.sites)
     model = attention()

@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import CalibrationError, UnsupportedModel
+from scionet.files.safetensors_files import hash_tensors
 from scionet.models.factory import build, import_torchvision
-from scionet.network.calling import Batch, call, hash_tensors, state_of, to_model
+from scionet.network.calling import Batch, call, state_of, to_model
 from scionet.network.discovery.discover import discover
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.passes.suspended import Stop, suspended_passes
 from scionet.network.sites import Address

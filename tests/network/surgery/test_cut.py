@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import InvalidSetting, UnsupportedModel
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Choice, Plan
 from scionet.network.surgery.cut import copied, cut, install, kept_entries

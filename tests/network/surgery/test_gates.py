@@ -12,7 +12,8 @@ from torch.func import vmap
 from torch.nn import functional
 
 from scionet.errors import InvalidSetting
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites

@@ -11,7 +11,8 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from scionet.errors import InvalidSetting
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Choice, Plan

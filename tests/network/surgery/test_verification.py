@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import VerificationError
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites

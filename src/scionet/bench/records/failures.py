@@ -16,13 +16,18 @@ class Failure:
         spec: Specification of the run.
         kind: Class name of the error.
         reason: Message of the error.
-        trace: Traceback of the error.
+        trace: Traceback of the error. What is not Unicode in a text, as in the name of a file, is escaped.
     """
 
     spec: RunSpec
     kind: str
     reason: str
     trace: str = ""
+
+    def __post_init__(self) -> None:
+        """Escape what no file can hold, since every failure is to be recorded."""
+        for name in ("reason", "trace"):
+            object.__setattr__(self, name, getattr(self, name).encode(errors="backslashreplace").decode())
 
 
 def save_failure(failure: Failure, folder: Path) -> Path:

@@ -53,18 +53,20 @@ class RunSpec:
         """Convert the settings to the form that they have after a round trip through JSON.
 
         Raises:
-            RecordError: If a setting has no JSON form.
+            RecordError: If a setting or another value has no JSON form.
         """
         try:
-            settings = json.loads(to_json(self.settings))
+            stored = json.loads(to_json(self))
         except (TypeError, ValueError) as error:
-            raise RecordError(f"settings must be JSON-able (finite numbers, texts, lists, dicts): {error}") from error
-        object.__setattr__(self, "settings", MappingProxyType(settings))
+            raise RecordError(
+                f"the specification of a run must be JSON-able (finite numbers, Unicode texts, lists, dicts): {error}"
+            ) from error
+        object.__setattr__(self, "settings", MappingProxyType(stored["settings"]))
 
     @property
     def run_id(self) -> str:
         """SHA-256 of the specification, hexadecimal: equal for equal runs, whatever their results."""
-        return hashlib.sha256(to_json(self).encode(errors="surrogatepass")).hexdigest()  # JSON may hold half a pair
+        return hashlib.sha256(to_json(self).encode()).hexdigest()
 
     @property
     def short_id(self) -> str:

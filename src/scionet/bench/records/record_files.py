@@ -18,10 +18,14 @@ def write_text(path: Path, text: str) -> None:
     """Write UTF-8 text to a temporary file in the same folder and rename it; an existing file is replaced at the end.
 
     Raises:
-        RecordError: If the folder is missing, not writable or full.
+        RecordError: If the folder is missing, not writable or full, or the text is not Unicode.
     """
+    try:
+        content = text.encode()
+    except UnicodeEncodeError as error:
+        raise RecordError(f"cannot write {path}: not Unicode text ({error}); escape it") from error
     with whole_file(path, path.suffix, overwrite=True, error=RecordError) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.write_bytes(content)
 
 
 def make_folder(path: Path) -> None:

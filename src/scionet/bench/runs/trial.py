@@ -20,7 +20,7 @@ from scionet.bench.runs.speed import latencies
 from scionet.bench.runs.tickets import draw
 from scionet.bench.runs.workspace import Dense, Workspace, dense, made
 from scionet.budget.costs import Cost, measure
-from scionet.network.calling import hash_tensors
+from scionet.files.safetensors_files import hash_tensors
 from scionet.seeds import root
 from scionet.training.initialise import initialise
 

@@ -23,13 +23,14 @@ from scionet.bench.runs.data import RunData
 from scionet.bench.runs.learning import Trainer, learn
 from scionet.budget.costs import measure
 from scionet.files.safetensors_files import SealedFormat
+from scionet.files.versioned import Format
 from scionet.models.factory import build as build_model
 from scionet.models.weight_files import load_tensors, load_weights
 from scionet.network.calling import Batch, first_of
 from scionet.training.execution import Execution
 
 DENSE = SealedFormat(
-    "scionet_dense", "dense network of the bench", "scionet bench run", 1, "remove it, and it is made again"
+    "scionet_dense", "dense network of the bench", "scionet bench run", Format(2, (), "Remove it, and it is made again")
 )
 """Files of dense networks: what is recorded of them, and their weights if they were trained here."""
 

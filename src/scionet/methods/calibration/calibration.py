@@ -1,6 +1,6 @@
 """Calibration: the examples that a method uses, read once from the caller's data."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
@@ -11,11 +11,22 @@ from torch import Tensor
 
 from scionet.errors import CalibrationError
 from scionet.methods.calibration.storage import Storage
-from scionet.network.calling import Batch, as_arguments, call, divides, example_count, inputs_like, some_of, tensors_of
+from scionet.network.calling import (
+    Batch,
+    as_arguments,
+    call,
+    concatenated,
+    divides,
+    example_count,
+    form_of,
+    inputs_like,
+    some_of,
+    tensors_of,
+)
 from scionet.network.multiprocess import largest, summed, world
 from scionet.network.network import Network
 from scionet.seeds import Generators, coprime_step
-from scionet.torch_internals import tree_flatten, tree_map
+from scionet.torch_internals import tree_map
 from scionet.typing import BoolArray, IntArray
 
 ALL = 2**40
@@ -189,12 +200,12 @@ def regrouped(batches: Iterable[CalibrationBatch], size: int) -> Iterator[Calibr
 
     A batch that cannot be divided stays as it is.
     """
-    waiting: dict[Any, list[CalibrationBatch]] = {}
+    waiting: dict[Hashable, list[CalibrationBatch]] = {}
     for batch in batches:
         if not batch.divisible:
             yield batch
             continue
-        held = waiting.setdefault(_kind(batch), [])
+        held = waiting.setdefault(form_of((batch.inputs, batch.labels)), [])
         start = 0
         while start < len(batch.numbers):
             stop = min(start + size - _count(held), len(batch.numbers))
@@ -250,24 +261,12 @@ def _parts(places: IntArray, total: int, ends: IntArray) -> IntArray:
     return np.searchsorted(ends, places * coprime_step(total) % total, side="right")
 
 
-def _kind(batch: CalibrationBatch) -> Any:
-    """The key that examples must share to go through the network together."""
-    leaves, structure = tree_flatten((batch.inputs, batch.labels))
-    return str(structure), tuple((x.shape[1:], x.dtype, x.device) if isinstance(x, Tensor) else repr(x) for x in leaves)
-
-
 def _count(parts: Iterable[CalibrationBatch]) -> int:
     return sum(len(part.numbers) for part in parts)
 
 
 def _joined(parts: Sequence[CalibrationBatch]) -> CalibrationBatch:
-    if len(parts) == 1:
-        return parts[0]
-
-    def join(*leaves: Any) -> Any:
-        return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
-
-    inputs, labels = tree_map(join, *((part.inputs, part.labels) for part in parts))
+    inputs, labels = concatenated([(part.inputs, part.labels) for part in parts])
     return CalibrationBatch(inputs, labels, np.concatenate([part.numbers for part in parts]))
 
 

@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from scionet.network.calling import divides, example_count, some_of
-from scionet.torch_internals import tree_flatten, tree_map
+from scionet.network.calling import concatenated, divides, example_count, form_of, some_of
 
 
 def pieces(batches: Iterable[Any], most: int) -> list[Any]:
@@ -28,22 +26,11 @@ def shuffled(batches: Sequence[Any], rng: np.random.Generator) -> list[Any]:
     """
     sizes = [example_count(batch) for batch in batches]
     whole = all(divides(batch) for batch, size in zip(batches, sizes, strict=True))
-    if not whole or len({_form(batch) for batch in batches}) > 1:
+    if not whole or len({form_of(batch) for batch in batches}) > 1:
         return [batches[number] for number in rng.permutation(len(batches))]
     order = torch.from_numpy(rng.permutation(sum(sizes))).split(sizes)
     singles = pieces(batches, 1)
-    return [tree_map(_together, *(singles[number] for number in picks.tolist())) for picks in order]
-
-
-def _together(*values: Any) -> Any:
-    """Tensors concatenated; of anything else the first."""
-    return torch.cat(values) if isinstance(values[0], Tensor) else values[0]
-
-
-def _form(batch: Any) -> Any:
-    """The key that batches must share to be mixed: the shapes of examples, and everything that is not a tensor."""
-    leaves, structure = tree_flatten(batch)
-    return str(structure), str([tuple(leaf.shape[1:]) if isinstance(leaf, Tensor) else leaf for leaf in leaves])
+    return [concatenated([singles[number] for number in picks.tolist()]) for picks in order]
 
 
 def _part(batch: Any, size: int, start: int, stop: int) -> Any:

@@ -14,7 +14,7 @@ from scionet.masks.scores import WeightScore
 from scionet.masks.weights import maskable, upcast
 from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.criteria.unit_scores import MeasuredRanker
-from scionet.network.checkpoints.records import blank_inputs
+from scionet.network.checkpoints.records import inputs_of
 from scionet.network.example_loss import labelled
 from scionet.network.network import Network
 from scionet.network.sites import Site
@@ -77,7 +77,7 @@ class WeightRanker(MeasuredRanker):
         state = network.state
         weights = upcast({**maskable(model), **{name: state[name] for name in sorted(producers)}})
         masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
-        example = None if sites.inputs is None else blank_inputs(sites.inputs)
+        example = None if sites.inputs is None else inputs_of(sites.inputs).blank()
         with network.evaluating():
             pairs = [labelled(pair, model) for pair in calibration.pairs] if self.uses_labels else []
             if self.uses_labels and not pairs:

@@ -1,15 +1,14 @@
 """A network as a function of the gates of one site."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Hashable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.contract import SiteView
-from scionet.network.calling import Batch, attention_unfused, example_count
+from scionet.network.calling import Batch, attention_unfused, concatenated, example_count, form_of, tensors_of
 from scionet.network.outputs import Pick, Tensors, first_output
 from scionet.network.passes.program import Program
 from scionet.network.surgery.gates import column_factors
@@ -69,41 +68,26 @@ def grouped_by_form(batches: Iterable[Batch]) -> list[tuple[Batch, list[int]]]:
     Raises:
         CalibrationError: If a tensor does not have the examples as its first dimension.
     """
-    forms: list[Any] = []
-    members: list[list[int]] = []
-    given = list(batches)
+    given, members = list(batches), dict[Hashable, list[int]]()
     for number, batch in enumerate(given):
-        form = _form(batch)
-        if form not in forms:
-            forms.append(form)
-            members.append([])
-        members[forms.index(form)].append(number)
-    return [(tree_map(_joined, *(given[i] for i in numbers)), numbers) for numbers in members]
+        _refuse_undivided(batch)
+        members.setdefault(form_of(batch), []).append(number)
+    return [(concatenated([given[i] for i in numbers]), numbers) for numbers in members.values()]
 
 
-def _form(batch: Batch) -> Any:
-    """The key that batches must share to be joined.
+def _refuse_undivided(batch: Batch) -> None:
+    """Refuse a batch whose examples cannot be told apart.
 
     Raises:
         CalibrationError: If a tensor does not have the examples as its first dimension.
     """
     count = example_count(batch)
-
-    def of(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        if not leaf.ndim or len(leaf) != count:
+    for tensor in tensors_of(batch):
+        if not tensor.ndim or len(tensor) != count:
             raise CalibrationError(
                 f"all tensors of a batch must have the examples as their first dimension to be evaluated for each of "
-                f"them; given one of shape {tuple(leaf.shape)} beside {count} examples"
+                f"them; given one of shape {tuple(tensor.shape)} beside {count} examples"
             )
-        return tuple(leaf.shape[1:]), leaf.dtype
-
-    return tree_map(of, batch)
-
-
-def _joined(*leaves: Any) -> Any:
-    return torch.cat(leaves) if isinstance(leaves[0], Tensor) else leaves[0]
 
 
 @contextmanager

@@ -5,7 +5,7 @@ entries of the dense tensors that were kept. To load it, a fresh instance of the
 forward pass nor data.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -14,18 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save
-from torch import Tensor, nn
+from torch import nn
 
 from scionet.errors import CheckpointError, InvalidSetting
-from scionet.files.atomic import whole_file
-from scionet.files.safetensors_files import opened, tensors_in
+from scionet.files.json_dataclasses import plain
 from scionet.models.factory import find, made, weights_off
 from scionet.models.untrusted import REGISTRIES, build_untrusted
 from scionet.modes import plain_modes
-from scionet.network.calling import Batch, hash_tensors, state_of
-from scionet.network.checkpoints.manifest import FORMAT, Manifest
+from scionet.network.calling import Batch, state_of
+from scionet.network.checkpoints.manifest import PRUNED, Manifest
 from scionet.network.checkpoints.packing import (
     fill,
     layout,
@@ -35,12 +32,10 @@ from scionet.network.checkpoints.packing import (
     refuse_other_architecture,
     refuse_other_types,
 )
-from scionet.network.checkpoints.records import blank_inputs, input_record
+from scionet.network.checkpoints.records import input_record, inputs_of
 from scionet.network.guard import refuse_unready
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
-
-_WRITER = "save_pruned"
 
 
 @plain_modes()
@@ -86,23 +81,21 @@ def save_pruned(
         raise InvalidSetting(
             f"factory must be timm:NAME, torchvision:NAME, scionet:NAME or package.module:function; given {factory!r}"
         )
-    with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
-        names, tied, lineage = layout(pruned, plan, sites)
-        tensors = _stored(pruned, names)
-        manifest = Manifest(
-            lineage=lineage,
-            tied=tied,
-            weights_hash=hash_tensors(tensors),
-            model=f"{type(pruned).__module__}.{type(pruned).__qualname__}",
-            factory=factory,
-            factory_kwargs=dict(factory_kwargs or {}),
-            inputs=None if example_inputs is None else input_record(example_inputs),
-            versions=_versions(),
-            extra=dict(extra or {}),
-        )
-        refuse_disagreement("the given network", manifest, tensors)
-        temporary.write_bytes(_serialised(tensors, manifest))
-    return Path(path)
+    names, tied, lineage = layout(pruned, plan, sites)
+    state = state_of(pruned)
+    tensors = {name: state[name] for name in names}
+    manifest = Manifest(
+        lineage=lineage,
+        tied=tied,
+        model=f"{type(pruned).__module__}.{type(pruned).__qualname__}",
+        factory=factory,
+        factory_kwargs=dict(factory_kwargs or {}),
+        inputs=None if example_inputs is None else inputs_of(input_record(example_inputs), "example_inputs"),
+        versions=_versions(),
+        extra=dict(extra or {}),
+    )
+    refuse_disagreement("the given network", manifest, tensors)
+    return manifest.save(path, tensors, overwrite=overwrite)
 
 
 @plain_modes()
@@ -131,18 +124,11 @@ def save_tuned(
             exists or cannot be written.
         InvalidSetting: If `path` is malformed.
     """
-    with whole_file(path, ".safetensors", overwrite=overwrite, error=CheckpointError) as temporary:
-        manifest = _manifest(source)
-        tensors = _stored(tuned, manifest.pruned_shapes.keys() & state_of(tuned).keys())
-        refuse_disagreement("the given network", manifest, tensors)
-        updated = replace(
-            manifest,
-            weights_hash=hash_tensors(tensors),
-            versions=_versions(),
-            extra={**manifest.extra, **(extra or {})},
-        )
-        temporary.write_bytes(_serialised(tensors, updated))
-    return Path(path)
+    manifest, state = Manifest.header(source), state_of(tuned)
+    tensors = {name: state[name] for name in manifest.pruned_shapes.keys() & state.keys()}
+    refuse_disagreement("the given network", manifest, tensors)
+    updated = replace(manifest, versions=_versions(), extra={**manifest.extra, **(extra or {})})
+    return updated.save(path, tensors, overwrite=overwrite)
 
 
 @plain_modes()
@@ -164,7 +150,8 @@ def load_pruned(
         path: A file that `save_pruned` wrote.
         model: An instance of the original (dense) class, which is changed in place, or a function without arguments
             that returns one. Without it, the factory named in the file is called.
-        strict: Whether to refuse tensors that are not, bit for bit, those that were saved with this plan.
+        strict: Whether to refuse tensors that are not, bit for bit, those that were saved with this plan. Pass False
+            for a file whose tensors another program has replaced on purpose.
         trust_factory: Whether to import and call a factory ``package.module:function`` that the file names, which runs
             any code. Factories of timm, torchvision and scionet need no trust: their arguments are checked, and the
             network is built without memory first. The factory loads no weights, trusted or not.
@@ -179,14 +166,8 @@ def load_pruned(
         InvalidSetting: If the recorded factory is unknown.
         MissingExtra: If the package of the recorded factory is not installed.
     """
-    manifest = _manifest(path)
-    tensors = tensors_in(path, _WRITER)
+    manifest, tensors = Manifest.read(path, changed=not strict)
     refuse_disagreement(str(path), manifest, tensors)
-    if strict and hash_tensors(tensors) != manifest.weights_hash:
-        raise CheckpointError(
-            f"{path}: plan and weights disagree: the tensors are not those that were saved with this plan. Copy or "
-            "save the file again, or pass strict=False if the weights were changed on purpose"
-        )
     if model is None:
         model = dense_network(path, trust_factory=trust_factory)
     elif not isinstance(model, nn.Module):
@@ -215,7 +196,7 @@ def dense_network(path: str | Path, *, trust_factory: bool = False) -> nn.Module
         InvalidSetting: If the recorded factory is unknown, or fails although it is trusted.
         MissingExtra: If the package of the recorded factory is not installed.
     """
-    manifest = _manifest(path)
+    manifest = Manifest.header(path)
     if manifest.factory is None:
         raise CheckpointError(f"{path} names no factory; pass model, a fresh instance of {manifest.model}")
     factory, kwargs = manifest.factory, manifest.factory_kwargs
@@ -238,17 +219,19 @@ def read_plan(path: str | Path) -> Plan:
     Raises:
         CheckpointError: If the file is missing, damaged or of a newer format.
     """
-    return _manifest(path).plan
+    return Manifest.header(path).plan
 
 
 def recorded_inputs(path: str | Path) -> Batch | None:
     """Zeros in the shapes and types of the recorded example inputs; None if none were recorded.
 
+    Whatever the shapes, the zeros take no memory; all entries of a tensor share one. Clone what is to be written to.
+
     Raises:
         CheckpointError: If the file is missing, damaged or of a newer format.
     """
-    record = _manifest(path).inputs
-    return None if record is None else blank_inputs(record)
+    inputs = Manifest.header(path).inputs
+    return None if inputs is None else inputs.blank()
 
 
 def describe(path: str | Path) -> dict[str, Any]:
@@ -257,15 +240,15 @@ def describe(path: str | Path) -> dict[str, Any]:
     Raises:
         CheckpointError: If the file is missing, damaged or of a newer format.
     """
-    manifest = _manifest(path)
+    manifest = Manifest.header(path)
     pruned = manifest.pruned_shapes
     return {
-        "format_version": FORMAT.version,
+        "format_version": PRUNED.format.version,
         "prunings": len(manifest.lineage.plans),
         "model": manifest.model,
         "factory": manifest.factory,
         "factory_kwargs": manifest.factory_kwargs,
-        "inputs": manifest.inputs,
+        "inputs": plain(manifest.inputs),
         "method": manifest.plan.method,
         "settings": manifest.plan.settings,
         "seed": manifest.plan.seed,
@@ -275,15 +258,8 @@ def describe(path: str | Path) -> dict[str, Any]:
         "bytes": Path(path).stat().st_size,
         "versions": manifest.versions,
         "dense_hash": manifest.lineage.dense_hash,
-        "weights_hash": manifest.weights_hash,
         "extra": manifest.extra,
     }
-
-
-def _stored(network: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    """Contiguous copies of the named tensors of a network on the CPU."""
-    state = state_of(network)
-    return {n: state[n].detach().to("cpu").clone(memory_format=torch.contiguous_format) for n in names}
 
 
 def _widths(plans: Sequence[Plan]) -> dict[str, tuple[int, int]]:
@@ -297,28 +273,6 @@ def _widths(plans: Sequence[Plan]) -> dict[str, tuple[int, int]]:
 
 def _versions() -> dict[str, str]:
     return {"scionet": _own_version(), "torch": str(torch.__version__)}
-
-
-def _serialised(tensors: dict[str, Tensor], manifest: Manifest) -> bytes:
-    """The bytes of the file.
-
-    Raises:
-        CheckpointError: If a tensor or a record cannot be stored.
-    """
-    metadata = manifest.to_metadata()
-    try:
-        return save(tensors, metadata)
-    except (KeyError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"a tensor cannot be stored as safetensors: {error}; convert it, then save") from error
-
-
-def _manifest(path: str | Path) -> Manifest:
-    with opened(path, _WRITER) as file:
-        metadata = file.metadata() or {}
-    try:
-        return Manifest.from_metadata(metadata)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path} {error}") from error
 
 
 def _own_version() -> str:

@@ -1,12 +1,14 @@
-"""The manifest of a pruned network's file: one JSON text in the metadata, with a checksum."""
+"""The manifest of a pruned network: the header of its file."""
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from scionet.errors import CheckpointError
-from scionet.files.json_dataclasses import plain
+from scionet.files.safetensors_files import SealedFormat
 from scionet.files.versioned import Format
 from scionet.network.checkpoints.records import Inputs, PruningRecord, TensorRecord, refuse_odd_ties, refuse_other_plans
 from scionet.network.lineage import Lineage, Pruning
@@ -15,14 +17,14 @@ from scionet.network.plan import Plan
 
 SEVERAL_PRUNINGS = "several_prunings"
 """Feature of files of networks that were pruned more than once."""
-FORMAT = Format(
-    version=2,
-    features=(SEVERAL_PRUNINGS,),
-    advice="Save the network again with this version, or read it with the old one",
+PRUNED = SealedFormat(
+    key="scionet",
+    contents="pruned network",
+    writer="save_pruned",
+    format=Format(3, (SEVERAL_PRUNINGS,), "Copy the file again, or save the network again with this version"),
+    title="manifest",
 )
-"""The format of the manifest; see docs/file_formats.md."""
-
-_TEXT, _CHECKSUM = "scionet", "scionet_sha256"
+"""Files of pruned networks; see docs/file_formats.md."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -32,22 +34,20 @@ class Manifest:
     Attributes:
         lineage: The plans, without replacement tensors, the dense shapes and the kept entries.
         tied: For every tensor that is stored under the name of another, that name.
-        weights_hash: Hash of the stored tensors.
         model: Module and qualified name of the network's class.
         factory: The factory of the dense network as `scionet.models.factory.build` takes it, if one was given.
         factory_kwargs: Arguments of the factory.
-        inputs: Shapes and types of the example inputs as `input_record` returns them, if any were given.
+        inputs: Shapes and types of the example inputs, if any were given.
         versions: Versions of scionet and torch that wrote the file.
         extra: The caller's own records.
     """
 
     lineage: Lineage
     tied: Mapping[str, str]
-    weights_hash: str
     model: str
     factory: str | None
     factory_kwargs: Mapping[str, Any]
-    inputs: Mapping[str, Any] | None
+    inputs: Inputs | None
     versions: Mapping[str, str]
     extra: Mapping[str, Any]
 
@@ -71,22 +71,51 @@ class Manifest:
         """Shape of every stored tensor by name."""
         return {name: shape for name, shape in self.lineage.pruned_shapes.items() if name not in self.tied}
 
-    def to_metadata(self) -> dict[str, str]:
-        """The manifest and its checksum as the metadata of a safetensors file.
+    def save(self, path: str | Path, tensors: Mapping[str, Tensor], *, overwrite: bool) -> Path:
+        """Write the file of a pruned network.
+
+        Args:
+            path: The file; its name ends in ``.safetensors``.
+            tensors: The tensors to store, by name.
+            overwrite: Whether an existing file may be replaced.
 
         Raises:
-            CheckpointError: If the plan's settings, the arguments of the factory, `inputs` or `extra` cannot be written
-                as JSON.
+            CheckpointError: If the file exists or cannot be written, or if a tensor, the plan's settings, the arguments
+                of the factory, an example input or `extra` cannot be stored.
+            InvalidSetting: If the name of the file does not end in ``.safetensors``.
         """
         requires = [SEVERAL_PRUNINGS] if len(self.lineage.plans) > 1 else []
+        return PRUNED.save(path, tensors, self._record(), overwrite=overwrite, requires=requires)
+
+    @classmethod
+    def header(cls, path: str | Path) -> "Manifest":
+        """The manifest in a file.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, of another format, or not that of a pruned network.
+        """
+        return cls._of(PRUNED.header(_Record, path), path)
+
+    @classmethod
+    def read(cls, path: str | Path, *, changed: bool = False) -> "tuple[Manifest, dict[str, Tensor]]":
+        """The manifest and the tensors in a file.
+
+        Args:
+            path: The file.
+            changed: Whether the tensors may be others than those that were saved with this manifest.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, of another format, or not that of a pruned network.
+        """
+        record, tensors = PRUNED.read(_Record, path, changed=changed)
+        return cls._of(record, path), tensors
+
+    @classmethod
+    def _of(cls, record: "_Record", path: str | Path) -> "Manifest":
         try:
-            text = FORMAT.write(self._record(), requires)
+            return cls(lineage=record.lineage(), **{name: getattr(record, name) for name in _SHARED})
         except ValueError as error:
-            raise CheckpointError(
-                f"cannot be recorded as JSON: {error}; settings, factory_kwargs, example_inputs and extra may contain "
-                "texts, finite numbers, Booleans, None, and lists and dicts of these with texts as keys"
-            ) from error
-        return {_TEXT: text, _CHECKSUM: hashlib.sha256(text.encode()).hexdigest()}
+            raise PRUNED.damaged(path, error) from error
 
     def _record(self) -> "_Record":
         kept = self.lineage.kept
@@ -94,34 +123,11 @@ class Manifest:
             prunings=tuple(PruningRecord(each.plan.record, each.slots) for each in self.lineage.prunings),
             tensors={name: TensorRecord(shape, kept.get(name, {})) for name, shape in self.shapes.items()},
             dense_hash=self.lineage.dense_hash,
-            inputs=self.inputs,  # type: ignore[arg-type]  plain already
             **{name: getattr(self, name) for name in _SHARED},
         )
 
-    @classmethod
-    def from_metadata(cls, metadata: Mapping[str, str]) -> "Manifest":
-        """The inverse of `to_metadata`.
 
-        Raises:
-            CheckpointError: If the metadata are not those of a pruned network, damaged, or of another format. The
-                message is to be preceded by the name of the file.
-        """
-        if _TEXT not in metadata:
-            raise CheckpointError("has no metadata of scionet; give a file that save_pruned wrote")
-        if hashlib.sha256(metadata[_TEXT].encode()).hexdigest() != metadata.get(_CHECKSUM):
-            raise CheckpointError("is damaged: its metadata do not match their checksum; copy or save it again")
-        try:
-            record = FORMAT.read(_Record, metadata[_TEXT], "manifest")
-            return cls(
-                lineage=record.lineage(),
-                inputs=None if record.inputs is None else plain(record.inputs),
-                **{name: getattr(record, name) for name in _SHARED},
-            )
-        except ValueError as error:
-            raise CheckpointError(f"is not a file of a pruned network that this scionet reads: {error}") from error
-
-
-_SHARED = ("tied", "weights_hash", "model", "factory", "factory_kwargs", "versions", "extra")
+_SHARED = ("tied", "model", "factory", "factory_kwargs", "inputs", "versions", "extra")
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,6 @@ class _Record:
     tensors: Mapping[str, TensorRecord]
     tied: Mapping[str, str]
     dense_hash: str
-    weights_hash: str
     model: str
     factory: str | None
     factory_kwargs: Mapping[str, Any]

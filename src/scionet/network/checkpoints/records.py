@@ -19,7 +19,11 @@ from scionet.network.plan import PlanRecord
 LARGEST_INPUTS = 2**30
 """Bytes that the recorded example inputs may take when they are made again."""
 _MAX_ENTRIES = 2**62
-_DTYPES = {str(kind).removeprefix("torch."): kind for kind in vars(torch).values() if isinstance(kind, torch.dtype)}
+_DTYPES = {
+    str(kind).removeprefix("torch."): kind
+    for name, kind in vars(torch).items()
+    if isinstance(kind, torch.dtype) and not name.startswith("q")  # quantised types have no zeros
+}
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,8 @@ class TensorInput:
         return prod(self.shape) * _DTYPES[self.dtype].itemsize
 
     def blank(self) -> Tensor:
-        """Zeros."""
-        return torch.zeros(self.shape, dtype=_DTYPES[self.dtype])
+        """Zeros that share one entry, since the shape may be anybody's."""
+        return torch.zeros((), dtype=_DTYPES[self.dtype]).expand(self.shape)
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,13 @@ class Inputs:
         if bool(self.args) == bool(self.kwargs) or not any(isinstance(value, TensorInput) for value in values):
             raise CheckpointError("example inputs must be positional or keyword arguments with one tensor or more")
         if (size := sum(value.n_bytes for value in values)) > LARGEST_INPUTS:
-            raise CheckpointError(f"example inputs take {size:,} bytes; at most {LARGEST_INPUTS:,} are recorded")
+            raise CheckpointError(
+                f"example inputs take {size:,} bytes; at most {LARGEST_INPUTS:,} are recorded. Give fewer examples"
+            )
+
+    def blank(self) -> Batch:
+        """Zeros in place of the tensors; they take no memory, and are not to be written to."""
+        return {key: value.blank() for key, value in self.kwargs.items()} or tuple(v.blank() for v in self.args)
 
 
 def input_record(batch: Batch) -> dict[str, Any]:
@@ -126,14 +136,13 @@ def input_record(batch: Batch) -> dict[str, Any]:
     return {"args": [_form(value) for value in args], "kwargs": {key: _form(value) for key, value in kwargs.items()}}
 
 
-def blank_inputs(record: Mapping[str, Any]) -> Batch:
-    """A batch of zeros in the shapes and types of a record that `input_record` returned.
+def inputs_of(record: Mapping[str, Any], where: str = "inputs") -> Inputs:
+    """The example inputs of a record that `input_record` returned; `where` is what it is, for error messages.
 
     Raises:
         ValueError: If it is no such record.
     """
-    inputs = build(Inputs, plain(record), "inputs")
-    return {key: value.blank() for key, value in inputs.kwargs.items()} or tuple(value.blank() for value in inputs.args)
+    return build(Inputs, plain(record), where)
 
 
 def refuse_other_plans(prunings: Iterable[PruningRecord], tensors: Mapping[str, TensorRecord]) -> None:

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.discovery.tracing import Contraction, Grid, Lock, Trace, varying
 from scionet.network.sites import Consumer, Extent, Operation, Refusal, Site, Sites, Slot
 from scionet.typing import IntArray

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import OtherWeights, UnsupportedModel
+from scionet.files.safetensors_files import hash_tensors
 from scionet.modes import at_work
-from scionet.network.calling import hash_tensors, state_of
+from scionet.network.calling import state_of
 from scionet.network.lineage import Lineage, Pruning, note_lineage
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
