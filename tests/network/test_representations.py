@@ -74,8 +74,8 @@ def test_stops_and_passes() -> None:
 
 
 def test_programs() -> None:
-    def function(gate: Tensor, x: Tensor) -> Tensor:
-        return functional.relu(gate * x).sum(1)
+    def function(gate: Tensor, x: Tensor) -> tuple[Tensor, ...]:
+        return (functional.relu(gate * x).sum(1),)
 
     program = Program(function, torch.ones(3), [torch.ones(2, 3)])
     assert_one_line(program, program.parts(Level.EXAMPLE))
