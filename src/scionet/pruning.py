@@ -277,7 +277,7 @@ def prune_each(
                 refuse_unreachable(costs, budget, **bounds)
         if isinstance(widths, Widths):
             explicit(costs, widths.units, **bounds)
-        paths = Paths(model, sites, example_inputs)
+        paths = Paths(network, example_inputs)
         calibration = read(
             network,
             data if chosen.uses_data else (),
@@ -345,7 +345,7 @@ def _result(
     watch.lap("cut")
     difference = max(verify(model, plan, sites, pruned, batch) for batch in batches)
     watch.lap("verify")
-    uncounted = sites.uncounted | varying_places(model, sites, [plan], example_inputs)
+    uncounted = sites.uncounted | varying_places(network, [plan], example_inputs)
     dense, counted = (measure(each, example_inputs, uncounted) for each in (model, pruned))
     if budget is not None:
         latency_ms = costs.dense.latency_ms, costs.cost(plan.widths).latency_ms
@@ -374,7 +374,7 @@ def _note_on_uncounted(places: Collection[str]) -> list[str]:
 
 def _note_on_rounding(pruned: nn.Module, example_inputs: Batch) -> list[str]:
     """A note on a network that magnifies rounding by orders of magnitude, if it does."""
-    error, factor = rounding_error(pruned, example_inputs)
+    error, factor = rounding_error(Network(pruned), example_inputs)
     if factor < _MAGNIFIED:
         return []
     return [

@@ -16,6 +16,7 @@ from scionet.errors import BudgetExceeded, CalibrationError
 from scionet.network.calling import first_of
 from scionet.network.discovery.data_dependence import Paths
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.pruning import prune
 
 relu = torch.relu
@@ -116,7 +117,7 @@ def test_another_number_of_examples_is_no_other_path_and_no_operation_varies(nam
     torch.manual_seed(0)
     model = case.make()
     sites = discover(model, case.batch)
-    Paths(model, sites, case.batch).see(first_of(case.batch, 1))
+    Paths(Network(model, sites), case.batch).see(first_of(case.batch, 1))
     assert not sites.uncounted
 
 
@@ -126,7 +127,7 @@ def test_examples_one_by_one_are_the_path_of_a_batch() -> None:
 
     model = Net(forward, a=conv(3, 8), b=conv(8, 8), head=nn.Linear(8, 3))
     sites = discover(model, EXAMPLE, ["b"])
-    paths = Paths(model, sites, EXAMPLE)
+    paths = Paths(Network(model, sites), EXAMPLE)
     paths.see(torch.cat([EXAMPLE, EXAMPLE]))
 
 

@@ -18,9 +18,9 @@ from scionet.choices.methods import Forward, LeastSquares
 from scionet.choices.repair import Refit
 from scionet.methods.registry import GivenMethod
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
-from scionet.network.surgery.gates import masked_tensors
 
 
 def chain() -> nn.Module:
@@ -323,7 +323,7 @@ def test_a_second_pass_decides_streams_in_the_network_that_the_first_one_made() 
     subject = SUBJECTS["residual"]
     model = subject.network()
     (first, sites), (second, _) = (planned(subject, model, Forward(passes=passes), 0.4) for passes in (1, 2))
-    pruned = after(model, masked_tensors(model, sites, first))
+    pruned = after(model, Network(model, sites).masked_by(first))
     problems = []
     for layer, norm in {"block1.conv1": "block1.bn1", "block2.conv1": "block2.bn1", "head": None}.items():
         seen = seen_at(pruned, layer, subject.batches()).inputs

@@ -18,7 +18,7 @@ from scionet.methods.walk import Walk
 from scionet.methods.widths.allocator import Allocator
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.network.discovery.discover import discover
-from scionet.network.surgery.gates import call_with, masked_tensors
+from scionet.network.network import Network
 
 BRANCHED = SUBJECTS["branched"]
 
@@ -87,10 +87,11 @@ def test_distances_are_of_the_walked_network_on_examples_that_it_has_not_seen(wa
     judged = [*measured, *rest]
     seen = {tuple(x.flatten().tolist()) for batch in others for x in batch}
     assert not any(tuple(x.flatten().tolist()) in seen for batch in judged for x in batch)
-    masked = masked_tensors(model, sites, first.plan("forward", {}, 0))
+    network = Network(model, sites)
+    masked = network.masked_by(first.plan("forward", {}, 0))
     total = 0.0
     for batch in judged:
-        before, after = model(batch).log_softmax(1), call_with(model, masked, batch).log_softmax(1)
+        before, after = model(batch).log_softmax(1), network.returned(batch, masked).log_softmax(1)
         total += float((before.exp() * (before - after)).sum().detach())
     assert watched.distances[0] == pytest.approx(total / 32, rel=1e-9)
 

@@ -15,6 +15,7 @@ from scionet.network.discovery import rules
 from scionet.network.discovery.discover import discover
 from scionet.network.discovery.tracing import Call, Trace, trace_forward
 from scionet.network.lineage import Lineage, Pruning
+from scionet.network.network import Network
 from scionet.network.passes.dependence import Level
 from scionet.network.passes.moments import Moments
 from scionet.network.passes.program import Program
@@ -46,7 +47,7 @@ def test_records_of_a_trace() -> None:
         return m.b((value * gate).flatten(1))
 
     net = Net(forward, a=conv(3, 4), b=nn.Linear(128, 2))
-    trace = trace_forward(net, image(), rule)
+    trace = trace_forward(Network(net), image(), rule)
     assert calls
     assert trace.grids
     assert trace.locks
@@ -67,7 +68,7 @@ def test_moments() -> None:
 def test_stops_and_passes() -> None:
     model, stops = chain(), list[Stop]()
     weights = dict.fromkeys(discover(model, image()).consumers)
-    with suspended_passes(model, [image()], weights) as passes:
+    with suspended_passes(Network(model), [image()], weights) as passes:
         passes.step(lambda now: [stop.output for stop in now], stops.extend)
         assert [repr(stop) for stop in stops] == ["Stop('b.weight', convolution, inputs of shape (2, 4, 8, 8))"]
         assert_one_line(passes)

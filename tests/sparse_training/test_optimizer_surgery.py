@@ -13,10 +13,10 @@ from scionet.errors import TrainingError
 from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut
-from scionet.network.surgery.gates import masked_tensors
 from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
 from scionet.training.averages import overwrite
 from scionet.training.callbacks import Callback
@@ -70,13 +70,13 @@ def test_a_cut_network_learns_as_the_masked_one_does(name: str, kind: str) -> No
     masked_optimizer.load_state_dict(tuned)
     masked_scheduler = torch.optim.lr_scheduler.StepLR(masked_optimizer, 1, 0.5)
     silent = replace(plan, choices=tuple(replace(c, weights=(1.0,) * len(c.kept)) for c in plan.choices))
-    overwrite(model, masked_tensors(model, sites, plan))
+    overwrite(model, Network(model, sites).masked_by(plan))
     for batch in batches(name)[3:]:
         step(pruned, optimizer, batch)
         step(model, masked_optimizer, batch)
         scheduler.step()
         masked_scheduler.step()
-        overwrite(model, masked_tensors(model, sites, silent))
+        overwrite(model, Network(model, sites).masked_by(silent))
     expected = state_of(cut(model, silent, sites))
     for key, tensor in state_of(pruned).items():
         torch.testing.assert_close(tensor, expected[key], rtol=1e-9, atol=1e-11, msg=key)

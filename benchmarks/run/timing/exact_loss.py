@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 
 from benchmarks.run.timing.measuring import processor_seconds
@@ -18,7 +17,6 @@ from scionet.methods.greedy.task_loss import TaskLossObjective
 from scionet.network.discovery.discover import discover
 from scionet.network.network import Network
 from scionet.network.sites import Sites
-from scionet.network.surgery.gates import gated_tensors
 from scionet.selection.greedy import greedy
 
 SITES = ("layer1.4.conv1", "layer2.4.conv1", "layer3.4.conv1")
@@ -50,7 +48,7 @@ def _ratio(model: nn.Module, sites: Sites, name: str, pairs: Sequence[tuple[Any,
     options = {"labels": True, "batch_size": Resources().batch_size, "memory_bytes": float("inf")}
     view = SiteView(sites[name], network, read(network, pairs, pairs[0][0], **options))
     fast_seconds = processor_seconds(lambda: quick.extend(greedy(TaskLossObjective(view), width // 2).order))
-    slow_seconds = processor_seconds(lambda: slow.extend(_one_by_one(model, sites, name, pairs)))
+    slow_seconds = processor_seconds(lambda: slow.extend(_one_by_one(network, name, pairs)))
     if quick[:CHECKED] != slow:
         raise SystemExit(f"{name}: picks {quick[:CHECKED]}, one forward pass per candidate {slow}")
     return slow_seconds / _candidates(width, CHECKED) / (fast_seconds / _candidates(width, len(quick)))
@@ -61,17 +59,17 @@ def _candidates(width: int, picks: int) -> int:
     return sum(width - done for done in range(picks))
 
 
-def _one_by_one(model: nn.Module, sites: Sites, name: str, pairs: Sequence[tuple[Any, Any]]) -> list[int]:
+def _one_by_one(network: Network, name: str, pairs: Sequence[tuple[Any, Any]]) -> list[int]:
     """The first picks by the task loss, with one forward pass of the whole network per candidate."""
-    width, picked = sites[name].width, list[int]()
+    width, picked = network.sites[name].width, list[int]()
     while len(picked) < CHECKED:
         losses = {}
         for unit in set(range(width)) - {*picked}:
             gate = torch.zeros(width, dtype=torch.float64)
             gate[[*picked, unit]] = width / (len(picked) + 1)
             with torch.no_grad():
-                tensors = gated_tensors(model, sites, {name: gate}, {})
-                outputs = [(functional_call(model, tensors, (images,)), labels) for images, labels in pairs]
+                tensors = network.masked({name: gate})
+                outputs = [(network.output(images, tensors), labels) for images, labels in pairs]
             losses[unit] = sum(float(cross_entropy(out, labels, reduction="sum")) for out, labels in outputs)
         picked.append(min(losses, key=losses.__getitem__))
     return picked

@@ -22,8 +22,8 @@ from scionet.masks.weights import maskable, upcast_state
 from scionet.network.calling import undisturbed
 from scionet.network.example_loss import labelled
 from scionet.network.guard import guarded
+from scionet.network.network import Network
 from scionet.network.sites import Sites
-from scionet.network.surgery.gates import gated_tensors
 from scionet.typing import FloatArray
 
 
@@ -136,10 +136,10 @@ def removal_effects(model: nn.Module, batches: Iterable[Any], sites: Sites) -> d
         CalibrationError: If there are no batches, or labels are missing or do not match.
     """
     loss, _ = _problem(model, batches, False)
-    dense, effects = loss.value({}), {}
+    network, dense, effects = Network(model, sites), loss.value({}), {}
     for name, site in sites.items():
         gates = 1 - torch.eye(site.width, dtype=torch.float64)
-        changes = [loss.value(_double(gated_tensors(model, sites, {name: gate}))) - dense for gate in gates]
+        changes = [loss.value(_double(network.masked({name: gate}))) - dense for gate in gates]
         effects[name] = np.array(changes)
     return effects
 

@@ -13,6 +13,7 @@ from scionet.budget.latency.table import LatencyTable
 from scionet.errors import CalibrationError, InvalidSetting, unknown
 from scionet.network.calling import Batch, example_count
 from scionet.network.guard import guarded
+from scionet.network.network import Network
 from scionet.network.operations import macs_by_place, run_operations
 from scionet.network.sites import Sites
 from scionet.typing import FloatArray, IntArray
@@ -58,7 +59,7 @@ def measure(model: nn.Module, example_inputs: Batch, uncounted: Collection[str] 
     examples = example_count(example_inputs)
     if examples == 0:
         raise CalibrationError("the example inputs have batch size 0; give at least one example")
-    macs = macs_by_place(run_operations(model, example_inputs))
+    macs = macs_by_place(run_operations(Network(model), example_inputs))
     total = sum(count for place, count in macs.items() if place not in uncounted)
     return Cost(total / examples, sum(parameter.numel() for parameter in model.parameters()))
 

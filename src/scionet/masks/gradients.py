@@ -10,17 +10,10 @@ from torch import Tensor, nn
 from torch.func import grad, vmap
 
 from scionet.errors import UnsupportedModel
-from scionet.network.calling import (
-    Batch,
-    attention_unfused,
-    example_count,
-    place_of,
-    tensors_of,
-    undisturbed,
-)
+from scionet.network.calling import Batch, attention_unfused, example_count, tensors_of
 from scionet.network.example_loss import cross_entropies
 from scionet.network.multiprocess import summed
-from scionet.network.surgery.gates import call_with
+from scionet.network.network import Network
 from scionet.torch_internals import BatchNormBase, tree_map
 
 Weights = Mapping[str, Tensor]
@@ -69,11 +62,11 @@ class LossFunctional:
             batch_norms: Whether BatchNorms use the statistics of each batch, as in training, instead of the running
                 statistics.
         """
-        self._model, self._base, self._pairs, self._temperature = model, base, pairs, temperature
+        self._network, self._base, self._pairs, self._temperature = Network(model), base, pairs, temperature
         self._batch_norms = batch_norms
         self._dtype = next(tensor.dtype for tensor in base.values() if tensor.is_floating_point())
         seen = float(sum(len(labels) for _, labels in pairs))
-        self._examples = float(summed(torch.tensor(seen, device=place_of(model)[0])))
+        self._examples = float(summed(torch.tensor(seen, device=self._network.device)))
 
     def value(self, weights: Weights) -> float:
         """The loss."""
@@ -126,14 +119,14 @@ class LossFunctional:
     @contextmanager
     def _running(self) -> Iterator[None]:
         """Run in eval mode, with BatchNorms in train mode if requested. Modes are restored afterwards."""
-        with undisturbed(self._model):
-            for module in self._model.modules():
+        with self._network.evaluating():
+            for module in self._network.model.modules():
                 if self._batch_norms and isinstance(module, BatchNormBase):
                     module.training = True
             yield
 
     def _batch_loss(self, weights: Weights, inputs: Batch, labels: Tensor) -> Tensor:
-        outputs = call_with(self._model, {**self._base, **weights}, _cast(inputs, self._dtype))
+        outputs = self._network.returned(_cast(inputs, self._dtype), {**self._base, **weights})
         return cross_entropies(next(tensors_of(outputs)) / self._temperature, labels).sum()
 
     def _summed(self, parts: Sequence[Weights], weights: Weights) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ from scionet.errors import PruneError, UnsupportedModel
 from scionet.masks.gradients import Functional, Weights
 from scionet.masks.homogeneous import Homogeneous
 from scionet.masks.weights import upcast
-from scionet.network.calling import Batch, attention_unfused, first_of, place_of, tensors_of, undisturbed
-from scionet.network.surgery.gates import call_with
+from scionet.network.calling import Batch, first_of, tensors_of
+from scionet.network.network import Network
 from scionet.torch_internals import tree_map
 
 ZEROED = ("bias", "running_mean")
@@ -32,16 +32,17 @@ def synaptic_flow(model: nn.Module, example_inputs: Batch) -> Functional:
         UnsupportedModel: When R is evaluated: if the network does not run in this way, or R is not finite.
     """
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    inputs = _ones(example_inputs, model)
+    network = Network(model)
+    inputs = _ones(example_inputs, network.device)
 
     def flow(weights: Weights) -> Tensor:
         rest = upcast({name: tensor for name, tensor in state.items() if name not in weights}, torch.float64)
         tensors = {name: _magnitude(name, tensor) for name, tensor in rest.items()}
         tensors |= {name: weight.double() for name, weight in weights.items()}
         grad = torch.is_grad_enabled()
-        with undisturbed(model), attention_unfused(), torch.set_grad_enabled(grad), Homogeneous():
+        with network.as_plain_operations(), torch.set_grad_enabled(grad), Homogeneous():
             try:
-                outputs = call_with(model, tensors, inputs)
+                outputs = network.returned(inputs, tensors)
             except PruneError:
                 raise
             except (RuntimeError, ValueError, TypeError, AttributeError) as error:
@@ -60,9 +61,8 @@ def _magnitude(name: str, tensor: Tensor) -> Tensor:
     return torch.zeros_like(tensor) if name.endswith(ZEROED) else tensor.abs()
 
 
-def _ones(inputs: Batch, model: nn.Module) -> Batch:
+def _ones(inputs: Batch, device: torch.device) -> Batch:
     """One example, with floating-point inputs replaced by ones; integers stay."""
-    device = place_of(model)[0]
 
     def one(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):

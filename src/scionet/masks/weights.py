@@ -9,6 +9,7 @@ from torch.nn.utils import parametrize
 
 from scionet.errors import InvalidSetting, UnsupportedModel
 from scionet.network.discovery.discover import Ignored, ignored_tensors
+from scionet.network.network import Network
 from scionet.torch_internals import ConvolutionBase, own_parameters
 
 KINDS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
@@ -31,7 +32,7 @@ def maskable(model: nn.Module, ignored_layers: Ignored = ()) -> dict[str, Tensor
         UnsupportedModel: If there are none, or one has no values, or integer, NaN or infinite values.
         InvalidSetting: If an ignored layer does not exist.
     """
-    ignored = ignored_tensors(model, ignored_layers) if ignored_layers else frozenset()
+    ignored = ignored_tensors(Network(model), ignored_layers) if ignored_layers else frozenset()
     found = {name: weight.detach() for name, _, _, weight in _weights(model) if name not in ignored}
     _refuse_useless(model, found, ignored)
     return found

@@ -24,7 +24,6 @@ from scionet.methods.widths.allocator import Allocator
 from scionet.methods.widths.damage_curves import measured_curves
 from scionet.methods.widths.verdict import verdict
 from scionet.network.plan import Plan
-from scionet.network.surgery.gates import masked_tensors
 from scionet.progress import Progress, silent
 from scionet.seeds import Generators, seeded
 
@@ -171,7 +170,7 @@ def _judged(walk: Walk, plan: Plan) -> Plan:
     if walk.widths.predicted is None:
         return plan
     run, (predicted, distance) = walk.run, walk.widths.predicted
-    repaired = masked_tensors(run.network.model, run.sites, plan) if run.settings.further_repair else None
+    repaired = run.network.masked_by(plan) if run.settings.further_repair else None
     notes = verdict(predicted, distance, walk.masked, repaired, held_out=run.problem.held_out is not None)
     return replace(plan, status="; ".join([plan.status, *notes]))
 

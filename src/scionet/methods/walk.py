@@ -155,7 +155,7 @@ class Walk:
                 seen[weight] += 1
                 self.pending = moments if self.pending is None else self.pending + moments
 
-        passes = (self.network.model, self.calibration.inputs, self.fitting.stops, 2, self.run.memory_bytes)
+        passes = (self.network, self.calibration.inputs, self.fitting.stops, 2, self.run.memory_bytes)
         with suspended_passes(*passes) as suspended:
             while (weight := suspended.step(self.answer, observe)) is not None:
                 self.pending = None if self.pending is None else self.pending.over_processes()

@@ -246,12 +246,3 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
         **dict(model.named_parameters(remove_duplicate=False)),
         **dict(model.named_buffers(remove_duplicate=False)),
     }
-
-
-def data_addresses(model: nn.Module) -> dict[int, str]:
-    """Names of parameters and buffers by the address of their data; of tied tensors the first name."""
-    names: dict[int, str] = {}
-    for name, tensor in state_of(model).items():
-        if tensor.numel():
-            names.setdefault(tensor.data_ptr(), name)
-    return names

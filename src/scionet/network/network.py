@@ -1,30 +1,41 @@
-"""Network: a dense network with its sites, tensors, device and type."""
+"""Network: a network with its sites, tensors, device and type."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from scionet.network.calling import Batch, call, place_of, state_of, tensors_of, to_model, undisturbed
+from scionet.network.calling import (
+    Batch,
+    attention_unfused,
+    call,
+    place_of,
+    replaced,
+    state_of,
+    tensors_of,
+    to_model,
+    undisturbed,
+)
+from scionet.network.plan import Plan
 from scionet.network.sites import Sites
-from scionet.network.surgery.gates import call_with, gated_tensors
+from scionet.network.surgery.gates import column_factors, plan_gates
 
 
 @dataclass(frozen=True, eq=False)
 class Network:
-    """A dense network and its sites. The network itself is never changed: it is called with other tensors instead.
+    """A network and its sites. The network itself is never changed: it is called with other tensors instead.
 
     Attributes:
-        model: The dense network.
-        sites: Its sites.
+        model: The network.
+        sites: Its sites; none of a network that is only called.
     """
 
     model: nn.Module
-    sites: Sites
+    sites: Sites = field(default_factory=lambda: Sites({}, {}, (), {}, ()))
 
     def __repr__(self) -> str:
         """The network in one line."""
@@ -34,6 +45,18 @@ class Network:
     def state(self) -> dict[str, Tensor]:
         """All parameters and buffers by name, detached: they share their memory with the network's own."""
         return {name: tensor.detach() for name, tensor in state_of(self.model).items()}
+
+    @cached_property
+    def names_by_address(self) -> dict[int, str]:
+        """Names of parameters and buffers by the address of their data; of tied tensors the first name.
+
+        `state` refers to their memory, so no other tensor gets one of these addresses.
+        """
+        names: dict[int, str] = {}
+        for name, tensor in self.state.items():
+            if tensor.numel():
+                names.setdefault(tensor.data_ptr(), name)
+        return names
 
     @cached_property
     def device(self) -> torch.device:
@@ -56,16 +79,48 @@ class Network:
             batch: The inputs.
             tensors: Tensors that take the place of its own.
         """
-        return call(self.model, batch) if tensors is None else call_with(self.model, tensors, batch)
+        if tensors is None:
+            return call(self.model, batch)
+        with replaced(self.model, tensors):
+            return call(self.model, batch)
 
     def output(self, batch: Batch, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
         """The first tensor of what the network returns; see `returned`."""
         return next(tensors_of(self.returned(batch, tensors)))
 
     def masked(self, gates: Mapping[str, Tensor], tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
-        """Tensors of the network with these gates; see `gated_tensors`."""
-        return gated_tensors(self.model, self.sites, gates, tensors)
+        """The tensors with which the network computes the gated one; see `scionet.network.surgery.gates`.
+
+        Args:
+            gates: Per site the gates, shape ``(width,)``; sites without gates stay whole.
+            tensors: Replacement tensors in dense shapes (refitted weights), to which the gates are applied.
+
+        Returns:
+            Replacement tensors by name: the given ones, and every consumer weight of a gated site.
+        """
+        state = state_of(self.model)
+        changed = {name: tensor.to(state[name]) for name, tensor in (tensors or {}).items()}
+        for name, gate in gates.items():
+            for consumer in self.sites[name].consumers:
+                weight = changed.get(consumer, state[consumer])
+                factors = column_factors(self.sites[name], consumer, gate.to(weight), weight.shape[1])
+                changed[consumer] = weight * factors.view(1, -1, *[1] * (weight.ndim - 2))
+        return changed
+
+    def masked_by(self, plan: Plan) -> dict[str, Tensor]:
+        """The tensors with which the network computes the masked one of a plan: refitted, with removed units at zero.
+
+        Raises:
+            InvalidSetting: If the plan names a site that the network does not have, or that has another width.
+        """
+        return self.masked(plan_gates(self.sites, plan), plan.tensors)
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Evaluation mode without gradients; the network and the random numbers are as before afterwards."""
         return undisturbed(self.model)
+
+    @contextmanager
+    def as_plain_operations(self) -> Iterator[None]:
+        """Let a pass consist of plain operations on the network's own tensors, in evaluation mode; see `evaluating`."""
+        with self.evaluating(), attention_unfused():
+            yield

@@ -5,23 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import get_ident
-from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
-from scionet.network.calling import (
-    Batch,
-    attention_unfused,
-    call,
-    data_addresses,
-    state_of,
-    tensors_of,
-    to_model,
-    undisturbed,
-)
-from scionet.network.surgery.gates import call_with
+from scionet.network.calling import Batch, tensors_of
+from scionet.network.network import Network
 from scionet.torch_internals import TorchDispatchMode, flop_registry, tree_leaves
 
 _FLOPS_PER_MAC = 2
@@ -60,8 +50,8 @@ class RunOperation:
 class ModulePath:
     """The path of the innermost module that runs."""
 
-    def __init__(self, model: nn.Module) -> None:
-        self._names = {module: name for name, module in model.named_modules()}
+    def __init__(self, network: Network) -> None:
+        self._names = {module: name for name, module in network.model.named_modules()}
         self._stack = [""]
 
     @property
@@ -95,13 +85,6 @@ class ModulePath:
             leave.remove()
 
 
-@contextmanager
-def as_plain_operations(model: nn.Module) -> Iterator[None]:
-    """Let a pass of the model consist of plain operations on its own tensors; the model is left as it was."""
-    with undisturbed(model), attention_unfused():
-        yield
-
-
 def macs_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> float | None:
     """Multiply-accumulates of a call as torch's own counter counts them; None for operators that it leaves out."""
     count = flop_registry.get(func.overloadpacket)
@@ -121,21 +104,18 @@ def counting_place(module: str, weights: Mapping[str, Tensor]) -> str:
 
 
 def run_operations(
-    model: nn.Module, batch: Batch, tensors: Mapping[str, Tensor] = MappingProxyType({})
+    network: Network, batch: Batch, tensors: Mapping[str, Tensor] | None = None
 ) -> tuple[RunOperation, ...]:
-    """The operations of one forward pass in evaluation mode, in their order. Model and batch are left as they were.
+    """The operations of one forward pass in evaluation mode, in their order. Network and batch are left as they were.
 
     Args:
-        model: The network.
+        network: The network.
         batch: What it is called on.
         tensors: Tensors that take the place of its own.
     """
-    log, inputs = _OperationLog(model, tensors), copy.deepcopy(to_model(batch, model))
-    with as_plain_operations(model), log.path.followed(), log:
-        if tensors:
-            call_with(model, tensors, inputs)
-        else:
-            call(model, inputs)
+    log, inputs = _OperationLog(network, tensors or {}), copy.deepcopy(network.placed(batch))
+    with network.as_plain_operations(), log.path.followed(), log:
+        network.returned(inputs, tensors)
     return tuple(log.operations)
 
 
@@ -151,12 +131,12 @@ def macs_by_place(operations: Sequence[RunOperation]) -> dict[str, float]:
 class _OperationLog(TorchDispatchMode):
     """The operations that run while the mode is active."""
 
-    def __init__(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    def __init__(self, network: Network, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.operations: list[RunOperation] = []
-        self.path = ModulePath(model)
-        self._names = data_addresses(model) | {tensor.data_ptr(): name for name, tensor in tensors.items()}
-        self._held = state_of(model), tensors  # no other tensor gets their addresses during the pass
+        self.path = ModulePath(network)
+        self._names = network.names_by_address | {tensor.data_ptr(): name for name, tensor in tensors.items()}
+        self._held = network, tensors  # no other tensor gets their addresses during the pass
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation and note it down."""

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from scionet.errors import TrainingError
 from scionet.modes import at_work
+from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import copied, cut_unchecked, kept_entries, refuse_other_weights, shrink
@@ -68,7 +69,7 @@ def cut_state(state: TrainingState, model: nn.Module, plan: Plan, sites: Sites) 
     parts = {"network": state.network, "average": state.average, "best": state.best}
     dense = {part: _with_tensors(model, tensors) for part, tensors in parts.items() if tensors}
     refuse_other_weights(plan, *dense.values())
-    shrunk = {part: tensors_of_network(cut_unchecked(whole, plan, sites)) for part, whole in dense.items()}
+    shrunk = {part: tensors_of_network(cut_unchecked(Network(whole, sites), plan)) for part, whole in dense.items()}
 
     return replace(
         state,

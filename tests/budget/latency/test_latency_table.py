@@ -22,6 +22,7 @@ from scionet.errors import CalibrationError, InvalidSetting
 from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut
@@ -104,7 +105,7 @@ def test_whole_networks_are_predicted_as_measured(case: tuple[nn.Module, Tensor,
 def test_each_shape_is_timed_once_and_every_call_counts() -> None:
     model = nn.Sequential(*(nn.Conv2d(16, 16, 3, padding=1) for _ in range(5)), nn.Flatten(), nn.Linear(400, 3)).eval()
     inputs = torch.zeros(1, 16, 5, 5)
-    uses = operations(model, inputs, discover(model, inputs))
+    uses = operations(Network(model, discover(model, inputs)), inputs)
     kernels = {kernel.name: len(calls) for kernel, calls in uses.items()}
     # The first convolution reads what cannot shrink, and so is another operation than the four that follow.
     assert kernels == {"convolution 1x16x5x5 16x16x3x3 16": 1, "addmm 3 1x400 400x3": 1} | {
@@ -116,7 +117,7 @@ def test_each_shape_is_timed_once_and_every_call_counts() -> None:
 def test_narrow_dimensions_are_measured_at_every_eighth_channel_and_wide_ones_at_a_few() -> None:
     model = nn.Sequential(nn.Conv2d(2, 40, 1), nn.Conv2d(40, 512, 1), nn.Conv2d(512, 3, 1)).eval()
     inputs = torch.zeros(1, 2, 4, 4)
-    knots = [kernel.knots for kernel in operations(model, inputs, discover(model, inputs))]
+    knots = [kernel.knots for kernel in operations(Network(model, discover(model, inputs)), inputs)]
     assert knots[0] == ((0.2, 0.4, 0.6, 0.8, 1.0),)
     assert knots[1][0] == (0.2, 0.4, 0.6, 0.8, 1.0)
     assert len(knots[1][1]) == 8
@@ -127,7 +128,7 @@ def test_narrow_dimensions_are_measured_at_every_eighth_channel_and_wide_ones_at
 
 def test_groups_are_cut_as_a_whole() -> None:
     model, inputs = coupled()
-    grouped = [k for k in operations(model, inputs, discover(model, inputs)) if "60x2x3x3" in k.name]
+    grouped = [k for k in operations(Network(model, discover(model, inputs)), inputs) if "60x2x3x3" in k.name]
     assert len(grouped) == 1
     for fractions in grouped[0].points:
         args = grouped[0].at(fractions, torch.device("cpu")).args
@@ -140,7 +141,7 @@ def test_types_and_memory_format_are_those_of_the_network() -> None:
     model = model.to(memory_format=torch.channels_last)
     inputs = torch.zeros(2, 4, 9, 9, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     sites = discover(model, inputs)
-    for kernel in operations(model, inputs, sites):
+    for kernel in operations(Network(model, sites), inputs):
         image, weight = kernel.at(kernel.points[0], inputs.device).args[:2]
         assert image.dtype == weight.dtype == torch.bfloat16
         assert image.is_contiguous(memory_format=torch.channels_last)
@@ -159,7 +160,7 @@ def test_operations_with_a_dense_size_among_their_arguments_count_as_constant() 
             return self.last(torch.ops.aten._unsafe_view(y * 2, [1, *y.shape]))
 
     model, inputs = Repeated().eval(), torch.zeros(3, 4)
-    names = [kernel.name.split()[0] for kernel in operations(model, inputs, discover(model, inputs))]
+    names = [kernel.name.split()[0] for kernel in operations(Network(model, discover(model, inputs)), inputs)]
     assert names == ["addmm", "mul", "addmm"]
 
 

@@ -22,7 +22,6 @@ from scionet.methods.calibration import calibration as module
 from scionet.methods.calibration.calibration import ALL, HELD_OUT, Calibration, read
 from scionet.methods.calibration.storage import Storage
 from scionet.network.network import Network
-from scionet.network.sites import Sites
 from scionet.seeds import seeded
 
 
@@ -32,7 +31,7 @@ class Dicts(nn.Module):
 
 
 def network(model: nn.Module) -> Network:
-    return Network(model, Sites({}, {}, (), {}, ()))
+    return Network(model)
 
 
 CPU = torch.device("cpu")

@@ -30,7 +30,6 @@ from scionet.network.calling import state_of, tensors_of
 from scionet.network.discovery.discover import discover
 from scionet.network.network import Network
 from scionet.network.surgery.cut import shrink, spread
-from scionet.network.surgery.gates import masked_tensors
 from scionet.pruning import PruneResult
 from scionet.seeds import seeded
 
@@ -54,7 +53,7 @@ def data_of(model: nn.Module, batches: list[Tensor], seed: int = 0) -> Reconstru
 
 
 def masked(model: nn.Module, result: PruneResult) -> dict[str, Tensor]:
-    return masked_tensors(model, result.sites, result.plan)
+    return Network(model, result.sites).masked_by(result.plan)
 
 
 def gain(result: PruneResult) -> tuple[float, float]:

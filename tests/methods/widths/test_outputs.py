@@ -18,9 +18,8 @@ from scionet.methods.widths.output_distance import OutputDistance
 from scionet.methods.widths.verdict import verdict
 from scionet.network.network import Network
 from scionet.network.outputs import named_outputs
-from scionet.network.sites import Sites
 
-NO_SITES, DEFAULT = Sites({}, {}, (), {}, ()), Outputs()
+DEFAULT = Outputs()
 
 
 class Pair(NamedTuple):
@@ -73,7 +72,7 @@ class Returning(nn.Module):
 
 
 def distance_on(model: nn.Module, x: Tensor, choice: Outputs = DEFAULT) -> OutputDistance:
-    return OutputDistance.on(Network(model, NO_SITES), [x], choice)
+    return OutputDistance.on(Network(model), [x], choice)
 
 
 @pytest.mark.parametrize("name", FORMS)

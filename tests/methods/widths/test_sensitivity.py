@@ -26,12 +26,10 @@ from scionet.network.network import Network
 from scionet.network.passes import variants
 from scionet.network.passes.recording import recorded
 from scionet.network.plan import Choice, Plan
-from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut
 from scionet.typing import FloatArray
 
 BRANCHED = SUBJECTS["branched"]
-NO_SITES = Sites({}, {}, (), {}, ())
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -87,7 +85,7 @@ def only_site(run: MethodRun, name: str, width: int) -> Plan:
 
 def distance_on(model, inputs, metric: MetricName = "kl") -> OutputDistance:
     """The distance of a network without sites."""
-    return OutputDistance.on(Network(model, NO_SITES), inputs, Outputs(metric))
+    return OutputDistance.on(Network(model), inputs, Outputs(metric))
 
 
 def test_kl_and_squared_by_definition() -> None:

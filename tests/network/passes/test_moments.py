@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.errors import CalibrationError
+from scionet.network.network import Network
 from scionet.network.passes.moments import (
     Moments,
     flatten_weight,
@@ -30,7 +31,7 @@ def stop_at(layer: nn.Module, x: Tensor) -> Stop:
     """The forward pass of one layer, stopped there."""
     stops: list[Stop] = []
     model = Net(lambda m, x: m.layer(x), layer=layer).eval()
-    with suspended_passes(model, [x], {"layer.weight": None}) as passes:
+    with suspended_passes(Network(model), [x], {"layer.weight": None}) as passes:
         passes.step(lambda present: [present[0].output], lambda present: stops.extend(present))
     return stops[0]
 

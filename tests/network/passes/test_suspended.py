@@ -16,6 +16,7 @@ from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.network.passes.suspended import Stop, suspended_passes
 from scionet.network.sites import Address
 
@@ -53,7 +54,7 @@ def seen(
     """At every step the consumer and the inputs that it receives: for each batch, for each of its passes."""
     out: list[tuple[str | None, list[Tensor]]] = []
     arrived: list[Tensor] = []
-    with suspended_passes(model, inputs, stops_of(model), passes_per_batch, memory_bytes) as passes:
+    with suspended_passes(Network(model), inputs, stops_of(model), passes_per_batch, memory_bytes) as passes:
         while (weight := passes.step(answer, lambda now: arrived.extend(s.inputs.clone() for s in now))) is not None:
             out.append((weight, list(arrived)))
             arrived.clear()
@@ -165,7 +166,7 @@ def test_shortcuts_are_the_tensors_that_will_be_added() -> None:
     with torch.no_grad():
         stream = relu(model.get_submodule("stem")(x))
     shortcuts: dict[str, Tensor | None] = {}
-    with suspended_passes(model, [x], stops_of(model)) as passes:
+    with suspended_passes(Network(model), [x], stops_of(model)) as passes:
         while passes.step(own_output, lambda now: shortcuts.update({now[0].weight: now[0].shortcut})) is not None:
             pass
     assert {name for name, shortcut in shortcuts.items() if shortcut is not None} == {"b1.weight", "b2.weight"}
@@ -178,7 +179,7 @@ def test_shortcuts_are_the_tensors_that_will_be_added() -> None:
 def test_a_consumer_can_be_run_with_another_weight(make: Callable[[], Net]) -> None:
     model = network(make)
     x = batches(1)[0]
-    with suspended_passes(model, [x], stops_of(model)) as passes:
+    with suspended_passes(Network(model), [x], stops_of(model)) as passes:
         stops: list[Stop] = []
         name = passes.step(own_output, lambda now: stops.extend(now))
         assert name is not None
@@ -195,11 +196,11 @@ def test_a_consumer_can_be_run_with_another_weight(make: Callable[[], Net]) -> N
 def test_spilled_activations_free_their_memory() -> None:
     model = network(residual)
     stops: list[Stop] = []
-    with suspended_passes(model, batches(3), stops_of(model), memory_bytes=NOTHING) as passes:
+    with suspended_passes(Network(model), batches(3), stops_of(model), memory_bytes=NOTHING) as passes:
         passes.step(own_output, lambda now: stops.extend(now))
         assert [stop.inputs.untyped_storage().nbytes() for stop in stops] == [0, 0, 0]
     stops.clear()
-    with suspended_passes(model, batches(3), stops_of(model), memory_bytes=ROOMY) as passes:
+    with suspended_passes(Network(model), batches(3), stops_of(model), memory_bytes=ROOMY) as passes:
         passes.step(own_output, lambda now: stops.extend(now))
         assert all(stop.inputs.untyped_storage().nbytes() > 0 for stop in stops)
 
@@ -207,7 +208,7 @@ def test_spilled_activations_free_their_memory() -> None:
 def test_weights_are_never_spilled() -> None:
     model = network(residual)
     before = hash_tensors(state_of(model))
-    with suspended_passes(model, batches(2), stops_of(model), memory_bytes=NOTHING) as passes:
+    with suspended_passes(Network(model), batches(2), stops_of(model), memory_bytes=NOTHING) as passes:
         while passes.step(own_output, lambda now: None) is not None:
             assert hash_tensors(state_of(model)) == before
 
@@ -240,7 +241,7 @@ def peak(count: int, memory_bytes: float) -> int:
         nonlocal most
         most = max(most, live_bytes())
 
-    with suspended_passes(model, generated(), stops_of(model), memory_bytes=memory_bytes) as passes:
+    with suspended_passes(Network(model), generated(), stops_of(model), memory_bytes=memory_bytes) as passes:
         while passes.step(own_output, observe) is not None:
             pass
     return most
@@ -258,7 +259,7 @@ def test_the_memory_limit_is_kept() -> None:
     model = network(residual)
     one = 2 * 3 * 8 * 8 * 8 + 2 * 6 * 8 * 8 * 8  # an input and a stream
     stops: list[Stop] = []
-    with suspended_passes(model, batches(4), stops_of(model), memory_bytes=2.5 * one) as passes:
+    with suspended_passes(Network(model), batches(4), stops_of(model), memory_bytes=2.5 * one) as passes:
         passes.step(own_output, lambda now: stops.extend(now))
         kept = [stop.inputs.untyped_storage().nbytes() > 0 for stop in stops]
     assert 1 <= sum(kept) < 4
@@ -287,7 +288,7 @@ def no_threads_left() -> Iterator[None]:
 @pytest.mark.parametrize("steps", [0, 1, 2])
 def test_passes_can_be_ended_at_any_stop(steps: int, memory_bytes: float) -> None:
     model = network(residual)
-    with suspended_passes(model, batches(3), stops_of(model), 2, memory_bytes) as passes:
+    with suspended_passes(Network(model), batches(3), stops_of(model), 2, memory_bytes) as passes:
         for _ in range(steps):
             assert passes.step(own_output, lambda now: None) is not None
         assert len(threading.enumerate()) >= 1 + 6 * (steps > 0)
@@ -303,7 +304,7 @@ def test_errors_of_the_caller_end_all_passes(where: str) -> None:
 
     with (
         pytest.raises(LookupError, match="of the caller"),
-        suspended_passes(model, batches(3), stops_of(model)) as passes,
+        suspended_passes(Network(model), batches(3), stops_of(model)) as passes,
     ):
         if where == "answer":
             passes.step(own_output, lambda now: None)
@@ -324,7 +325,7 @@ def test_errors_of_the_network_reach_the_caller() -> None:
     inputs = [*batches(2), torch.ones(7, 3, 8, 8, dtype=torch.float64)]
     with (
         pytest.raises(ArithmeticError, match="of the network"),
-        suspended_passes(model, inputs, stops_of(model)) as passes,
+        suspended_passes(Network(model), inputs, stops_of(model)) as passes,
     ):
         passes.step(own_output, lambda now: None)
         passes.step(own_output, lambda now: None)
@@ -346,7 +347,7 @@ def test_control_flow_that_depends_on_data_is_refused(early: bool) -> None:
     inputs = [*batches(1), torch.ones(3, 3, 8, 8, dtype=torch.float64)]
     with (
         pytest.raises(UnsupportedModel, match=r"call different layers .*control flow depends on its data"),
-        suspended_passes(model, inputs, stops) as passes,
+        suspended_passes(Network(model), inputs, stops) as passes,
     ):
         while passes.step(own_output, lambda now: None) is not None:
             pass
@@ -356,7 +357,7 @@ def test_no_batches_are_an_error() -> None:
     model = network(chain)
     with (
         pytest.raises(CalibrationError, match="calibration data are empty"),
-        suspended_passes(model, [], stops_of(model)) as passes,
+        suspended_passes(Network(model), [], stops_of(model)) as passes,
     ):
         passes.step(own_output, lambda now: None)
 
@@ -390,7 +391,7 @@ def test_consumers_of_one_shortcut_all_receive_it() -> None:
     address = Address("tanh", 0)
     found = []
     with suspended_passes(
-        model, [torch.randn(2, 3, 4, 4)], {"left.weight": address, "right.weight": address}
+        Network(model), [torch.randn(2, 3, 4, 4)], {"left.weight": address, "right.weight": address}
     ) as passes:
         while passes.step(lambda stops: [stops[0].output], lambda stops: found.append(stops[0].shortcut)) is not None:
             pass

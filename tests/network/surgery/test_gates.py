@@ -15,9 +15,10 @@ from scionet.errors import InvalidSetting
 from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of
 from scionet.network.discovery.discover import discover
+from scionet.network.network import Network
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
-from scionet.network.surgery.gates import call_with, column_factors, gated_tensors, masked_tensors, plan_gates
+from scionet.network.surgery.gates import column_factors, plan_gates
 
 
 def flattened() -> Net:
@@ -77,6 +78,14 @@ def random_gates(sites: Sites) -> dict[str, Tensor]:
     return {name: torch.randn(site.width, generator=generator, dtype=torch.float64) for name, site in sites.items()}
 
 
+def gated(
+    model: nn.Module, sites: Sites, x: Tensor, gates: Mapping[str, Tensor], tensors: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """What the gated network returns."""
+    network = Network(model, sites)
+    return network.returned(x, network.masked(gates, tensors))
+
+
 @pytest.mark.parametrize("make", NETS)
 def test_gated_weights_are_scaled_inputs(make: Callable[[], Net]) -> None:
     model, sites, x = read(make)
@@ -85,7 +94,7 @@ def test_gated_weights_are_scaled_inputs(make: Callable[[], Net]) -> None:
         for gates in [every, *({name: gate} for name, gate in every.items())]:
             with scaled_inputs(model, sites, gates):
                 expected = model(x)
-            found = call_with(model, gated_tensors(model, sites, gates), x)
+            found = gated(model, sites, x, gates)
             assert relative(expected, found) < 1e-12
             assert relative(model(x), found) > 1e-3
 
@@ -94,24 +103,24 @@ def test_gates_of_one_change_nothing() -> None:
     model, sites, x = read(residual)
     gates = {name: torch.ones(site.width, dtype=torch.float64) for name, site in sites.items()}
     with torch.no_grad():
-        assert torch.equal(call_with(model, gated_tensors(model, sites, gates), x), model(x))
-        assert torch.equal(call_with(model, gated_tensors(model, sites, {}), x), model(x))
+        assert torch.equal(gated(model, sites, x, gates), model(x))
+        assert torch.equal(gated(model, sites, x, {}), model(x))
 
 
 def test_gates_apply_to_replaced_weights() -> None:
     model, sites, x = read(chain)
     gates = random_gates(sites)
     weight = torch.randn(6, 4, 3, 3, dtype=torch.float64)
-    found = call_with(model, gated_tensors(model, sites, gates, {"b.weight": weight}), x)
+    found = gated(model, sites, x, gates, {"b.weight": weight})
     with torch.no_grad():
         model.get_parameter("b.weight").copy_(weight)
-    assert torch.equal(call_with(model, gated_tensors(model, sites, gates), x), found)
+    assert torch.equal(gated(model, sites, x, gates), found)
 
 
 def test_the_network_is_untouched() -> None:
     model, sites, x = read(residual)
     before = hash_tensors(state_of(model))
-    call_with(model, gated_tensors(model, sites, random_gates(sites)), x)
+    gated(model, sites, x, random_gates(sites))
     assert hash_tensors(state_of(model)) == before
 
 
@@ -121,7 +130,7 @@ def test_gradients_with_respect_to_gates() -> None:
     gate = random_gates(sites)["a"].requires_grad_()
 
     def output(gate: Tensor) -> Tensor:
-        return call_with(model, gated_tensors(model, sites, {"a": gate}), x).square().mean()
+        return gated(model, sites, x, {"a": gate}).square().mean()
 
     assert torch.autograd.gradcheck(output, (gate,))
 
@@ -131,7 +140,7 @@ def test_many_gates_at_once() -> None:
     gates = torch.stack([random_gates(sites)["stem"] * factor for factor in (0.0, 0.5, 2.0)])
 
     def output(gate: Tensor) -> Tensor:
-        return call_with(model, gated_tensors(model, sites, {"stem": gate}), x)
+        return gated(model, sites, x, {"stem": gate})
 
     with torch.no_grad():
         together = vmap(output)(gates)
@@ -156,7 +165,7 @@ def test_masked_tensors_are_the_plan_and_its_refits() -> None:
     weight = torch.randn(6, 4, 3, 3, dtype=torch.float64)
     bias = torch.randn(6, dtype=torch.float64)
     plan = Plan((Choice("a", 4, (0, 2), (1.0, 3.0)),), tensors={"b.weight": weight, "b.bias": bias})
-    tensors = masked_tensors(model, sites, plan)
+    tensors = Network(model, sites).masked_by(plan)
     expected = torch.stack([weight[:, 0], 0 * weight[:, 1], 3 * weight[:, 2], 0 * weight[:, 3]], 1)
     assert torch.equal(tensors["b.weight"], expected)
     assert torch.equal(tensors["b.bias"], bias)
@@ -177,6 +186,6 @@ def test_a_plan_of_another_network_is_an_error(choice: Choice, text: str) -> Non
 
 def test_a_plan_that_keeps_everything_is_the_dense_network() -> None:
     model, sites, x = read(grouped)
-    whole = plan_of(sites, {name: list(range(site.width)) for name, site in sites.items()})
+    network, whole = Network(model, sites), plan_of(sites, {n: list(range(site.width)) for n, site in sites.items()})
     with torch.no_grad():
-        assert torch.equal(call_with(model, masked_tensors(model, sites, whole), x), model(x))
+        assert torch.equal(network.returned(x, network.masked_by(whole)), model(x))

@@ -14,11 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from scionet.network.calling import Batch, place_of
+from scionet.network.calling import Batch
 from scionet.network.discovery import rules
 from scionet.network.discovery.tracing import Call, Trace, trace_forward, varying
+from scionet.network.network import Network
 from scionet.network.sites import Sites
 from scionet.torch_internals import TreeSpec, tree_flatten, tree_unflatten
 
@@ -140,18 +141,17 @@ Uses = Mapping[Kernel, list[tuple[Axis, ...]]]
 """Each distinct operation, in order of execution, with the axes of each of its calls."""
 
 
-def operations(model: nn.Module, batch: Batch, sites: Sites) -> Uses:
+def operations(network: Network, batch: Batch) -> Uses:
     """Every operation of a forward pass that shrinks with the sites and can be run at other widths.
 
     Args:
-        model: The network.
+        network: The network.
         batch: The batch that it is called on, on its device.
-        sites: Its sites.
     """
-    recorder = _OperationRecorder(sites)
-    trace_forward(model, batch, recorder)
+    recorder = _OperationRecorder(network.sites)
+    trace_forward(network, batch, recorder)
     with torch.no_grad():
-        return {kernel: calls for kernel, calls in recorder.uses.items() if kernel.runs(place_of(model)[0])}
+        return {kernel: calls for kernel, calls in recorder.uses.items() if kernel.runs(network.device)}
 
 
 class _OperationRecorder:

@@ -5,12 +5,13 @@ import json
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scionet.budget.latency.timing import clock_on
 from scionet.errors import InvalidSetting
 from scionet.machine import processor
-from scionet.network.calling import Batch, as_arguments, place_of, tensors_of
+from scionet.network.calling import Batch, as_arguments, tensors_of
+from scionet.network.network import Network
 from scionet.network.sites import Sites
 
 _DECISIVE = ("network", "inputs", "dtype", "device")
@@ -41,19 +42,18 @@ class Origin:
     clock: str
 
     @classmethod
-    def here(cls, model: nn.Module, batch: Batch, sites: Sites) -> "Origin":
+    def here(cls, network: Network, batch: Batch) -> "Origin":
         """Return the origin of a measurement on this machine with the current settings of torch.
 
         Args:
-            model: The network.
+            network: The network.
             batch: The batch that it is called on, on its device.
-            sites: Its sites.
         """
-        device, dtype = place_of(model)
+        device = network.device
         return cls(
-            network=_hash(sites),
+            network=_hash(network.sites),
             inputs=", ".join(_form(tensor) for tensor in tensors_of(as_arguments(batch))),
-            dtype=str(dtype).removeprefix("torch."),
+            dtype=str(network.dtype).removeprefix("torch."),
             device=f"cuda {torch.cuda.get_device_name(device)}" if device.type == "cuda" else device.type,
             machine=processor(),
             threads=torch.get_num_threads(),

@@ -20,8 +20,9 @@ from scionet.budget.latency.workbench import Workbench, common_widths, cut_to
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.files.atomic import whole_file
 from scionet.files.json_dataclasses import build, plain, read, to_json
-from scionet.network.calling import Batch, example_count, place_of, to_model
+from scionet.network.calling import Batch, example_count
 from scionet.network.guard import guarded
+from scionet.network.network import Network
 from scionet.network.sites import Sites
 from scionet.progress import Progress, silent
 
@@ -153,16 +154,17 @@ class LatencyTable:
             CalibrationError: If the inputs contain no example.
             InvalidSetting: If a number is out of range.
         """
-        batch, device = to_model(example_inputs, model), place_of(model)[0]
+        network = Network(model, sites)
+        batch = network.placed(example_inputs)
         if not example_count(batch):
             raise CalibrationError("latency of no example; give example inputs with a batch size of at least one")
-        uses = operations(model, batch, sites)
+        uses = operations(network, batch)
         networks = {kept: cut_to(model, sites, kept) for kept in common_widths(sites)}
-        entries = Workbench(device, watch, batch).in_order(uses, networks)
+        entries = Workbench(network.device, watch, batch).in_order(uses, networks)
         with all_undisturbed(networks.values()):
             times = interleaved(entries, repeats, warmup, progress)
         return cls(
-            Origin.here(model, batch, sites),
+            Origin.here(network, batch),
             repeats,
             tuple((name, site.width) for name, site in sites.items()),
             tuple(_operation_times(kernel, calls, times) for kernel, calls in uses.items()),
@@ -210,7 +212,8 @@ class LatencyTable:
         Raises:
             InvalidSetting: If any of these differs.
         """
-        self.origin.check_serves(Origin.here(model, to_model(example_inputs, model), sites))
+        network = Network(model, sites)
+        self.origin.check_serves(Origin.here(network, network.placed(example_inputs)))
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Write the table to a JSON file, completely or not at all.

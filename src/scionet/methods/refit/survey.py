@@ -79,7 +79,7 @@ def survey(
     answer = _dense if pruned is None else pruned.answer
     gates = {} if pruned is None else pruned.gates
     count = 1 if pruned is None else 2
-    with suspended_passes(run.network.model, calibration.inputs, stops, count, run.memory_bytes) as passes:
+    with suspended_passes(run.network, calibration.inputs, stops, count, run.memory_bytes) as passes:
         while (weight := passes.step(answer, observe)) is not None:
             visits[weight] += 1
             run.progress("survey", len(visits), len(stops))

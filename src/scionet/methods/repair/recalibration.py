@@ -12,7 +12,6 @@ from scionet.network.calling import Batch, call, example_count, joined, place_of
 from scionet.network.multiprocess import everywhere, summed
 from scionet.network.plan import Plan
 from scionet.network.surgery.cut import copied
-from scionet.network.surgery.gates import masked_tensors
 from scionet.torch_internals import BatchNormBase
 
 
@@ -27,8 +26,7 @@ def recalibrated(problem: Problem, plan: Plan) -> Plan:
         CalibrationError: If there are no examples, or batches too small for a variance.
     """
     network = problem.network
-    masked = masked_tensors(network.model, network.sites, plan)
-    statistics = norm_statistics(network.model, masked, _none_alone(problem.calibration.inputs))
+    statistics = norm_statistics(network.model, network.masked_by(plan), _none_alone(problem.calibration.inputs))
     return replace(plan, tensors={**plan.tensors, **statistics})
 
 

@@ -129,13 +129,12 @@ class OutputDistance:
 
     def _means(self, changes: Sequence[Mapping[str, Tensor]], progress: Progress) -> tuple[FloatArray, FloatArray]:
         """Means over examples of distances, and of relative squared errors, ``(changes, outputs)`` each."""
-        model, device = self.network.model, self.network.device
         n_examples, done = sum(map(example_count, self.inputs)), 0
-        total = torch.zeros(2, len(changes), len(self.comparisons), dtype=torch.float64, device=device)
+        total = torch.zeros(2, len(changes), len(self.comparisons), dtype=torch.float64, device=self.network.device)
         progress("measure", done, n_examples)
         pairs = ((inputs, *dense) for inputs, dense in zip(self.inputs, self.outputs, strict=True))
         parts = [part for pair in joined(pairs) for part in pieces(pair)]  # a call of one form is recorded once
-        found = run_variants(model, changes, [inputs for inputs, *_ in parts], self.picked)
+        found = run_variants(self.network, changes, [inputs for inputs, *_ in parts], self.picked)
         for (inputs, *dense), outputs in zip(parts, found, strict=True):
             self._add(total, outputs, dense, example_count(inputs))
             done += example_count(inputs)

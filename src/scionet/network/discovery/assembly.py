@@ -6,10 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scionet.files.safetensors_files import hash_tensors
-from scionet.network.calling import state_of
 from scionet.network.discovery.tracing import Contraction, Grid, Lock, Trace, varying
 from scionet.network.sites import Consumer, Extent, Operation, Refusal, Site, Sites, Slot
 from scionet.typing import IntArray
@@ -17,16 +16,15 @@ from scionet.typing import IntArray
 _RAGGED = "channels are divided into equal parts by position, which would no longer be equal; the channels stay whole"
 
 
-def assemble(model: nn.Module, trace: Trace, examples: int, ignored: frozenset[str]) -> Sites:
+def assemble(trace: Trace, examples: int, ignored: frozenset[str]) -> Sites:
     """All sites of a network; sites that are locked or ignored become refusals.
 
     Args:
-        model: The network.
         trace: The record of a forward pass.
         examples: Number of examples in the batch of that pass.
         ignored: Names of the tensors whose output channels stay.
     """
-    assembly = _Assembly(model, trace)
+    assembly, model = _Assembly(trace), trace.network.model
     found: list[Site] = []
     refused: list[Refusal] = []
     for units in assembly.similar_units():
@@ -40,7 +38,7 @@ def assemble(model: nn.Module, trace: Trace, examples: int, ignored: frozenset[s
         sites={site.name: site for site in found},
         consumers=assembly.consumers(found),
         operations=tuple(assembly.operation(call, found, examples) for call in trace.contractions),
-        shapes={name: tuple(tensor.shape) for name, tensor in assembly.state.items()},
+        shapes={name: tuple(tensor.shape) for name, tensor in trace.state.items()},
         parameters=tuple(name for name, _ in model.named_parameters()),
         refused=tuple(refused),
         dense_hash=hash_tensors(model.state_dict()),
@@ -52,17 +50,15 @@ class _Assembly:
     """The connected components of the tags of a trace, and how they become sites.
 
     Attributes:
-        model: The network.
-        state: Its parameters and buffers.
-        trace: The record of its forward pass.
+        trace: The record of the network's forward pass.
         order: Position of the first contraction of every weight.
         block: Index of the block of every tag.
         entry: Index of every tag within its block.
         component: Index of the component of every tag.
     """
 
-    def __init__(self, model: nn.Module, trace: Trace) -> None:
-        self.model, self.state, self.trace = model, state_of(model), trace
+    def __init__(self, trace: Trace) -> None:
+        self.trace = trace
         self.order: dict[str, int] = {}
         for call in trace.contractions:
             if call.weight is not None:
@@ -136,7 +132,7 @@ class _Assembly:
 
     def _makes_weights(self, outputs: list[Slot], units: IntArray) -> bool:
         """Whether the forward pass computes the weight of a contraction from these tensors, as parametrisations do."""
-        matrices = [slot.tensor for slot in outputs if self.state[slot.tensor].ndim > 1]
+        matrices = [slot.tensor for slot in outputs if self.trace.state[slot.tensor].ndim > 1]
         lock = self._lock(units)
         contracted = lock is not None and lock.operation in ("convolution", "addmm", "mm")
         return bool(matrices) and (contracted or any(".parametrizations." in name for name in matrices))
@@ -147,7 +143,7 @@ class _Assembly:
         return self._locks[locked[locked >= 0].min()] if locked.max() >= 0 else None
 
     def _grouped(self, tensor: str) -> bool:
-        return getattr(self.model.get_submodule(_module_of(tensor)), "groups", 1) > 1
+        return getattr(self.trace.network.model.get_submodule(_module_of(tensor)), "groups", 1) > 1
 
     def refusal(self, site: Site, units: IntArray, ignored: frozenset[str]) -> Refusal | None:
         """The reason to leave a site whole, if there is one."""
@@ -195,7 +191,8 @@ class _Assembly:
     def _consumer(self, weight: str, calls: list[Contraction]) -> Consumer:
         first, module = calls[0], _module_of(weight)
         bias = f"{module}.bias" if module else "bias"
-        has_bias = bias in self.state and self.state[bias].shape == self.state[weight].shape[:1]
+        state = self.trace.state
+        has_bias = bias in state and state[bias].shape == state[weight].shape[:1]
         return Consumer(
             weight=weight,
             module=module,

@@ -10,40 +10,38 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
-from torch import nn
-
 from scionet.errors import CalibrationError
-from scionet.network.calling import Batch, to_model
+from scionet.network.calling import Batch
 from scionet.network.discovery.provisional_cut import provisional_plan, verified_sites
+from scionet.network.network import Network
 from scionet.network.operations import RunOperation, Signature, macs_by_place, run_operations
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
-from scionet.network.surgery.gates import masked_tensors
 
 
-def with_varying_operations(model: nn.Module, sites: Sites, batch: Batch) -> Sites:
+def with_varying_operations(network: Network, batch: Batch) -> Sites:
     """The sites, with the operations marked whose MACs differ between the dense network and masked ones.
 
     Args:
-        model: The dense network.
-        sites: Its sites.
+        network: The dense network.
         batch: Inputs on its device.
     """
+    sites = network.sites
     narrow = Plan(tuple(Choice(name, site.width, (0,), (1.0,)) for name, site in sites.items()))
-    varying = varying_places(model, sites, (provisional_plan(sites, sites), narrow), batch)
+    varying = varying_places(network, (provisional_plan(sites, sites), narrow), batch)
     marked = (replace(each, varies=True) if each.place in varying else each for each in sites.operations)
     return replace(sites, operations=tuple(marked))
 
 
-def varying_places(model: nn.Module, sites: Sites, plans: Sequence[Plan], batch: Batch) -> frozenset[str]:
+def varying_places(network: Network, plans: Sequence[Plan], batch: Batch) -> frozenset[str]:
     """Where the masked networks of plans need other MACs than the dense network on the same batch.
 
     A masked network has the shapes of the dense one, so the MACs differ only where the data decide them.
     """
-    dense = macs_by_place(run_operations(model, batch))
+    dense = macs_by_place(run_operations(network, batch))
     varying: set[str] = set()
     for plan in plans:
-        masked = macs_by_place(run_operations(model, batch, masked_tensors(model, sites, plan)))
+        masked = macs_by_place(run_operations(network, batch, network.masked_by(plan)))
         varying |= {place for place in dense.keys() | masked.keys() if dense.get(place) != masked.get(place)}
     return frozenset(varying)
 
@@ -58,10 +56,10 @@ class Paths:
         found: Batches on other paths than the example, each path once.
     """
 
-    def __init__(self, model: nn.Module, sites: Sites, example: Batch) -> None:
+    def __init__(self, network: Network, example: Batch) -> None:
         self.found: list[Batch] = []
-        self._model, self._sites = model, sites
-        operations = run_operations(model, example)
+        self._network, self._sites = network, network.sites
+        operations = run_operations(network, example)
         self._known, self._consumers = _steps(operations), self._consumers_of(operations)
 
     def see(self, batch: Batch) -> None:
@@ -71,14 +69,14 @@ class Paths:
             CalibrationError: If sites cannot be cut there, or their consumers run in another order or number; the text
                 names the sites, and where the paths part.
         """
-        operations = run_operations(self._model, batch)
+        operations = run_operations(self._network, batch)
         steps = _steps(operations)
         new = next((step for step in steps if step not in self._known), None)
         where = ""
         if new is not None:
             (before, *_), (operator, module, *_) = new
             where = f" ({operator!r} follows {before!r} in {module or 'the network itself'})"
-            left = verified_sites(self._model, self._sites, to_model(batch, self._model))
+            left = verified_sites(self._network, self._network.placed(batch))
             self._refuse({each.site: each.advice for each in left.refused if each.site in self._sites}, where)
             self._known |= steps
             self.found.append(copy.deepcopy(batch))
@@ -113,7 +111,7 @@ class Paths:
         names = list(reasons)
         more = f" and {len(names) - 4} more sites" if len(names) > 4 else ""
         raise CalibrationError(
-            f"the forward of {type(self._model).__name__} takes another path on calibration data than on "
+            f"the forward of {type(self._network.model).__name__} takes another path on calibration data than on "
             f"example_inputs{where}, on which it cannot be pruned at {', '.join(names[:4])}{more}: "
             f"{reasons[names[0]]}. Give a batch of these data as example_inputs, or leave the layers whole: "
             f"ignored_layers={names[:4]}"

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from scionet.errors import PruneError, UnsupportedModel, unknown
-from scionet.network.calling import Batch, data_addresses, example_count, state_of, to_model
+from scionet.network.calling import Batch, example_count, state_of
 from scionet.network.checkpoints.records import input_record
 from scionet.network.discovery import rules
 from scionet.network.discovery.assembly import assemble
@@ -16,6 +16,7 @@ from scionet.network.discovery.provisional_cut import verified_sites
 from scionet.network.discovery.tracing import Trace, trace_forward
 from scionet.network.guard import guarded
 from scionet.network.lineage import lineage_of
+from scionet.network.network import Network
 from scionet.network.sites import Sites
 from scionet.network.sites_table import refusal_reasons
 
@@ -42,26 +43,27 @@ def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = 
         InvalidSetting: If an entry of `ignored_layers` matches no module.
         CalibrationError: If `example_inputs` is not a batch.
     """
-    ignored = ignored_tensors(model, ignored_layers)
-    batch = to_model(example_inputs, model)
-    trace = _traced(model, batch)
-    found = assemble(model, trace, example_count(batch), ignored)
+    network = Network(model)
+    ignored = ignored_tensors(network, ignored_layers)
+    batch = network.placed(example_inputs)
+    found = assemble(_traced(network, batch), example_count(batch), ignored)
     found = replace(found, inputs=input_record(batch), lineage=lineage_of(model))
-    sites = with_varying_operations(model, verified_sites(model, found, batch), batch)
+    verified = verified_sites(Network(model, found), batch)
+    sites = with_varying_operations(Network(model, verified), batch)
     if not sites:
         reasons = "; ".join(refusal_reasons(sites.refused)) or "It has no two layers in a row"
         raise UnsupportedModel(f"no prunable layer in {type(model).__name__}. {reasons}")
     return sites
 
 
-def ignored_tensors(model: nn.Module, ignored_layers: Ignored) -> frozenset[str]:
+def ignored_tensors(network: Network, ignored_layers: Ignored) -> frozenset[str]:
     """Names of the parameters and buffers of the modules that match `ignored_layers`, and of their submodules.
 
     Raises:
         InvalidSetting: If an entry matches nothing.
     """
-    named = {name: module for name, module in model.named_modules(remove_duplicate=False) if name}
-    first_names = data_addresses(model)
+    named = {name: module for name, module in network.model.named_modules(remove_duplicate=False) if name}
+    first_names = network.names_by_address
     chosen: set[str] = set()
     for entry in ignored_layers:
         if isinstance(entry, str):
@@ -76,18 +78,19 @@ def ignored_tensors(model: nn.Module, ignored_layers: Ignored) -> frozenset[str]
     return frozenset(chosen)
 
 
-def _traced(model: nn.Module, batch: Batch) -> Trace:
+def _traced(network: Network, batch: Batch) -> Trace:
     """The record of a forward pass on the batch.
 
     Raises:
-        UnsupportedModel: If the model does not run on the batch.
+        UnsupportedModel: If the network does not run on the batch.
     """
+    name = type(network.model).__name__
     try:
-        return trace_forward(model, batch, rules.apply)
+        return trace_forward(network, batch, rules.apply)
     except PruneError:
         raise
     except Exception as error:
         raise UnsupportedModel(
-            f"{type(model).__name__} does not run on example_inputs ({type(error).__name__}: {error}); give inputs "
+            f"{name} does not run on example_inputs ({type(error).__name__}: {error}); give inputs "
             "of the shape and type that its forward takes: a tensor, a tuple of arguments or a dict of keywords"
         ) from error

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from scionet.network.calling import Batch
+from scionet.network.network import Network
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Refusal, Sites
 from scionet.network.surgery.cut import copied, cut
@@ -18,23 +19,22 @@ _NEGLIGIBLE = 1e-3
 """A parameter without larger entries hides the branch that it scales: a BatchNorm or layer scale close to zero."""
 
 
-def verified_sites(model: nn.Module, sites: Sites, batch: Batch) -> Sites:
+def verified_sites(network: Network, batch: Batch) -> Sites:
     """The sites that can be cut all together; the others are refused with the error that their cut raised.
 
     Args:
-        model: The network.
-        sites: Its sites as the traced pass found them.
+        network: The network, with its sites as the traced pass found them.
         batch: Inputs on which cut and masked network are compared.
 
     Raises:
         UnsupportedModel: If the model cannot be copied.
     """
     failed: dict[str, str] = {}
-    audible = _without_negligible_parameters(model)
+    sites, audible = network.sites, _without_negligible_parameters(network)
 
     def extended(kept: list[str], names: list[str]) -> list[str]:
         """`kept`, and those of `names` that can be cut together with them, found by bisection."""
-        error = _cut_error(audible, sites, [*kept, *names], batch) if names else None
+        error = _cut_error(audible, [*kept, *names], batch) if names else None
         if error is None:
             return [*kept, *names]
         if len(names) == 1:
@@ -55,8 +55,8 @@ def verified_sites(model: nn.Module, sites: Sites, batch: Batch) -> Sites:
     )
 
 
-def _without_negligible_parameters(model: nn.Module) -> nn.Module:
-    """The model, or a copy in which negligible parameters have random values, so that every branch affects the output.
+def _without_negligible_parameters(network: Network) -> Network:
+    """The network, or a copy with random values for negligible parameters, so that every branch affects the output.
 
     Raises:
         UnsupportedModel: If the model cannot be copied.
@@ -65,10 +65,10 @@ def _without_negligible_parameters(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         random = {
             id(parameter): nn.Parameter((0.5 + torch.rand(parameter.shape, generator=generator)).to(parameter))
-            for parameter in model.parameters()
+            for parameter in network.model.parameters()
             if parameter.is_floating_point() and parameter.numel() and _largest_entry(parameter) < _NEGLIGIBLE
         }
-    return copied(model, random) if random else model
+    return Network(copied(network.model, random), network.sites) if random else network
 
 
 def _largest_entry(tensor: Tensor) -> float:
@@ -77,8 +77,9 @@ def _largest_entry(tensor: Tensor) -> float:
     return max(-float(low), float(high))
 
 
-def _cut_error(model: nn.Module, sites: Sites, names: list[str], batch: Batch) -> str | None:
+def _cut_error(network: Network, names: list[str], batch: Batch) -> str | None:
     """The error raised by removing about a third of the units of the named sites and comparing; None without one."""
+    model, sites = network.model, network.sites
     plan = provisional_plan(sites, names)
     try:
         verify(model, plan, sites, cut(model, plan, sites), batch)

@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scionet.errors import UnsupportedModel
-from scionet.network.calling import Batch, call, data_addresses, state_of, tensors_of
-from scionet.network.operations import ModulePath, as_plain_operations, counting_place, macs_of
+from scionet.network.calling import Batch, state_of, tensors_of
+from scionet.network.network import Network
+from scionet.network.operations import ModulePath, counting_place, macs_of
 from scionet.network.sites import Address
 from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary
 
@@ -93,6 +94,8 @@ class Trace(TorchDispatchMode):
     """The record of one forward pass, filled while the mode is active.
 
     Attributes:
+        network: The network.
+        state: Its own parameters and buffers by name.
         blocks: Tags of the parameters and buffers.
         edges: Pairs of tag arrays of equal length; tags at the same place must be removed together.
         locks: Tags that must stay.
@@ -100,28 +103,28 @@ class Trace(TorchDispatchMode):
         contractions: Every convolution and matrix product, in order.
     """
 
-    def __init__(self, model: nn.Module, rule: Callable[["Trace", Call], None]) -> None:
+    def __init__(self, network: Network, rule: Callable[["Trace", Call], None]) -> None:
         super().__init__()
+        self.network, self.state = network, state_of(network.model)
         self.blocks: list[TensorBlock] = []
         self.edges: list[tuple[Tensor, Tensor]] = []
         self.locks: list[Lock] = []
         self.grids: list[Grid] = []
         self.contractions: list[Contraction] = []
         self._rule = rule
-        self.path = ModulePath(model)
+        self.path = ModulePath(network)
         # Weak keys: with strong ones the record would keep every activation of the pass in memory.
         self._planes = WeakTensorKeyDictionary()
         self._origins = WeakTensorKeyDictionary()
         self._addresses = WeakTensorKeyDictionary()
         self._calls: Counter[str] = Counter()
         self._position = 0
-        self._names = data_addresses(model)
-        self._state = state_of(model)
+        self._names = network.names_by_address
         self._tag_state()
 
     def _tag_state(self) -> None:
         first = 0
-        for name, tensor in self._state.items():
+        for name, tensor in self.state.items():
             if self._names.get(tensor.data_ptr()) != name:  # another name of a tied tensor
                 continue
             planes = []
@@ -142,9 +145,9 @@ class Trace(TorchDispatchMode):
             transposed: Whether to ask for the parameter whose transpose it is.
         """
         name = self._names.get(tensor.data_ptr())
-        if name is None or (transposed and self._state[name].ndim != 2):
+        if name is None or (transposed and self.state[name].ndim != 2):
             return None
-        stored = self._state[name].t() if transposed else self._state[name]
+        stored = self.state[name].t() if transposed else self.state[name]
         return name if (stored.shape, stored.stride()) == (tensor.shape, tensor.stride()) else None
 
     def planes(self, tensor: Any) -> Planes:
@@ -271,28 +274,28 @@ def compact(plane: Tensor) -> Tensor:
     return plane
 
 
-def trace_forward(model: nn.Module, batch: Batch, rule: Callable[[Trace, Call], None]) -> Trace:
-    """Run `model` once on `batch` in eval mode and record the pass; the model is left as it was.
+def trace_forward(network: Network, batch: Batch, rule: Callable[[Trace, Call], None]) -> Trace:
+    """Run a network once on `batch` in eval mode and record the pass; the network is left as it was.
 
     The tags that reach an output of the network are locked.
 
     Args:
-        model: The network.
+        network: The network.
         batch: Its inputs, on its device.
         rule: Called after each operation with the record so far and the operation; propagates the tags.
 
     Raises:
-        UnsupportedModel: If the model returns no tensor.
+        UnsupportedModel: If the network returns no tensor.
     """
-    trace, inputs = Trace(model, rule), copy.deepcopy(batch)  # the network may write into its inputs
-    with as_plain_operations(model), trace.path.followed():
+    trace, inputs = Trace(network, rule), copy.deepcopy(batch)  # the network may write into its inputs
+    with network.as_plain_operations(), trace.path.followed():
         with trace:
-            out = call(model, inputs)
+            out = network.returned(inputs)
         outputs = list(tensors_of(out))
     if not outputs:
         raise UnsupportedModel(
-            f"{type(model).__name__} returns no tensor ({type(out).__name__}); wrap it in a module that returns a "
-            "tensor, a tuple, a list, a dict or an object with tensors as attributes"
+            f"{type(network.model).__name__} returns no tensor ({type(out).__name__}); wrap it in a module that "
+            "returns a tensor, a tuple, a list, a dict or an object with tensors as attributes"
         )
     for tensor in outputs:
         trace.lock(trace.planes(tensor), "output", "it is an output of the network and stays whole")

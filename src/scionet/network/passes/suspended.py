@@ -27,21 +27,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.network.calling import (
-    Batch,
-    attention_unfused,
-    call,
-    data_addresses,
-    place_of,
-    tensors_of,
-    to_model,
-    undisturbed,
-)
+from scionet.network.calling import Batch, tensors_of
 from scionet.network.guard import bytes_of
 from scionet.network.multiprocess import everywhere
+from scionet.network.network import Network
 from scionet.network.sites import Address
 from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary, tree_map
 
@@ -113,24 +105,21 @@ class SuspendedPass:
     thread sends a stop and waits for an output. So only one of them runs at any time.
 
     Args:
-        model: The network, in eval mode.
+        network: The network, in eval mode.
         batch: Its inputs, on its device.
         stops: Weights of the consumers to stop at, with the operation whose result is kept until then, if any.
-        names: Names of the network's tensors by the address of their data.
     """
 
-    def __init__(
-        self, model: nn.Module, batch: Batch, stops: Mapping[str, Address | None], names: Mapping[int, str]
-    ) -> None:
+    def __init__(self, network: Network, batch: Batch, stops: Mapping[str, Address | None]) -> None:
         batch = _copied_inputs(batch)
-        self._observer = _OperationObserver(self._pause, batch, stops, names)
+        self._observer = _OperationObserver(self._pause, batch, stops, network.names_by_address)
         self._outputs: SimpleQueue[Tensor | type[_Abandoned] | None] = SimpleQueue()
         self._events: SimpleQueue[Stop | BaseException | None] = SimpleQueue()
         self._stop: Stop | None = None
         self._spilled: _Spill | None = None
         # A daemon, so that a pass that nobody ends does not keep the interpreter from exiting. The number of torch's
         # threads is a setting of each thread: without it, this one would compute with another number.
-        self._thread = threading.Thread(target=self._main, args=(model, batch, torch.get_num_threads()), daemon=True)
+        self._thread = threading.Thread(target=self._main, args=(network, batch, torch.get_num_threads()), daemon=True)
 
     def advance(self, answer: Tensor | None = None) -> Stop | None:
         """Continue to the next consumer, with `answer` as the output of the present one; None if the pass ends."""
@@ -183,11 +172,11 @@ class SuspendedPass:
             raise _Abandoned
         return answer
 
-    def _main(self, model: nn.Module, batch: Batch, threads: int) -> None:
+    def _main(self, network: Network, batch: Batch, threads: int) -> None:
         torch.set_num_threads(threads)
         try:
             with torch.no_grad(), self._observer:  # both are settings of the thread, too
-                call(model, batch)
+                network.returned(batch)
             self._events.put(None)
         except _Abandoned:
             pass
@@ -398,29 +387,28 @@ class SuspendedPasses:
 
 @contextmanager
 def suspended_passes(
-    model: nn.Module,
+    network: Network,
     batches: Iterable[Batch],
     stops: Mapping[str, Address | None],
     passes_per_batch: int = 1,
     memory_bytes: float = 2 * 2**30,
 ) -> Iterator[SuspendedPasses]:
-    """Suspended forward passes of `model` in eval mode; all of them end when the context is left.
+    """Suspended forward passes of a network in eval mode; all of them end when the context is left.
 
     Args:
-        model: The network.
+        network: The network.
         batches: Inputs.
         stops: Weights of the consumers to stop at, each with the operation whose result becomes `Stop.shortcut`.
         passes_per_batch: Number of passes of each batch: 1, or 2 for the dense and the pruned network.
         memory_bytes: Activations of suspended passes beyond this are spilled to disk.
     """
-    names = data_addresses(model)
-    placed = (to_model(batch, model) for batch in batches)
+    placed = map(network.placed, batches)
     passes = SuspendedPasses(
-        (tuple(SuspendedPass(model, batch, stops, names) for _ in range(passes_per_batch)) for batch in placed),
+        (tuple(SuspendedPass(network, batch, stops) for _ in range(passes_per_batch)) for batch in placed),
         memory_bytes,
-        place_of(model)[0],
+        network.device,
     )
-    with undisturbed(model), attention_unfused():
+    with network.as_plain_operations():
         try:
             yield passes
         finally:

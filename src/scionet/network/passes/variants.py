@@ -4,14 +4,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
-from scionet.network.calling import Batch, call, state_of, tensors_of, undisturbed
+from scionet.network.calling import Batch, tensors_of
+from scionet.network.network import Network
 from scionet.network.outputs import Pick, Tensors
 from scionet.network.passes.dependence import subgraph
 from scionet.network.passes.recording import recorded
-from scionet.network.surgery.gates import call_with
 from scionet.torch_internals import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
 _INPUT_ENTRIES = 2**17
@@ -26,7 +26,7 @@ Change = Mapping[str, Tensor]
 
 
 def run_variants(
-    model: nn.Module, changes: Sequence[Change], batches: Iterable[Batch], pick: Pick
+    network: Network, changes: Sequence[Change], batches: Iterable[Batch], pick: Pick
 ) -> Iterator[list[Tensors]]:
     """The network's outputs with each of several changes, for one batch at a time.
 
@@ -35,7 +35,7 @@ def run_variants(
     each change.
 
     Args:
-        model: The dense network.
+        network: The dense network.
         changes: The sets of tensors to call it with.
         batches: Inputs on its device, small enough to be recorded; see `pieces`.
         pick: Takes the outputs from what the network returns.
@@ -46,11 +46,11 @@ def run_variants(
     graphs: dict[tuple[Any, ...], _RecordedVariants | None] = {}
     for batch in batches:
         form = tuple(getattr(leaf, "shape", leaf) for leaf in tree_leaves(batch))
-        with undisturbed(model):
+        with network.evaluating():
             if form not in graphs:
-                graphs[form] = _recorded(model, changes, batch, pick) if len(changes) > 1 else None
+                graphs[form] = _recorded(network, changes, batch, pick) if len(changes) > 1 else None
             variants = graphs[form]
-            outputs = _called(model, changes, batch, pick) if variants is None else variants.outputs(batch)
+            outputs = _called(network, changes, batch, pick) if variants is None else variants.outputs(batch)
         yield outputs
 
 
@@ -70,19 +70,19 @@ def pieces(batch: Any) -> Iterator[Any]:
         yield tree_map(lambda leaf, at=start: leaf[at : at + size] if isinstance(leaf, Tensor) else leaf, batch)
 
 
-def _called(model: nn.Module, changes: Sequence[Change], batch: Batch, pick: Pick) -> list[Tensors]:
+def _called(network: Network, changes: Sequence[Change], batch: Batch, pick: Pick) -> list[Tensors]:
     """The outputs with each change, by one call for each."""
-    return [pick(call_with(model, change, batch)) for change in changes]
+    return [pick(network.returned(batch, change)) for change in changes]
 
 
-def _recorded(model: nn.Module, changes: Sequence[Change], batch: Batch, pick: Pick) -> "_RecordedVariants | None":
+def _recorded(network: Network, changes: Sequence[Change], batch: Batch, pick: Pick) -> "_RecordedVariants | None":
     """The recorded call; None if it cannot be recorded, or computes something other than the network."""
     try:
-        variants = _RecordedVariants(model, changes, batch, pick)
+        variants = _RecordedVariants(network, changes, batch, pick)
         found = variants.dense(batch)
     except (RuntimeError, NotImplementedError):  # control flow that depends on data, or an unsupported operation
         return None
-    expected = pick(call(model, batch))
+    expected = pick(network.returned(batch))
     same = all(_near(one, other) for one, other in zip(found, expected, strict=True))
     return variants if same else None
 
@@ -97,10 +97,9 @@ def _near(found: Tensor, expected: Tensor) -> bool:
 class _RecordedVariants:
     """A recorded call of the dense network, and for each change the rest of it from where the change takes effect."""
 
-    def __init__(self, model: nn.Module, changes: Sequence[Change], batch: Batch, pick: Pick) -> None:
-        state = state_of(model)
+    def __init__(self, network: Network, changes: Sequence[Change], batch: Batch, pick: Pick) -> None:
         self._names = sorted({name for change in changes for name in change})
-        self._dense, self._changes = [state[name] for name in self._names], changes
+        self._dense, self._changes = [network.state[name] for name in self._names], changes
         leaves, form = tree_flatten(batch)
         places = [place for place, leaf in enumerate(leaves) if isinstance(leaf, Tensor)]
 
@@ -108,8 +107,8 @@ class _RecordedVariants:
             tensors, inputs = given[: len(self._names)], list(leaves)
             for place, tensor in zip(places, given[len(self._names) :], strict=True):
                 inputs[place] = tensor
-            replaced = dict(zip(self._names, tensors, strict=True))
-            return pick(call_with(model, replaced, tree_unflatten(inputs, form)))
+            change = dict(zip(self._names, tensors, strict=True))
+            return pick(network.returned(tree_unflatten(inputs, form), change))
 
         self._root: GraphModule = recorded(run, [*self._dense, *(leaves[place] for place in places)])
         self._root.graph.eliminate_dead_code()

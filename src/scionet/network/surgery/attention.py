@@ -1,5 +1,7 @@
 """Attention with fewer heads than the module was built with: module attributes that record numbers of heads."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,8 +26,9 @@ def record_heads(model: nn.Module, plan: Plan) -> None:
     Raises:
         UnsupportedModel: If a module cannot compute with fewer heads.
     """
+    modules = dict(model.named_modules())
     for choice in plan.choices:
-        module = _attention_module(model, choice)
+        module = _attention_module(modules, choice)
         if module is None or len(choice.kept) == choice.width:
             continue
         for name in (*_COUNTS, *_WIDTHS):
@@ -36,9 +39,9 @@ def record_heads(model: nn.Module, plan: Plan) -> None:
             _convert(module)
 
 
-def _attention_module(model: nn.Module, choice: Choice) -> nn.Module | None:
+def _attention_module(modules: Mapping[str, nn.Module], choice: Choice) -> nn.Module | None:
     """The innermost module that contains a site and has as many heads as the site has units."""
-    modules, path = dict(model.named_modules()), choice.site.partition(":")[0].split(".")
+    path = choice.site.partition(":")[0].split(".")
     parents = (modules.get(".".join(path[:length])) for length in range(len(path), -1, -1))
     return next((m for m in parents if any(getattr(m, name, None) == choice.width for name in _COUNTS)), None)
 

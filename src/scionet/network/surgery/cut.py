@@ -14,10 +14,10 @@ from scionet.files.safetensors_files import hash_tensors
 from scionet.modes import at_work
 from scionet.network.calling import state_of
 from scionet.network.lineage import Lineage, Pruning, note_lineage
+from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.attention import record_heads
-from scionet.network.surgery.gates import masked_tensors
 from scionet.torch_internals import BatchOrInstanceNormBase, ConvolutionBase, own_buffers, own_parameters
 
 
@@ -35,7 +35,7 @@ def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
         UnsupportedModel: If the model cannot be copied.
     """
     refuse_other_weights(plan, model)
-    return cut_unchecked(model, plan, sites)
+    return cut_unchecked(Network(model, sites), plan)
 
 
 def refuse_other_weights(plan: Plan, *models: nn.Module) -> None:
@@ -52,17 +52,17 @@ def refuse_other_weights(plan: Plan, *models: nn.Module) -> None:
         )
 
 
-def cut_unchecked(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
+def cut_unchecked(network: Network, plan: Plan) -> nn.Module:
     """The same as `cut`, with a plan that may have been made for other weights of the same network."""
     with torch.no_grad():
-        tensors = masked_tensors(model, sites, plan)
-        keep = kept_entries(sites, plan)
-        state = state_of(model)
+        tensors = network.masked_by(plan)
+        keep = kept_entries(network.sites, plan)
+        state = state_of(network.model)
         shrunk = {name: shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in {*tensors, *keep}}
         replacements = _replacements(state, shrunk)
-        pruned = copied(model, replacements)
+        pruned = copied(network.model, replacements)
         _record_sizes(pruned, replacements, [plan])
-        note_lineage(pruned, lineage_after(plan, sites))
+        note_lineage(pruned, lineage_after(plan, network.sites))
     return pruned
 
 

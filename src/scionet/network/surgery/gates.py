@@ -1,18 +1,14 @@
-"""A plan as other tensors for the same model: scaled, zeroed or refitted consumer weights.
+"""Gates: factors on the columns of consumer weights, one for each unit.
 
 A *gate* multiplies the output of one unit at the input of every consumer. Consumers are linear, so this is a factor on
-the matching columns of their weights, and a gated network is the same module called with other tensors. The model is
-not changed, the output can be differentiated with respect to the gates, and `torch.func.vmap` evaluates many gates at
-once.
+the matching columns of their weights, and a gated network is the same module called with other tensors
+(`scionet.network.network.Network.masked`). The model is not changed, the output can be differentiated with respect to
+the gates, and `torch.func.vmap` evaluates many gates at once.
 """
 
-from collections.abc import Mapping
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from scionet.network.calling import Batch, call, replaced, state_of
 from scionet.network.plan import Plan
 from scionet.network.sites import Site, Sites
 
@@ -45,38 +41,3 @@ def column_factors(site: Site, consumer: str, gate: Tensor, columns: int) -> Ten
     index = torch.as_tensor(site.slot(consumer, 1).index, device=gate.device)
     unit_of[index] = torch.arange(site.width, device=gate.device)[:, None]
     return torch.cat([gate, torch.ones(1, dtype=gate.dtype, device=gate.device)])[unit_of]
-
-
-def gated_tensors(
-    model: nn.Module, sites: Sites, gates: Mapping[str, Tensor], tensors: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """The tensors with which `model` computes the gated network.
-
-    Args:
-        model: The dense network.
-        sites: Its sites.
-        gates: Per site the gates, shape ``(width,)``; sites without gates stay whole.
-        tensors: Replacement tensors in dense shapes (refitted weights), to which the gates are applied.
-
-    Returns:
-        Replacement tensors by name: the given ones, and every consumer weight of a gated site.
-    """
-    state = state_of(model)
-    changed = {name: tensor.to(state[name]) for name, tensor in (tensors or {}).items()}
-    for name, gate in gates.items():
-        for consumer in sites[name].consumers:
-            weight = changed.get(consumer, state[consumer])
-            factors = column_factors(sites[name], consumer, gate.to(weight), weight.shape[1])
-            changed[consumer] = weight * factors.view(1, -1, *[1] * (weight.ndim - 2))
-    return changed
-
-
-def masked_tensors(model: nn.Module, sites: Sites, plan: Plan) -> dict[str, Tensor]:
-    """The tensors with which `model` computes the masked network of a plan: refitted, with removed units at zero."""
-    return gated_tensors(model, sites, plan_gates(sites, plan), plan.tensors)
-
-
-def call_with(model: nn.Module, tensors: Mapping[str, Tensor], batch: Batch) -> Any:
-    """Call `model` on `batch` as if `tensors` were its parameters and buffers."""
-    with replaced(model, tensors):
-        return call(model, batch)

@@ -11,21 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import VerificationError
-from scionet.network.calling import (
-    Batch,
-    call,
-    data_addresses,
-    place_of,
-    state_of,
-    tensors_of,
-    to_model,
-    undisturbed,
-)
+from scionet.network.calling import Batch, tensors_of
 from scionet.network.guard import guarded
+from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import copied, refuse_other_weights
-from scionet.network.surgery.gates import call_with, masked_tensors
 
 TOLERANCES = {torch.float64: 1e-10, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 1e-1}
 """Largest relative difference between masked and cut network, by floating-point type."""
@@ -59,14 +50,15 @@ def verify(
         VerificationError: If the two differ by more, an output is NaN or infinite, or the cut network does not run.
     """
     refuse_other_weights(plan, model)
-    tensors, dtype = masked_tensors(model, sites, plan), place_of(model)[1]
-    difference = _network_difference(model, tensors, pruned, batch)
-    allowed = TOLERANCES.get(dtype, max(TOLERANCES.values())) if tolerance is None else tolerance
+    network, shrunk = Network(model, sites), Network(pruned)
+    tensors = network.masked_by(plan)
+    difference = _network_difference(network, tensors, shrunk, batch)
+    allowed = TOLERANCES.get(network.dtype, max(TOLERANCES.values())) if tolerance is None else tolerance
     if difference <= allowed:
         return difference
     exact, limit = difference, TOLERANCES[torch.float64]
     if not math.isnan(difference):
-        exact, limit = _in_float64(model, tensors, pruned, batch)
+        exact, limit = _in_float64(network, tensors, shrunk, batch)
     if not exact <= limit:
         raise VerificationError(
             f"the cut network differs from the masked one by {difference:.2e} (relative; allowed {allowed:.0e}), and "
@@ -77,12 +69,12 @@ def verify(
 
 
 def rounding_error(
-    model: nn.Module, batch: Batch, tensors: Mapping[str, Tensor] = MappingProxyType({})
+    network: Network, batch: Batch, tensors: Mapping[str, Tensor] = MappingProxyType({})
 ) -> tuple[float, float]:
     """What a network makes of rounding, in its own floating-point type.
 
     Args:
-        model: The network.
+        network: The network.
         batch: Its inputs.
         tensors: Tensors that take the place of its own.
 
@@ -90,50 +82,50 @@ def rounding_error(
         The largest relative change of an output when the last binary digit of every parameter changes at random, and
         this change as a multiple of the change of the parameters.
     """
-    batch, eps = to_model(batch, model), torch.finfo(place_of(model)[1]).eps
-    with undisturbed(model):
+    batch, eps = network.placed(batch), torch.finfo(network.dtype).eps
+    with network.evaluating():
         outputs, changed = (
-            list(tensors_of(call_with(model, each, copy.deepcopy(batch))))
-            for each in (tensors, {**tensors, **_rounded(model, tensors)})
+            list(tensors_of(network.returned(copy.deepcopy(batch), each)))
+            for each in (tensors, {**tensors, **_rounded(network, tensors)})
         )
     error = _largest_difference(outputs, changed)
     return error, error / eps
 
 
-def _rounded(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _rounded(network: Network, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The parameters of a network with another last digit."""
-    generator, state = torch.Generator().manual_seed(0), state_of(model)
+    generator, parameters = torch.Generator().manual_seed(0), dict(network.model.named_parameters())
     found = {}
-    for name in data_addresses(model).values():
-        tensor = tensors.get(name, state[name]).detach()
-        if isinstance(state[name], nn.Parameter) and tensor.is_floating_point():
+    for name in network.names_by_address.values():
+        tensor = tensors.get(name, network.state[name]).detach()
+        if name in parameters and tensor.is_floating_point():
             signs = 2 * torch.randint(2, tensor.shape, generator=generator) - 1
             found[name] = tensor * (1 + torch.finfo(tensor.dtype).eps * signs.to(tensor))
     return found
 
 
-def _network_difference(model: nn.Module, tensors: Mapping[str, Tensor], pruned: nn.Module, batch: Batch) -> float:
-    """Largest relative difference between `model` called with `tensors` and the cut network; NaN if an output is.
+def _network_difference(network: Network, tensors: Mapping[str, Tensor], pruned: Network, batch: Batch) -> float:
+    """Largest relative difference between a network called with `tensors` and the cut one; NaN if an output is.
 
     Raises:
         VerificationError: If the cut network does not run.
     """
-    batch = to_model(batch, model)
-    with undisturbed(model):  # on copies of the inputs, since a network may write into them
-        expected = list(tensors_of(call_with(model, tensors, copy.deepcopy(batch))))
-    with undisturbed(pruned):
+    batch = network.placed(batch)
+    with network.evaluating():  # on copies of the inputs, since a network may write into them
+        expected = list(tensors_of(network.returned(copy.deepcopy(batch), tensors)))
+    with pruned.evaluating():
         found = list(tensors_of(_called(pruned, copy.deepcopy(batch))))
     return _largest_difference(expected, found)
 
 
-def _called(pruned: nn.Module, batch: Batch) -> Any:
+def _called(pruned: Network, batch: Batch) -> Any:
     """What the cut network returns.
 
     Raises:
         VerificationError: If it does not run.
     """
     try:
-        return call(pruned, batch)
+        return pruned.returned(batch)
     except Exception as error:  # the forward of a user's module can raise anything
         raise VerificationError(
             f"{next(iter(str(error).strip().splitlines()), type(error).__name__)}: the cut network does not run on "
@@ -141,14 +133,12 @@ def _called(pruned: nn.Module, batch: Batch) -> Any:
         ) from error
 
 
-def _in_float64(
-    model: nn.Module, tensors: Mapping[str, Tensor], pruned: nn.Module, batch: Batch
-) -> tuple[float, float]:
+def _in_float64(network: Network, tensors: Mapping[str, Tensor], pruned: Network, batch: Batch) -> tuple[float, float]:
     """The difference in float64, and how much is allowed; infinite if the networks do not run in float64."""
     wide = {name: tensor.double() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    masked, least = copied(model).double(), TOLERANCES[torch.float64]
+    masked, least = Network(copied(network.model).double()), TOLERANCES[torch.float64]
     try:
-        difference = _network_difference(masked, wide, copied(pruned).double(), batch)
+        difference = _network_difference(masked, wide, Network(copied(pruned.model).double()), batch)
         if difference <= least or not difference <= _LOOSEST:
             return difference, least
         return difference, min(max(least, _SAFETY * rounding_error(masked, batch, wide)[0]), _LOOSEST)
