@@ -30,7 +30,8 @@ from scionet.network.calling import hash_tensors, state_of
 from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned
 from scionet.network.checkpoints.graph_export import export_program
 from scionet.network.discovery.discover import discover
-from scionet.network.surgery.cut import cut, verify
+from scionet.network.surgery.cut import cut
+from scionet.network.surgery.verification import verify
 from scionet.pruning import PruneResult, prune
 from scionet.training.accuracy import accuracy
 from scionet.training.fit import fit

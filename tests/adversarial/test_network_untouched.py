@@ -23,7 +23,8 @@ from scionet.masks.masking import mask_weights
 from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned
 from scionet.network.checkpoints.graph_export import export_program
 from scionet.network.discovery.discover import discover
-from scionet.network.surgery.cut import cut, verify
+from scionet.network.surgery.cut import cut
+from scionet.network.surgery.verification import verify
 from scionet.pruning import prune
 from scionet.torch_internals import tree_leaves
 from scionet.training.accuracy import accuracy

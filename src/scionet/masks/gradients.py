@@ -9,15 +9,16 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from scionet.choices.outputs import Outputs
 from scionet.errors import UnsupportedModel
 from scionet.network.calling import (
     Batch,
     attention_unfused,
     example_count,
     place_of,
-    tensors_of,
     undisturbed,
 )
+from scionet.network.comparison import DEFAULT, class_scores
 from scionet.network.example_loss import cross_entropies
 from scionet.network.multiprocess import summed
 from scionet.network.surgery.gates import call_with
@@ -57,7 +58,13 @@ class LossFunctional:
     """
 
     def __init__(
-        self, model: nn.Module, base: Weights, pairs: Pairs, temperature: float = 1.0, batch_norms: bool = False
+        self,
+        model: nn.Module,
+        base: Weights,
+        pairs: Pairs,
+        temperature: float = 1.0,
+        batch_norms: bool = False,
+        outputs: Outputs = DEFAULT,
     ) -> None:
         """Make the functional.
 
@@ -68,9 +75,10 @@ class LossFunctional:
             temperature: Divisor of the logits.
             batch_norms: Whether BatchNorms use the statistics of each batch, as in training, instead of the running
                 statistics.
+            outputs: Which output has the classes; see `class_scores`.
         """
         self._model, self._base, self._pairs, self._temperature = model, base, pairs, temperature
-        self._batch_norms = batch_norms
+        self._batch_norms, self._outputs = batch_norms, outputs
         self._dtype = next(tensor.dtype for tensor in base.values() if tensor.is_floating_point())
         seen = float(sum(len(labels) for _, labels in pairs))
         self._examples = float(summed(torch.tensor(seen, device=place_of(model)[0])))
@@ -133,8 +141,8 @@ class LossFunctional:
             yield
 
     def _batch_loss(self, weights: Weights, inputs: Batch, labels: Tensor) -> Tensor:
-        outputs = call_with(self._model, {**self._base, **weights}, _cast(inputs, self._dtype))
-        return cross_entropies(next(tensors_of(outputs)) / self._temperature, labels).sum()
+        returned = call_with(self._model, {**self._base, **weights}, _cast(inputs, self._dtype))
+        return cross_entropies(class_scores(returned, self._outputs) / self._temperature, labels).sum()
 
     def _summed(self, parts: Sequence[Weights], weights: Weights) -> dict[str, Tensor]:
         zero = {name: torch.zeros_like(weight) for name, weight in weights.items()}

@@ -9,7 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from scionet.network.calling import Batch, call, place_of, state_of, tensors_of, to_model, undisturbed
+from scionet.choices.outputs import Outputs
+from scionet.network.calling import Batch, call, place_of, state_of, to_model, undisturbed
+from scionet.network.comparison import DEFAULT, class_scores
 from scionet.network.sites import Sites
 from scionet.network.surgery.gates import call_with, gated_tensors
 
@@ -21,10 +23,12 @@ class Network:
     Attributes:
         model: The dense network.
         sites: Its sites.
+        outputs: Which outputs count, and how.
     """
 
     model: nn.Module
     sites: Sites
+    outputs: Outputs = DEFAULT
 
     def __repr__(self) -> str:
         """The network in one line."""
@@ -58,9 +62,13 @@ class Network:
         """
         return call(self.model, batch) if tensors is None else call_with(self.model, tensors, batch)
 
-    def output(self, batch: Batch, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The first tensor of what the network returns; see `returned`."""
-        return next(tensors_of(self.returned(batch, tensors)))
+    def class_scores(self, batch: Batch, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The output whose labels are known; see `returned`.
+
+        Raises:
+            UnsupportedModel: If it is not clear which one that is.
+        """
+        return class_scores(self.returned(batch, tensors), self.outputs)
 
     def masked(self, gates: Mapping[str, Tensor], tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """Tensors of the network with these gates; see `gated_tensors`."""

@@ -15,7 +15,8 @@ from scionet.network.calling import hash_tensors, state_of
 from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Choice, Plan
-from scionet.network.surgery.cut import cut, verify
+from scionet.network.surgery.cut import cut
+from scionet.network.surgery.verification import verify
 from scionet.pruning import PruneResult, prune
 from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
 from scionet.training.fit import fit

@@ -14,7 +14,6 @@ from scionet.budget.allocation.ladder import NO_MAXIMUM
 from scionet.budget.allocation.ranked import by_scores
 from scionet.budget.budget import Budget
 from scionet.choices.widths import ErrorCurves, Isomorphic, Sensitivity, Uniform, Widths
-from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import SiteView
 from scionet.methods.method_run import MethodRun
 from scionet.methods.refit.survey import survey
@@ -94,7 +93,7 @@ class Allocator:
             return Curves(self._error_curves(paths), paths)
         if not isinstance(rule, Sensitivity):
             raise AssertionError("other widths have no curves")
-        distance = OutputDistance.on(self.run.network, self._measured(rule.examples).inputs, self.run.settings.outputs)
+        distance = self.run.distance_on(self.run.judged.inputs)
         return Curves(self._sensitivities(rule, distance, paths), paths, distance)
 
     @cached_property
@@ -139,12 +138,6 @@ class Allocator:
 
     def _rank(self, view: SiteView, n_units: int) -> Selection:
         return self.run.ranker.rank(view, n_units, self.run.generators("rank", view.site.name))
-
-    def _measured(self, count: int) -> Calibration:
-        """The examples that sensitivities are measured on: held-out ones, if there are any."""
-        run = self.run
-        found = run.surveyed if run.problem.held_out is None else run.problem.held_out
-        return found.parts((count,), lambda *axes: run.generators("parts", *axes), run.network.device)[0]
 
     def _pruned_alone(
         self, view: SiteView, moments: Mapping[str, Moments], path: Selection, n_units: int
