@@ -3,6 +3,7 @@
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,13 +27,13 @@ from scionet.choices.settings import (
     widths_from,
 )
 from scionet.choices.widths import Widths
-from scionet.errors import InvalidSetting, UnsupportedModel
+from scionet.errors import BudgetExceeded, InvalidSetting, UnsupportedModel
 from scionet.methods.calibration.calibration import read, refuse_no_batches
 from scionet.methods.contract import Method
 from scionet.methods.problem import Problem
 from scionet.methods.registry import GivenMethod, method_for
 from scionet.network.calling import Batch
-from scionet.network.discovery.data_dependence import Paths, varying_places
+from scionet.network.discovery.data_dependence import Paths, marked_as_varying, varying_places
 from scionet.network.discovery.discover import discover
 from scionet.network.guard import guarded
 from scionet.network.multiprocess import world
@@ -278,23 +279,16 @@ def prune_each(
         if isinstance(widths, Widths):
             explicit(costs, widths.units, **bounds)
         paths = Paths(network, example_inputs)
-        calibration = read(
-            network,
-            data if chosen.uses_data else (),
-            example_inputs,
-            labels=chosen.uses_labels,
-            batch_size=resources.batch_size,
-            memory_bytes=resources.memory_bytes,
-            check=paths.see,
-        )
-        verified = [example_inputs, *calibration.inputs[:1], *paths.found[:_PATHS]]
+        options = {"labels": chosen.uses_labels, "batch_size": resources.batch_size}
+        given = read(network, data, example_inputs, **options, memory_bytes=resources.memory_bytes, check=paths.see)
+        problem = chosen.prepared(Problem(network, given, costs), seed)
+        del given  # examples that were copied into parts are freed
+        verified = [example_inputs, *problem.calibration.inputs[:1], *paths.found[:_PATHS]]
         watch.lap("read")
-        plans = chosen.select_each(Problem(network, calibration, costs), wanted, seed, tell)
-    watch.lap("select")
-    return tuple(
-        _result(network, plan, budget, costs, verified, watch.fork())
-        for plan, budget in zip(plans, wanted, strict=True)
-    )
+        plans = chosen.select_each(problem, wanted, seed, tell)
+        watch.lap("select")
+        finish = partial(_finished, chosen, problem, verified, seed, tell)
+        return tuple(finish(plan, budget, watch.fork()) for plan, budget in zip(plans, wanted, strict=True))
 
 
 def _method(
@@ -326,13 +320,39 @@ def _method(
     return method_for(method, settings, has_data)
 
 
-def _result(
-    network: Network,
+def _finished(
+    method: Method,
+    problem: Problem,
+    batches: Sequence[Batch],
+    seed: int,
+    tell: Progress,
     plan: Plan,
     budget: Budget | None,
-    costs: CostModel,
-    batches: Sequence[Batch],
     watch: "_StopWatch",
+) -> PruneResult:
+    """Cut, verify and report. Where the plan first reveals that MACs vary, divide the budget once more without them.
+
+    Raises:
+        PruneError: As `_result` does, for the second plan.
+    """
+    try:
+        return _result(problem, plan, budget, batches, watch)
+    except BudgetExceeded:
+        sites = problem.costs.sites
+        varying = varying_places(problem.network, [plan], batches[0]) - sites.uncounted
+        if not varying:
+            raise
+    sites = marked_as_varying(sites, varying)
+    network, costs = replace(problem.network, sites=sites), CostModel(sites, problem.costs.table)
+    problem = replace(problem, network=network, costs=costs)
+    (plan,) = method.select_each(problem, [budget], seed, tell)
+    watch.lap("select again")
+    note = "the budget was divided twice, since the first plan revealed MACs that depend on the data"
+    return _result(problem, replace(plan, status=f"{plan.status}; {note}"), budget, batches, watch)
+
+
+def _result(
+    problem: Problem, plan: Plan, budget: Budget | None, batches: Sequence[Batch], watch: "_StopWatch"
 ) -> PruneResult:
     """Cut, verify on all batches, count on the first of them, and report.
 
@@ -340,12 +360,13 @@ def _result(
         VerificationError: If the cut network does not compute what the masked one does.
         BudgetExceeded: If the cut network costs more than the budget allows.
     """
-    model, sites, example_inputs = network.model, costs.sites, batches[0]
+    costs, model, example_inputs = problem.costs, problem.network.model, batches[0]
+    sites = costs.sites
     pruned = cut(model, plan, sites)
     watch.lap("cut")
     difference = max(verify(model, plan, sites, pruned, batch) for batch in batches)
     watch.lap("verify")
-    uncounted = sites.uncounted | varying_places(network, [plan], example_inputs)
+    uncounted = sites.uncounted | varying_places(problem.network, [plan], example_inputs)
     dense, counted = (measure(each, example_inputs, uncounted) for each in (model, pruned))
     if budget is not None:
         latency_ms = costs.dense.latency_ms, costs.cost(plan.widths).latency_ms

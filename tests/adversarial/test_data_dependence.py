@@ -16,6 +16,7 @@ from scionet.errors import BudgetExceeded, CalibrationError
 from scionet.network.calling import first_of
 from scionet.network.discovery.data_dependence import Paths
 from scionet.network.discovery.discover import discover
+from scionet.network.discovery.provisional_cut import uneven_subset
 from scionet.network.network import Network
 from scionet.pruning import prune
 
@@ -170,6 +171,29 @@ def test_varying_operations_are_marked() -> None:
     sites = discover(detector(0.0), EXAMPLE)
     assert sites.uncounted == {"first.weight", "last.weight"}
     assert CostModel(sites).dense.macs == fixed_macs(detector(0.0))
+
+
+@pytest.mark.parametrize("density", [50, 70])
+def test_where_the_plan_reveals_that_macs_vary_the_budget_is_divided_again(density: int) -> None:
+    tried = {16, 1, *(len(uneven_subset(16, number)) for number in range(6))}
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = relu(m.a(x))
+        some = 8 if round(float(m.count(h).mean())) in tried else 2  # its value is the number of units that are left
+        return m.head(pooled(relu(m.b(h[..., :some]))))
+
+    layers = {"a": conv(3, 16), "count": conv(16, 1, kernel=1), "b": conv(16, 16), "head": nn.Linear(16, 3)}
+    model = Net(forward, **layers)
+    with torch.no_grad():
+        for name, value in {"a.weight": 0, "a.bias": 1, "count.weight": 1, "count.bias": 0}.items():
+            model.get_parameter(name).fill_(value)
+    assert not discover(model, EXAMPLE).uncounted
+    result = prune(model, (), f"macs<={density}%", example_inputs=EXAMPLE, method="l1")
+    assert "the budget was divided twice" in result.report.status
+    assert "b.weight depend on the data" in result.report.status
+    dense, pruned = (measure(each, EXAMPLE, {"b.weight"}).macs for each in (model, result.model))
+    assert (result.report.dense.macs, result.report.pruned.macs) == (dense, pruned)
+    assert pruned <= density / 100 * dense
 
 
 def test_a_budget_that_the_cut_network_exceeds_is_an_error() -> None:

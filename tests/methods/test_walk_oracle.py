@@ -47,7 +47,7 @@ def planned(
 ) -> tuple[Plan, Sites]:
     """A plan at one density for all sites, on all pixels; refitted unless `repair` says otherwise."""
     sites = discover(model, subject.example(), ignored)
-    chosen = {"widths": "uniform", "resources": ALL_PIXELS} | choices
+    chosen = {"widths": "uniform", "resources": ALL_PIXELS, "hold_out": False} | choices
     return selecting.select(method, model, subject.batches(), sites, budget_for(sites, density), **chosen), sites
 
 

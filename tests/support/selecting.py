@@ -1,6 +1,7 @@
 """Select with a method on a network, without cutting anything."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -69,12 +70,15 @@ def select_each(
     budgets: Sequence[Budget | None],
     seed: int = 0,
     progress: Progress = silent,
+    hold_out: bool = True,
     **choices: Any,
 ) -> list[Plan]:
-    """A plan for each budget."""
+    """A plan for each budget. Without `hold_out`, all examples are fitted on, and judged by."""
     chosen = method_with(method, **choices)
     batch_size = choices.get("resources", Resources()).batch_size
     problem = problem_for(model, batches, sites, labels=chosen.uses_labels, batch_size=batch_size)
+    if not hold_out:
+        problem = replace(problem, held_out=problem.calibration)
     return chosen.select_each(problem, budgets, seed, progress)
 
 

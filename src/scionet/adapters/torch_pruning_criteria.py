@@ -15,12 +15,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scionet.choices.outputs import Outputs
 from scionet.errors import CalibrationError, UnsupportedModel, unknown
 from scionet.extras import extra
 from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import Ranker
 from scionet.methods.criteria.unit_scores import MeasuredRanker
-from scionet.network.calling import as_arguments, call, tensors_of
+from scionet.network.calling import as_arguments, call
+from scionet.network.comparison import DEFAULT, class_scores
 from scionet.network.example_loss import cross_entropies, labelled
 from scionet.network.network import Network
 from scionet.network.sites import Site
@@ -124,14 +126,16 @@ def importances(chosen: Criterion, network: Network, batches: Iterable[Any]) -> 
         first = next(iter(batches), None)
         if first is None:
             raise CalibrationError("no calibration batches given; pass at least one")
-        example = labelled(first, own)[0] if chosen.gradients else first
+        example = labelled(first, own, network.outputs)[0] if chosen.gradients else first
         if chosen.gradients:
-            differentiate(own, importance, batches, chosen.gradients == "single")
+            differentiate(own, importance, batches, chosen.gradients == "single", network.outputs)
         graph = _torch_pruning().DependencyGraph().build_dependency(own, example_inputs=_torch_pruning_inputs(example))
     return {name: _site_importance(graph, importance, own, site) for name, site in network.sites.items()}
 
 
-def differentiate(model: nn.Module, importance: Any, pairs: Iterable[Any], single: bool) -> None:
+def differentiate(
+    model: nn.Module, importance: Any, pairs: Iterable[Any], single: bool, outputs: Outputs = DEFAULT
+) -> None:
     """Accumulate gradients of the mean loss of each batch in the model's parameters.
 
     Args:
@@ -139,10 +143,11 @@ def differentiate(model: nn.Module, importance: Any, pairs: Iterable[Any], singl
         importance: An importance of Torch-Pruning.
         pairs: Batches of inputs and labels.
         single: Whether the importance accumulates squared per-example gradients instead.
+        outputs: Which output has the classes.
     """
     for pair in pairs:
-        inputs, labels = labelled(pair, model)
-        losses = cross_entropies(next(tensors_of(call(model, inputs))), labels)
+        inputs, labels = labelled(pair, model, outputs)
+        losses = cross_entropies(class_scores(call(model, inputs), outputs), labels)
         if not single:
             losses.mean().backward()
             continue

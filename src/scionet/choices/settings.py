@@ -9,7 +9,7 @@ from scionet.choices.limits import Limits
 from scionet.choices.outputs import MetricName, Outputs
 from scionet.choices.repair import REPAIR, Refit, RepairName, RepairStep
 from scionet.choices.resources import Resources
-from scionet.choices.widths import WIDTHS, WidthRule, WidthsName
+from scionet.choices.widths import WIDTHS, Sensitivity, WidthRule, WidthsName
 from scionet.errors import InvalidSetting, unknown
 
 GivenRepair = Iterable[RepairName | RepairStep]
@@ -57,6 +57,11 @@ class Settings:
     def further_repair(self) -> tuple[RepairStep, ...]:
         """The steps after the walk."""
         return tuple(step for step in self.repair if not isinstance(step, Refit))
+
+    @property
+    def judged_examples(self) -> int:
+        """The most examples on which a change of the output is measured."""
+        return (self.widths if isinstance(self.widths, Sensitivity) else Sensitivity()).examples
 
     def described(self) -> dict[str, Any]:
         """The settings as JSON; what does not change the result is left out."""

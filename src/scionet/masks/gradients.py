@@ -9,8 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import grad, vmap
 
+from scionet.choices.outputs import Outputs
 from scionet.errors import UnsupportedModel
-from scionet.network.calling import Batch, attention_unfused, example_count, tensors_of
+from scionet.network.calling import Batch, attention_unfused, example_count
+from scionet.network.comparison import DEFAULT, class_scores
 from scionet.network.example_loss import cross_entropies
 from scionet.network.multiprocess import summed
 from scionet.network.network import Network
@@ -50,7 +52,13 @@ class LossFunctional:
     """
 
     def __init__(
-        self, model: nn.Module, base: Weights, pairs: Pairs, temperature: float = 1.0, batch_norms: bool = False
+        self,
+        model: nn.Module,
+        base: Weights,
+        pairs: Pairs,
+        temperature: float = 1.0,
+        batch_norms: bool = False,
+        outputs: Outputs = DEFAULT,
     ) -> None:
         """Make the functional.
 
@@ -61,9 +69,10 @@ class LossFunctional:
             temperature: Divisor of the logits.
             batch_norms: Whether BatchNorms use the statistics of each batch, as in training, instead of the running
                 statistics.
+            outputs: Which output has the classes; see `class_scores`.
         """
         self._network, self._base, self._pairs, self._temperature = Network(model), base, pairs, temperature
-        self._batch_norms = batch_norms
+        self._batch_norms, self._outputs = batch_norms, outputs
         self._dtype = next(tensor.dtype for tensor in base.values() if tensor.is_floating_point())
         seen = float(sum(len(labels) for _, labels in pairs))
         self._examples = float(summed(torch.tensor(seen, device=self._network.device)))
@@ -126,8 +135,8 @@ class LossFunctional:
             yield
 
     def _batch_loss(self, weights: Weights, inputs: Batch, labels: Tensor) -> Tensor:
-        outputs = self._network.returned(_cast(inputs, self._dtype), {**self._base, **weights})
-        return cross_entropies(next(tensors_of(outputs)) / self._temperature, labels).sum()
+        returned = self._network.returned(_cast(inputs, self._dtype), {**self._base, **weights})
+        return cross_entropies(class_scores(returned, self._outputs) / self._temperature, labels).sum()
 
     def _summed(self, parts: Sequence[Weights], weights: Weights) -> dict[str, Tensor]:
         zero = {name: torch.zeros_like(weight) for name, weight in weights.items()}

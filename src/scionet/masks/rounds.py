@@ -7,12 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scionet.choices.outputs import Outputs
 from scionet.errors import CalibrationError, InvalidSetting, LayerCollapse
 from scionet.masks.keeping import keep_groups, keep_pattern, rounded_count
 from scionet.masks.mask_rule import MaskRule
 from scionet.masks.scores import WeightScore, WeightView
 from scionet.masks.weights import isomorphic_groups
 from scionet.network.calling import Batch
+from scionet.network.comparison import DEFAULT
 from scionet.seeds import seeded
 
 Tensors = Mapping[str, Tensor]
@@ -31,6 +33,7 @@ class ScoringTask:
         batches: Batches for the score.
         example_inputs: Inputs of the network, if known.
         within: Masks of an earlier run. Weights that they remove do not return. None for all weights.
+        outputs: Which output has the classes, for scores with labels.
     """
 
     model: nn.Module
@@ -41,6 +44,7 @@ class ScoringTask:
     batches: Sequence[Any]
     example_inputs: Batch | None
     within: Tensors | None = None
+    outputs: Outputs = DEFAULT
 
     @property
     def candidates(self) -> Tensors:
@@ -65,7 +69,9 @@ class ScoringTask:
         """
         temperature = self.rule.temperature or self.score.temperature
         rng = seeded(self.rule.seed)("weights", self.name, number)
-        view = WeightView(self.model, self.weights, masks, self.batches, self.example_inputs, temperature, rng)
+        view = WeightView(
+            self.model, self.weights, masks, self.batches, self.example_inputs, temperature, rng, self.outputs
+        )
         given = self.score(view)
         self._refuse_misfit(given)
         found = {name: given[name].detach() for name in self.weights}

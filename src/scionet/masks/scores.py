@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scionet.choices.outputs import Outputs
 from scionet.errors import CalibrationError
 from scionet.masks.gradients import LossFunctional, Weights, gradients
 from scionet.masks.inverse_fisher import (
@@ -26,6 +27,7 @@ from scionet.masks.schedule import ONE_SHOT, Schedule
 from scionet.masks.synaptic_flow import synaptic_flow
 from scionet.masks.weights import upcast_state
 from scionet.network.calling import Batch
+from scionet.network.comparison import DEFAULT
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,7 @@ class WeightView:
         example_inputs: Inputs of the network, if known.
         temperature: Divisor of the logits.
         rng: Random generator.
+        outputs: Which output has the classes.
     """
 
     model: nn.Module
@@ -49,6 +52,7 @@ class WeightView:
     example_inputs: Batch | None
     temperature: float
     rng: np.random.Generator
+    outputs: Outputs = DEFAULT
 
     @property
     def masked(self) -> dict[str, Tensor]:
@@ -58,7 +62,9 @@ class WeightView:
     @property
     def loss(self) -> LossFunctional:
         """The task loss, as a function of the weights."""
-        return LossFunctional(self.model, upcast_state(self.model), self.batches, self.temperature)
+        return LossFunctional(
+            self.model, upcast_state(self.model), self.batches, self.temperature, outputs=self.outputs
+        )
 
     def times(self, gradients: Weights) -> dict[str, Tensor]:
         """θ∘∂R/∂θ."""

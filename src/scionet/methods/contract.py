@@ -31,7 +31,7 @@ class Method(ABC):
     Attributes:
         name: Name in plans and records.
         uses_labels: Whether the calibration examples must have labels.
-        uses_data: Whether it needs calibration examples at all.
+        uses_data: Whether it needs calibration examples. Those that are given are read in any case.
     """
 
     name: str
@@ -61,6 +61,15 @@ class Method(ABC):
         """
         if not isinstance(seed, int | np.integer) or isinstance(seed, bool) or seed < 0:
             raise InvalidSetting(f"the seed must be a whole number of 0 or more; given {seed!r}")
+
+    def prepared(self, problem: Problem, seed: int) -> Problem:
+        """The problem as `select` uses it, such as with held-out examples; `prune` then drops the one that was given.
+
+        Args:
+            problem: The network, the calibration examples and the costs.
+            seed: Root of all randomness.
+        """
+        return problem
 
     def select_each(
         self, problem: Problem, budgets: Sequence[Budget | None], seed: int, progress: Progress = silent

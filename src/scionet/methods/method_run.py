@@ -1,5 +1,6 @@
 """MethodRun: the state that all walks of one method through one network share."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,6 +11,8 @@ from scionet.methods.calibration.calibration import ALL, Calibration
 from scionet.methods.contract import Ranker, SiteView
 from scionet.methods.problem import Problem
 from scionet.methods.refit.refit import Fitting, Sample
+from scionet.methods.widths.output_distance import OutputDistance
+from scionet.network.calling import Batch
 from scionet.network.network import Network
 from scionet.network.sites import Site, Sites
 from scionet.progress import Progress
@@ -66,6 +69,18 @@ class MethodRun:
         """Let the ranker pick units of a site until `n_units` different ones are kept."""
         return self.ranker.rank(view, n_units, self.generator_of(view.site))
 
+    def distance_on(self, inputs: Iterable[Batch]) -> OutputDistance:
+        """The distance of the outputs on some examples, of which this process may have none."""
+        like = next(iter(self.calibration.inputs), None)
+        return OutputDistance.on(self.network, inputs, self.settings.outputs, like)
+
+    @property
+    def judged(self) -> Calibration:
+        """The examples that changes of the output are measured on: held-out ones, if there are any."""
+        found = self.surveyed if self.problem.held_out is None else self.problem.held_out
+        count = self.settings.judged_examples
+        return found.parts((count,), lambda *axes: self.generators("parts", *axes), self.network.device)[0]
+
     @property
     def surveyed(self) -> Calibration:
         """Examples on which error curves are measured and residual streams are decided."""
@@ -79,7 +94,7 @@ class MethodRun:
     @cached_property
     def _surveyed_and_rest(self) -> tuple[Calibration, ...]:
         counts = (self.settings.resources.survey_examples, ALL)
-        return self.calibration.parts(counts, self.generators, self.network.device)
+        return self.calibration.parts(counts, self.generators, self.network.device, in_each_process=True)
 
 
 class Sampler:

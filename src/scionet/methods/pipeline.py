@@ -6,10 +6,11 @@ from typing import Any
 
 from scionet.budget.allocation.reach import NO_GAIN, TOLERANCE, shortfall
 from scionet.budget.budget import Budget
+from scionet.choices.outputs import Outputs
 from scionet.choices.repair import Recalibrate, Reconstruct
 from scionet.choices.settings import Settings
 from scionet.choices.widths import ErrorCurves, Sensitivity, Widths
-from scionet.errors import InvalidSetting
+from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
 from scionet.methods.calibration.calibration import ALL
 from scionet.methods.calibration.holdout import divided
 from scionet.methods.contract import Method, Ranker
@@ -25,7 +26,7 @@ from scionet.methods.widths.damage_curves import measured_curves
 from scionet.methods.widths.verdict import verdict
 from scionet.network.plan import Plan
 from scionet.progress import Progress, silent
-from scionet.seeds import Generators, seeded
+from scionet.seeds import seeded
 
 _NO_WEIGHT = "line search gives weight to no more units; a refit (repair=['refit']) makes use of every unit"
 
@@ -65,7 +66,7 @@ class Pipeline(Method):
         """
         self.check(budgets, seed)
         generators = seeded(seed)
-        problem = self._holding_out(problem, generators)
+        problem = self.prepared(problem, seed)
         if any(isinstance(step, Reconstruct) for step in self.settings.repair):
             refuse_processes()
             reconstruction_data(problem, seed)  # too few examples are refused before the walk
@@ -81,19 +82,20 @@ class Pipeline(Method):
         plans = []
         for budget in budgets:
             walk, plan = self._walked(allocator, budget, seed)
-            plans.append(_judged(walk, self._repaired(run, plan)))
+            plans.append(self._judged(walk, self._repaired(run, plan)))
         return plans
 
-    def _holding_out(self, problem: Problem, generators: Generators) -> Problem:
-        """The problem with held-out examples, if something is judged by them and there are enough."""
-        rule, repair = self.settings.widths, self.settings.repair
-        if any(isinstance(step, Reconstruct) for step in repair):
-            most = ALL
-        elif isinstance(rule, Sensitivity):
-            most = rule.examples
-        else:
+    def prepared(self, problem: Problem, seed: int) -> Problem:
+        """The problem with the outputs that count, and with held-out examples, if there are enough.
+
+        Choices and the result are judged by them. Those that the caller holds out are used as they are.
+        """
+        problem = replace(problem, network=replace(problem.network, outputs=self.settings.outputs))
+        if problem.held_out is not None:
             return problem
-        parts = divided(problem.calibration, most, generators, problem.network.device)
+        reconstructs = any(isinstance(step, Reconstruct) for step in self.settings.repair)
+        most = ALL if reconstructs else self.settings.judged_examples
+        parts = divided(problem.calibration, most, seeded(seed), problem.network.device)
         return problem if parts is None else replace(problem, calibration=parts[0], held_out=parts[1])
 
     def _walked(self, allocator: Allocator, budget: Budget | None, seed: int) -> tuple[Walk, Plan]:
@@ -141,6 +143,27 @@ class Pipeline(Method):
                 plan = reconstructed(run.network, plan, data, step, self.settings.outputs, run.progress)
         return plan
 
+    def _judged(self, walk: Walk, plan: Plan) -> Plan:
+        """The plan after the repair; with data, its status says how the outputs change.
+
+        Raises:
+            UnsupportedModel: If the outputs that the user chose cannot be compared.
+            CalibrationError: If they are NaN or infinite.
+        """
+        run = walk.run
+        if not run.calibration.total(run.network.device):
+            return plan
+        try:
+            predicted, distance = walk.widths.predicted or (None, run.distance_on(run.judged.inputs))
+            repaired = run.network.masked_by(plan) if self.settings.further_repair else None
+            unseen = run.problem.held_out is not None or not self.uses_data
+            notes = [*verdict(predicted, distance, walk.masked, repaired, unseen)]
+        except (UnsupportedModel, CalibrationError) as error:
+            if walk.widths.predicted is not None or self.settings.outputs != Outputs():
+                raise
+            notes = [f"warning: the change of the output was not measured: {str(error).partition(';')[0]}"]
+        return replace(plan, status="; ".join([plan.status, *notes]))
+
     def check(self, budgets: Sequence[Budget | None], seed: int) -> None:
         """Check combinations of arguments that types cannot exclude.
 
@@ -163,16 +186,6 @@ class Pipeline(Method):
                 f"passes={self.ranker.passes} would repeat the first: a further pass needs a refit, and a method that "
                 f"chooses by what consumers see in the pruned network, which {self.name!r} does not; set passes=1"
             )
-
-
-def _judged(walk: Walk, plan: Plan) -> Plan:
-    """The plan after the repair, with what its status says of the change of the outputs, if that was measured."""
-    if walk.widths.predicted is None:
-        return plan
-    run, (predicted, distance) = walk.run, walk.widths.predicted
-    repaired = run.network.masked_by(plan) if run.settings.further_repair else None
-    notes = verdict(predicted, distance, walk.masked, repaired, held_out=run.problem.held_out is not None)
-    return replace(plan, status="; ".join([plan.status, *notes]))
 
 
 def _saturated(walk: Walk) -> dict[str, int]:

@@ -16,7 +16,7 @@ class Problem:
         network: The dense network.
         calibration: Examples, with labels if the method uses them; empty if it needs no data.
         costs: The cost of the network at any widths.
-        held_out: Further examples, which nothing is fitted on; None if none are held out.
+        held_out: Further examples, which nothing is fitted on; None lets the method hold out some of the calibration.
     """
 
     network: Network

@@ -11,7 +11,6 @@ import numpy as np
 from scionet.budget.budget import Budget
 from scionet.methods.walk import AllocatedWidths, Walk
 from scionet.methods.widths.allocator import Allocator
-from scionet.methods.widths.output_distance import OutputDistance
 from scionet.progress import silent
 
 _STEP = 0.4
@@ -33,9 +32,9 @@ def searched(allocator: Allocator, budget: Budget, max_units: Mapping[str, int],
         n_tries: Number of other widths to try.
     """
     run = allocator.run
-    held_out = [] if run.problem.held_out is None else run.problem.held_out.inputs
-    inputs = [*held_out, *run.unsurveyed.inputs] or run.surveyed.inputs
-    distance = OutputDistance.on(run.network, inputs, run.settings.outputs)
+    parts = [run.unsurveyed] if run.problem.held_out is None else [run.problem.held_out, run.unsurveyed]
+    unseen = sum(part.total(run.network.device) for part in parts)
+    distance = run.distance_on(batch for part in (parts if unseen else [run.surveyed]) for batch in part.inputs)
     trying = replace(run, problem=replace(run.problem, calibration=run.surveyed), progress=silent)
     generator = run.generators("width search", str(budget))
 

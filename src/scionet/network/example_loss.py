@@ -7,8 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scionet.choices.outputs import Outputs
 from scionet.errors import CalibrationError
 from scionet.network.calling import Batch, call, place_of, plain, tensors_of, to_model
+from scionet.network.comparison import DEFAULT, class_scores
 
 
 def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
@@ -17,25 +19,31 @@ def cross_entropies(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.nn.functional.cross_entropy(wide, labels, reduction="none").double()
 
 
-def labelled(batch: Any, model: nn.Module) -> tuple[Batch, Tensor]:
+def labelled(batch: Any, model: nn.Module, outputs: Outputs = DEFAULT) -> tuple[Batch, Tensor]:
     """Inputs and labels of a batch on the model's device, checked to have a finite loss.
+
+    Args:
+        batch: A pair of inputs and labels.
+        model: The network.
+        outputs: Which output has the classes; see `class_scores`.
 
     Raises:
         CalibrationError: If the batch is not a pair of inputs and labels, or its loss is not finite.
+        UnsupportedModel: If it is not clear which output has the classes.
     """
     inputs, labels = pair_of(batch, model)
-    dense_loss(model, inputs, labels)
+    dense_loss(model, inputs, labels, outputs)
     return inputs, labels
 
 
-def dense_loss(model: nn.Module, inputs: Batch, labels: Tensor) -> float:
+def dense_loss(model: nn.Module, inputs: Batch, labels: Tensor, outputs: Outputs = DEFAULT) -> float:
     """The mean cross-entropy of the dense network on one batch.
 
     Raises:
         CalibrationError: If the labels do not fit the output, or the loss is NaN or infinite.
+        UnsupportedModel: If it is not clear which output has the classes.
     """
-    outputs = call(model, inputs)
-    logits = next(tensors_of(outputs))
+    logits = class_scores(call(model, inputs), outputs)
     if logits.ndim != 2 or len(logits) != len(labels) or labels.min() < 0 or labels.max() >= logits.shape[1]:
         raise CalibrationError(
             f"the task loss needs outputs of shape (batch, classes) and a label in 0..classes-1 per example; given "

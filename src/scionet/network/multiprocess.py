@@ -6,8 +6,13 @@ process ``i % count``, which is how Accelerate distributes batches. Under anothe
 sampled from the batches; everything else is the same.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, distributed
+
+from scionet.errors import PruneError, UnsupportedModel
 
 
 def world() -> tuple[int, int]:
@@ -38,6 +43,23 @@ def everywhere(holds: bool, device: torch.device) -> bool:
     Where one process has to raise an error, all must: a process that goes on would wait for the others forever.
     """
     return int(summed(torch.tensor(int(holds), device=device))) == world()[1]
+
+
+@contextmanager
+def failing_together(device: torch.device) -> Iterator[None]:
+    """An error of ours in one process is an error in all. Inside, no process waits for another.
+
+    Raises:
+        PruneError: What was raised in this process.
+        UnsupportedModel: If only others failed.
+    """
+    failed: PruneError | None = None
+    try:
+        yield
+    except PruneError as error:
+        failed = error
+    if not everywhere(failed is None, device):
+        raise failed or UnsupportedModel("another of the processes failed here; see its error")
 
 
 def largest(number: int, device: torch.device) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from scionet.choices.outputs import Outputs
 from scionet.network.calling import (
     Batch,
     attention_unfused,
@@ -16,10 +17,10 @@ from scionet.network.calling import (
     place_of,
     replaced,
     state_of,
-    tensors_of,
     to_model,
     undisturbed,
 )
+from scionet.network.comparison import DEFAULT, class_scores
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.gates import column_factors, plan_gates
@@ -32,10 +33,12 @@ class Network:
     Attributes:
         model: The network.
         sites: Its sites; none of a network that is only called.
+        outputs: Which outputs count, and how.
     """
 
     model: nn.Module
     sites: Sites = field(default_factory=lambda: Sites({}, {}, (), {}, ()))
+    outputs: Outputs = DEFAULT
 
     def __repr__(self) -> str:
         """The network in one line."""
@@ -84,9 +87,13 @@ class Network:
         with replaced(self.model, tensors):
             return call(self.model, batch)
 
-    def output(self, batch: Batch, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
-        """The first tensor of what the network returns; see `returned`."""
-        return next(tensors_of(self.returned(batch, tensors)))
+    def class_scores(self, batch: Batch, tensors: Mapping[str, Tensor] | None = None) -> Tensor:
+        """The output whose labels are known; see `returned`.
+
+        Raises:
+            UnsupportedModel: If it is not clear which one that is.
+        """
+        return class_scores(self.returned(batch, tensors), self.outputs)
 
     def masked(self, gates: Mapping[str, Tensor], tensors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
         """The tensors with which the network computes the gated one; see `scionet.network.surgery.gates`.

@@ -23,11 +23,6 @@ def named_outputs(returned: Any) -> dict[str, Tensor]:
     return {".".join(way): tensor for way, tensor in _leaves(returned, ()) if tensor.is_floating_point()}
 
 
-def first_output(returned: Any) -> Tensors:
-    """The first floating-point tensor of what a network returns, as a tuple of one."""
-    return tuple(named_outputs(returned).values())[:1]
-
-
 def shown(name: str) -> str:
     """The name of an output for a text."""
     return repr(name) if name else "the output"

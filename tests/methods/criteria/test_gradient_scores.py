@@ -165,9 +165,8 @@ def test_labels_decide_whatever_widths_are_decided_by(widths) -> None:
     model, pairs = SUBJECTS["residual"].network(), SUBJECTS["residual"].pairs()
     sites = discover(model, SUBJECTS["residual"].example())
     found = saliencies(gradient_scores.taylor, Network(model, sites), pairs)
-    plan = select(
-        "taylor", model, pairs, sites, budget_for(sites, 0.6), widths=widths, resources=Resources(batch_size=24)
-    )
+    resources, budget = Resources(batch_size=24), budget_for(sites, 0.6)
+    plan = select("taylor", model, pairs, sites, budget, widths=widths, resources=resources, hold_out=False)
     for choice in plan.choices:
         assert choice.order == tuple(np.argsort(-found[choice.site], kind="stable")[: len(choice.kept)])
 

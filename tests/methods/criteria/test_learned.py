@@ -1,5 +1,6 @@
 """Units in the order of a taught selector: the lessons, the statistics, and whole prunes."""
 
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -17,6 +18,7 @@ from scionet.errors import InvalidSetting
 from scionet.files.safetensors_files import hash_tensors
 from scionet.methods.contract import SiteView
 from scionet.methods.criteria.learned import STATISTICS, LearnedRanker, learned, lessons, statistics
+from scionet.methods.pipeline import Pipeline
 from scionet.methods.refit.survey import survey, surveying
 from scionet.methods.registry import SCORES
 from scionet.network.calling import state_of
@@ -25,10 +27,13 @@ from scionet.selection.quadratic import LeastSquaresObjective
 
 
 @cache
-def views(name: str) -> dict[str, SiteView]:
+def views(name: str, fitted: bool = False) -> dict[str, SiteView]:
+    """Views of all sites, on all examples or on those that `prune` does not hold out."""
     subject = SUBJECTS[name]
     settings = Settings(repair=(Refit(),))
     run = surveying(subject.network(), subject.batches(), subject.example(), SCORES["energy"], settings, 0)
+    if fitted:
+        run = replace(run, problem=Pipeline(run.ranker, settings).prepared(run.problem, 0))
     return {view.site.name: view for view, _ in survey(run, run.surveyed, run.sites)}
 
 
@@ -111,7 +116,7 @@ def test_prune_takes_units_in_the_selectors_order(name, settings) -> None:
     for choice in result.plan.choices:
         site = views(name)[choice.site].site
         if len(site.consumers) > 1 and "repair" not in settings:  # decided in the dense network, on such moments
-            order = taught().rank(statistics(views(name)[choice.site]))
+            order = taught().rank(statistics(views(name, fitted=True)[choice.site]))
             assert list(choice.order) == order[: len(choice.kept)]
         assert sorted(choice.order) == list(choice.kept)
 

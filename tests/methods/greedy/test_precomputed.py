@@ -100,10 +100,13 @@ CASES = {
 }
 
 
+def sole(returned: Any) -> tuple[Tensor, ...]:
+    return (returned["logits"] if isinstance(returned, dict) else returned,)
+
+
 def first_output(model: nn.Module, batch: Any) -> Tensor:
     with torch.no_grad():
-        out = call(model, batch)
-    return out["logits"] if isinstance(out, dict) else out
+        return sole(call(model, batch))[0]
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -114,7 +117,7 @@ def test_precomputed_examples_give_what_the_gated_network_gives(name, memory) ->
     sites = discover(model, batch)
     assert sites
     for name, site in sites.items():
-        known = Precomputed(GatedSite(view_of(model, sites, name)), batch, memory)
+        known = Precomputed(GatedSite(view_of(model, sites, name), sole), batch, memory)
         rows, units = torch.tensor([3, 0, 3, 6]), torch.tensor([1, 0, site.width - 1, 1])
         point, counts = known.start(), np.zeros(site.width)
         for n_picks, unit in enumerate((site.width - 1, 0, site.width - 1)):
@@ -133,7 +136,7 @@ def carried(name: str, site: str, memory: float = PLENTY) -> tuple[list[tuple[in
     """Shapes of what is known of an example for all gates, and without them."""
     model, batch = CASES[name].network(), CASES[name].batch()
     sites = discover(model, batch)
-    known = Precomputed(GatedSite(view_of(model, sites, site)), batch, memory)
+    known = Precomputed(GatedSite(view_of(model, sites, site), sole), batch, memory)
     return [rows.shape for rows in known._vertices], [rows.shape for rows in known._values]
 
 
@@ -155,7 +158,7 @@ def test_network_that_mixes_examples_is_refused() -> None:
     x = torch.randn(5, 6, dtype=torch.float64)
     sites = discover(model, x)
     with pytest.raises(UnsupportedModel, match="alone"):
-        Precomputed(GatedSite(view_of(model, sites, "first")), x, PLENTY)
+        Precomputed(GatedSite(view_of(model, sites, "first"), sole), x, PLENTY)
 
 
 def test_batches_of_one_form_are_joined() -> None:

@@ -98,9 +98,8 @@ def test_picks_are_those_of_brute_force_however_candidates_are_stacked(
     model, pairs = subject.network(), ragged(name)
     sites = discover(model, subject.example())
     method = Forward(TaskLoss(repetition=repetition, fresh_batches=fresh))
-    plan = select(
-        method, model, pairs, sites, budget_for(sites, 0.2), repair=[], resources=Resources(batch_size=BATCH_SIZE)
-    )
+    resources, budget = Resources(batch_size=BATCH_SIZE), budget_for(sites, 0.2)
+    plan = select(method, model, pairs, sites, budget, repair=[], resources=resources, hold_out=False)
     gates: dict[str, FloatArray] = {}
     for choice in plan.choices:
         counts = np.zeros(choice.width)
@@ -149,7 +148,7 @@ def test_tolerance_stops_at_the_first_pick_that_is_good_enough() -> None:
         model.get_parameter("4.weight").mul_(20)
         pairs = [(x, model(x).argmax(1)) for x in subject.batches(1, 64)]
     sites = discover(model, subject.example(), ["2"])
-    plan = select(Forward(TaskLoss(tolerance=0.2)), model, pairs, sites, None, repair=[])
+    plan = select(Forward(TaskLoss(tolerance=0.2)), model, pairs, sites, None, repair=[], hold_out=False)
     (choice,) = plan.choices
     allowed = naive_loss(model, pairs) + 0.2
     assert 1 < len(choice.kept) < choice.width

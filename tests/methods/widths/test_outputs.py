@@ -1,5 +1,6 @@
 """Which outputs count, how each is compared, and that none is sacrificed for another."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -9,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from scionet import prune
+from scionet.choices.limits import Limits
 from scionet.choices.methods import Average, Forward, LeastSquares, OutputImitation
 from scionet.choices.outputs import Output, Outputs
 from scionet.choices.repair import Reconstruct
+from scionet.choices.widths import Sensitivity, Widths
 from scionet.errors import UnsupportedModel
-from scionet.methods.widths.comparison import variance_of
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.methods.widths.verdict import verdict
+from scionet.network.comparison import variance_of
 from scionet.network.network import Network
 from scionet.network.outputs import named_outputs
 
@@ -141,10 +144,16 @@ class Found(nn.Module):
         return {"boxes": scores[scores > 0]}
 
 
-def test_outputs_whose_shape_depends_on_the_weights_are_refused() -> None:
+def test_outputs_whose_shape_depends_on_the_weights_are_refused_where_they_decide_and_noted_elsewhere() -> None:
     torch.manual_seed(0)
+    model, data = Found(), torch.randn(64, 4).split(16)
+    given = {"data": data, "budget": "macs<=50%", "example_inputs": data[0]}
     with pytest.raises(UnsupportedModel, match="'boxes' has the shape"):
-        prune(Found(), torch.randn(64, 4).split(16), "macs<=50%", example_inputs=torch.randn(2, 4))
+        prune(model, **given)
+    status = prune(model, **given, widths="uniform").report.status
+    assert re.search(r"warning: the change of the output was not measured: 'boxes' has the shape", status)
+    with pytest.raises(UnsupportedModel, match="outputs names 'logits'"):
+        prune(model, **given, widths="uniform", outputs=Outputs(of=("logits",)))
 
 
 def test_names_of_outputs() -> None:
@@ -215,13 +224,57 @@ CHOICES: Mapping[str, dict[str, Any]] = {
 @pytest.mark.parametrize("name", CHOICES)
 def test_no_head_is_sacrificed_for_the_other(name: str, trained: tuple[TwoHeads, Tensor, Tensor]) -> None:
     model, x, unseen = trained
-    few = x[:128] if "imitation" in name else x
+    few = x[:160] if "imitation" in name else x
     before = r2(model, unseen)
     assert min(before) > 0.85
     result = prune(model, few.split(64), "macs<=50%", example_inputs=x[:2], **CHOICES[name])
     assert min(after / dense for after, dense in zip(r2(result.model, unseen), before, strict=True)) > 0.8
-    if CHOICES[name].get("widths") != "uniform":
-        assert "'0' by squared error, '1' by squared error" in result.report.status
+    assert "'0' by squared error, '1' by squared error" in result.report.status
+    assert re.search(
+        r"squared error of each output, relative to its variance: '[01]' \S+, '[01]' ", result.report.status
+    )
+
+
+WIDTHS: Mapping[str, Any] = {
+    "uniform": "uniform",
+    "error curves": "error_curves",
+    "isomorphic": "isomorphic",
+    "sensitivity": "sensitivity",
+    "search": Sensitivity(search=2),
+    "given": Widths({"heads.1.0": 2}),
+}
+
+
+@pytest.mark.parametrize("repair", [[], ["refit"]], ids=["bare", "refitted"])
+@pytest.mark.parametrize("name", WIDTHS)
+def test_whatever_decides_the_widths_the_change_of_each_output_is_reported(
+    name: str, repair: list[Any], trained: tuple[TwoHeads, Tensor, Tensor]
+) -> None:
+    model, x, _ = trained
+    only = Limits(ignored_layers=["body.0", "heads.0.0"])
+    budget = None if name == "given" else "params<=60%"
+    given = {"example_inputs": x[:2], "method": "l1", "widths": WIDTHS[name], "repair": repair, "limits": only}
+    status = prune(model, x.split(64), budget, **given).report.status
+    assert "change of the output on 128 held-out examples: " in status
+    assert ("predicted" in status) == (name in ("sensitivity", "search"))
+    assert "warning: the output '1' changes far more than the others" in status
+    assert "fitted on these" not in status
+
+
+def test_without_data_nothing_is_said_of_the_outputs() -> None:
+    status = prune(TwoHeads(), (), "params<=45%", example_inputs=torch.zeros(2, 8), method="l1").report.status
+    assert "change of the output" not in status
+
+
+def test_examples_that_nothing_is_fitted_on_are_as_good_as_held_out_ones() -> None:
+    given = {"example_inputs": torch.zeros(2, 8), "method": "l1", "widths": "uniform"}
+    few = [torch.randn(7, 8)]
+    bare, fitted = (
+        prune(TwoHeads(), few, "params<=45%", **given, repair=repair).report.status for repair in ([], ["refit"])
+    )
+    assert "change of the output on 7 held-out examples: " in bare
+    assert "change of the output on 7 examples: " in fitted
+    assert "the weights were fitted on these examples" in fitted
 
 
 def test_an_output_that_is_left_out_may_suffer_and_a_damaged_one_is_a_warning(

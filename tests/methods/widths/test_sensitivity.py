@@ -61,7 +61,7 @@ def run_of(model, batches, widths="uniform", resources=ALL_PIXELS, repair=None) 
     method = method_with("forward", widths=widths, resources=resources, repair=repair or [Refit()])
     assert isinstance(method, Pipeline)
     run = surveying(model, batches, BRANCHED.example(), method.ranker, method.settings, 0)
-    return replace(run, problem=method._holding_out(run.problem, run.generators))
+    return replace(run, problem=method.prepared(run.problem, 0)) if isinstance(widths, Sensitivity) else run
 
 
 def damage_of(run: MethodRun) -> Mapping[str, FloatArray]:

@@ -9,10 +9,14 @@ from torch import nn
 
 from scionet.network.calling import state_of
 from scionet.network.network import Network
-from scionet.network.outputs import first_output
+from scionet.network.outputs import Tensors, named_outputs
 from scionet.network.passes import variants
 from scionet.network.passes.variants import pieces, run_variants
 from scionet.torch_internals import TorchDispatchMode
+
+
+def all_outputs(returned: Any) -> Tensors:
+    return tuple(named_outputs(returned).values())
 
 
 def changed(model: nn.Module, names: list[str]) -> list[dict[str, torch.Tensor]]:
@@ -31,7 +35,7 @@ def test_outputs_are_those_of_one_call_for_each_change(name, monkeypatch) -> Non
     before = {key: tensor.clone() for key, tensor in state_of(model).items()}
     monkeypatch.setattr(variants, "_called", None)  # a call for each change would now fail
     monkeypatch.setattr(variants, "_INPUT_ENTRIES", 1)  # parts of four examples, and of three
-    parts = run_variants(Network(model), changes, pieces(batch), first_output)
+    parts = run_variants(Network(model), changes, pieces(batch), all_outputs)
     found = [torch.cat([output for (output,) in outputs]) for outputs in zip(*parts, strict=True)]
     with torch.no_grad():
         for change, outputs in zip(changes, found, strict=True):
@@ -61,7 +65,7 @@ def test_a_network_that_cannot_be_recorded_is_called_for_each_change(branching) 
     model = Layers(branching).double()
     names, batch = ["layers.0.weight", "layers.5.weight"], torch.randn(4, 3, dtype=torch.float64)
     changes = changed(model, names)
-    (found,) = run_variants(Network(model), changes, pieces(batch), first_output)
+    (found,) = run_variants(Network(model), changes, pieces(batch), all_outputs)
     with torch.no_grad():
         for change, (output,) in zip(changes, found, strict=True):
             torch.testing.assert_close(output, Network(model).returned(batch, change), rtol=1e-10, atol=1e-12)
@@ -78,7 +82,7 @@ def test_operations_before_a_change_are_not_run_again() -> None:
             return func(*args, **(kwargs or {}))
 
     changes = [change for number in (1, 5) for change in changed(model, [f"layers.{number}.weight"])]
-    parts = run_variants(Network(model), changes, [torch.cat([batch, batch])], first_output)
+    parts = run_variants(Network(model), changes, [torch.cat([batch, batch])], all_outputs)
     with Count():
         list(parts)
     # the call recorded, compared (recorded and plain), then the dense run with its two variants of 5 and 1 layers

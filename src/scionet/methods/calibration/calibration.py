@@ -103,20 +103,23 @@ class Calibration:
         """Number of examples of all processes. All processes must call this together."""
         return int(summed(torch.tensor(self.count, device=device)))
 
-    def parts(self, counts: Sequence[int], generators: Generators, device: torch.device) -> tuple["Calibration", ...]:
+    def parts(
+        self, counts: Sequence[int], generators: Generators, device: torch.device, *, in_each_process: bool = False
+    ) -> tuple["Calibration", ...]:
         """Return disjoint parts of the examples, spread evenly over them.
 
-        A batch that cannot be divided belongs to one part as a whole. In each process, the first part has at least one
-        example. The examples of a part are numbered from 0, as if nothing else had been read.
+        A batch that cannot be divided belongs to one part as a whole. The examples of a part are numbered from 0, as if
+        nothing else had been read. Of several processes, some may have no example of a small part.
 
         Args:
             counts: Examples of each part, over all processes. Later parts are smaller if there are not enough.
             generators: Source of randomness.
             device: Where sums over processes are computed.
+            in_each_process: Give the first part at least one example in each process, for passes of all together.
         """
         total = max(1, self.total(device))
         chosen = [self._part_of(batch, total, np.cumsum(counts), generators) for batch in self.batches]
-        if chosen and not any((part == 0).any() for part in chosen):
+        if in_each_process and chosen and not any((part == 0).any() for part in chosen):
             chosen[0][slice(1) if self.batches[0].divisible else slice(None)] = 0
         return tuple(self._part(number, chosen, device) for number in range(len(counts)))
 
@@ -132,18 +135,22 @@ class Calibration:
             return _parts(_shuffled(batch.numbers, total, generators), total, ends)
         size = len(batch.numbers)
         place = np.full(size, batch.numbers[0] // size)
-        return _parts(place, max(1, total // size), ends // size)
+        return _parts(place, max(1, total // size), -(-ends // size))
 
     def _part(self, number: int, chosen: Sequence[IntArray], device: torch.device) -> "Calibration":
-        """Return one part, given the part of each example."""
-        batches = [
-            batch.some(np.flatnonzero(part == number))
-            for batch, part in zip(self.batches, chosen, strict=True)
-            if (part == number).any()
-        ]
-        return Calibration(
-            tuple(regrouped(_renumbered(batches, device), self.batch_size)), self.batch_size, self.storage
-        )
+        """Return one part, given the part of each example. What exceeds the memory is again written to disk."""
+        given = [(batch, np.flatnonzero(part == number)) for batch, part in zip(self.batches, chosen, strict=True)]
+        taken = [(batch, which) for batch, which in given if len(which)]
+        numbers = _renumbered([batch.numbers[which] for batch, which in taken], device)
+        batches = (replace(batch.some(at), numbers=new) for (batch, at), new in zip(taken, numbers, strict=True))
+        kept = tuple(map(self._kept, regrouped(batches, self.batch_size)))
+        return Calibration(kept, self.batch_size, self.storage)
+
+    def _kept(self, batch: CalibrationBatch) -> CalibrationBatch:
+        """A batch in memory or on disk; one of these batches is there already."""
+        if self.storage is None or any(batch.inputs is own.inputs for own in self.batches):
+            return batch
+        return _changed(batch, self.storage.keep)
 
 
 def read(
@@ -230,15 +237,15 @@ def refuse_no_batches(data: Any) -> None:
         )
 
 
-def _renumbered(batches: Sequence[CalibrationBatch], device: torch.device) -> list[CalibrationBatch]:
-    """The same examples, numbered consecutively in the same order over all processes."""
-    size = largest(max((int(batch.numbers.max()) + 1 for batch in batches), default=0), device)
+def _renumbered(numbers: Sequence[IntArray], device: torch.device) -> list[IntArray]:
+    """The numbers of examples in some batches, made consecutive in the same order over all processes."""
+    size = largest(max((int(each.max()) + 1 for each in numbers), default=0), device)
     present = torch.zeros(size, dtype=torch.int64)
-    for batch in batches:
-        present[torch.from_numpy(batch.numbers)] = 1
+    for each in numbers:
+        present[torch.from_numpy(each)] = 1
     present = summed(present.to(device)).cpu()
     before = (present.cumsum(0) - present).numpy()
-    return [replace(batch, numbers=before[batch.numbers]) for batch in batches]
+    return [before[each] for each in numbers]
 
 
 def _shuffled(numbers: IntArray, total: int, generators: Generators) -> IntArray:

@@ -12,7 +12,7 @@ def divided(
 ) -> tuple[Calibration, Calibration] | None:
     """Hold out one calibration example in eight.
 
-    All processes must call this together.
+    All processes must call this together. Of several processes, some may hold out none of theirs.
 
     Args:
         calibration: All examples.
@@ -27,4 +27,4 @@ def divided(
     if not count:
         return None
     held_out, fitted = calibration.parts((count, ALL), lambda *axes: generators("held out", *axes), device)
-    return (fitted, held_out) if everywhere(held_out.count > 0 and fitted.count > 0, device) else None
+    return (fitted, held_out) if held_out.total(device) and everywhere(fitted.count > 0, device) else None

@@ -120,11 +120,11 @@ def slopes_of(network: Network, pair: Any) -> Slopes:
         CalibrationError: If the batch is not a pair of inputs and matching class indices, or its loss is not finite.
         UnsupportedModel: If the network runs without gradients.
     """
-    inputs, labels = labelled(pair, network.model)
+    inputs, labels = labelled(pair, network.model, network.outputs)
     units = sum(site.width for site in network.sites.values())
     with torch.enable_grad():
         gates = torch.ones(units, dtype=torch.float64, device=labels.device, requires_grad=True)
-        logits = network.output(inputs, network.masked(_by_site(gates, network.sites)))
+        logits = network.class_scores(inputs, network.masked(_by_site(gates, network.sites)))
         return Slopes(_derivative(cross_entropies(logits, labels).mean(), gates), len(labels))
 
 

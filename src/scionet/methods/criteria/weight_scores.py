@@ -79,10 +79,11 @@ class WeightRanker(MeasuredRanker):
         masks = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
         example = None if sites.inputs is None else inputs_of(sites.inputs).blank()
         with network.evaluating():
-            pairs = [labelled(pair, model) for pair in calibration.pairs] if self.uses_labels else []
+            pairs = [labelled(pair, model, network.outputs) for pair in calibration.pairs] if self.uses_labels else []
             if self.uses_labels and not pairs:
                 raise CalibrationError("there are no calibration batches; give at least one pair (inputs, labels)")
-            task = ScoringTask(model, weights, self.weight_score, self.score, MaskRule(density=1.0), pairs, example)
+            rule, outputs = MaskRule(density=1.0), network.outputs
+            task = ScoringTask(model, weights, self.weight_score, self.score, rule, pairs, example, outputs=outputs)
             found = task.scores(masks, 1)
         return {name: self._of(site, found) for name, site in sites.items()}
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.contract import SiteView
 from scionet.network.calling import Batch, attention_unfused, concatenated, example_count, form_of, tensors_of
-from scionet.network.outputs import Pick, Tensors, first_output
+from scionet.network.outputs import Pick, Tensors
 from scionet.network.passes.program import Program
 from scionet.network.surgery.gates import column_factors
 from scionet.torch_internals import tree_leaves, tree_map
@@ -18,7 +18,7 @@ from scionet.torch_internals import tree_leaves, tree_map
 class GatedSite:
     """A network with gates at one site, in addition to the gates and tensors decided before."""
 
-    def __init__(self, view: SiteView, pick: Pick = first_output) -> None:
+    def __init__(self, view: SiteView, pick: Pick) -> None:
         """Compute the masked tensors once.
 
         Args:

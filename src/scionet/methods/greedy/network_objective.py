@@ -14,7 +14,7 @@ from scionet.methods.greedy.gated_network import GatedSite
 from scionet.methods.greedy.racing import racing
 from scionet.network.calling import Batch
 from scionet.network.multiprocess import everywhere, largest, summed
-from scionet.network.outputs import Pick, Tensors, first_output
+from scionet.network.outputs import Pick, Tensors
 from scionet.selection.objective import Objective
 from scionet.typing import FloatArray, IntArray
 
@@ -74,7 +74,7 @@ class NetworkObjective(Objective[_Picks]):
         given: Sequence[tuple[Batch, Tensors]],
         score: Score,
         scoring: Scoring,
-        pick: Pick = first_output,
+        pick: Pick,
     ) -> None:
         """Precompute everything that does not depend on the gates.
 

@@ -7,7 +7,6 @@ import numpy as np
 from torch import Tensor
 
 from scionet.choices.widths import ErrorCurves, Sensitivity
-from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import SiteView
 from scionet.methods.method_run import MethodRun
 from scionet.methods.refit.survey import survey
@@ -40,7 +39,7 @@ def measured_curves(run: MethodRun) -> DamageCurves | None:
         return None
     distance = None
     if isinstance(rule, Sensitivity):
-        distance = OutputDistance.on(run.network, _measured(run, rule.examples).inputs, run.settings.outputs)
+        distance = run.distance_on(run.judged.inputs)
     errors: dict[str, FloatArray] = {}
     paths: dict[str, Selection] = {}
     measured: dict[str, tuple[int, ...]] = {}
@@ -67,12 +66,6 @@ def _sensitivities(
         name: sensitivity_curve(errors[name], widths, [next(distances) for _ in widths])
         for name, widths in measured.items()
     }
-
-
-def _measured(run: MethodRun, count: int) -> Calibration:
-    """The examples that sensitivities are measured on: held-out ones, if there are any."""
-    found = run.surveyed if run.problem.held_out is None else run.problem.held_out
-    return found.parts((count,), lambda *axes: run.generators("parts", *axes), run.network.device)[0]
 
 
 def _pruned_alone(

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from scionet.choices.outputs import Outputs
 from scionet.errors import CalibrationError, UnsupportedModel
-from scionet.methods.widths.comparison import Comparison, comparisons_for, rows, variance_of
 from scionet.network.calling import Batch, example_count, joined
-from scionet.network.multiprocess import everywhere, summed
+from scionet.network.comparison import Comparison, comparisons_for, rows, variance_of
+from scionet.network.multiprocess import everywhere, failing_together, summed
 from scionet.network.network import Network
 from scionet.network.outputs import named_outputs
 from scionet.network.passes.variants import pieces, run_variants
@@ -38,34 +38,40 @@ class OutputDistance:
     comparisons: tuple[Comparison, ...]
 
     @classmethod
-    def on(cls, network: Network, inputs: Iterable[Batch], choice: Outputs) -> "OutputDistance":
-        """Run the dense network once.
+    def on(
+        cls, network: Network, inputs: Iterable[Batch], choice: Outputs, like: Batch | None = None
+    ) -> "OutputDistance":
+        """Run the dense network once. All processes must call this together.
 
         Args:
             network: The dense network.
-            inputs: Batches.
+            inputs: Batches; there may be none in some of several processes, if `like` is given.
             choice: Which outputs are compared, and how.
+            like: A batch of the same form, by which the outputs are known where there are none.
 
         Raises:
             CalibrationError: If there is no batch.
             UnsupportedModel: If outputs are missing, or have no classes for ``"kl"``.
         """
         placed = [network.placed(batch) for batch in inputs]
-        if not everywhere(bool(placed), network.device):
+        known = placed or ([] if like is None else [network.placed(like)])
+        if not everywhere(bool(known), network.device):
             raise CalibrationError(
                 "the calibration data are empty; give an iterable of at least one batch of inputs (to every process, "
                 "if there are several)"
             )
-        with network.evaluating():
-            named = [named_outputs(network.returned(batch)) for batch in placed]
-        comparisons = comparisons_for(named[0], choice)
-        outputs = [_picked(each, comparisons) for each in named]
-        counts = [example_count(batch) for batch in placed]
+        with network.evaluating(), failing_together(network.device):
+            named = [named_outputs(network.returned(batch)) for batch in known]
+            comparisons = comparisons_for(named[0], choice)
+            outputs = [_picked(each, comparisons) for each in named]
+        counts = [example_count(batch) for batch in known]
         scaled = []
         for comparison, tensors in zip(comparisons, zip(*outputs, strict=True), strict=True):
-            flat = [rows(tensor, count) for tensor, count in zip(tensors, counts, strict=True)]
+            flat = [
+                rows(tensor, count)[: count if placed else 0] for tensor, count in zip(tensors, counts, strict=True)
+            ]
             scaled.append(replace(comparison, variance=variance_of(flat, network.device)))
-        return cls(network, placed, outputs, tuple(scaled))
+        return cls(network, placed, outputs if placed else [], tuple(scaled))
 
     def picked(self, returned: Any) -> tuple[Tensor, ...]:
         """The outputs that are compared, of what a network returns.
@@ -135,10 +141,11 @@ class OutputDistance:
         pairs = ((inputs, *dense) for inputs, dense in zip(self.inputs, self.outputs, strict=True))
         parts = [part for pair in joined(pairs) for part in pieces(pair)]  # a call of one form is recorded once
         found = run_variants(self.network, changes, [inputs for inputs, *_ in parts], self.picked)
-        for (inputs, *dense), outputs in zip(parts, found, strict=True):
-            self._add(total, outputs, dense, example_count(inputs))
-            done += example_count(inputs)
-            progress("measure", done, n_examples)
+        with failing_together(self.network.device):
+            for (inputs, *dense), outputs in zip(parts, found, strict=True):
+                self._add(total, outputs, dense, example_count(inputs))
+                done += example_count(inputs)
+                progress("measure", done, n_examples)
         means = (summed(total) / self.n_examples).cpu().numpy()
         if not np.isfinite(means).all():
             raise CalibrationError("the pruned network gives NaN or infinite outputs; check the calibration data")

@@ -6,7 +6,7 @@ and of masked networks on the same inputs, and of the dense network on calibrati
 
 import copy
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -28,8 +28,12 @@ def with_varying_operations(network: Network, batch: Batch) -> Sites:
     """
     sites = network.sites
     narrow = Plan(tuple(Choice(name, site.width, (0,), (1.0,)) for name, site in sites.items()))
-    varying = varying_places(network, (provisional_plan(sites, sites), narrow), batch)
-    marked = (replace(each, varies=True) if each.place in varying else each for each in sites.operations)
+    return marked_as_varying(sites, varying_places(network, (provisional_plan(sites, sites), narrow), batch))
+
+
+def marked_as_varying(sites: Sites, places: Collection[str]) -> Sites:
+    """The sites, with the operations at these places marked as depending on the data."""
+    marked = (replace(each, varies=True) if each.place in places else each for each in sites.operations)
     return replace(sites, operations=tuple(marked))
 
 

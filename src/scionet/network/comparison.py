@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,10 +10,14 @@ from torch import Tensor
 from scionet.choices.outputs import MetricName, Output, Outputs
 from scionet.errors import UnsupportedModel
 from scionet.network.multiprocess import largest, summed
-from scionet.network.outputs import shown
+from scionet.network.outputs import named_outputs, shown
 
 _ROUNDING = 10.0
 """An output varies if its variation is more than so many units in the last place of its size."""
+
+
+DEFAULT = Outputs()
+"""Nothing chosen."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +98,29 @@ def comparisons_for(outputs: Mapping[str, Tensor], choice: Outputs) -> tuple[Com
             f"{', '.join(map(repr, outputs))}"
         )
     return tuple(_comparison(each, outputs[each.key], choice, sole=len(outputs) == 1) for each in chosen)
+
+
+def class_scores(returned: Any, choice: Outputs = DEFAULT) -> Tensor:
+    """The output whose labels are known, of what a network returns: the sole one, or the one with classes.
+
+    Args:
+        returned: What the network returns.
+        choice: What the user chose.
+
+    Raises:
+        UnsupportedModel: If several outputs, or none, are compared as class scores.
+    """
+    outputs = named_outputs(returned)
+    compared = comparisons_for(outputs, choice)
+    found = compared if len(compared) == 1 else [each for each in compared if each.metric == "kl"]
+    if len(found) != 1:
+        names = ", ".join(map(shown, outputs))
+        raise UnsupportedModel(
+            f"a loss with labels needs one output of class scores, and the network returns {names}, of which "
+            f"{len(found)} are compared as class scores; name the right one by outputs=Outputs(of=['...']), or return "
+            "it under the name 'logits'"
+        )
+    return outputs[found[0].name]
 
 
 def _comparison(output: Output, tensor: Tensor, choice: Outputs, sole: bool) -> Comparison:
