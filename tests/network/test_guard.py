@@ -59,6 +59,7 @@ CHANGES: dict[str, Callable[[Any], object]] = {
     "no attribute": lambda net: delattr(net, "kept"),
     "a new attribute": lambda net: setattr(net, "late", torch.ones(1)),
     "a key": lambda net: net.table.update(c=net.table.pop("a")),
+    "a key for the same value": lambda net: net.table.update(c=net.table.pop("a"), b=net.table.pop("b")),
     "the order of keys": lambda net: net.table.update(a=net.table.pop("a")),
     "a value": lambda net: net.table.update(a=torch.zeros(1)),
     "a tensor of a table in place": lambda net: net.table["a"].add_(1),
