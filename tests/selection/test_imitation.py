@@ -137,6 +137,7 @@ def test_line_search_removes_drift() -> None:
     state = objective.commit(objective.commit(objective.start(), 0), 1)
     drifted = replace(state, alpha=state.alpha * (1 + 1e-6), with_gram=state.with_gram + 1e-6, n_picks=REFRESH - 1)
     cured = objective.commit(drifted, 2)
+    assert cured.n_picks == REFRESH
     assert objective.weights(cured).sum() == pytest.approx(6, rel=1e-14)
     assert objective.value(cured) == pytest.approx(-item.error(objective.weights(cured)), rel=1e-12)
 

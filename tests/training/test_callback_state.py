@@ -348,3 +348,9 @@ def test_tensors_go_to_the_device_where_they_were(on_cpu: bool, device: str) -> 
     assert values["mean"]["on_cpu"]
     values["mean"]["on_cpu"] = on_cpu
     assert decoded(CallbackState("", {}, values, tensors), torch.device("meta"))["mean"].device.type == device
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64], ids=str)
+def test_tensors_keep_their_type(dtype: torch.dtype) -> None:
+    kept = CallbackState("kind", {}, *encoded({"seen": torch.tensor([1, 0, 1]).to(dtype)}, "x"))
+    assert decoded(kept, torch.device("cpu"))["seen"].dtype == dtype

@@ -22,7 +22,7 @@ from scionet.errors import CheckpointError, PruneError
 from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of
 from scionet.training.callbacks import Callback
-from scionet.training.identity import of_examples
+from scionet.training.identity import of_examples, of_network
 from scionet.training.outline import outline
 from scionet.training.state import TrainingState, load_state
 
@@ -318,6 +318,15 @@ def test_cycles_and_what_cannot_be_described_end() -> None:
     assert outline(data) == outline(data)
     assert "0x" not in str(outline(data))
     assert outline(deep) == outline(deep)
+
+
+def test_public_plain_attributes_identify_a_network() -> None:
+    model, before = network(), of_network(network())
+    model.eval()
+    model[3]._calls, model[3].table = 7, {"a": 1}  # type: ignore[index, union-attr]
+    assert of_network(model) == before
+    model[3].sizes = [1, (2, None)]  # type: ignore[index, union-attr]
+    assert of_network(model) == {**before, "3": {**before["3"], "sizes": {"0": 1, "1": {"0": 2, "1": None}}}}
 
 
 def test_a_state_says_what_it_depends_on(begun: bytes, tmp_path: Path) -> None:

@@ -10,9 +10,10 @@ from scionet.errors import CheckpointError, InvalidSetting, PruneError
 from scionet.files.atomic import clear_leftovers, whole_file
 from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of
+from scionet.training.accuracy import Accuracy
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
-from scionet.training.state import STATES, TrainingState, load_state, save_state
+from scionet.training.state import STATES, Epoch, TrainingState, best_epoch, load_state, save_state
 
 RECIPE = replace(QUICK, average_decay=0.9, patience=3, optimiser="adamw")
 
@@ -59,6 +60,17 @@ def test_a_state_comes_back_as_it_was(file: Path, tmp_path: Path) -> None:
         else:
             assert before == after
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize(
+    ("correct", "best"), [([], 0), ([None, None], 0), ([None, 5, 7, None, 7, 6], 3), ([0], 1)], ids=str
+)
+def test_the_best_epoch_is_the_first_of_equals_among_those_validated(correct: list[int | None], best: int) -> None:
+    history = [
+        Epoch(number, 4 * number, 1.0, 0.1, None if count is None else Accuracy(count, 10))
+        for number, count in enumerate(correct, start=1)
+    ]
+    assert best_epoch(history) == best
 
 
 def test_what_is_finished_is_not_done_again(file: Path) -> None:

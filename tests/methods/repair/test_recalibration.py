@@ -22,7 +22,7 @@ def test_statistics_are_those_of_the_cut_network_in_training(name, repair) -> No
     model, batches = subject.network(), list(subject.batches())
     before = hash_tensors(state_of(model))
     sites = discover(model, subject.example())
-    given = {"widths": "uniform", "resources": Resources(batch_size=24)}
+    given = {"widths": "uniform", "resources": Resources(batch_size=24), "hold_out": False}
     plain, recalibrated = (
         select("l1", model, batches, sites, budget_for(sites, 0.6), repair=[*repair, *more], **given)
         for more in ([], ["recalibrate"])
@@ -53,8 +53,8 @@ def test_a_smaller_last_batch_weighs_less_and_an_example_left_over_is_not_alone(
     sites = discover(model, torch.zeros(2, 3))
     for count, parts in ((40, (32, 8)), (33, (33,)), (65, (32, 33))):
         x = torch.randn(count, 3, dtype=torch.float64)
-        given = {"widths": "uniform", "repair": ["recalibrate"], "resources": Resources(batch_size=32)}
-        plan = select("l1", model, x.split(13), sites, Budget.of("macs<=100%"), **given)
+        options = {"widths": "uniform", "repair": ["recalibrate"], "resources": Resources(batch_size=32)}
+        plan = select("l1", model, x.split(13), sites, Budget.of("macs<=100%"), hold_out=False, **options)
         with torch.no_grad():
             seen = [(len(part), model[0](part)) for part in x.split(parts)]
         mean = sum(size * part.mean(0) for size, part in seen) / count

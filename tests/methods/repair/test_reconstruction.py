@@ -58,7 +58,7 @@ def masked(model: nn.Module, result: PruneResult) -> dict[str, Tensor]:
 
 def gain(result: PruneResult) -> tuple[float, float]:
     """Distances before and after, from the report."""
-    found = re.search(r"held-out examples (\S+) -> (\S+)$", str(result.report))
+    found = re.search(r"held-out examples (\S+) -> ([\d.e+-]+)", str(result.report))
     assert found is not None
     return float(found[1]), float(found[2])
 

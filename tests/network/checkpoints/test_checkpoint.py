@@ -352,6 +352,8 @@ def test_description(tmp_path: Path) -> None:
     assert (found["method"], found["seed"], found["extra"]) == ("forward", 0, extra)
     assert found["dense_hash"] == sites.dense_hash
     assert found["bytes"] == path.stat().st_size
+    assert (found["factory_kwargs"], found["inputs"]) == (kwargs, None)
+    assert (found["prunings"], found["settings"]) == (1, plan.settings)
     assert found["versions"]["torch"] == torch.__version__
     json.dumps(found)
 

@@ -127,10 +127,11 @@ def test_the_first_dense_network_is_what_the_file_is_of(tmp_path: Path) -> None:
 
 
 class Stubborn(nn.MultiheadAttention):
-    """Attention whose number of heads cannot be changed."""
+    """Attention whose number of heads cannot be changed, and which notes that somebody tried."""
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "num_heads" and "num_heads" in vars(self):
+            self.register_buffer("tried", torch.ones(1))
             raise RuntimeError("eight heads it is")
         super().__setattr__(name, value)
 

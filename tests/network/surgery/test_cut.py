@@ -190,6 +190,14 @@ def test_refitted_tensors_are_cut_like_those_they_replace() -> None:
     assert torch.equal(pruned.get_parameter("b.bias"), bias[[0, 2]])
 
 
+def test_the_cut_network_shares_no_memory_with_its_plan() -> None:
+    model = chain()
+    sites = discover(model, image())
+    plan = Plan((Choice("a", 4, (1, 3), (1.0, 1.0)),), {"head.bias": torch.ones(2)})
+    cut(model, plan, sites).get_parameter("head.bias").data.zero_()
+    assert plan.tensors["head.bias"].tolist() == [1, 1]
+
+
 def test_half_precision_is_kept() -> None:
     model = chain().to(torch.bfloat16)
     pruned = shrunk(model, {"a": [1, 3]}, image(dtype=torch.bfloat16))

@@ -86,6 +86,25 @@ def test_classes_empty_tensors_and_complex_numbers_are_compared(output: Callable
         verify(model, plan, sites, pruned, x)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"),
+    [(torch.float64, 1e-10), (torch.float32, 1e-4), (torch.float16, 2e-2), (torch.bfloat16, 1e-1)],
+)
+def test_the_tolerance_of_each_type(dtype: torch.dtype, tolerance: float) -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(dtype), torch.randn(8, 3).to(dtype)
+    sites = discover(model, x)
+    plan = plan_of(sites, {"0": [1, 3]})
+    for error, right in ((0.5 * tolerance, True), (1.5 * tolerance, False)):
+        pruned = cut(model, plan, sites)
+        pruned[1].register_forward_hook(lambda m, args, out, error=error: out * (1 + error))  # type: ignore[index]
+        if right:
+            assert verify(model, plan, sites, pruned, x) <= tolerance
+        else:
+            with pytest.raises(VerificationError, match=f"allowed {tolerance:.0e}"):
+                verify(model, plan, sites, pruned, x)
+
+
 def test_a_given_tolerance_counts() -> None:
     model, plan, sites, pruned, x = cut_and_plan()
     with torch.no_grad():
@@ -157,6 +176,14 @@ def test_a_well_conditioned_network_keeps_its_tolerance() -> None:
     error, factor = rounding_error(Network(pruned), x)
     assert error < 1e-13
     assert 0.1 < factor < 100
+
+
+def test_rounding_error_is_that_of_the_last_digit() -> None:
+    """Each output is one parameter, and 1 changes by exactly one unit of the last digit."""
+    scale = Net(lambda m, x: m.norm(x), norm=nn.BatchNorm1d(64, eps=0.0)).double()
+    error, factor = rounding_error(scale, torch.ones(2, 64, dtype=torch.float64))
+    assert error == torch.finfo(torch.float64).eps
+    assert factor == 1
 
 
 def test_outputs_of_another_number_and_networks_that_fail_are_noticed() -> None:
