@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from scionet.budget.latency.durations import Latency
-from scionet.budget.latency.operations import Axis
 from scionet.budget.latency.origin import Origin
 from scionet.budget.latency.table import LatencyTable, NetworkTime, OperationTimes
+from scionet.budget.latency.timed_operations import Axis
 from scionet.network.calling import tensors_of
 from scionet.network.sites import Sites
 from scionet.torch_internals import TorchDispatchMode

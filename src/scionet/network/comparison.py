@@ -10,7 +10,7 @@ from torch import Tensor
 from scionet.choices.outputs import MetricName, Output, Outputs
 from scionet.errors import UnsupportedModel
 from scionet.network.multiprocess import largest, summed
-from scionet.network.outputs import named_outputs, shown
+from scionet.network.named_outputs import named_outputs, shown
 
 _ROUNDING = 10.0
 """An output varies if its variation is more than so many units in the last place of its size."""
@@ -21,11 +21,11 @@ DEFAULT = Outputs()
 
 
 @dataclass(frozen=True)
-class Comparison:
+class OutputComparison:
     """How one output is compared.
 
     Attributes:
-        name: Name of the output; see `scionet.network.outputs.named_outputs`.
+        name: Name of the output; see `scionet.network.named_outputs.named_outputs`.
         metric: ``"kl"``: divergence of the softmax over the classes, dense from changed, in nats; the mean over the
             positions of an example. ``"squared"``: squared error relative to the variance.
         classes: The dimension of the classes, for ``"kl"``; 0 for ``"squared"``.
@@ -79,7 +79,7 @@ class Comparison:
             )
 
 
-def comparisons_for(outputs: Mapping[str, Tensor], choice: Outputs) -> tuple[Comparison, ...]:
+def comparisons_for(outputs: Mapping[str, Tensor], choice: Outputs) -> tuple[OutputComparison, ...]:
     """How each output is compared, before its variance is known.
 
     Args:
@@ -123,7 +123,7 @@ def class_scores(returned: Any, choice: Outputs = DEFAULT) -> Tensor:
     return outputs[found[0].name]
 
 
-def _comparison(output: Output, tensor: Tensor, choice: Outputs, sole: bool) -> Comparison:
+def _comparison(output: Output, tensor: Tensor, choice: Outputs, sole: bool) -> OutputComparison:
     """How one output is compared.
 
     Raises:
@@ -143,7 +143,7 @@ def _comparison(output: Output, tensor: Tensor, choice: Outputs, sole: bool) -> 
             f"outputs='kl' needs two or more classes along dimension {dimension}; {shown(output.key)} has the shape "
             f"{tuple(tensor.shape)}; choose outputs='squared', or Outputs(classes=...)"
         )
-    return Comparison(output.key, metric, dimension % tensor.ndim if metric == "kl" else 0)
+    return OutputComparison(output.key, metric, dimension % tensor.ndim if metric == "kl" else 0)
 
 
 def variance_of(outputs: Sequence[Tensor], device: torch.device) -> float:

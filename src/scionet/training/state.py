@@ -125,7 +125,7 @@ class _Progress:
 
 
 @dataclass(frozen=True)
-class _Record:
+class _StateRecord:
     """The JSON of a state."""
 
     progress: _Progress
@@ -139,7 +139,7 @@ def save_state(path: str | Path, state: TrainingState) -> None:
     Raises:
         CheckpointError: If it cannot be written.
     """
-    record = _Record(_Progress.of(state), state.settings, state.origin)
+    record = _StateRecord(_Progress.of(state), state.settings, state.origin)
     STATES.save(path, _tensors_of(state), record, overwrite=True)
 
 
@@ -149,7 +149,7 @@ def load_state(path: str | Path) -> TrainingState:
     Raises:
         CheckpointError: If the file is missing, damaged, of another format version, or no state of a training.
     """
-    record, tensors = STATES.read(_Record, path)
+    record, tensors = STATES.read(_StateRecord, path)
     parts: dict[str, dict[str, Tensor]] = {part: {} for part in (*_PARTS, "memory", "callbacks")}
     for key, tensor in tensors.items():
         part, _, name = key.partition("/")

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.budget.costs import CostModel
-from scionet.budget.latency.operations import Axis, operations
 from scionet.budget.latency.table import LatencyTable, OperationTimes
+from scionet.budget.latency.timed_operations import Axis, operations
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of

@@ -19,8 +19,8 @@ from scionet.errors import UnsupportedModel
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.methods.widths.verdict import verdict
 from scionet.network.comparison import variance_of
+from scionet.network.named_outputs import named_outputs
 from scionet.network.network import Network
-from scionet.network.outputs import named_outputs
 
 DEFAULT = Outputs()
 

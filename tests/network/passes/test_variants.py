@@ -8,8 +8,8 @@ from support.subjects import SUBJECTS
 from torch import nn
 
 from scionet.network.calling import state_of
+from scionet.network.named_outputs import Tensors, named_outputs
 from scionet.network.network import Network
-from scionet.network.outputs import Tensors, named_outputs
 from scionet.network.passes import variants
 from scionet.network.passes.variants import pieces, run_variants
 from scionet.torch_internals import TorchDispatchMode

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from scionet.budget.latency.operations import Axis
+from scionet.budget.latency.timed_operations import Axis
 from scionet.typing import FloatArray, IntArray
 
 _SLOPE = 1e-6

@@ -12,9 +12,9 @@ import numpy as np
 from torch import nn
 
 from scionet.budget.latency.durations import Latency, interval
-from scionet.budget.latency.operations import Axis, Kernel, operations
 from scionet.budget.latency.origin import Origin
 from scionet.budget.latency.surfaces import Surface, Surfaces, rising
+from scionet.budget.latency.timed_operations import Axis, Kernel, operations
 from scionet.budget.latency.timing import Timer, all_undisturbed, interleaved, stopwatch
 from scionet.budget.latency.workbench import Workbench, common_widths, cut_to
 from scionet.errors import CalibrationError, InvalidSetting

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from scionet.budget.latency.operations import POINTS, STEP, Kernel, Uses
+from scionet.budget.latency.timed_operations import POINTS, STEP, Kernel, Uses
 from scionet.budget.latency.timing import Timer
 from scionet.network.calling import Batch, call
 from scionet.network.plan import Choice, Plan

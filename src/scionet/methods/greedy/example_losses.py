@@ -10,7 +10,7 @@ from torch import Tensor
 from scionet.methods.greedy.gated_network import GatedSite, grouped_by_form
 from scionet.methods.greedy.precomputed import Point, Precomputed
 from scionet.network.calling import Batch, example_count
-from scionet.network.outputs import Tensors
+from scionet.network.named_outputs import Tensors
 
 Score = Callable[[Tensors, Tensors], Tensor]
 """Maps outputs of some examples and their targets to the loss of each: float64, 0 or more."""

@@ -9,7 +9,7 @@ from torch import Tensor
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.methods.contract import SiteView
 from scionet.network.calling import Batch, attention_unfused, concatenated, example_count, form_of, tensors_of
-from scionet.network.outputs import Pick, Tensors
+from scionet.network.named_outputs import Pick, Tensors
 from scionet.network.passes.program import Program
 from scionet.network.surgery.gates import column_factors
 from scionet.torch_internals import tree_leaves, tree_map

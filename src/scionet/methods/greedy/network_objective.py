@@ -14,7 +14,7 @@ from scionet.methods.greedy.gated_network import GatedSite
 from scionet.methods.greedy.racing import racing
 from scionet.network.calling import Batch
 from scionet.network.multiprocess import everywhere, largest, summed
-from scionet.network.outputs import Pick, Tensors
+from scionet.network.named_outputs import Pick, Tensors
 from scionet.selection.objective import Objective
 from scionet.typing import FloatArray, IntArray
 

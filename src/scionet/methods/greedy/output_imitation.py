@@ -11,7 +11,7 @@ from scionet.methods.greedy.precomputed import Precomputed
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.network.calling import example_count
 from scionet.network.multiprocess import summed
-from scionet.network.outputs import Tensors
+from scionet.network.named_outputs import Tensors
 from scionet.selection.terms import Term
 
 

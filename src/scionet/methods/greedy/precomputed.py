@@ -10,7 +10,7 @@ from torch.func import grad, jvp, vmap
 from scionet.errors import UnsupportedModel
 from scionet.methods.greedy.gated_network import GatedSite, supported
 from scionet.network.calling import Batch, example_count
-from scionet.network.outputs import Tensors
+from scionet.network.named_outputs import Tensors
 from scionet.network.passes.program import Level
 from scionet.torch_internals import load_forward_mode, tree_leaves, tree_map
 

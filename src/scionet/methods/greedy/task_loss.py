@@ -6,7 +6,7 @@ from scionet.methods.contract import SiteView
 from scionet.methods.greedy.network_objective import EXACTLY, NetworkObjective, Scoring
 from scionet.network.comparison import class_scores
 from scionet.network.example_loss import cross_entropies, dense_loss, pair_of
-from scionet.network.outputs import Tensors
+from scionet.network.named_outputs import Tensors
 
 
 class TaskLossObjective(NetworkObjective):

@@ -12,10 +12,10 @@ from torch import Tensor
 from scionet.choices.outputs import Outputs
 from scionet.errors import CalibrationError, UnsupportedModel
 from scionet.network.calling import Batch, example_count, joined
-from scionet.network.comparison import Comparison, comparisons_for, rows, variance_of
+from scionet.network.comparison import OutputComparison, comparisons_for, rows, variance_of
 from scionet.network.multiprocess import everywhere, failing_together, summed
+from scionet.network.named_outputs import named_outputs
 from scionet.network.network import Network
-from scionet.network.outputs import named_outputs
 from scionet.network.passes.variants import pieces, run_variants
 from scionet.progress import Progress, silent
 from scionet.typing import FloatArray
@@ -35,7 +35,7 @@ class OutputDistance:
     network: Network
     inputs: Sequence[Batch]
     outputs: Sequence[tuple[Tensor, ...]]
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[OutputComparison, ...]
 
     @classmethod
     def on(
@@ -159,7 +159,7 @@ class OutputDistance:
                 sums[1, number] += each.errors(after, before, count).sum()
 
 
-def _picked(named: Mapping[str, Tensor], comparisons: Iterable[Comparison]) -> tuple[Tensor, ...]:
+def _picked(named: Mapping[str, Tensor], comparisons: Iterable[OutputComparison]) -> tuple[Tensor, ...]:
     """Some of the named outputs.
 
     Raises:

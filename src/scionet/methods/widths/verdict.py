@@ -6,7 +6,7 @@ import numpy as np
 from torch import Tensor
 
 from scionet.methods.widths.output_distance import OutputDistance
-from scionet.network.outputs import shown
+from scionet.network.named_outputs import shown
 from scionet.network.phrases import counted
 
 _FAR = 10.0

@@ -35,7 +35,7 @@ Run = Callable[[Batch], list[Tensor]]
 
 
 @dataclass(frozen=True)
-class Format:
+class GraphFormat:
     """A file format: the suffix of its files, and functions to write and to run a program."""
 
     suffix: str
@@ -103,7 +103,7 @@ def export_onnx(
         for package in ("onnx", "onnxscript", *(["onnxruntime"] if verify else [])):
             import_module(package)
     return _export(
-        Format(".onnx", _write_onnx, _onnx_runner), model, example_inputs, path, dynamic_batch, verify, overwrite
+        GraphFormat(".onnx", _write_onnx, _onnx_runner), model, example_inputs, path, dynamic_batch, verify, overwrite
     )
 
 
@@ -123,12 +123,18 @@ def export_program(
     is needed: for the comparison, the file is loaded by `torch.export.load`.
     """
     return _export(
-        Format(".pt2", _write_program, _program_runner), model, example_inputs, path, dynamic_batch, verify, overwrite
+        GraphFormat(".pt2", _write_program, _program_runner),
+        model,
+        example_inputs,
+        path,
+        dynamic_batch,
+        verify,
+        overwrite,
     )
 
 
 def _export(
-    file_format: Format,
+    file_format: GraphFormat,
     model: nn.Module,
     example: Batch,
     path: str | Path,

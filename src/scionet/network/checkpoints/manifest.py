@@ -94,7 +94,7 @@ class Manifest:
         Raises:
             CheckpointError: If the file is missing, damaged, of another format, or not that of a pruned network.
         """
-        return cls._of(PRUNED.header(_Record, path), path)
+        return cls._of(PRUNED.header(_ManifestRecord, path), path)
 
     @classmethod
     def read(cls, path: str | Path, *, changed: bool = False) -> "tuple[Manifest, dict[str, Tensor]]":
@@ -107,19 +107,19 @@ class Manifest:
         Raises:
             CheckpointError: If the file is missing, damaged, of another format, or not that of a pruned network.
         """
-        record, tensors = PRUNED.read(_Record, path, changed=changed)
+        record, tensors = PRUNED.read(_ManifestRecord, path, changed=changed)
         return cls._of(record, path), tensors
 
     @classmethod
-    def _of(cls, record: "_Record", path: str | Path) -> "Manifest":
+    def _of(cls, record: "_ManifestRecord", path: str | Path) -> "Manifest":
         try:
             return cls(lineage=record.lineage(), **{name: getattr(record, name) for name in _SHARED})
         except ValueError as error:
             raise PRUNED.damaged(path, error) from error
 
-    def _record(self) -> "_Record":
+    def _record(self) -> "_ManifestRecord":
         kept = self.lineage.kept
-        return _Record(
+        return _ManifestRecord(
             prunings=tuple(PruningRecord(each.plan.record, each.slots) for each in self.lineage.prunings),
             tensors={name: TensorRecord(shape, kept.get(name, {})) for name, shape in self.shapes.items()},
             dense_hash=self.lineage.dense_hash,
@@ -131,7 +131,7 @@ _SHARED = ("tied", "model", "factory", "factory_kwargs", "inputs", "versions", "
 
 
 @dataclass(frozen=True)
-class _Record:
+class _ManifestRecord:
     """The manifest as it stands in the file."""
 
     prunings: tuple[PruningRecord, ...]

@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.fx import GraphModule, Interpreter, Node
 
 from scionet.network.calling import Batch, tensors_of
+from scionet.network.named_outputs import Pick, Tensors
 from scionet.network.network import Network
-from scionet.network.outputs import Pick, Tensors
 from scionet.network.passes.dependence import subgraph
 from scionet.network.passes.recording import recorded
 from scionet.torch_internals import tree_flatten, tree_leaves, tree_map, tree_unflatten
