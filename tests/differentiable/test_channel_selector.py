@@ -107,7 +107,7 @@ def test_files_that_are_not_selectors_are_refused(tmp_path) -> None:
     good = ChannelSelector(NAMES).state_dict()
     for metadata, text in (
         ({"format": "2", "statistics": json.dumps(NAMES)}, "format 2, but this version reads 1"),
-        ({"format": "1", "statistics": json.dumps(NAMES[:2])}, "size mismatch"),
+        ({"format": "1", "statistics": json.dumps(NAMES[:2])}, "names 2 statistics for 3 columns"),
         ({"format": "1", "statistics": "{"}, "not a channel selector"),
     ):
         save_file(good, path, metadata)
