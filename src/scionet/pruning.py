@@ -279,8 +279,16 @@ def prune_each(
         if isinstance(widths, Widths):
             explicit(costs, widths.units, **bounds)
         paths = Paths(network, example_inputs)
-        options = {"labels": chosen.uses_labels, "batch_size": resources.batch_size}
-        given = read(network, data, example_inputs, **options, memory_bytes=resources.memory_bytes, check=paths.see)
+        given = read(
+            network,
+            data,
+            example_inputs,
+            labels=chosen.uses_labels,
+            batch_size=resources.batch_size,
+            memory_bytes=resources.memory_bytes,
+            check=paths.see,
+            whole=paths.one_by_one,
+        )
         problem = chosen.prepared(Problem(network, given, costs), seed)
         del given  # examples that were copied into parts are freed
         verified = [example_inputs, *problem.calibration.inputs[:1], *paths.found[:_PATHS]]

@@ -132,6 +132,46 @@ def test_examples_one_by_one_are_the_path_of_a_batch() -> None:
     paths.see(torch.cat([EXAMPLE, EXAMPLE]))
 
 
+def one_by_one(layer: str) -> Net:
+    """A network that runs a layer on one example at a time."""
+
+    def looped(run: Callable[[Tensor], Tensor], h: Tensor) -> Tensor:
+        return torch.cat([run(each[None]) for each in h])
+
+    def forward(m: Any, x: Tensor) -> Tensor:
+        h = relu(m.a(x))
+        h = relu(looped(m.b, h) if layer == "b" else m.b(h))
+        return looped(m.head, pooled(h)) if layer == "head" else m.head(pooled(h))
+
+    torch.manual_seed(0)
+    return Net(forward, a=conv(3, 8), b=conv(8, 8), head=nn.Linear(8, 3)).double()
+
+
+@pytest.mark.parametrize("n_examples", [1, 3])
+@pytest.mark.parametrize("layer", ["b", "head"])
+@pytest.mark.parametrize("method", ["forward", "l1", "taylor"])
+def test_a_forward_that_loops_over_examples_is_pruned_on_batches_like_the_example(
+    method: str, layer: str, n_examples: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(50, 3, 8, 8, generator=generator, dtype=torch.float64)
+    data = [*zip(x.split(16), torch.randint(3, (50,), generator=generator).split(16), strict=True)]
+    model, example = one_by_one(layer), x[:n_examples]
+    result = prune(model, data, "macs<=50%", example_inputs=example, method=method)
+    assert result.report.difference < 1e-9
+    assert "held-out examples: predicted" in result.report.status
+    torch.testing.assert_close(result.model(x), torch.cat([result.model(each[None]) for each in x]))
+    bare = {"method": "l1", "widths": "uniform", "repair": []}
+    plain = prune(one_by_one("none"), data, "macs<=50%", example_inputs=example, **bare)
+    assert prune(model, data, "macs<=50%", example_inputs=example, **bare).plan.kept == plain.plan.kept
+
+
+def test_a_loop_over_examples_needs_as_many_as_the_example_has() -> None:
+    x = torch.randn(6, 3, 8, 8, dtype=torch.float64)
+    with pytest.raises(CalibrationError, match=r"called on 6 at a time, .* given 4 examples"):
+        prune(one_by_one("b"), [x[:4]], "macs<=60%", example_inputs=x)
+
+
 # -- MACs that depend on the data --------------------------------------------------------------------------------------
 
 

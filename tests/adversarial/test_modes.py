@@ -34,6 +34,7 @@ from scionet.network.discovery.discover import discover
 from scionet.network.surgery.cut import cut
 from scionet.network.surgery.verification import verify
 from scionet.pruning import PruneResult, prune
+from scionet.torch_internals import load_forward_mode
 from scionet.training.accuracy import accuracy
 from scionet.training.fit import fit
 from scionet.training.recipes import Recipe
@@ -240,7 +241,6 @@ def test_other_modes_are_refused_by_name(name: str, entry: str, tmp_path: Path) 
         ENTRIES[entry](model, tmp_path)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:FutureWarning")  # by torch's own jvp
 @pytest.mark.parametrize("transform", ["vmap", "grad", "functionalize", "jvp"])
 @pytest.mark.parametrize("entry", ["discover", "prune", "cost", "snip"])
 def test_transforms_are_refused_by_name(transform: str, entry: str, tmp_path: Path) -> None:
@@ -251,6 +251,7 @@ def test_transforms_are_refused_by_name(transform: str, entry: str, tmp_path: Pa
 
     given = torch.ones(2)
     if transform == "jvp":
+        load_forward_mode()
         torch.func.jvp(inside, (given,), (given,))
     else:
         getattr(torch.func, transform)(inside)(given)

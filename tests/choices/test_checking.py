@@ -269,6 +269,10 @@ def test_a_name_or_a_table_with_some_parameters_makes_a_choice() -> None:
     assert repair_from(["refit", {"name": "reconstruct", "steps": 5}]) == (Refit(), Reconstruct(steps=5))
     assert outputs_from("kl") == outputs_from(Outputs("kl"))
     assert outputs_from(None) == Outputs()
+    listed = {"of": ["logits", {"key": "boxes", "metric": "squared"}, {"name": "output", "key": "2"}], "classes": -1}
+    chosen_outputs = Outputs(None, -1, ("logits", Output("boxes", "squared"), Output("2")))
+    assert keywords_from({"outputs": listed}) == {"outputs": chosen_outputs}
+    assert outputs_from(described(chosen_outputs)) == chosen_outputs
     table = {"name": "forward", "objective": {"name": "average", "repetition": True}, "candidates": "stochastic"}
     assert method_from(table) == Forward(Average(repetition=True), "stochastic")
     nested = {"name": "forward", "candidates": {"name": "exact"}, "objective": {"name": "output_imitation"}}
@@ -299,6 +303,12 @@ def test_a_name_or_a_table_with_some_parameters_makes_a_choice() -> None:
         (lambda: repair_from(Refit()), r"repair must be a list of steps, .*; given Refit\(\)"),
         (lambda: repair_from(["refits"]), r"unknown repair step 'refits'; .*Did you mean 'refit'"),
         (lambda: outputs_from("mse"), "The parameter 'metric' of Outputs must be 'kl', 'squared' or None"),
+        (lambda: outputs_from({"off": ["a"]}), r"unknown parameter of Outputs 'off'; .*Did you mean 'of'"),
+        (lambda: outputs_from({"of": [{"keys": "a"}]}), r"unknown parameter of Output 'keys'; .*Did you mean 'key'"),
+        (lambda: outputs_from({"of": [{"metric": "kl"}]}), "Output needs key"),
+        (lambda: outputs_from({"of": "logits"}), "must be a list of a text or Output"),
+        (lambda: outputs_from({"of": [3]}), r"must be a list of a text or Output\(\.\.\.\); given"),
+        (lambda: outputs_from({"classes": 9}), r"'classes' of Outputs must be an int in \[-8, 8\]"),
         (lambda: keywords_from({"width": "uniform"}), r"unknown setting 'width'; .*Did you mean 'widths'"),
         (lambda: keywords_from({"limits": {"round": 8}}), r"unknown parameter of Limits 'round'; .*'round_to'"),
         (lambda: method_from({"name": "l1", "pass": 2}), r"unknown parameter of Score 'pass'; .*'passes'"),

@@ -230,6 +230,16 @@ def name_or(choice: object) -> object:
     return Exact() if choice == "exact" else choice
 
 
+@pytest.mark.parametrize("metric", ["kl", "squared", None])
+def test_outputs_are_chosen_by_an_option_or_a_file(metric: str | None, tmp_path: Path) -> None:
+    given = ["prune", "--model", "a", "--out", "o", "--data", "d"]
+    (tmp_path / "a.toml").write_text(f'outputs = "{metric}"' if metric else "")
+    for flags in (["--outputs", metric] if metric else [], ["--config", str(tmp_path / "a.toml")]):
+        command = parse([*given, *flags])
+        assert isinstance(command, Prune)
+        assert command.outputs == metric
+
+
 def test_options_of_the_default_widths_choose_them() -> None:
     command = parse(["prune", "--model", "a", "--out", "o", "--data", "d", "--sensitivity.search", "4"])
     assert isinstance(command, Prune)

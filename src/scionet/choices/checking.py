@@ -183,12 +183,16 @@ def _from_json(annotation: Any, value: Any, parameter: str) -> Any:
     """A value of a parameter from its JSON form."""
     if get_origin(annotation) is Mapping:
         return value
-    if isinstance(value, Mapping) and "name" in value:
-        return from_description(value, by_name(*(m for m in _members(annotation) if isinstance(m, type))), parameter)
+    if isinstance(value, Mapping):
+        kinds = by_name(
+            *(member for member in _members(annotation) if isinstance(member, type) and is_dataclass(member))
+        )
+        only = {"name": next(iter(kinds))} if len(kinds) == 1 else {}
+        return from_description({**only, **value}, kinds, parameter) if kinds else value
     if not isinstance(value, list):
         return value
-    kinds = (get_args(member)[0] for member in _members(annotation) if get_origin(member) in (tuple, Sequence))
-    item_kind = next(kinds, Any)
+    items = (get_args(member)[0] for member in _members(annotation) if get_origin(member) in (tuple, Sequence))
+    item_kind = next(items, Any)
     return tuple(_from_json(item_kind, item, parameter) for item in value)
 
 

@@ -45,17 +45,19 @@ class CalibrationBatch:
         inputs: What the network is called on.
         labels: Their labels, if there are any.
         numbers: The number of each example among those of all processes, in order, shape ``(examples,)``.
+        whole: Whether its examples stay together, because each call of the network needs as many.
     """
 
     inputs: Batch
     labels: Any
     numbers: IntArray
+    whole: bool = False
 
     @property
     def divisible(self) -> bool:
         """Whether its examples can be separated: all tensors have them as the first dimension."""
         labels = self.labels is None or (isinstance(self.labels, Tensor) and len(self.labels) == len(self.numbers))
-        return labels and divides(self.inputs)
+        return not self.whole and labels and divides(self.inputs)
 
     def some(self, which: IntArray) -> "CalibrationBatch":
         """Some of its examples."""
@@ -162,6 +164,7 @@ def read(
     batch_size: int,
     memory_bytes: float,
     check: Callable[[Batch], None] = lambda _: None,
+    whole: bool = False,
 ) -> Calibration:
     """Read the caller's data, once.
 
@@ -172,11 +175,12 @@ def read(
         labels: Keep what follows the inputs as the labels.
         batch_size: Examples of a batch.
         memory_bytes: Examples beyond this size are written to disk.
-        check: Called with the inputs of each of the caller's batches.
+        check: Called with the inputs of each of the caller's batches; with `whole`, of each batch that is kept.
+        whole: Keep only batches of as many examples as the example inputs have, and never divide them.
 
     Raises:
         CalibrationError: If the data are no iterable of batches, or a batch does not fit. Batches of other sizes than
-            the example inputs are tried on the network.
+            the example inputs are tried on the network. With `whole`, also if there are too few for one batch.
     """
     refuse_no_batches(data)
     storage = Storage(memory_bytes)
@@ -188,7 +192,8 @@ def read(
         for batch in data:
             inputs, given = inputs_like(example_inputs, batch)
             _refuse_misfit(network, inputs, example_inputs, known)
-            check(inputs)
+            if not whole:
+                check(inputs)
             size = example_count(inputs)
             full = max(full, size)  # only the last batch of all is smaller
             start = before * n_processes + process_index * full
@@ -197,9 +202,23 @@ def read(
             # a generator may reuse the same tensors for the next batch before this one is joined
             yield found if held_by_caller else _changed(found, Tensor.clone)
 
+    size = example_count(example_inputs) if whole else batch_size
+
+    def kept() -> Iterator[CalibrationBatch]:
+        for number, batch in enumerate(regrouped(batches(), size)):
+            if not whole:
+                yield batch
+            elif len(batch.numbers) == size:
+                check(batch.inputs)
+                yield replace(batch, whole=True)
+            elif not number:
+                raise CalibrationError(
+                    f"the forward of the network loops over examples, so it is called on {size} at a time, as many as "
+                    f"example_inputs have; given {len(batch.numbers)} examples; give more, or fewer in example_inputs"
+                )
+
     with network.evaluating():  # a data loader takes its seed from torch's generator
-        kept = tuple(_changed(batch, storage.keep) for batch in regrouped(batches(), batch_size))
-    return Calibration(kept, batch_size, storage)
+        return Calibration(tuple(_changed(batch, storage.keep) for batch in kept()), size, storage)
 
 
 def regrouped(batches: Iterable[CalibrationBatch], size: int) -> Iterator[CalibrationBatch]:
@@ -282,7 +301,7 @@ def _changed(batch: CalibrationBatch, change: Callable[[Tensor], Tensor]) -> Cal
     inputs, labels = tree_map(
         lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, (batch.inputs, batch.labels)
     )
-    return CalibrationBatch(inputs, labels, batch.numbers)
+    return replace(batch, inputs=inputs, labels=labels)
 
 
 def _as_labels(given: Any) -> Any:

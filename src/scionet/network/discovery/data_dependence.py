@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from scionet.errors import CalibrationError
-from scionet.network.calling import Batch
+from scionet.network.calling import Batch, divides, example_count, first_of, joined
 from scionet.network.discovery.provisional_cut import provisional_plan, verified_sites
 from scionet.network.network import Network
 from scionet.network.operations import RunOperation, Signature, macs_by_place, run_operations
@@ -58,6 +58,7 @@ class Paths:
 
     Attributes:
         found: Batches on other paths than the example, each path once.
+        one_by_one: Whether the forward loops over examples: how often consumers run depends on their number.
     """
 
     def __init__(self, network: Network, example: Batch) -> None:
@@ -65,6 +66,7 @@ class Paths:
         self._network, self._sites = network, network.sites
         operations = run_operations(network, example)
         self._known, self._consumers = _steps(operations), self._consumers_of(operations)
+        self.one_by_one = self._loops_over(example)
 
     def see(self, batch: Batch) -> None:
         """Compare the path of a batch with those that are known, and try a provisional cut of all sites on a new one.
@@ -85,6 +87,16 @@ class Paths:
             self._known |= steps
             self.found.append(copy.deepcopy(batch))
         self._refuse(self._moved(self._consumers_of(operations)), where)
+
+    def _loops_over(self, example: Batch) -> bool:
+        """Whether consumers run more or less often on another number of examples."""
+        if not divides(example):
+            return False
+        other = first_of(example, 1) if example_count(example) > 1 else joined([example, example])[0]
+        try:
+            return Counter(self._consumers_of(run_operations(self._network, other))) != Counter(self._consumers)
+        except Exception:  # a forward, which is code of the user, may demand a number of examples
+            return False
 
     def _consumers_of(self, operations: Iterable[RunOperation]) -> list[str]:
         """The consumers of sites in the order of their calls."""
