@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scionet.errors import CheckpointError, InvalidSetting
-from scionet.files.safetensors_files import SealedFormat, hash_tensors, tensors_in
+from scionet.files.safetensors_files import SealedFormat, hash_tensors
+from scionet.files.versioned import Format
 
-FORMAT = SealedFormat("toys_header", "toys", "play", 4, "write it again")
+FORMAT = SealedFormat("toys_header", "toys", "play", Format(4, (), "Write it again"))
 
 
 @dataclass(frozen=True)
@@ -48,21 +49,21 @@ def file(tmp_path: Path) -> Path:
 def test_what_is_written_is_read(file: Path) -> None:
     header, tensors = FORMAT.read(Header, file)
     assert header == HEADER == FORMAT.header(Header, file)
-    assert tensors.keys() == TENSORS.keys() == tensors_in(file, "play").keys()
+    assert tensors.keys() == TENSORS.keys()
     for name, tensor in TENSORS.items():
-        for found in (tensors[name], tensors_in(file, "play")[name]):
-            assert (found.dtype, found.requires_grad, found.is_contiguous()) == (tensor.dtype, False, True)
-            assert torch.equal(found, tensor)
+        found = tensors[name]
+        assert (found.dtype, found.requires_grad, found.is_contiguous()) == (tensor.dtype, False, True)
+        assert torch.equal(found, tensor)
     assert len({tensor.data_ptr() for tensor in tensors.values() if tensor.numel()}) == len(TENSORS) - 1
     assert WHOLE.tolist() == torch.arange(12.0).view(3, 4).tolist()
 
 
 def test_tensors_have_memory_of_their_own(file: Path) -> None:
-    found = [FORMAT.read(Header, file)[1], tensors_in(file, "play")]
+    found = FORMAT.read(Header, file)[1]
     content = file.read_bytes()
     with file.open("r+b") as opened:  # the same file, which a mapping of it would show
         opened.write(bytes(len(content)))
-    assert [hash_tensors(tensors) for tensors in found] == [hash_tensors(TENSORS)] * 2
+    assert hash_tensors(found) == hash_tensors(TENSORS)
 
 
 def test_equal_contents_give_equal_bytes(file: Path, tmp_path: Path) -> None:
@@ -90,16 +91,20 @@ def forged(path: Path, header: str, tensors: dict[str, Tensor], **changes: str) 
     return path
 
 
-TRUE = '{"format_version": 4, "name": "a", "values": {}}'
+TRUE = '{"format_version": 4, "requires": [], "name": "a", "values": {}}'
 FORGED: dict[str, tuple[str, dict[str, str], str]] = {
-    "no version": ('{"name": "a", "values": {}}', {}, "is damaged: it has no format version; write it again"),
-    "a text as version": (TRUE.replace("4", '"4"'), {}, "it has no format version"),
-    "a truth value as version": (TRUE.replace("4", "true"), {}, "it has no format version"),
-    "no object": ("[4]", {}, "it has no format version"),
-    "an older version": (TRUE.replace("4", "3"), {}, "has format version 3; this scionet reads 4: write it again"),
+    "no version": (
+        '{"name": "a", "values": {}}',
+        {},
+        "is damaged: header.format_version must be of type int; given None. Write it again",
+    ),
+    "a text as version": (TRUE.replace("4", '"4"'), {}, "format_version must be of type int; given '4'"),
+    "a truth value as version": (TRUE.replace("4", "true"), {}, "must be of type int; given True"),
+    "no object": ("[4]", {}, r"header must be of type dict; given \[4\]"),
+    "an older version": (TRUE.replace("4", "3"), {}, "has format version 3; this scionet reads 4. Write it again"),
     "a newer version": (TRUE.replace("4", "5"), {}, "has format version 5; .*: pip install -U scionet"),
-    "an entry too many": (TRUE.replace("{}", '{}, "more": 1'), {}, "is damaged: .*more"),
-    "an entry too few": ('{"format_version": 4, "name": "a"}', {}, "is damaged: .*values"),
+    "an entry too many": (TRUE.replace("{}", '{}, "more": 1'), {}, "features that this scionet does not know .'more'"),
+    "an entry too few": ('{"format_version": 4, "requires": [], "name": "a"}', {}, "is damaged: .*values"),
     "no JSON": ("{", {}, "is damaged"),
     "another header": (TRUE, {"toys_header": TRUE.replace('"a"', '"b"')}, "header does not match its checksum"),
     "another seal": (TRUE, {"scionet_sha256": "0" * 64}, "header does not match its checksum"),
@@ -107,7 +112,11 @@ FORGED: dict[str, tuple[str, dict[str, str], str]] = {
     "other tensors": (TRUE, {"scionet_tensors_sha256": "0" * 64}, "header does not match its checksum"),
     "no checksum of tensors": (TRUE, {"scionet_tensors_sha256": ""}, "header does not match its checksum"),
     "more metadata": (TRUE, {"more": "x"}, "header does not match its checksum"),
-    "another kind": (TRUE, {"toys_header": ""}, "contains no toys, or is damaged; give a file that play wrote"),
+    "another kind": (
+        TRUE,
+        {"toys_header": ""},
+        "contains no toys, or is damaged; give a file that play of this version wrote",
+    ),
 }
 
 
@@ -124,9 +133,9 @@ def test_tensors_that_were_exchanged_are_refused(file: Path, tmp_path: Path) -> 
     with safe_open(file, "pt") as opened:
         metadata = opened.metadata()
     other = tmp_path / "other.safetensors"
-    save_file({**tensors_in(file, "play"), "scalar": torch.tensor(4)}, other, metadata)
+    save_file({**FORMAT.read(Header, file)[1], "scalar": torch.tensor(4)}, other, metadata)
     assert FORMAT.header(Header, other) == HEADER
-    with pytest.raises(CheckpointError, match="its tensors do not match their checksum; write it again"):
+    with pytest.raises(CheckpointError, match="its tensors do not match their checksum. Write it again"):
         FORMAT.read(Header, other)
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from scionet.errors import UnsupportedModel
-from scionet.network.calling import hash_tensors, state_of
+from scionet.files.safetensors_files import hash_tensors
+from scionet.network.calling import state_of
 from scionet.network.guard import guarded, untouched
 
 

@@ -18,7 +18,9 @@ from scionet.bench.report.summary import summarise
 from scionet.bench.report.tables import to_csv, to_markdown
 from scionet.escaping import markdown, printable, spreadsheet
 
-CHARACTERS = st.characters() | st.sampled_from("$\\`*_[]()<>&|~#=+-@'\"\n\r\t\x00\x1b\u202e\ud800:/.w")
+CHARACTERS = st.characters(exclude_categories=["Cs"]) | st.sampled_from(
+    "$\\`*_[]()<>&|~#=+-@'\"\n\r\t\x00\x1b\u202e:/.w"
+)
 NAMES = st.text(CHARACTERS, min_size=1, max_size=12)
 
 
@@ -47,7 +49,7 @@ PLAIN = sorted(Tags(html(named("plain"), "plain")).found)
 @given(NAMES)
 @example("$x$ $\\frac{")
 @example("<script>alert(1)</script>")
-@example("\x00\x1b[31m\ufffe\ud800")
+@example("\x00\x1b[31m\ufffe")
 @example("#010101")
 def test_a_page_shows_every_name_as_it_is(name: str) -> None:
     page = html(named(name), name)

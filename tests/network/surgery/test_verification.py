@@ -181,7 +181,7 @@ def test_a_well_conditioned_network_keeps_its_tolerance() -> None:
 def test_rounding_error_is_that_of_the_last_digit() -> None:
     """Each output is one parameter, and 1 changes by exactly one unit of the last digit."""
     scale = Net(lambda m, x: m.norm(x), norm=nn.BatchNorm1d(64, eps=0.0)).double()
-    error, factor = rounding_error(scale, torch.ones(2, 64, dtype=torch.float64))
+    error, factor = rounding_error(Network(scale), torch.ones(2, 64, dtype=torch.float64))
     assert error == torch.finfo(torch.float64).eps
     assert factor == 1
 
