@@ -101,9 +101,9 @@ FORGED: dict[str, tuple[str, dict[str, str], str]] = {
     "a text as version": (TRUE.replace("4", '"4"'), {}, "format_version must be of type int; given '4'"),
     "a truth value as version": (TRUE.replace("4", "true"), {}, "must be of type int; given True"),
     "no object": ("[4]", {}, r"header must be of type dict; given \[4\]"),
-    "an older version": (TRUE.replace("4", "3"), {}, "has format version 3; this scionet reads 4. Write it again"),
+    "an older version": (TRUE.replace("4", "3"), {}, r"has format version 3; this scionet reads 4. Write it again"),
     "a newer version": (TRUE.replace("4", "5"), {}, "has format version 5; .*: pip install -U scionet"),
-    "an entry too many": (TRUE.replace("{}", '{}, "more": 1'), {}, "features that this scionet does not know .'more'"),
+    "an entry too many": (TRUE.replace("{}", '{}, "more": 1'), {}, r"features that this scionet does not know .'more'"),
     "an entry too few": ('{"format_version": 4, "requires": [], "name": "a"}', {}, "is damaged: .*values"),
     "no JSON": ("{", {}, "is damaged"),
     "another header": (TRUE, {"toys_header": TRUE.replace('"a"', '"b"')}, "header does not match its checksum"),
@@ -135,7 +135,7 @@ def test_tensors_that_were_exchanged_are_refused(file: Path, tmp_path: Path) -> 
     other = tmp_path / "other.safetensors"
     save_file({**FORMAT.read(Header, file)[1], "scalar": torch.tensor(4)}, other, metadata)
     assert FORMAT.header(Header, other) == HEADER
-    with pytest.raises(CheckpointError, match="its tensors do not match their checksum. Write it again"):
+    with pytest.raises(CheckpointError, match=r"its tensors do not match their checksum\. Write it again"):
         FORMAT.read(Header, other)
 
 
