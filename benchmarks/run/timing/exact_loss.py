@@ -69,7 +69,7 @@ def _one_by_one(network: Network, name: str, pairs: Sequence[tuple[Any, Any]]) -
             gate[[*picked, unit]] = width / (len(picked) + 1)
             with torch.no_grad():
                 tensors = network.masked({name: gate})
-                outputs = [(network.output(images, tensors), labels) for images, labels in pairs]
+                outputs = [(network.class_scores(images, tensors), labels) for images, labels in pairs]
             losses[unit] = sum(float(cross_entropy(out, labels, reduction="sum")) for out, labels in outputs)
         picked.append(min(losses, key=losses.__getitem__))
     return picked
