@@ -182,7 +182,7 @@ def test_a_network_with_several_tensors_in_and_one_that_cannot_be_divided() -> N
     shared = torch.rand(3)
     batches = [(torch.randn(10, 4), shared) for _ in range(9)]
     result = shrunk_network(Two(), batches, batches[0])
-    assert "relative squared error on 20 held-out examples" in result.report.status
+    assert "relative squared error on 10 held-out examples" in result.report.status
     with pytest.raises(CalibrationError, match=r"one calibration example in 8.*10 examples in 1 batches"):
         shrunk_network(Two(), batches[:1], batches[0])
 

@@ -137,7 +137,7 @@ class Calibration:
             return _parts(_shuffled(batch.numbers, total, generators), total, ends)
         size = len(batch.numbers)
         place = np.full(size, batch.numbers[0] // size)
-        return _parts(place, max(1, total // size), -(-ends // size))
+        return _parts(place, max(1, total // size), np.where(ends > 0, np.maximum(ends // size, 1), 0))
 
     def _part(self, number: int, chosen: Sequence[IntArray], device: torch.device) -> "Calibration":
         """Return one part, given the part of each example. What exceeds the memory is again written to disk."""
