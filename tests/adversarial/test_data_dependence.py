@@ -166,6 +166,19 @@ def test_a_forward_that_loops_over_examples_is_pruned_on_batches_like_the_exampl
     assert prune(model, data, "macs<=50%", example_inputs=example, **bare).plan.kept == plain.plan.kept
 
 
+def test_a_forward_that_fails_on_odd_numbers_of_examples_gets_as_many_as_the_example_has() -> None:
+    def forward(m: Any, x: Tensor) -> Tensor:
+        if len(x) % 2:
+            raise RuntimeError("odd")
+        return m.head(pooled(relu(m.b(relu(m.a(x))))))
+
+    torch.manual_seed(0)
+    model = Net(forward, a=conv(3, 8), b=conv(8, 8), head=nn.Linear(8, 3))
+    data = torch.randn(100, 3, 8, 8).split(6)
+    result = prune(model, data[:-1], "macs<=50%", example_inputs=data[0])
+    assert "on 12 held-out examples: predicted" in result.report.status
+
+
 def test_a_loop_over_examples_needs_as_many_as_the_example_has() -> None:
     x = torch.randn(6, 3, 8, 8, dtype=torch.float64)
     with pytest.raises(CalibrationError, match=r"called on 6 at a time, .* given 4 examples"):

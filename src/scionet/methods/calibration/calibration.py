@@ -213,8 +213,9 @@ def read(
                 yield replace(batch, whole=True)
             elif not number:
                 raise CalibrationError(
-                    f"the forward of the network loops over examples, so it is called on {size} at a time, as many as "
-                    f"example_inputs have; given {len(batch.numbers)} examples; give more, or fewer in example_inputs"
+                    f"the forward of the network loops over examples, or fails on some numbers of them, so it is "
+                    f"called on {size} at a time, as many as example_inputs have; given {len(batch.numbers)} examples; "
+                    "give more, or fewer in example_inputs"
                 )
 
     with network.evaluating():  # a data loader takes its seed from torch's generator

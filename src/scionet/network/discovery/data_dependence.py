@@ -58,7 +58,8 @@ class Paths:
 
     Attributes:
         found: Batches on other paths than the example, each path once.
-        one_by_one: Whether the forward loops over examples: how often consumers run depends on their number.
+        one_by_one: Whether the forward loops over examples: how often consumers run depends on their number. Also where
+            it runs on no other number.
     """
 
     def __init__(self, network: Network, example: Batch) -> None:
@@ -89,14 +90,14 @@ class Paths:
         self._refuse(self._moved(self._consumers_of(operations)), where)
 
     def _loops_over(self, example: Batch) -> bool:
-        """Whether consumers run more or less often on another number of examples."""
+        """Whether consumers run more or less often on another number of examples, or the forward fails on it."""
         if not divides(example):
             return False
         other = first_of(example, 1) if example_count(example) > 1 else joined([example, example])[0]
         try:
             return Counter(self._consumers_of(run_operations(self._network, other))) != Counter(self._consumers)
         except Exception:  # a forward, which is code of the user, may demand a number of examples
-            return False
+            return True
 
     def _consumers_of(self, operations: Iterable[RunOperation]) -> list[str]:
         """The consumers of sites in the order of their calls."""
