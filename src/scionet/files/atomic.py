@@ -1,6 +1,5 @@
 """Atomic writing of files: a file is either complete or unchanged. What killed processes left is removed."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -9,6 +8,11 @@ from pathlib import Path
 from secrets import token_hex
 
 from scionet.errors import InvalidSetting, PruneError
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: what killed processes left stays there
+    fcntl = None
 
 _RANDOM_BYTES = 4
 
@@ -40,8 +44,7 @@ def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[Pr
         if target.exists() and not overwrite:
             raise error(f"{path} exists; give another path, or overwrite=True to replace it")
         clear_leftovers(target)
-        with temporary.open("xb") as held:
-            fcntl.flock(held, fcntl.LOCK_EX)  # goes with this process, and tells others that it lives
+        with _claimed(temporary):
             yield temporary
             with temporary.open("rb+") as written:
                 os.fsync(written.fileno())
@@ -54,9 +57,23 @@ def whole_file(path: str | Path, suffix: str, *, overwrite: bool, error: type[Pr
             temporary.unlink()
 
 
+@contextmanager
+def _claimed(temporary: Path) -> Iterator[None]:
+    """Make a file and lock it; the lock goes with this process, and tells others that it lives."""
+    if fcntl is None:
+        temporary.touch(exist_ok=False)
+        yield
+        return
+    with temporary.open("xb") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
 def clear_leftovers(path: str | Path) -> None:
     """Remove temporary files of processes that were killed while writing `path`, and of no other process."""
     target = Path(path).resolve()
+    if fcntl is None:
+        return
     for temporary in target.parent.glob(f".{'[0-9a-f]' * 2 * _RANDOM_BYTES}.{escape(target.name)}"):
         with suppress(OSError), temporary.open("rb") as left:  # another process may remove it, or hold its lock
             fcntl.flock(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
