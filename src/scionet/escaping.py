@@ -16,6 +16,11 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(map(_shown, text))
 
 
+def beginning(text: str, letters: int = 100) -> str:
+    """The text as `printable`, cut off after some letters."""
+    return printable(text if len(text) <= letters else f"{text[:letters]}...")
+
+
 def markdown(text: str) -> str:
     """The text as the content of a Markdown cell that shows exactly this text: no tag, link, emphasis or formula."""
     return _MARKUP.sub(r"\\\g<0>", printable(text))

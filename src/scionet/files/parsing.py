@@ -3,7 +3,7 @@
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 DEEPEST = 64
@@ -21,12 +21,7 @@ def parsed_json(text: str, where: str = "record") -> Any:
     Raises:
         ValueError: If the text is not JSON, a key is given twice, or `refuse_unusual` refuses a value.
     """
-    try:
-        value = json.loads(text, object_pairs_hook=_object)
-    except RecursionError as error:
-        raise ValueError(_too_deep(where)) from error
-    refuse_unusual(value, where)
-    return value
+    return _strict(lambda: json.loads(text, object_pairs_hook=_object), where)
 
 
 def parsed_toml(text: str, where: str = "file") -> dict[str, Any]:
@@ -39,12 +34,16 @@ def parsed_toml(text: str, where: str = "file") -> dict[str, Any]:
     Raises:
         ValueError: If the text is not TOML, or `refuse_unusual` refuses a value.
     """
+    return _strict(lambda: tomllib.loads(text), where)
+
+
+def _strict(parse: Callable[[], Any], where: str) -> Any:
     try:
-        table = tomllib.loads(text)
+        value = parse()
     except RecursionError as error:
         raise ValueError(_too_deep(where)) from error
-    refuse_unusual(table, where)
-    return table
+    refuse_unusual(value, where)
+    return value
 
 
 def refuse_unusual(value: Any, where: str, depth: int = 0) -> None:
@@ -56,9 +55,9 @@ def refuse_unusual(value: Any, where: str, depth: int = 0) -> None:
         depth: How deep it is nested already.
 
     Raises:
-        ValueError: If lists and objects are nested more than `DEEPEST` deep, a number is NaN, infinite or a whole
-            number of more than 64 bits, a text is not Unicode, a key is not a text, or a value is of another type, such
-            as a date. The message names its path.
+        ValueError: If a value is not allowed; the message names its path. Refused are lists and objects more than
+            `DEEPEST` deep, numbers that are NaN, infinite or whole with more than 64 bits, texts that are not Unicode,
+            keys that are not texts, and values of other types, such as dates.
     """
     if depth > DEEPEST:
         raise ValueError(_too_deep(where))

@@ -15,10 +15,11 @@ from torch import nn
 from torch.library import Library
 
 from scionet.errors import InvalidSetting, PruneError, UnsupportedModel, unknown
+from scionet.escaping import beginning
 from scionet.extras import extra
 from scionet.models.proxyless import proxyless_mobile
 from scionet.models.resnets import digits_cnn, resnet20, resnet32, resnet44, resnet56, resnet110
-from scionet.models.weight_files import load_weights, printable
+from scionet.models.weight_files import load_weights
 
 Make = Callable[..., nn.Module]
 
@@ -117,7 +118,7 @@ def made(factory: str, make: Make, kwargs: Mapping[str, Any]) -> nn.Module:
         verb = "does not accept" if isinstance(error, TypeError) else "fails with"
         raise InvalidSetting(
             f"{factory} {verb} the arguments {_SHORT.repr(dict(kwargs))}: {type(error).__name__}: "
-            f"{printable(str(error))}; give those that it was written for"
+            f"{beginning(str(error))}; give those that it was written for"
         ) from error
     if not isinstance(model, nn.Module):
         raise UnsupportedModel(f"{factory} returned a {type(model).__name__}; it must return a torch.nn.Module")
@@ -224,7 +225,7 @@ def _function(module_name: str, name: str) -> Make:
     except ModuleNotFoundError as error:
         raise InvalidSetting(f"{error}; install it, or add the folder that contains it to PYTHONPATH") from error
     except (Exception, SystemExit) as error:
-        raise InvalidSetting(f"cannot import {module_name}: {type(error).__name__}: {printable(str(error))}") from error
+        raise InvalidSetting(f"cannot import {module_name}: {type(error).__name__}: {beginning(str(error))}") from error
     factories: dict[str, Any] = {key: value for key, value in vars(module).items() if callable(value)}
     if name not in factories:
         raise _unlisted(module_name, name, list(factories))

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from scionet.errors import CheckpointError, InvalidSetting
+from scionet.escaping import beginning
 
-_SHOWN, _LETTERS = 4, 100
+_SHOWN = 4
 _ZIP = b"PK\x03\x04"
 _ADVICE = "give a .safetensors file, or one written by torch.save(model.state_dict(), path)"
 
@@ -76,13 +77,7 @@ def _kind(tensor: Tensor) -> tuple[bool, bool]:
 
 def _listed(names: Iterable[str]) -> str:
     """The first names in alphabetical order, as texts that can be printed."""
-    return ", ".join(printable(name) for name in sorted(names)[:_SHOWN])
-
-
-def printable(text: str) -> str:
-    """The beginning of a text, with an escape for every character that cannot be printed."""
-    short = text if len(text) <= _LETTERS else f"{text[:_LETTERS]}..."
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in short)
+    return ", ".join(beginning(name) for name in sorted(names)[:_SHOWN])
 
 
 def _read(path: Path) -> dict[str, Tensor]:
@@ -94,7 +89,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         content = load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except Exception as error:  # what a damaged file raises is anyone's guess: KeyError, RuntimeError, UnicodeError ...
-        reason = printable(next(iter(str(error).splitlines()), "") or type(error).__name__)
+        reason = beginning(next(iter(str(error).splitlines()), "") or type(error).__name__)
         raise CheckpointError(f"cannot read weights from {path}: {reason}; {_ADVICE}") from error
     for key in ("state_dict", "model"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):

@@ -12,6 +12,7 @@ from scionet.errors import TrainingError
 from scionet.training.callback_state import CallbackState, decoded, described, encoded
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
+from scionet.training.outline import qualified_name
 from scionet.training.state import differences, explained
 
 Hook = Literal["on_start", "after_backward", "before_step", "after_step", "before_validation", "after_epoch"]
@@ -88,7 +89,7 @@ class CallbackList:
         Raises:
             TrainingError: If one is missing, extra, of another class, in another place, or has other settings.
         """
-        before, now = [each.kind for each in kept], [_kind_of(callback) for callback in self]
+        before, now = [each.kind for each in kept], [qualified_name(type(callback)) for callback in self]
         missing, extra = Counter(before) - Counter(now), Counter(now) - Counter(before)
         problems = [f"{kind} is missing" for kind in missing.elements()]
         problems += [f"{kind} is new" for kind in extra.elements()]
@@ -117,10 +118,6 @@ class CallbackList:
                 callback.load_state(values)
 
 
-def _kind_of(callback: Callback) -> str:
-    return f"{type(callback).__module__}.{type(callback).__qualname__}"
-
-
 def _settings_of(callback: Callback) -> dict[str, Any]:
     return described(callback.settings(), f"{type(callback).__name__}.settings()")
 
@@ -138,7 +135,7 @@ def _captured(callback: Callback, settings: Mapping[str, Any]) -> CallbackState:
             "restored. What changes is state: a field of the dataclass with init=False, or part of state()"
         )
     values, tensors = encoded(callback.state(), name)
-    return CallbackState(_kind_of(callback), settings, values, tensors)
+    return CallbackState(qualified_name(type(callback)), settings, values, tensors)
 
 
 def _scalar(penalty: object, callback: Callback) -> Tensor:

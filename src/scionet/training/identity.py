@@ -10,7 +10,7 @@ from scionet.network.calling import state_of, tensors_of
 from scionet.training.averages import tensors_of_network
 from scionet.training.loading import Examples, load
 from scionet.training.optimisers import Memory, memory_of
-from scionet.training.outline import digest, name_of, outline
+from scionet.training.outline import digest, outline, qualified_name
 from scionet.training.recipes import Recipe
 
 _SAMPLED = 8
@@ -59,7 +59,7 @@ def of_optimiser(optimizer: Optimizer) -> dict[str, Any]:
         }
         for number, group in enumerate(optimizer.param_groups)
     }
-    return {"class": name_of(type(optimizer)), "groups": groups}
+    return {"class": qualified_name(type(optimizer)), "groups": groups}
 
 
 def of_schedule(recipe: Recipe, per_epoch: int) -> str:
@@ -80,7 +80,7 @@ def hash_memory(memory: Memory) -> str:
 
 def _of_module(module: nn.Module) -> dict[str, Any]:
     plain = {key: value for key, value in vars(module).items() if not key.startswith("_") and key != "training"}
-    return {"class": name_of(type(module)), **{k: outline(v) for k, v in plain.items() if _is_plain(v)}}
+    return {"class": qualified_name(type(module)), **{k: outline(v) for k, v in plain.items() if _is_plain(v)}}
 
 
 def _is_plain(value: object) -> bool:

@@ -43,7 +43,7 @@ def digest(value: Any) -> str:
     return _short(json.dumps(value, sort_keys=True).encode())
 
 
-def name_of(value: Any) -> str:
+def qualified_name(value: Any) -> str:
     """Module and name of a class or a function."""
     return f"{value.__module__}.{value.__qualname__}"
 
@@ -62,7 +62,7 @@ class _Outline:
             return value
         if id(value) in self._seen or self._depth == _DEEPEST:
             number = self._seen.get(id(value), (len(self._seen),))[0]
-            return f"{name_of(type(value))}, object {number}"
+            return f"{qualified_name(type(value))}, object {number}"
         self._seen[id(value)] = len(self._seen), value
         self._depth += 1
         try:
@@ -73,8 +73,11 @@ class _Outline:
 
     def _object(self, value: Any) -> Any:
         if callable(getattr(value, "tobytes", None)):  # Pillow's images, arrays of other libraries
-            return f"{name_of(type(value))} {_short(value.tobytes())}"
-        return {"class": name_of(type(value)), **{key: self.of(held) for key, held in _attributes(value).items()}}
+            return f"{qualified_name(type(value))} {_short(value.tobytes())}"
+        return {
+            "class": qualified_name(type(value)),
+            **{key: self.of(held) for key, held in _attributes(value).items()},
+        }
 
     def _sequence(self, value: Sequence[Any]) -> Any:
         if len(value) <= _LISTED:
@@ -106,7 +109,7 @@ class _Outline:
     def _function(self, value: FunctionType) -> Any:
         enclosed = [cell.cell_contents for cell in value.__closure__ or () if _is_filled(cell)]
         held = {"defaults": value.__defaults__, "keywords": value.__kwdefaults__, "enclosed": enclosed}
-        return {"function": name_of(value), **{key: self.of(part) for key, part in held.items() if part}}
+        return {"function": qualified_name(value), **{key: self.of(part) for key, part in held.items() if part}}
 
 
 _DESCRIPTIONS: tuple[tuple[Any, Callable[[_Outline, Any], Any]], ...] = (
@@ -118,7 +121,7 @@ _DESCRIPTIONS: tuple[tuple[Any, Callable[[_Outline, Any], Any]], ...] = (
     (Mapping, _Outline._mapping),
     ((list, tuple, range), _Outline._sequence),
     (Set, _Outline._set),
-    ((type, BuiltinFunctionType), lambda _, value: name_of(value)),
+    ((type, BuiltinFunctionType), lambda _, value: qualified_name(value)),
     (ModuleType, lambda _, value: value.__name__),
     (FunctionType, _Outline._function),
     (MethodType, lambda own, value: {"method": value.__name__, "of": own.of(value.__self__)}),
