@@ -13,11 +13,10 @@ from scionet.network.multiprocess import largest, summed
 from scionet.network.named_outputs import named_outputs, shown
 
 _ROUNDING = 10.0
-"""An output varies if its variation is more than so many units in the last place of its size."""
-
+"""An output varies if its variation exceeds this many units in the last place of its size."""
 
 DEFAULT = Outputs()
-"""Nothing chosen."""
+"""The outputs and metrics where the user chooses none."""
 
 
 @dataclass(frozen=True)

@@ -72,9 +72,8 @@ def save_pruned(
         The path.
 
     Raises:
-        CheckpointError: If the file exists or cannot be written, if the shapes of `pruned` are not those of the plan,
-            if it has state that safetensors cannot store, or if the network was pruned before in a way that no file
-            can describe.
+        CheckpointError: If the file exists or cannot be written. Also if the shapes of `pruned` are not those of the
+            plan, it has state that safetensors cannot store, or no file can describe how it was pruned before.
         InvalidSetting: If `path` or `factory` is malformed, or the plan belongs to another network or other weights.
     """
     if factory is not None and not all(factory.partition(":")):
