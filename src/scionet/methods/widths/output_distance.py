@@ -114,14 +114,15 @@ class OutputDistance:
         """
         return self._means(changes, progress)[0].sum(1)
 
-    def errors(self, tensors: Mapping[str, Tensor]) -> dict[str, float]:
-        """The squared error of each output relative to its variance, by name, when `tensors` replace the network's own.
+    def with_errors(self, tensors: Mapping[str, Tensor]) -> tuple[float, dict[str, float]]:
+        """The distance, and the squared error of each output relative to its variance, by name; see `of`.
 
         Raises:
             CalibrationError: If an output is NaN or infinite.
         """
-        found = self._means([tensors], silent)[1][0]
-        return {each.name: float(error) for each, error in zip(self.comparisons, found, strict=True)}
+        distances, errors = self._means([tensors], silent)
+        named = zip(self.comparisons, errors[0], strict=True)
+        return float(distances[0].sum()), {each.name: float(error) for each, error in named}
 
     def distances(self, changed: Sequence[Tensor], dense: Sequence[Tensor], count: int) -> Tensor:
         """The distance of each of `count` examples, added over the outputs, float64, shape ``(count,)``."""

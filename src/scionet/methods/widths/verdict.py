@@ -37,11 +37,14 @@ def verdict(
         repaired: Its tensors after the repair steps that follow the walk; None if there are none.
         held_out: Whether nothing was fitted on these examples.
     """
-    measured = distance.of(walked)
+    measured, errors = distance.with_errors(walked)
     examples = f"{counted(round(distance.n_examples), 'held-out example' if held_out else 'example')}"
     before = "" if predicted is None else f"predicted {predicted:.3g}, "
     text = f"change of the output on {examples}: {before}measured {measured:.3g}"
-    after = "" if repaired is None else f", after the repair {distance.of(repaired):.3g}"
+    after = ""
+    if repaired is not None:
+        found, errors = distance.with_errors(repaired)
+        after = f", after the repair {found:.3g}"
     yield f"{text}{after} {distance.unit_name} ({distance.described})"
     if not held_out:
         yield "the weights were fitted on these examples, since there are too few to hold any out"
@@ -51,7 +54,6 @@ def verdict(
             "warning: predicted and measured change differ by an order of magnitude, so the widths rest on a poor "
             "prediction; try Sensitivity(search=...) or (widths_per_site=2), or give more calibration examples"
         )
-    errors = distance.errors(walked if repaired is None else repaired)
     yield from _each(errors)
     yield from _uneven(errors)
 
