@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -50,8 +50,25 @@ def verify(
         VerificationError: If the two differ by more, an output is NaN or infinite, or the cut network does not run.
     """
     refuse_other_weights(plan, model)
-    network, shrunk = Network(model, sites), Network(pruned)
-    tensors = network.masked_by(plan)
+    return verify_unchecked(Network(model, sites), plan, pruned, [batch], tolerance)
+
+
+def verify_unchecked(
+    network: Network, plan: Plan, pruned: nn.Module, batches: Iterable[Batch], tolerance: float | None = None
+) -> float:
+    """The same as `verify` on several batches, with a plan that may have been made for other weights."""
+    shrunk, tensors = Network(pruned), network.masked_by(plan)
+    return max(_verified(network, tensors, shrunk, batch, tolerance) for batch in batches)
+
+
+def _verified(
+    network: Network, tensors: Mapping[str, Tensor], shrunk: Network, batch: Batch, tolerance: float | None
+) -> float:
+    """The difference of the masked and the cut network on one batch.
+
+    Raises:
+        VerificationError: As `verify` does.
+    """
     difference = _network_difference(network, tensors, shrunk, batch)
     allowed = TOLERANCES.get(network.dtype, max(TOLERANCES.values())) if tolerance is None else tolerance
     if difference <= allowed:
