@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scionet.choices.outputs import Output, Outputs
     from scionet.choices.repair import Recalibrate, Reconstruct, Refit
     from scionet.choices.resources import Resources
-    from scionet.choices.widths import ErrorCurves, Isomorphic, Sensitivity, Uniform, Widths
+    from scionet.choices.widths import ErrorCurves, Global, Isomorphic, Sensitivity, Uniform, Widths
     from scionet.coreset import select_examples
     from scionet.errors import CollapseWarning, PruneError
     from scionet.features import GreedySelector
@@ -56,6 +56,7 @@ _HOMES = {
     "Exact": "scionet.choices.methods",
     "FitResult": "scionet.training.fit",
     "Forward": "scionet.choices.methods",
+    "Global": "scionet.choices.widths",
     "GreedySelector": "scionet.features",
     "Isomorphic": "scionet.choices.widths",
     "LeastSquares": "scionet.choices.methods",
@@ -117,6 +118,7 @@ __all__ = [
     "Exact",
     "FitResult",
     "Forward",
+    "Global",
     "GreedySelector",
     "Isomorphic",
     "LeastSquares",

@@ -180,8 +180,8 @@ def prune(
             `list_methods`), `Forward` or `Score` with settings, or a function from a `SiteView` and a random generator
             to one score per unit.
         widths: How the budget is divided among the layers: ``"sensitivity"`` (the default with data), ``"uniform"``
-            (the default without), ``"error_curves"``, ``"isomorphic"``, or the classes of these names. In place of a
-            budget, ``Widths({"layer1.0.conv1": 32})`` says how many units each site keeps.
+            (the default without), ``"error_curves"``, ``"isomorphic"``, ``"global"``, or the classes of these names. In
+            place of a budget, ``Widths({"layer1.0.conv1": 32})`` says how many units each site keeps.
         repair: Steps that repair the weights: ``["refit"]`` by default with data, ``[]`` without; further
             ``"recalibrate"`` and ``"reconstruct"``, or the classes of these names.
         outputs: Which outputs count, and how a change is measured: ``"kl"``, ``"squared"``, or `Outputs`. By default

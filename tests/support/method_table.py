@@ -102,6 +102,7 @@ ROWS = (
     Row("l1", {"widths": "error_curves", **PLAIN}),
     *(Row(name, {"widths": "isomorphic", **PLAIN}) for name in ("l2", "taylor", "random")),
     Row("energy", {"widths": "isomorphic"}),
+    Row("bn_scale", {"widths": "global", **PLAIN}),
     Row("forward", {"widths": Widths({"expand": 7, "join": 5})}, budget=None),
     Row("l1", {"outputs": "squared", **PLAIN}),
     Row("l1", {"widths": "uniform", "repair": (Refit(shortcuts=False),)}),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from scionet.choices.checking import Checked, Count, CountOrZero, by_name
 
-WidthsName = Literal["uniform", "error_curves", "sensitivity", "isomorphic"]
+WidthsName = Literal["uniform", "error_curves", "sensitivity", "isomorphic", "global"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -41,6 +41,14 @@ class Isomorphic(Checked):
 
 
 @dataclass(frozen=True, repr=False)
+class Global(Checked):
+    """Let all units of the network compete by their scores, so that one threshold holds for all sites.
+
+    For scores that mean the same at every site, such as the scales that network slimming trains.
+    """
+
+
+@dataclass(frozen=True, repr=False)
 class Widths(Checked):
     """Keep given numbers of units, instead of a budget.
 
@@ -51,5 +59,5 @@ class Widths(Checked):
     """The number of units that a site keeps, by the site's name. Sites that are not named stay whole."""
 
 
-WidthRule = Uniform | ErrorCurves | Sensitivity | Isomorphic | Widths
-WIDTHS = by_name(Uniform, ErrorCurves, Sensitivity, Isomorphic, Widths)
+WidthRule = Uniform | ErrorCurves | Sensitivity | Isomorphic | Global | Widths
+WIDTHS = by_name(Uniform, ErrorCurves, Sensitivity, Isomorphic, Global, Widths)

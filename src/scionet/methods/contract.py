@@ -177,7 +177,7 @@ class Ranker(ABC):
             InvalidSetting: If the ranker has no such score.
         """
         raise InvalidSetting(
-            f"widths 'isomorphic' compare units of different sites by a score, which method {self.name!r} does not "
+            f"widths 'isomorphic' and 'global' compare units of different sites by a score, which method {self.name!r} does not "
             "have; choose a score, such as 'l1' or 'taylor', or other widths"
         )
 

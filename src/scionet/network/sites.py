@@ -86,6 +86,7 @@ class Operation:
         extents: For a product of two activations, the dimensions of the result that can shrink.
         place: Where it is counted; see `scionet.network.operations.counting_place`.
         varies: Whether its MACs depend on the data, as behind a detector's proposals. They do not count then.
+        norm: Name of the BatchNorm module that is the only reader of its result, if there is one.
     """
 
     weight: str | None
@@ -93,6 +94,7 @@ class Operation:
     extents: tuple[Extent, ...] = ()
     place: str = ""
     varies: bool = False
+    norm: str | None = None
 
 
 @dataclass(frozen=True)

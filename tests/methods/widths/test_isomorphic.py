@@ -46,6 +46,22 @@ def test_the_best_of_each_group_stay_all_groups_at_one_density(percent) -> None:
     assert uniform.plan.widths != result.plan.widths
 
 
+@pytest.mark.parametrize("percent", [30, 60, 80])
+def test_global_widths_keep_the_best_units_of_the_whole_network(percent) -> None:
+    torch.manual_seed(0)
+    convs = (nn.Conv2d(3, 50, 1), nn.ReLU(), nn.Conv2d(50, 80, 1), nn.ReLU(), nn.Conv2d(80, 40, 1), nn.ReLU())
+    model = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 4))
+
+    def first_weight(view, _rng):
+        return view.network.model.get_parameter(f"{view.site.name}.weight").detach()[:, 0, 0, 0]
+
+    result = prune(model, (), f"params<={percent}%", example_inputs=X, method=first_weight, widths="global")
+    scores = torch.cat([model.get_parameter(f"{name}.weight").detach()[:, 0, 0, 0] for name in result.sites])
+    kept = [torch.isin(torch.arange(site.width), torch.tensor(result.plan.kept[n])) for n, site in result.sites.items()]
+    assert float(scores[torch.cat(kept)].min()) >= float(scores[~torch.cat(kept)].max())
+    assert 0 <= percent / 100 - result.report.pruned.params / result.report.dense.params <= 0.01
+
+
 def test_methods_without_scores_and_scores_that_do_not_fit_are_refused() -> None:
     subject = SUBJECTS["residual"]
     model, pairs = subject.network(), subject.pairs(2, 8)

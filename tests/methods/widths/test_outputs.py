@@ -239,6 +239,7 @@ WIDTHS: Mapping[str, Any] = {
     "uniform": "uniform",
     "error curves": "error_curves",
     "isomorphic": "isomorphic",
+    "global": "global",
     "sensitivity": "sensitivity",
     "search": Sensitivity(search=2),
     "given": Widths({"heads.1.0": 2}),

@@ -10,7 +10,7 @@ from scionet.budget.allocation.explicit import explicit
 from scionet.budget.allocation.ladder import NO_MAXIMUM
 from scionet.budget.allocation.ranked import by_scores
 from scionet.budget.budget import Budget
-from scionet.choices.widths import Isomorphic, Uniform, Widths
+from scionet.choices.widths import Global, Isomorphic, Uniform, Widths
 from scionet.methods.contract import SiteView
 from scionet.methods.method_run import MethodRun
 from scionet.methods.refit.survey import survey
@@ -53,8 +53,9 @@ class Allocator:
             return AllocatedWidths(explicit(costs, rule.units if isinstance(rule, Widths) else {}, **bounds))
         if isinstance(rule, Uniform):
             return AllocatedWidths(uniform(costs, budget, max_units=max_units, **bounds))
-        if isinstance(rule, Isomorphic):
-            groups = alike(self.run.network.model, self.run.sites)
+        if isinstance(rule, Global | Isomorphic):
+            model, sites = self.run.network.model, self.run.sites
+            groups = [[*sites]] if isinstance(rule, Global) else alike(model, sites)
             return AllocatedWidths(by_scores(costs, budget, self.scores, groups, max_units=max_units, **bounds))
         assert self.curves is not None, "all other widths follow curves"
         damage = {name: curve * (factors or {}).get(name, 1.0) for name, curve in self.curves.damage.items()}

@@ -163,7 +163,8 @@ class _Assembly:
     def operation(self, call: Contraction, sites: Iterable[Site], examples: int) -> Operation:
         """A contraction as an operation of which MACs are counted."""
         extents = (self._extent(self._components_of(plane), sites) for plane in call.planes)
-        return Operation(call.weight, call.macs / examples, tuple(extents), call.place)
+        norm = call.norm if call.readers == 1 else None
+        return Operation(call.weight, call.macs / examples, tuple(extents), call.place, norm=norm)
 
     def _extent(self, parts: IntArray, sites: Iterable[Site]) -> Extent:
         """The number of entries of a dimension that each unit takes with it; `parts` is the component of each entry."""
