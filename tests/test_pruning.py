@@ -308,7 +308,10 @@ def test_choices_that_are_not_allowed(kind, parameters, message) -> None:
         ({"widths": "sensitivty"}, "Did you mean 'sensitivity'"),
         ({"widths": Refit()}, r"widths must be one of uniform, .*given Refit\(\)"),
         ({"widths": Uniform}, "widths must be one of uniform, .*given <class"),
-        ({"method": Forward(), "widths": "isomorphic"}, "widths 'isomorphic' and 'global' .*which method 'forward' does not have"),
+        (
+            {"method": Forward(), "widths": "isomorphic"},
+            "widths 'isomorphic' and 'global' .*which method 'forward' does not have",
+        ),
         ({"repair": "refit"}, r"repair must be a list of steps, such as \['refit', 'recalibrate'\]; given 'refit'"),
         ({"repair": Refit()}, r"repair must be a list of steps.*given Refit\(\)"),
         ({"repair": True}, "repair must be a list of steps.*given True"),

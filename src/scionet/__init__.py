@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scionet.choices.outputs import Output, Outputs
     from scionet.choices.repair import Recalibrate, Reconstruct, Refit
     from scionet.choices.resources import Resources
+    from scionet.choices.shrinking import GReg1, GReg2, IncReg, Slimming, SoftFilters, SparseStructures
     from scionet.choices.widths import ErrorCurves, Global, Isomorphic, Sensitivity, Uniform, Widths
     from scionet.coreset import select_examples
     from scionet.errors import CollapseWarning, PruneError
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from scionet.network.surgery.cut import cut
     from scionet.network.surgery.verification import verify
     from scionet.pruning import PruneResult, prune, prune_each
+    from scionet.shrinking import ShrinkLoop, ShrinkResult, shrink
     from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
     from scionet.training.callbacks import Callback
     from scionet.training.context import TrainingContext
@@ -56,16 +58,19 @@ _HOMES = {
     "Exact": "scionet.choices.methods",
     "FitResult": "scionet.training.fit",
     "Forward": "scionet.choices.methods",
+    "GReg1": "scionet.choices.shrinking",
+    "GReg2": "scionet.choices.shrinking",
     "Global": "scionet.choices.widths",
     "GreedySelector": "scionet.features",
+    "IncReg": "scionet.choices.shrinking",
     "Isomorphic": "scionet.choices.widths",
     "LeastSquares": "scionet.choices.methods",
     "Limits": "scionet.choices.limits",
     "LineSearch": "scionet.choices.methods",
     "MaskResult": "scionet.masks.masking",
     "Method": "scionet.methods.contract",
-    "OutputImitation": "scionet.choices.methods",
     "Output": "scionet.choices.outputs",
+    "OutputImitation": "scionet.choices.methods",
     "Outputs": "scionet.choices.outputs",
     "Plan": "scionet.network.plan",
     "PruneError": "scionet.errors",
@@ -79,9 +84,14 @@ _HOMES = {
     "Schedule": "scionet.masks.schedule",
     "Score": "scionet.choices.methods",
     "Sensitivity": "scionet.choices.widths",
+    "ShrinkLoop": "scionet.shrinking",
+    "ShrinkResult": "scionet.shrinking",
     "Site": "scionet.network.sites",
     "SiteView": "scionet.methods.contract",
     "Sites": "scionet.network.sites",
+    "Slimming": "scionet.choices.shrinking",
+    "SoftFilters": "scionet.choices.shrinking",
+    "SparseStructures": "scionet.choices.shrinking",
     "Stochastic": "scionet.choices.methods",
     "TaskLoss": "scionet.choices.methods",
     "TrainingContext": "scionet.training.context",
@@ -105,6 +115,7 @@ _HOMES = {
     "save_tuned": "scionet.network.checkpoints.checkpoint",
     "score": "scionet.methods.criteria.unit_scores",
     "select_examples": "scionet.coreset",
+    "shrink": "scionet.shrinking",
     "verify": "scionet.network.surgery.verification",
 }
 
@@ -118,8 +129,11 @@ __all__ = [
     "Exact",
     "FitResult",
     "Forward",
+    "GReg1",
+    "GReg2",
     "Global",
     "GreedySelector",
+    "IncReg",
     "Isomorphic",
     "LeastSquares",
     "Limits",
@@ -141,9 +155,14 @@ __all__ = [
     "Schedule",
     "Score",
     "Sensitivity",
+    "ShrinkLoop",
+    "ShrinkResult",
     "Site",
     "SiteView",
     "Sites",
+    "Slimming",
+    "SoftFilters",
+    "SparseStructures",
     "Stochastic",
     "TaskLoss",
     "TrainingContext",
@@ -168,6 +187,7 @@ __all__ = [
     "save_tuned",
     "score",
     "select_examples",
+    "shrink",
     "verify",
 ]
 

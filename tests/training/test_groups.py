@@ -65,6 +65,9 @@ def test_sums_are_those_of_loops(groups: ParameterGroups) -> None:
     norms, sums, sizes = groups.squared_norms(values), groups.absolute_sums(values), groups.sizes(values)
     assert norms.tolist() == pytest.approx([sum(x * x for x in group) for group in expected])
     assert sums.tolist() == pytest.approx([sum(map(abs, group)) for group in expected])
+    others = {name: value.cos() for name, value in values.items()}
+    products = [sum(float(values[name][place] * others[name][place]) for name, place in group) for group in places]
+    assert groups.dots(values, others).tolist() == pytest.approx(products)
     assert sizes.tolist() == [len(group) for group in places]
     assert sizes.dtype == torch.int64
 

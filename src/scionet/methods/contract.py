@@ -153,6 +153,11 @@ class Ranker(ABC):
         return False
 
     @property
+    def why_fewer(self) -> str:
+        """Why `rank` picked fewer units than it might, for the status of a plan."""
+        return "line search gives weight to no more units; a refit (repair=['refit']) makes use of every unit"
+
+    @property
     def passes(self) -> int:
         """Walks through the network."""
         return 1
@@ -177,8 +182,8 @@ class Ranker(ABC):
             InvalidSetting: If the ranker has no such score.
         """
         raise InvalidSetting(
-            f"widths 'isomorphic' and 'global' compare units of different sites by a score, which method {self.name!r} does not "
-            "have; choose a score, such as 'l1' or 'taylor', or other widths"
+            f"widths 'isomorphic' and 'global' compare units of different sites by a score, which method {self.name!r} "
+            "does not have; choose a score, such as 'l1' or 'taylor', or other widths"
         )
 
     @abstractmethod

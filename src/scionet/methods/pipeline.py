@@ -28,8 +28,6 @@ from scionet.network.plan import Plan
 from scionet.progress import Progress, silent
 from scionet.seeds import seeded
 
-_NO_WEIGHT = "line search gives weight to no more units; a refit (repair=['refit']) makes use of every unit"
-
 
 class Pipeline(Method):
     """A method that consists of a ranker and the shared pipeline."""
@@ -121,7 +119,7 @@ class Pipeline(Method):
         if budget is None:
             return best, plan
         limits = self.settings.limits
-        unused = _NO_WEIGHT if max_units or _saturated(best) else NO_GAIN
+        unused = self.ranker.why_fewer if max_units or _saturated(best) else NO_GAIN
         bounds = {"round_to": limits.round_to, "min_units": limits.min_units}
         note = shortfall(costs, budget, plan.widths, **bounds, unused=unused)
         return best, replace(plan, status=f"{plan.status}; {note}") if note else plan

@@ -59,7 +59,7 @@ class AveragedRanks:
         scheme: The increment as a function of the rank.
         updates: Updates done.
         decays: Current weight decays, float64 ``(sites, most units)``.
-        ranks: Mean ranks over all updates, float64 ``(sites, most units)``.
+        rank_sums: Sums of the ranks over all updates, int64 ``(sites, most units)``: they are ordered as the means are.
         removed: Units removed so far, boolean ``(sites, most units)``.
     """
 
@@ -71,14 +71,14 @@ class AveragedRanks:
     scheme: SchemeName = "exponential"
     updates: int = field(default=0, init=False)
     decays: Tensor = field(init=False)
-    ranks: Tensor = field(init=False)
+    rank_sums: Tensor = field(init=False)
     removed: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         """Start without decay."""
         shape = len(self.widths), int(self.widths.max())
         zeros = torch.zeros(shape, dtype=torch.float64, device=self.widths.device)
-        self.decays, self.ranks, self.removed = zeros, zeros.clone(), zeros.bool()
+        self.decays, self.rank_sums, self.removed = zeros, zeros.long(), zeros.bool()
 
     @property
     def present(self) -> Tensor:
@@ -109,9 +109,8 @@ class AveragedRanks:
         live = self.present & ~self.removed & (to_go > 0)
         # Removed units count as the lowest ranks, so that a removal does not change the average of the others.
         now = rank_of(scores.masked_fill(self.removed, -math.inf).masked_fill(~self.present, math.inf))
-        mean = self.ranks + (now - self.ranks) / self.updates
-        self.ranks = torch.where(live, mean, self.ranks)
-        order = rank_of(self.ranks.masked_fill(~live, math.inf))
+        self.rank_sums += torch.where(live, now, 0)
+        order = rank_of(torch.where(live, self.rank_sums, torch.iinfo(torch.int64).max))
         alive = live.sum(1, keepdim=True)
         step = increments(order.double(), to_go.clamp_min(1).double(), alive, self.largest, self.u, self.scheme)
         self.decays = torch.where(live, (self.decays + step).clamp_min(0), self.decays)

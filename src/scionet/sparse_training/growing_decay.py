@@ -13,7 +13,7 @@ _ROUNDING = 1e-9
 
 @dataclass
 class GrowingDecay:
-    """The common weight decay of the picked units of a network, update by update (Wang et al., ICLR 2021, official code).
+    """The common weight decay of picked units, update by update (GReg; Wang et al., ICLR 2021, official code).
 
     The decay first grows on all units, if `pick_ceiling` is above 0 (GReg-2), and then on the picked ones, until it
     reaches the ceiling or the picked weights are a thousand times smaller than the others in every layer. It is then
@@ -39,12 +39,12 @@ class GrowingDecay:
     decay: float = 0.0
     ratio: float = 1.0
     held: int = 0
-    phase: Phase = "grow"
+    phase: Phase | None = None
 
     def __post_init__(self) -> None:
         """Begin with phase "pick" if there is one."""
-        if self.pick_ceiling > 0 and self.decay == 0:
-            self.phase = "pick"
+        if self.phase is None:
+            self.phase = "pick" if self.pick_ceiling > 0 else "grow"
 
     def update(self, ratio: float) -> None:
         """Take one step.

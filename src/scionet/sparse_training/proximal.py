@@ -1,6 +1,5 @@
 """Accelerated proximal gradient steps for factors that may become exact zeros."""
 
-import torch
 from torch import Tensor
 
 
@@ -9,8 +8,8 @@ def proximal_step(
 ) -> tuple[Tensor, Tensor]:
     """One step on a loss plus `l1_weight` times the sum of the factors, which stay at 0 or above.
 
-    With soft thresholding S: z = λ - η g; p = S(z, η γ); v' = p - λ + μ v; λ' = max(0, p + μ v') (Huang and Wang, *Data-
-    Driven Sparse Structure Selection for Deep Neural Networks*, ECCV 2018, official code).
+    With soft thresholding S: z = λ - η g; p = S(z, η γ); v' = p - λ + μ v; λ' = max(0, p + μ v') (Huang and Wang,
+    *Data-Driven Sparse Structure Selection for Deep Neural Networks*, ECCV 2018, official code).
 
     Args:
         factors: λ, any shape.

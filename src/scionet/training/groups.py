@@ -169,6 +169,19 @@ class ParameterGroups:
         """
         return self._summed(tensors, lambda tensor: _precise(tensor).abs())
 
+    def dots(self, tensors: Tensors, others: Tensors) -> Tensor:
+        """Sum over each group's entries of the product of two tensors, ``(groups,)``. Differentiable.
+
+        Args:
+            tensors: Tensors by name.
+            others: Tensors of the same shapes, such as their gradients.
+
+        Raises:
+            InvalidSetting: If they are not those of the groups.
+        """
+        products = {name: _precise(tensors[name]) * _precise(others[name]) for name in self.parameters}
+        return self._summed(products, lambda tensor: tensor)
+
     @torch.no_grad()
     def scale_(self, tensors: Tensors, factors: Tensor) -> None:
         """Multiply the entries of each group, in place.

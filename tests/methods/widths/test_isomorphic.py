@@ -1,5 +1,7 @@
 """Units that compete within sites of equal role: against sorting all of a group."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -52,7 +54,7 @@ def test_global_widths_keep_the_best_units_of_the_whole_network(percent) -> None
     convs = (nn.Conv2d(3, 50, 1), nn.ReLU(), nn.Conv2d(50, 80, 1), nn.ReLU(), nn.Conv2d(80, 40, 1), nn.ReLU())
     model = nn.Sequential(*convs, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(40, 4))
 
-    def first_weight(view, _rng):
+    def first_weight(view: Any, _rng: object) -> torch.Tensor:
         return view.network.model.get_parameter(f"{view.site.name}.weight").detach()[:, 0, 0, 0]
 
     result = prune(model, (), f"params<={percent}%", example_inputs=X, method=first_weight, widths="global")
