@@ -1,4 +1,4 @@
-"""The command line: scionet demo | prune | finetune | evaluate | export | analyze | bench."""
+"""The command line: scionet demo | prune | finetune | shrink | evaluate | export | analyze | bench."""
 
 import argparse
 import signal
@@ -27,6 +27,7 @@ from scionet.commands.options import (
     Export,
     Finetune,
     Prune,
+    Shrink,
 )
 from scionet.commands.show import complain, line
 from scionet.commands.tyro_rules import RefusedValue, registry
@@ -38,6 +39,7 @@ KINDS: dict[str, type[Common]] = {
     "demo": Demo,
     "prune": Prune,
     "finetune": Finetune,
+    "shrink": Shrink,
     "evaluate": Evaluate,
     "export": Export,
     "analyze collapse": AnalyzeCollapse,
@@ -124,6 +126,7 @@ def parse(args: Sequence[str]) -> Common:
     if (name := " ".join(args[:words])) in KINDS:
         args = [*args[:words], *config.arguments(table, KINDS[name], RECIPES[recipe], str(said.config)), *args[words:]]
     tuning = Annotated[Finetune[RECIPES[recipe]], tyro.conf.subcommand("finetune")]
+    shrinking = Annotated[Shrink[RECIPES[recipe]], tyro.conf.subcommand("shrink")]
     analyze = Annotated[
         Annotated[AnalyzeCollapse, tyro.conf.subcommand("collapse")]
         | Annotated[AnalyzeGradientFlow, tyro.conf.subcommand("gradient-flow")],
@@ -138,7 +141,7 @@ def parse(args: Sequence[str]) -> Common:
             "bench", description="Run an experiment, show its progress, write its report, pack its records."
         ),
     ]
-    choices: Any = Demo | Prune | tuning | Evaluate | Export | analyze | bench
+    choices: Any = Demo | Prune | tuning | shrinking | Evaluate | Export | analyze | bench
     description = "Structured pruning of PyTorch networks by greedy forward selection. Its version: scionet --version."
     try:
         command = tyro.cli(choices, prog="scionet", description=description, args=args, registry=registry())
@@ -172,6 +175,10 @@ def execute(command: Common) -> None:
             from scionet.commands import finetune
 
             finetune.run(command)
+        case Shrink():
+            from scionet.commands import shrink
+
+            shrink.run(command)
         case Evaluate():
             from scionet.commands import evaluate
 

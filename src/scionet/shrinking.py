@@ -278,10 +278,10 @@ def shrink(
     Args:
         model: The network, trained or not. It is not changed.
         train: Training examples: a map-style data set of pairs of an input and a label, as for `scionet.fit`.
-        budget: Limits on the cut network, as for `scionet.prune`. With ``slimming``, ``sparse_structures`` and
-            ``directional`` it may be left out: what ended at zero is then removed.
+        budget: Limits on the cut network, as for `scionet.prune`. With ``slimming`` and
+            ``sparse_structures`` it may be left out: what ended at zero is then removed.
         method: How the network shrinks: ``"slimming"``, ``"sparse_structures"``, ``"soft_filters"``, ``"increg"``,
-            ``"greg1"``, ``"greg2"`` or ``"directional"``, or the classes of these names, such as ``IncReg(u=0.25)``.
+            ``"greg1"`` or ``"greg2"``, or the classes of these names, such as ``IncReg(u=0.25)``.
         recipe: How to train; by default ten epochs. What an average of the weights or the best epoch would give did not
             shrink as far, so `average_decay` and `patience` are refused.
         example_inputs: Inputs of the model.

@@ -24,6 +24,7 @@ from scionet.choices.methods import (
 )
 from scionet.choices.repair import Reconstruct, Refit
 from scionet.choices.resources import Resources
+from scionet.choices.shrinking import SHRINKING
 from scionet.choices.widths import Sensitivity, Uniform, Widths
 from scionet.cli import KINDS, main, parse
 from scionet.commands.chosen import chosen_method, chosen_repair, chosen_widths
@@ -40,6 +41,7 @@ from scionet.commands.options import (
     LatencyOptions,
     Pictures,
     Prune,
+    Shrink,
 )
 from scionet.training.execution import Execution
 from scionet.training.recipes import RECIPES, Recipe
@@ -126,11 +128,21 @@ def test_every_setting_of_a_choice_has_a_flag(kind: type[Checked], capsys: pytes
     assert [flag for flag in nested(kind) if flag not in DOCS] == []
 
 
+@pytest.mark.parametrize("name", SHRINKING)
+def test_every_setting_of_a_method_that_shrinks_has_a_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    shown, prefix = help_of(capsys, "shrink"), name.replace("_", "-")
+    flags = [f"--{prefix}.{field.name.replace('_', '-')}" for field in fields(SHRINKING[name])]
+    assert [flag for flag in flags if flag not in shown] == []
+    own = [flag.partition(".")[2] for flag in flags]
+    assert [flag for flag in own if flag not in DOCS] == []
+    assert f"`{name}`" in DOCS
+
+
 @pytest.mark.parametrize(
     "kind",
     [
         *(Common, Demo, Prune, Finetune, Evaluate, Export, AnalyzeCollapse, AnalyzeGradientFlow, Pictures, Evaluation),
-        *(LatencyOptions, Resources, Execution),
+        *(LatencyOptions, Resources, Execution, Shrink),
     ],
 )
 def test_the_docs_name_every_flag(kind: type) -> None:

@@ -7,9 +7,8 @@ from scionet.choices.checking import Checked, Count, Range, by_name
 
 Positive = Annotated[float, Range(0, inside=True)]
 Fraction = Annotated[float, Range(0, 1, inside=True)]
-ShrinkingName = Literal["slimming", "sparse_structures", "soft_filters", "increg", "greg1", "greg2", "directional"]
+ShrinkingName = Literal["slimming", "sparse_structures", "soft_filters", "increg", "greg1", "greg2"]
 SchemeName = Literal["exponential", "linear"]
-StructuresName = Literal["units", "branches"]
 MembersName = Literal["producers", "inputs", "all"]
 
 
@@ -24,15 +23,13 @@ class Slimming(Checked):
 
 @dataclass(frozen=True, repr=False)
 class SparseStructures(Checked):
-    """Sparse structure selection: a factor on each structure, driven to exact zeros by accelerated proximal gradient.
+    """Sparse structure selection: a factor on each unit, driven to exact zeros by accelerated proximal gradient.
 
     Huang and Wang, ECCV 2018.
     """
 
     l1_weight: Positive = 0.01
     """Weight of the penalty on the factors; 0.01 is published for the blocks of ResNet-50."""
-    structures: StructuresName = "units"
-    """What a factor multiplies: the output of a unit, or of a whole residual branch."""
     momentum: Annotated[float, Range(0, 0.999999)] = 0.9
     """Momentum of the factors."""
 
@@ -99,25 +96,9 @@ class GReg2(GReg1):
     """Weight decay at which the units are chosen."""
 
 
-@dataclass(frozen=True, repr=False)
-class Directional(Checked):
-    """Structured directional pruning: the optimiser moves groups to zero along flat directions of the loss.
-
-    Derived from Li et al., 2021 (no code is published), and Chao et al., NeurIPS 2020.
-    """
-
-    c: Positive = 5e-4
-    """Scale of the threshold."""
-    mu: Annotated[float, Range(0, 1, inside=True)] = 0.55
-    """Growth of the threshold over time; published: 0.4 to 0.7."""
-    members: Literal["producers", "all"] = "producers"
-    """The weights whose norm is compared with the threshold: "producers" is the scale and shift of the BatchNorm behind
-    a unit, or its filter and bias if there is none; "all" is filters, biases and the columns of consumers."""
-
-
-Shrinking = Slimming | SparseStructures | SoftFilters | IncReg | GReg1 | GReg2 | Directional
+Shrinking = Slimming | SparseStructures | SoftFilters | IncReg | GReg1 | GReg2
 SHRINKING = {
-    **by_name(Slimming, SparseStructures, SoftFilters, Directional),
+    **by_name(Slimming, SparseStructures, SoftFilters),
     "increg": IncReg,
     "greg1": GReg1,
     "greg2": GReg2,

@@ -1,14 +1,16 @@
-"""Converts the options of `scionet prune` to choices of the library. Does not import torch."""
+"""Converts the options of `scionet prune` and `scionet shrink` to choices of the library. Does not import torch."""
 
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from scionet.choices.checking import chosen
 from scionet.choices.methods import OBJECTIVES, Exact, Forward, Score
 from scionet.choices.repair import Recalibrate, RepairStep
+from scionet.choices.shrinking import SHRINKING, Shrinking
 from scionet.choices.widths import WIDTHS, WidthRule, Widths
-from scionet.commands.options import Prune
+from scionet.commands.options import Prune, Shrink
 from scionet.errors import InvalidSetting, unknown
 from scionet.files.parsing import parsed_json
 
@@ -63,6 +65,28 @@ def chosen_widths(command: Prune) -> WidthRule | None:
     return command.sensitivity if command.widths == "sensitivity" else chosen(command.widths, WIDTHS, "widths")
 
 
+def chosen_shrinking(command: Shrink[Any]) -> Shrinking:
+    """Return the method that shrinks a network.
+
+    Raises:
+        InvalidSetting: If there are options of a method that is not chosen.
+    """
+    for name in SHRINKING:
+        _refuse_unused(command, name, f"--method {name}", name == command.method)
+    return getattr(command, command.method)
+
+
+def shrinking_widths(command: Shrink[Any]) -> WidthRule | None:
+    """Return how the budget is divided when a network shrinks; None for the default.
+
+    Raises:
+        InvalidSetting: If a file has no widths.
+    """
+    if command.widths is None or not isinstance(command.widths, Path):
+        return None if command.widths is None else chosen(command.widths, WIDTHS, "widths")
+    return _widths_in(command.widths)
+
+
 def _widths_in(path: Path) -> Widths:
     """The widths in a JSON file.
 
@@ -105,7 +129,7 @@ def _refuse_forward_options(command: Prune) -> None:
         raise InvalidSetting(_unused(given, "--method forward") + f"; given --method {command.method}")
 
 
-def _refuse_unused(command: Prune, name: str, needed: str, chosen: bool) -> None:
+def _refuse_unused(command: Prune | Shrink[Any], name: str, needed: str, chosen: bool) -> None:
     """Refuse options of something that is not chosen, because they would have no consequence.
 
     Raises:
@@ -115,7 +139,7 @@ def _refuse_unused(command: Prune, name: str, needed: str, chosen: bool) -> None
         raise InvalidSetting(_unused(given, needed))
 
 
-def _given(command: Prune, name: str) -> list[str]:
+def _given(command: Prune | Shrink[Any], name: str) -> list[str]:
     """The options of a choice that differ from their defaults."""
     choice = getattr(command, name)
     default = type(choice)()

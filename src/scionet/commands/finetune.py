@@ -3,23 +3,19 @@
 import hashlib
 import shlex
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from scionet.commands import networks, pictures
+from scionet.commands import networks
+from scionet.commands.learning import state_file, told, training_images
 from scionet.commands.options import Finetune
 from scionet.commands.output_files import check_writable
-from scionet.commands.pictures import ImageSample, PictureRecord, record_of
+from scionet.commands.pictures import record_of
 from scionet.commands.scoring import percent, score
 from scionet.commands.show import advise, line, table
-from scionet.data.augmentation import Augmentation
-from scionet.data.batches import ImageBatches, batches
-from scionet.data.examples import ImageExamples
-from scionet.data.folders import ImageFolder
-from scionet.data.sampling import partition
+from scionet.data.batches import ImageBatches
 from scionet.errors import InvalidSetting
 from scionet.files.locks import held
 from scionet.network.checkpoints.checkpoint import describe, read_plan, save_tuned
@@ -28,23 +24,6 @@ from scionet.training.accuracy import Accuracy
 from scionet.training.execution import accelerator_for
 from scionet.training.fit import FitResult, fit
 from scionet.training.recipes import Recipe
-
-
-@dataclass(frozen=True)
-class FinetuneImages:
-    """The pictures of a run.
-
-    Attributes:
-        record: Their preparation, and all pictures that the network was calibrated or trained on.
-        training: Training pictures.
-        validation: Validation pictures, used after every epoch, if there are any.
-        evaluation: Pictures to evaluate on before and after, if asked for; the share of this process.
-    """
-
-    record: PictureRecord
-    training: ImageExamples
-    validation: ImageExamples | None
-    evaluation: ImageBatches | None
 
 
 def run(command: Finetune[Any]) -> None:
@@ -65,10 +44,10 @@ def _run(command: Finetune[Any]) -> None:
     recipe: Recipe = command.settings
     machine = accelerator_for(command.execution)
     first = world()[0] == 0
-    material = _material(command)
+    material = training_images(command, record_of(command.pruned))
     kwargs = networks.keywords(command.model_args)
     model = networks.pruned(command.pruned, command.model, kwargs, command.trust_factory)
-    state = _state_file(command, first)
+    state = state_file(command, first)
     before = _scored(command, model, material.evaluation, "before")
     try:
         result = fit(
@@ -89,7 +68,7 @@ def _run(command: Finetune[Any]) -> None:
         raise
     after = _scored(command, model, material.evaluation, "after")
     if first:
-        extra = {**material.record.extra(), "training": _told(command, result)}
+        extra = {**material.record.extra(), "training": told(command, result)}
         save_tuned(command.out, model, command.pruned, extra=extra, overwrite=command.overwrite)
         state.unlink()
         _report(command, result, before, after)
@@ -99,57 +78,6 @@ def _origin(path: Path) -> dict[str, str]:
     """What identifies the network in a file beside its weights: what it was cut from, and how."""
     told = describe(path)
     return {"plan": hashlib.sha256(read_plan(path).to_json().encode()).hexdigest(), "dense_hash": told["dense_hash"]}
-
-
-def _state_file(command: Finetune[Any], first: bool) -> Path:
-    """The state file beside the output, where the same command finds it again."""
-    path = command.out.with_suffix(".training.safetensors")
-    if command.restart and first:
-        path.unlink(missing_ok=True)
-    elif path.exists() and first:
-        advise(command, f"going on from {path}")
-    return path
-
-
-def _material(command: Finetune[Any]) -> FinetuneImages:
-    """Sample the pictures.
-
-    Raises:
-        InvalidSetting: If the data, the preparation or a number of pictures do not fit.
-    """
-    recipe: Recipe = command.settings
-    record = record_of(command.pruned)
-    prepared = pictures.preprocessing(command.pictures, None if record is None else record.preprocessing)
-    folder = ImageFolder(command.pictures.data, command.pictures.split)
-    image_sample, sampled = ImageSample.of(folder, _sample_size(command, len(folder)), command.seed)
-    parts = partition(len(sampled), {"validation": command.validation_images}, command.seed)
-    seen = PictureRecord(prepared, (*(() if record is None else record.samples), image_sample))
-    test = pictures.to_evaluate(command, folder, seen.seen(folder))
-    rank, size = world()
-    return FinetuneImages(
-        seen,
-        ImageExamples(folder, prepared, sampled[parts["train"]], _augmentation(recipe)),
-        ImageExamples(folder, prepared, sampled[parts["validation"]]) if command.validation_images else None,
-        None if test is None else batches(test[0], prepared, recipe.batch_size, test[1][rank::size], labels=True),
-    )
-
-
-def _sample_size(command: Finetune[Any], available: int) -> int:
-    """Return the numbers of training and validation pictures.
-
-    Raises:
-        InvalidSetting: If all would be sampled although the rest is to be evaluated on.
-    """
-    if command.train_images is not None:
-        return command.train_images + command.validation_images
-    if command.evaluation.evaluate_rest:
-        raise InvalidSetting("--evaluate-rest needs a rest: say by --train-images how many pictures to learn from")
-    return available
-
-
-def _augmentation(recipe: Recipe) -> Augmentation | None:
-    kind = recipe.augmentation
-    return None if kind == "none" else Augmentation(kind, recipe.padding, recipe.smallest_crop)
 
 
 def _teacher(command: Finetune[Any], kwargs: dict[str, Any]) -> nn.Module | None:
@@ -168,17 +96,6 @@ def _teacher(command: Finetune[Any], kwargs: dict[str, Any]) -> nn.Module | None
 def _scored(command: Finetune[Any], model: nn.Module, test: ImageBatches | None, stage: str) -> Accuracy | None:
     quiet = command.quiet or world()[0] > 0
     return None if test is None else score(model, test, stage, quiet)
-
-
-def _told(command: Finetune[Any], result: FitResult) -> dict[str, Any]:
-    """The record of the training."""
-    return {
-        "recipe": command.recipe,
-        "settings": asdict(command.settings),
-        "seed": command.seed,
-        "status": result.status,
-        "history": [asdict(epoch) for epoch in result.history],
-    }
 
 
 def _report(command: Finetune[Any], result: FitResult, before: Accuracy | None, after: Accuracy | None) -> None:

@@ -20,6 +20,7 @@ from scionet.choices.methods import (
 from scionet.choices.outputs import MetricName
 from scionet.choices.repair import Reconstruct, Refit, RepairName
 from scionet.choices.resources import BackendName, Resources
+from scionet.choices.shrinking import GReg1, GReg2, IncReg, ShrinkingName, Slimming, SoftFilters, SparseStructures
 from scionet.choices.widths import Sensitivity, WidthsName
 from scionet.errors import InvalidSetting
 from scionet.training.execution import Execution
@@ -214,6 +215,65 @@ class Finetune(Common, FinetuneOptions[RecipeKind]):
     """Train a pruned network. The same command resumes an interrupted training.
 
     The settings at the end are those of the chosen recipe; for another one see `scionet finetune --recipe NAME --help`.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShrinkOptions(Generic[RecipeKind]):
+    """Options of `scionet shrink`, the most common ones first."""
+
+    model: str
+    """The network, trained or not: timm:NAME, torchvision:NAME, scionet:NAME, or package.module:function."""
+    weights: Path | None = None
+    """Its weights: a .safetensors file, or a state dict written by torch.save; those of the factory by default."""
+    budget: str | None = None
+    """Limits on the cut network: "macs<=50%", "params<=1.2M", or several joined by a comma."""
+    out: Path
+    """File for the cut network, ending in .safetensors."""
+    method: ShrinkingName = "increg"
+    """How the network shrinks. The options of each method are below."""
+    recipe: str = "finetune"
+    """Recipe: finetune, mobilenet_finetune, mobilenet_closing, rethinking_cifar, rethinking_cifar_finetune,
+    rethinking_imagenet, or rethinking_imagenet_finetune."""
+    widths: WidthsName | Path | None = None
+    """How the budget is divided among the layers: by default one density for all, or one threshold for all units where
+    the method finds the widths. A .json file of layer names and numbers of units takes the place of the budget."""
+    towards: str | None = None
+    """The units to keep, chosen before the training by a method of scionet prune, such as forward; or a pruned network
+    of the same model, ending in .safetensors, whose units stay. By default the method's own ranking."""
+    train_images: int | None = None
+    """Pictures sampled from the data to learn from; by default all but the validation pictures."""
+    validation_images: int = 0
+    """Pictures held out to measure the accuracy on after every epoch."""
+    round_to: Count = 1
+    """Kept widths are multiples of this; 8 suits most hardware."""
+    min_units: Count = 1
+    """The fewest units that a layer keeps."""
+    ignored_layers: tuple[str, ...] = ()
+    """Layers whose channels all stay: names, or globs such as "layer4.*"."""
+    model_args: tuple[str, ...] = ()
+    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+    restart: bool = False
+    """Start again, even if an interrupted training could be resumed."""
+    pictures: tyro.conf.OmitArgPrefixes[Source]
+    evaluation: tyro.conf.OmitArgPrefixes[Evaluation] = field(default_factory=Evaluation)
+    slimming: Slimming = field(default_factory=Slimming)
+    sparse_structures: SparseStructures = field(default_factory=SparseStructures)
+    soft_filters: SoftFilters = field(default_factory=SoftFilters)
+    increg: IncReg = field(default_factory=IncReg)
+    greg1: GReg1 = field(default_factory=GReg1)
+    greg2: GReg2 = field(default_factory=GReg2)
+    settings: tyro.conf.OmitArgPrefixes[RecipeKind]
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shrink(Common, ShrinkOptions[RecipeKind]):
+    """Train a network so that it shrinks, and cut it. The same command resumes an interrupted training.
+
+    The settings at the end are those of the chosen recipe; for another one see `scionet shrink --recipe NAME --help`.
     """
 
 

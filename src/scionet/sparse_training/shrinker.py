@@ -19,6 +19,8 @@ from scionet.training.recipes import Recipe
 from scionet.training.state import Epoch
 
 _LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+_MUCH = 0.05
+"""Share of the weights from which a removal is a warning: what the training should have prepared hurts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +108,9 @@ class Shrinker(Callback):
         if not bool(gone.any()) or not bool(norms.sum() > 0):
             return "nothing was removed"
         share = float(norms[gone].sum() / norms.sum())
-        return f"the {int(gone.sum()):,} of {len(gone):,} units that were removed had {share:.2g} of the weights before"
+        advice = "; train longer, or let units shrink faster" if share > _MUCH else ""
+        what = f"the {int(gone.sum()):,} of {len(gone):,} units that were removed had {share:.2g} of the weights before"
+        return f"{'warning: ' if advice else ''}{what}{advice}"
 
     def conclude(self, model: nn.Module) -> None:
         """The training is over; the network may be changed a last time."""
