@@ -44,7 +44,9 @@ def test_single_flags_change_the_recorded_or_named_preparation() -> None:
     plain = Pictures(data=Path())
     assert preprocessing(plain, recorded) == recorded
     assert preprocessing(replace(plain, crop=30), recorded) == Preprocessing(size=40, crop=30)
-    assert preprocessing(replace(plain, preprocessing="imagenet", size=232), recorded) == Preprocessing(232, 224)
+    assert preprocessing(replace(plain, preprocessing="imagenet", size=232), recorded) == replace(
+        PRESETS["imagenet"], size=232
+    )
     assert preprocessing(replace(plain, std=(1, 1, 1))) == Preprocessing(std=(1, 1, 1))
 
 

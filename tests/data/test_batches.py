@@ -16,7 +16,7 @@ from support.albums import SQUARE, all_of, noise, write_pictures, zipped
 from scionet.data.batches import batches
 from scionet.data.digits import digits
 from scionet.data.folders import ImageFolder
-from scionet.data.images import Pixels, Preprocessing
+from scionet.data.images import IMAGENET_MEAN, IMAGENET_STD, Pixels, Preprocessing
 from scionet.data.sampling import sample
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.models.factory import import_torchvision
@@ -68,7 +68,7 @@ def test_preprocessing_is_that_of_torchvision(width: int, height: int, size: int
     picture = noise(width, height, 7)
     ours = Preprocessing(size, 9, interpolation=interpolation)  # pyright: ignore[reportArgumentType]
     resize = [transforms.Resize(size, transforms.InterpolationMode(interpolation))] if size else []
-    normalise = [transforms.ToTensor(), transforms.Normalize(ours.mean, ours.std)]
+    normalise = [transforms.ToTensor(), transforms.Normalize(IMAGENET_MEAN, IMAGENET_STD)]
     expected = transforms.Compose([*resize, transforms.CenterCrop(9), *normalise])(picture)
     torch.testing.assert_close(ours.tensor(decoded(ours, picture))[0], expected, rtol=1e-5, atol=1e-5)
 

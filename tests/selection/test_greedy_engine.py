@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.selection_problems import layer, picks
+from support.selection_problems import layer
 
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.selection.greedy import Selection, Status, greedy, prefix, replay
+from scionet.selection.greedy import Selection, Status, greedy, picked, prefix, replay
 from scionet.selection.policies import ExactPolicy, StochasticPolicy
 from scionet.selection.quadratic import AverageObjective, Contributions, LineSearchObjective
 from scionet.selection.setfunctions import Coverage, Modular
@@ -162,7 +162,7 @@ def test_repetition_saturates_and_says_so() -> None:
     new = [n for n, unit in enumerate(found.order) if unit not in found.order[:n]]
     before = max(n for n in range(len(found.order)) if n not in new) + 1
     assert before == min(20 * 60, max(n for n in new if n < before) + 1 + 10 * 60)
-    assert found.order[:before] == picks(objective, before).order
+    assert found.order[:before] == picked(objective, before).order
     assert len(found.order) - before == 60 - len(set(found.order[:before])) > 1
 
 
@@ -189,7 +189,7 @@ def test_without_repetition_no_unit_is_picked_twice() -> None:
 
 
 def test_with_repetition_weights_are_n_times_the_share_of_picks() -> None:
-    found = picks(AverageObjective([layer(3, size=30, rows=100).term]), 50)
+    found = picked(AverageObjective([layer(3, size=30, rows=100).term]), 50)
     share = np.bincount(found.order, minlength=30) / 50
     np.testing.assert_allclose(found.weights, 30 * share[list(found.kept)])
     assert sum(found.weights) == pytest.approx(30)

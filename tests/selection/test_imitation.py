@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from support.selection_problems import Layer, brute_force, layer, picks
+from support.selection_problems import Layer, brute_force, layer
 
 from scionet.errors import CalibrationError, InvalidSetting
-from scionet.selection.greedy import greedy
+from scionet.selection.greedy import greedy, picked
 from scionet.selection.quadratic import REFRESH, AverageObjective, Contributions, LineSearchObjective, Term
 
 PROBLEMS = st.fixed_dictionaries(
@@ -68,7 +68,7 @@ def test_average_picks_equal_brute_force(repetition, width) -> None:
     goal = np.concatenate([item.goal.ravel() / np.linalg.norm(item.target) for item in layers])
     expected = brute_force(60, 50, lambda order: -float(((averaged(order, 60) @ phi - goal) ** 2).sum()), repetition)
     objective = AverageObjective([item.term for item in layers])
-    assert list(picks(objective, 50, repetition=repetition).order) == expected
+    assert list(picked(objective, 50, repetition=repetition).order) == expected
 
 
 def test_line_search_picks_equal_brute_force() -> None:
@@ -79,7 +79,7 @@ def test_line_search_picks_equal_brute_force() -> None:
         moves = [_explicit_step(alpha, i, phi, goal) for i in range(40)]
         order.append(int(np.argmin([((move @ phi - goal) ** 2).sum() for move in moves])))
         alpha = moves[order[-1]]
-    found = picks(LineSearchObjective([item.term]), 50)
+    found = picked(LineSearchObjective([item.term]), 50)
     assert list(found.order) == order
     np.testing.assert_allclose(found.weights, 40 * alpha[list(found.kept)], rtol=1e-6)
 
@@ -145,7 +145,7 @@ def test_line_search_removes_drift() -> None:
 def test_line_search_stays_exact_over_many_steps() -> None:
     item = layer(7, size=50, rows=60)
     objective = LineSearchObjective([item.term])
-    found = picks(objective, 1500)
+    found = picked(objective, 1500)
     weights = np.zeros(50)
     weights[list(found.kept)] = found.weights
     assert sum(found.weights) == pytest.approx(50, rel=1e-10)
@@ -180,7 +180,7 @@ def test_asymmetric_with_equal_networks_is_symmetric(kind) -> None:
     item = layer(8, size=20, width=2)
     term = item.term
     crossed = Term(term.xx, term.xx @ item.weight.T, term.yy, term.columns, term.fixed, item.weight)
-    assert picks(kind([term]), 30).order == picks(kind([crossed]), 30).order
+    assert picked(kind([term]), 30).order == picked(kind([crossed]), 30).order
 
 
 def test_all_units_without_repetition_are_the_dense_layer() -> None:
@@ -196,7 +196,7 @@ def test_all_units_without_repetition_are_the_dense_layer() -> None:
 def test_rounding_never_makes_an_error_negative(seed) -> None:
     term = layer(seed).term
     assert max(greedy(AverageObjective([term]), 6).values) <= 0
-    assert max(picks(LineSearchObjective([term]), 60).values) <= 0
+    assert max(picked(LineSearchObjective([term]), 60).values) <= 0
 
 
 @pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
@@ -206,7 +206,7 @@ def test_permuting_units_permutes_picks(kind, seed) -> None:
     item = layer(seed, size=12, width=2, n_fixed=1)
     order = np.random.default_rng(seed).permutation(12)
     permuted = Layer(item.x, item.weight, item.target, item.columns[order], item.fixed)
-    found, moved = picks(kind([item.term]), 12), picks(kind([permuted.term]), 12)
+    found, moved = picked(kind([item.term]), 12), picked(kind([permuted.term]), 12)
     assert [int(order[i]) for i in moved.order] == list(found.order)
 
 
@@ -220,9 +220,9 @@ def test_duplicates_tie_to_the_lowest_index(kind) -> None:
         np.vstack([item.columns, item.columns + 20]),
         item.fixed,
     )
-    found = picks(kind([twice.term]), 40)
+    found = picked(kind([twice.term]), 40)
     assert max(found.order) < 20
-    assert found.order == picks(kind([twice.term]), 40).order
+    assert found.order == picked(kind([twice.term]), 40).order
 
 
 @pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])

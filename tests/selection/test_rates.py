@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
-from support.selection_problems import picks, slope
+from support.selection_problems import slope
 
-from scionet.selection.greedy import greedy
+from scionet.selection.greedy import greedy, picked
 from scionet.selection.quadratic import AverageObjective, Contributions, LineSearchObjective
 
 
@@ -42,7 +42,7 @@ def test_orthonormal_atoms_give_the_exact_rate() -> None:
 @pytest.mark.parametrize("norm", [0.3, 0.6])
 def test_interior_targets_are_reached_at_the_fast_rate(d, norm) -> None:
     phi, target, radius, distance = cross_polytope(d, norm)
-    squares = -np.array(picks(AverageObjective(atoms(phi, target)), 5000).values)
+    squares = -np.array(picked(AverageObjective(atoms(phi, target)), 5000).values)
     n = np.arange(1, 5001)
     assert np.all(n * np.sqrt(squares) <= distance**2 / (2 * radius) + distance)
     assert np.all(squares <= distance**2 / n)
@@ -53,7 +53,7 @@ def test_interior_targets_are_reached_at_the_fast_rate(d, norm) -> None:
 @pytest.mark.parametrize("norm", [0.3, 0.6])
 def test_line_search_contracts_in_every_step(d, norm) -> None:
     phi, target, radius, _ = cross_polytope(d, norm)
-    squares = -np.array(picks(LineSearchObjective(atoms(phi, target)), 200).values)
+    squares = -np.array(picked(LineSearchObjective(atoms(phi, target)), 200).values)
     assert np.all(np.diff(squares) <= 1e-15)
     above_rounding = squares[:-1] > 1e-12
     assert np.all((squares[1:] / np.maximum(squares[:-1], 1e-300))[above_rounding] <= 1 - radius**2 / 4)
@@ -63,14 +63,14 @@ def test_line_search_contracts_in_every_step(d, norm) -> None:
 def test_twenty_points_show_both_rates(seed) -> None:
     phi = neurons(20, seed)
     target = phi.mean(axis=0)
-    found = picks(AverageObjective(atoms(phi, target)), 4000)
+    found = picked(AverageObjective(atoms(phi, target)), 4000)
     squares = -np.array(found.values)
     assert -2.1 <= slope(squares, 300, 4000) <= -1.9
     assert len(found.kept) < 300
     random = sampled(phi, target, seed)
     assert -1.1 <= np.polyfit(np.log(list(random)), np.log(list(random.values())), 1)[0] <= -0.9
     assert 200 * squares[99] <= random[100]
-    assert -picks(LineSearchObjective(atoms(phi, target)), 400).values[-1] < 1e-14
+    assert -picked(LineSearchObjective(atoms(phi, target)), 400).values[-1] < 1e-14
 
 
 def sampled(phi: np.ndarray, target: np.ndarray, seed: int) -> dict[int, float]:
@@ -84,5 +84,5 @@ def sampled(phi: np.ndarray, target: np.ndarray, seed: int) -> dict[int, float]:
 
 def test_two_hundred_points_are_still_slow() -> None:
     phi = neurons(200, 0)
-    squares = -np.array(picks(AverageObjective(atoms(phi, phi.mean(axis=0))), 300).values)
+    squares = -np.array(picked(AverageObjective(atoms(phi, phi.mean(axis=0))), 300).values)
     assert -1.35 <= slope(squares, 30, 300) <= -0.9

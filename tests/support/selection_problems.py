@@ -2,12 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from scionet.selection.greedy import Selection, greedy
-from scionet.selection.objective import Objective
 from scionet.selection.quadratic import Term
 from scionet.typing import FloatArray, IntArray
 
@@ -81,19 +78,6 @@ def brute_force(size: int, n_picks: int, worth: Callable[[list[int]], float], re
         worths = [worth([*order, i]) for i in candidates]
         order.append(candidates[int(np.argmax(worths))])
     return order
-
-
-def picks(objective: Objective[Any], n_picks: int, *, repetition: bool = True) -> Selection:
-    """A greedy run of so many picks, or until no unit is left."""
-    left = iter(range(n_picks - 1, -1, -1))
-    return greedy(
-        objective,
-        objective.size + 1,
-        repetition=repetition,
-        enough=lambda value: next(left) == 0,
-        max_picks_per_unit=n_picks + 1,
-        patience_per_unit=n_picks + 1,
-    )
 
 
 def slope(values: FloatArray, first: int, last: int) -> float:

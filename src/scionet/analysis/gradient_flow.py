@@ -16,11 +16,10 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor, nn
 
-from scionet.errors import CalibrationError, InvalidSetting
+from scionet.analysis.curvature import curvature
+from scionet.errors import InvalidSetting
 from scionet.masks.gradients import LossFunctional, Weights
-from scionet.masks.weights import maskable, upcast_state
-from scionet.network.calling import undisturbed
-from scionet.network.example_loss import labelled
+from scionet.masks.weights import maskable
 from scionet.network.guard import guarded
 from scionet.network.network import Network
 from scionet.network.sites import Sites
@@ -158,18 +157,9 @@ def rank_correlation(scores: Mapping[str, FloatArray], effects: Mapping[str, Flo
 
 
 def _problem(model: nn.Module, batches: Iterable[Any], batch_norms: bool) -> tuple[LossFunctional, dict[str, Tensor]]:
-    """The loss in float64, and all parameters.
-
-    Raises:
-        CalibrationError: If there are no batches, or labels are missing or do not match.
-    """
-    with undisturbed(model):
-        pairs = [labelled(batch, model) for batch in batches]
-    if not pairs:
-        raise CalibrationError("no batches given; pass at least one pair (inputs, labels)")
-    base = {name: tensor.clone() for name, tensor in upcast_state(model, torch.float64).items()}
-    theta = {name: base[name] for name, parameter in model.named_parameters() if parameter.is_floating_point()}
-    return LossFunctional(model, base, pairs, batch_norms=batch_norms), theta
+    """The loss in float64, and all parameters; see `curvature`."""
+    found = curvature(model, batches, ("*",), batch_norms=batch_norms)
+    return found.loss, found.weights
 
 
 def _moved(weights: Weights, gradient: Weights, time: float) -> dict[str, Tensor]:

@@ -72,9 +72,9 @@ class Source:
     """Pixels to which the shorter side is resized."""
     crop: int | None = None
     """Side in pixels of the square taken from the centre."""
-    mean: tuple[float, float, float] | None = None
-    """Mean of each channel, for pixels scaled to 0..1."""
-    std: tuple[float, float, float] | None = None
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, for pixels scaled to 0..1: three values for RGB, one to make pictures grey."""
+    std: tuple[float, ...] | None = None
     """Standard deviation of each channel."""
     interpolation: Literal["bilinear", "bicubic"] | None = None
     """Filter of the resize."""

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scionet.commands.options import Finetune, Prune, Shrink, Source
 from scionet.data.folders import ImageFolder
-from scionet.data.images import Preprocessing
+from scionet.data.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from scionet.data.sampling import sample, sampled
 from scionet.errors import InvalidSetting
 from scionet.files.json_dataclasses import build
@@ -21,9 +21,9 @@ from scionet.network.checkpoints.checkpoint import describe
 _MEAN, _STD = 127 / 255, 128 / 255  # of EfficientNet-Lite, for every channel
 PRESETS: Mapping[str, Preprocessing] = MappingProxyType(
     {
-        "imagenet": Preprocessing(size=256, crop=224),
+        "imagenet": Preprocessing(256, 224, IMAGENET_MEAN, IMAGENET_STD),
         "efficientnet_lite": Preprocessing(256, 224, (_MEAN, _MEAN, _MEAN), (_STD, _STD, _STD), "bicubic"),
-        "cifar": Preprocessing(),
+        "cifar": Preprocessing(mean=IMAGENET_MEAN, std=IMAGENET_STD),
     }
 )
 CHANGES = ("size", "crop", "mean", "std", "interpolation")

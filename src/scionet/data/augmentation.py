@@ -71,7 +71,7 @@ class _Augmented:
             image = _shifted(self.preprocessing.framed(image), self.augmentation.padding)
         else:
             box = _random_box(image.size, self.augmentation.smallest_crop)
-            image = image.crop(box).resize((side, side), self.preprocessing.filter)
+            image = self.preprocessing.coloured(image).crop(box).resize((side, side), self.preprocessing.filter)
         return ImageOps.mirror(image) if torch.rand(1) < 0.5 else image
 
 

@@ -27,7 +27,7 @@ class ImageBatches:
         batch_size: Images per batch; the last batch may be smaller.
         indices: Indices of the images, in order.
         labels: Whether batches are ``(images, labels)`` instead of images.
-        pixels: All decoded images, shape ``(len(indices), height, width, 3)``, if they are kept in memory.
+        pixels: All decoded images, shape ``(len(indices), height, width, channels)``, if they are kept in memory.
     """
 
     folder: ImageFolder
@@ -42,7 +42,7 @@ class ImageBatches:
         return -(-len(self.indices) // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor | tuple[Tensor, Tensor]]:
-        """Images, float32 ``(batch, 3, height, width)``, with labels, int64 ``(batch,)``, if requested."""
+        """Images, float32 ``(batch, channels, height, width)``, with labels, int64 ``(batch,)``, if requested."""
         starts = range(0, len(self.indices), self.batch_size)
         chunks = [self.indices[start : start + self.batch_size] for start in starts]
         for chunk, pixels in zip(chunks, self._decoded(chunks), strict=True):

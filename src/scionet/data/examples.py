@@ -14,7 +14,7 @@ from torch import Tensor
 from scionet.data.archives import open_archive
 from scionet.data.augmentation import Augmentation
 from scionet.data.folders import ImageFolder, read_image
-from scionet.data.images import Pixels, Preprocessing, decode
+from scionet.data.images import Pixels, Preprocessing, decode, pixels_of
 from scionet.errors import CalibrationError, InvalidSetting
 
 
@@ -49,7 +49,7 @@ class ImageExamples:
         return len(self._indices)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """An image, float32 ``(3, height, width)``, and its label.
+        """An image, float32 ``(channels, height, width)``, and its label.
 
         Raises:
             CalibrationError: If the image cannot be decoded; the message names the file.
@@ -73,7 +73,7 @@ class ImageExamples:
         }
 
     def _pixels(self, data: bytes) -> Pixels:
-        return np.asarray(self._framed(decode(data)))
+        return pixels_of(self._framed(decode(data)))
 
     def _reader(self) -> Callable[[int], bytes]:
         """The folder's reader, opened once per process: a shared zip file has one position for all processes."""

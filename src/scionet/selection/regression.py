@@ -25,7 +25,7 @@ class Fit:
         """Fit the fixed inputs; `ridge` is relative to the mean of the diagonal of `xx`."""
         size, width = term.columns.shape
         self._term, self._flat = term, term.columns.ravel()
-        self._ridge = _ridge_of(term.xx, ridge)
+        self._ridge = ridge_of(term.xx, ridge)
         self._panel = np.empty((len(term.fixed) + size * width, size * width))
         self._rank = 0
         self._rest = term.xy[self._flat]
@@ -101,7 +101,7 @@ def refit(xx: FloatArray, xy: FloatArray, columns: IntArray, ridge: float = 1e-6
     if not len(columns):
         return weight
     moments = xx[np.ix_(columns, columns)]
-    moments[np.diag_indices_from(moments)] += _ridge_of(xx, ridge)
+    moments[np.diag_indices_from(moments)] += ridge_of(xx, ridge)
     pivots, factor = _factorise(moments, np.diag(moments))
     used = columns[pivots]
     if not len(used):
@@ -112,7 +112,7 @@ def refit(xx: FloatArray, xy: FloatArray, columns: IntArray, ridge: float = 1e-6
     return weight
 
 
-def _ridge_of(xx: FloatArray, ridge: float) -> float:
+def ridge_of(xx: FloatArray, ridge: float) -> float:
     """The absolute ridge.
 
     Raises:
