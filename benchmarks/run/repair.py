@@ -30,7 +30,7 @@ from scionet.choices.widths import Sensitivity
 from scionet.data.augmentation import Augmentation
 from scionet.data.images import Preprocessing
 from scionet.data.sources import read_source
-from scionet.models.predefined import Vgg
+from scionet.models.vgg import Vgg, pooled
 from scionet.models.weight_files import load_weights
 from scionet.training.execution import Execution
 from scionet.training.fit import fit
@@ -122,10 +122,9 @@ def _run(
 
 def vgg(archive: Path, weights: Path) -> nn.Module:
     """A chain of six convolutions with BatchNorm and no residual stream; trained if the weights file does not exist."""
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(128, 10))
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = Vgg((32, 32, None, 64, 64, None, 128, 128), True, head)
+        model = Vgg((32, 32, None, 64, 64, None, 128, 128), True, pooled(128, 10))
     if weights.exists():
         load_weights(model, weights)
         return model.eval()

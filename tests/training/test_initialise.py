@@ -4,11 +4,13 @@ import copy
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from scionet.errors import TrainingError
 from scionet.models.resnets import resnet20
-from scionet.training.initialise import initialise, sparse_kaiming_
+from scionet.training.initialise import initialise
 
 
 def test_convolutions_have_the_spread_of_he_by_fan_out_of_their_group() -> None:
@@ -48,12 +50,58 @@ def test_a_parameter_that_nobody_can_initialise_is_named() -> None:
         initialise(nn.Sequential(nn.Linear(2, 2), Odd()), 0)
 
 
-def test_masked_weights_count_survivors_only() -> None:
+def masks_of(model: nn.Module, density: float) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(0)
-    mask = torch.rand(64, 32, 3, 3, generator=generator) < 0.6
-    weight = sparse_kaiming_(torch.full(mask.shape, 3.0), mask, generator)
-    assert torch.equal(weight != 0, mask)
-    assert weight[mask].var().item() == pytest.approx(2 * 32 / int(mask.sum()), rel=0.05)
-    assert not sparse_kaiming_(torch.ones(2, 2), torch.zeros(2, 2, dtype=torch.bool)).any()
-    with pytest.raises(TrainingError, match="one shape"):
-        sparse_kaiming_(torch.ones(2, 2), torch.ones(3, 2, dtype=torch.bool))
+    return {
+        name: torch.rand(weight.shape, generator=generator) < density
+        for name, weight in model.named_parameters()
+        if weight.ndim > 1
+    }
+
+
+def test_masked_weights_count_survivors_only() -> None:
+    """Variance 2 C_in / kept for convolutions, as in the official code of Liu et al."""
+    model = nn.Sequential(nn.Conv2d(32, 64, 3, bias=False), nn.Conv2d(64, 256, 3, groups=2), nn.Linear(400, 300))
+    masks = masks_of(model, 0.6)
+    initialise(model, 7, masks)
+    spreads = {name: model.get_parameter(name)[mask].var().item() for name, mask in masks.items()}
+    for name, mask in masks.items():
+        assert int(mask.sum()) >= 10_000
+        assert torch.equal(model.get_parameter(name) != 0, mask)
+    assert spreads["0.weight"] == pytest.approx(2 * 32 / int(masks["0.weight"].sum()), rel=0.05)
+    assert spreads["1.weight"] == pytest.approx(2 * 64 / int(masks["1.weight"].sum()), rel=0.05)
+    assert spreads["2.weight"] == pytest.approx(1 / (3 * int(masks["2.weight"].sum()) / 300), rel=0.05)
+
+
+@given(density=st.floats(0.05, 1))
+def test_sums_over_kept_inputs_spread_as_those_over_all_of_them(density: float) -> None:
+    dense, thin = nn.Linear(2000, 400, bias=False), nn.Linear(2000, 400, bias=False)
+    initialise(dense, 1)
+    initialise(thin, 2, masks_of(thin, density))
+    x = torch.randn(2000, generator=torch.Generator().manual_seed(3))
+    assert thin(x).std().item() == pytest.approx(dense(x).std().item(), rel=0.25)
+
+
+def test_whole_and_empty_masks_are_the_ends_of_the_range() -> None:
+    plain, whole, empty = resnet20(), resnet20(), resnet20()
+    initialise(plain, 4)
+    initialise(whole, 4, {name: torch.ones_like(m) for name, m in masks_of(whole, 1).items()})
+    initialise(empty, 4, {"conv1.weight": torch.zeros(16, 3, 3, 3, dtype=torch.bool)})
+    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in plain.state_dict().items())
+    assert not empty.conv1.weight.any()
+    assert torch.equal(empty.linear.weight, plain.linear.weight)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("conv1.weight", (16, 3, 3), "shape \\(16, 3, 3\\), the network has \\(16, 3, 3, 3\\)"),
+        ("conv9", (1,), "no such"),
+    ],
+)
+def test_masks_of_another_network_are_refused(name: str, shape: tuple[int, ...], message: str) -> None:
+    model = resnet20()
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(TrainingError, match=message):
+        initialise(model, 0, {name: torch.ones(shape, dtype=torch.bool)})
+    assert all(torch.equal(tensor, before[key]) for key, tensor in model.state_dict().items())

@@ -34,8 +34,8 @@ from scionet.data.images import Preprocessing
 from scionet.data.sampling import partition
 from scionet.data.sources import Part, read_source
 from scionet.files.json_dataclasses import to_json
-from scionet.models.predefined import Vgg
-from scionet.models.resnets import Residual
+from scionet.models.resnets import Residual, projection
+from scionet.models.vgg import small_vgg
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
@@ -61,24 +61,14 @@ PREPROCESSING = Preprocessing(size=SIDE, mean=(0.286, 0.286, 0.286), std=(0.353,
 EXAMPLE = torch.zeros(2, 3, SIDE, SIDE)
 
 
-def vgg() -> nn.Module:
-    """A VGG of six convolutions with BatchNorm: 72,000 parameters."""
-    head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
-    return Vgg((16, 16, None, 32, 32, None, 64, 64), True, head)
-
-
 def resnet() -> nn.Module:
     """Three residual blocks with projections where the width changes, so that residual streams can be pruned too."""
     stem = (nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU())
-    blocks = (Residual(16, 16, 1, nn.Identity()), *(Residual(n, 2 * n, 2, _projection(n)) for n in (16, 32)))
+    blocks = (Residual(16, 16, 1, nn.Identity()), *(Residual(n, 2 * n, 2, projection(n, 2 * n, 2)) for n in (16, 32)))
     return nn.Sequential(*stem, *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 10))
 
 
-def _projection(channels: int) -> nn.Module:
-    return nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, 2, bias=False), nn.BatchNorm2d(2 * channels))
-
-
-NETWORKS = {"VGG": (vgg, 0.25), "ResNet": (resnet, 0.35)}
+NETWORKS = {"VGG": (small_vgg, 0.25), "ResNet": (resnet, 0.35)}
 """Networks, and the fraction of filters kept of each; units of a residual stream count once."""
 
 

@@ -26,6 +26,8 @@ class MaskRule:
     """Rounds of scoring and masking. None uses the default of the score."""
     min_per_layer: int = 0
     """Minimum number of weights to keep per layer."""
+    inverted: bool = False
+    """Whether to keep the weights with the lowest scores: a control, which a score that means something must beat."""
     resurrect: bool = False
     """Whether a weight that was masked in an earlier round may return."""
     on_collapse: OnCollapse = "warn"

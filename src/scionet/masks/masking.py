@@ -67,7 +67,7 @@ def mask_weights(
             still refers to all maskable weights.
         **rule: Settings of `scionet.masks.mask_rule.MaskRule`: ``scope="isomorphic"`` or ``"local"``,
             ``pattern="2:4"`` in place of a density, ``schedule=Schedule(rounds=100)``, ``min_per_layer``,
-            ``resurrect``, ``on_collapse="raise"``, ``temperature``, ``seed``.
+            ``inverted``, ``resurrect``, ``on_collapse="raise"``, ``temperature``, ``seed``.
 
     Raises:
         UnsupportedModel: If there is nothing to mask, weights are integers, NaN or infinite, or the network does not

@@ -61,7 +61,7 @@ class ScoringTask:
         return [[*self.weights]] if self.rule.scope == "global" else [[name] for name in self.weights]
 
     def scores(self, masks: Tensors, number: int) -> Tensors:
-        """Compute and check the scores of round `number`.
+        """Compute and check the scores of round `number`; the highest are kept, also where the rule inverts them.
 
         Raises:
             CalibrationError: If scores are NaN, infinite or 0 throughout.
@@ -76,7 +76,7 @@ class ScoringTask:
         self._refuse_misfit(given)
         found = {name: given[name].detach() for name in self.weights}
         self._refuse_useless(found, masks, number)
-        return found
+        return {name: -score for name, score in found.items()} if self.rule.inverted else found
 
     def _refuse_misfit(self, found: Tensors) -> None:
         expected = {name: tuple(weight.shape) for name, weight in self.weights.items()}

@@ -17,8 +17,21 @@ from torch.library import Library
 from scionet.errors import InvalidSetting, PruneError, UnsupportedModel, unknown
 from scionet.escaping import beginning
 from scionet.extras import extra
+from scionet.models.mobilenets import mobilenet_v1
 from scionet.models.proxyless import proxyless_mobile
-from scionet.models.resnets import digits_cnn, resnet20, resnet32, resnet44, resnet56, resnet110
+from scionet.models.resnets import (
+    digits_cnn,
+    resnet20,
+    resnet20_projection,
+    resnet32,
+    resnet32_projection,
+    resnet44,
+    resnet56,
+    resnet56_projection,
+    resnet110,
+    resnet110_projection,
+)
+from scionet.models.vgg import small_vgg, vgg11, vgg13, vgg16, vgg19
 from scionet.models.weight_files import load_weights
 
 Make = Callable[..., nn.Module]
@@ -61,7 +74,17 @@ FACTORIES: Mapping[str, Make] = MappingProxyType(
             resnet44,
             resnet56,
             resnet110,
+            resnet20_projection,
+            resnet32_projection,
+            resnet56_projection,
+            resnet110_projection,
             digits_cnn,
+            small_vgg,
+            vgg11,
+            vgg13,
+            vgg16,
+            vgg19,
+            mobilenet_v1,
             efficientnet_lite0,
             proxyless_mobile,
         )

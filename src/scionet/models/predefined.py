@@ -14,11 +14,8 @@ from torch import Tensor, nn
 from scionet.errors import InvalidSetting
 from scionet.models.factory import build
 from scionet.models.resnets import resnet56, resnet110
+from scionet.models.vgg import VGG16, Vgg, VggWidths, pooled
 
-VggWidths = Sequence[int | None]
-"""Channels of the convolutions in order; None is a 2 x 2 max-pool."""
-
-VGG16: VggWidths = (64, 64, None, 128, 128, None, *(256,) * 3, None, *(512,) * 3, None, *(512,) * 3)
 VGG16_A: VggWidths = (32, 64, None, 128, 128, None, *(256,) * 3, None, *(256,) * 3, None, *(256,) * 3)
 _HALVED: VggWidths = (32, 32, None, 64, 64, None, *(128,) * 3, None, *(256,) * 3, None, *(512,) * 3)
 _TINY: VggWidths = (16, 16, None, 32, 32, None, *(64,) * 3, None, *(128,) * 3, None, 128, 128, 256)
@@ -34,33 +31,6 @@ _RESNET50_2X = (
 )
 """Of each bottleneck: channels that are read, and outputs of the first and the second convolution."""
 _FIVE: VggWidths = (24, 22, None, 41, 51, None, 108, 89, 111, None, 184, 276, 228, None, *(512,) * 3)
-
-
-class Vgg(nn.Module):
-    """3 x 3 convolutions and max-pools, followed by a head."""
-
-    def __init__(self, widths: VggWidths, norm: bool, head: nn.Sequential) -> None:
-        """Make convolutions of these widths, with BatchNorm and without bias if `norm`, followed by `head`."""
-        super().__init__()
-        self.features = nn.Sequential(*_layers(widths, norm))
-        self.head = head
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Images ``(batch, 3, height, width)`` to logits ``(batch, classes)``."""
-        return self.head(self.features(x))
-
-
-def _layers(widths: VggWidths, norm: bool) -> Iterable[nn.Module]:
-    channels = 3
-    for width in widths:
-        if width is None:
-            yield nn.MaxPool2d(2)
-            continue
-        yield nn.Conv2d(channels, width, 3, padding=1, bias=not norm)
-        if norm:
-            yield nn.BatchNorm2d(width)
-        yield nn.ReLU(inplace=True)
-        channels = width
 
 
 def vgg16_cifar(classes: int = 10, widths: VggWidths = VGG16) -> Vgg:
@@ -157,7 +127,7 @@ def _vgg_imagenet(widths: VggWidths, classes: int = 1000) -> nn.Module:
 def _vgg_pooled(widths: VggWidths, classes: int = 1000) -> nn.Module:
     """As `_vgg_imagenet`, but with global average pooling and one linear layer as the head."""
     last = next(width for width in reversed(widths) if width)
-    return Vgg(widths, False, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(last, classes)))
+    return Vgg(widths, False, pooled(last, classes))
 
 
 thinet_30 = partial(_thinet, (19, 38, 76, 153))

@@ -1,5 +1,7 @@
 """Small residual networks: the CIFAR ResNets of He et al., and one for handwritten digits."""
 
+from collections.abc import Callable
+
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -37,27 +39,41 @@ class Residual(nn.Module):
         return functional.relu(self.bn2(self.conv2(inner)) + self.shortcut(x))
 
 
+def padded(channels: int, width: int, stride: int) -> nn.Module:
+    """The shortcut of option A from `channels` to `width` channels."""
+    return PaddedShortcut(stride, width - channels)
+
+
+def projection(channels: int, width: int, stride: int) -> nn.Module:
+    """The shortcut of option B from `channels` to `width` channels: a 1 x 1 convolution with BatchNorm."""
+    return nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+
 class CifarResNet(nn.Module):
     """The CIFAR ResNet of He et al., "Deep Residual Learning for Image Recognition" (2016), section 4.2.
 
-    Three stages with 16, 32 and 64 channels and 2n convolutions each; shortcuts are of option A.
+    Three stages with 16, 32 and 64 channels and 2n convolutions each.
     """
 
-    def __init__(self, blocks: int, classes: int = 10) -> None:
-        """Make the network with `blocks` residual blocks per stage, of depth 6 * blocks + 2."""
+    def __init__(self, blocks: int, classes: int = 10, shortcut: Callable[[int, int, int], nn.Module] = padded) -> None:
+        """Make the network.
+
+        Args:
+            blocks: Number of residual blocks per stage; the depth is 6 * blocks + 2.
+            classes: Number of classes.
+            shortcut: Makes a shortcut that changes the width, from channels, width and stride.
+        """
         super().__init__()
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = self._stage(16, 16, 1, blocks)
-        self.layer2 = self._stage(16, 32, 2, blocks)
-        self.layer3 = self._stage(32, 64, 2, blocks)
+        self.layer1 = self._stage(Residual(16, 16, 1, nn.Identity()), 16, blocks)
+        self.layer2 = self._stage(Residual(16, 32, 2, shortcut(16, 32, 2)), 32, blocks)
+        self.layer3 = self._stage(Residual(32, 64, 2, shortcut(32, 64, 2)), 64, blocks)
         self.linear = nn.Linear(64, classes)
 
     @staticmethod
-    def _stage(channels: int, width: int, stride: int, blocks: int) -> nn.Sequential:
-        """Blocks of one width; the first changes width and resolution."""
-        shortcut = nn.Identity() if channels == width else PaddedShortcut(stride, width - channels)
-        first = Residual(channels, width, stride, shortcut)
+    def _stage(first: Residual, width: int, blocks: int) -> nn.Sequential:
+        """Blocks of one width; the first may change width and resolution."""
         return nn.Sequential(first, *(Residual(width, width, 1, nn.Identity()) for _ in range(blocks - 1)))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -92,6 +108,26 @@ def resnet110(classes: int = 10) -> CifarResNet:
     return CifarResNet(18, classes)
 
 
+def resnet20_projection(classes: int = 10) -> CifarResNet:
+    """CIFAR ResNet-20 with projection shortcuts: 0.27 M parameters, 41 MMACs."""
+    return CifarResNet(3, classes, projection)
+
+
+def resnet32_projection(classes: int = 10) -> CifarResNet:
+    """CIFAR ResNet-32 with projection shortcuts: 0.47 M parameters, 69 MMACs."""
+    return CifarResNet(5, classes, projection)
+
+
+def resnet56_projection(classes: int = 10) -> CifarResNet:
+    """CIFAR ResNet-56 with projection shortcuts: 0.86 M parameters, 126 MMACs."""
+    return CifarResNet(9, classes, projection)
+
+
+def resnet110_projection(classes: int = 10) -> CifarResNet:
+    """CIFAR ResNet-110 with projection shortcuts: 1.73 M parameters, 253 MMACs."""
+    return CifarResNet(18, classes, projection)
+
+
 class DigitsNet(nn.Module):
     """A small residual network for 8 x 8 digits: blocks of 16, 32 and 64 channels with projection shortcuts."""
 
@@ -101,14 +137,9 @@ class DigitsNet(nn.Module):
         self.conv1 = nn.Conv2d(1, 16, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(16)
         self.block1 = Residual(16, 16, 1, nn.Identity())
-        self.block2 = Residual(16, 32, 1, self._projection(16, 32, 1))
-        self.block3 = Residual(32, 64, 2, self._projection(32, 64, 2))
+        self.block2 = Residual(16, 32, 1, projection(16, 32, 1))
+        self.block3 = Residual(32, 64, 2, projection(32, 64, 2))
         self.linear = nn.Linear(64, 10)
-
-    @staticmethod
-    def _projection(channels: int, width: int, stride: int) -> nn.Sequential:
-        """The 1 x 1 convolution of a shortcut that changes width (He et al., option B)."""
-        return nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
         """Images ``(batch, 1, 8, 8)`` to logits ``(batch, 10)``."""
