@@ -35,7 +35,7 @@ def _checked(content: bytes) -> str:
     """
     if len(content) > MAX_BYTES:
         raise ValueError(f"it has more than {MAX_BYTES:,} bytes")
-    text = content.decode("utf-8").replace("\r\n", "\n")
+    text = content.decode("utf-8")
     if any(line.count(".") > MAX_DOTS for line in text.split("\n")):
         raise ValueError(f"a line has more than {MAX_DOTS} dots")
     return text
