@@ -23,8 +23,9 @@ import benchmarks
 from benchmarks.records import pack_folder, recorded_runs
 from benchmarks.run.example_lessons import learned_order
 from benchmarks.run.untrained import TASKS, dense, split
-from scionet.bench.experiment.competitors import Comparison, Competitor, outcome
+from scionet.bench.experiment.competitors import Competitor
 from scionet.bench.records.record import RunRecord, save
+from scionet.bench.runs.competitor_runs import Comparison, outcome
 from scionet.budget.costs import measure
 from scionet.coreset import select_examples
 

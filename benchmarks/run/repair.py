@@ -21,8 +21,9 @@ from torch import nn
 import benchmarks
 from benchmarks.records import pack_folder, recorded_runs
 from benchmarks.run.untrained import TASKS, Task, dense, refuse_unknown, split
-from scionet.bench.experiment.competitors import Comparison, Competitor, outcome
+from scionet.bench.experiment.competitors import Competitor
 from scionet.bench.records.record import RunRecord, save
+from scionet.bench.runs.competitor_runs import Comparison, outcome
 from scionet.budget.costs import measure
 from scionet.choices.methods import Forward
 from scionet.choices.repair import Reconstruct, Refit

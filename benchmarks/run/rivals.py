@@ -24,9 +24,9 @@ from torch import Tensor, nn
 from benchmarks.records import pack_folder, recorded_runs
 from benchmarks.run.untrained import RESULTS, TASKS, Task, dense, split
 from scionet.adapters.torch_pruning_criteria import CRITERIA, differentiate
-from scionet.bench.experiment.competitors import outcome
 from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record import Outcome, RunRecord, RunSpec, save
+from scionet.bench.runs.competitor_runs import outcome
 from scionet.budget.budget import Budget
 from scionet.budget.costs import measure
 from scionet.files.safetensors_files import hash_tensors

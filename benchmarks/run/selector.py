@@ -27,10 +27,11 @@ from torch import Tensor, nn
 import benchmarks
 from benchmarks.records import pack_folder, recorded_runs
 from benchmarks.run.untrained import TASKS, calibration, dense, split
-from scionet.bench.experiment.competitors import Comparison, Competitor, outcome
+from scionet.bench.experiment.competitors import Competitor
 from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record import RunRecord, save
 from scionet.bench.records.record_files import write_text
+from scionet.bench.runs.competitor_runs import Comparison, outcome
 from scionet.budget.costs import measure
 from scionet.choices.methods import Forward
 from scionet.choices.repair import Refit

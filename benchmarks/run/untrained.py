@@ -22,8 +22,9 @@ from torch import Tensor, nn
 
 import benchmarks
 from benchmarks.records import pack_folder, recorded_runs
-from scionet.bench.experiment.competitors import COMPETITORS, LOSS, Comparison, Competitor, outcome
+from scionet.bench.experiment.competitors import COMPETITORS, LOSS, Competitor
 from scionet.bench.records.record import RunRecord, save
+from scionet.bench.runs.competitor_runs import Comparison, outcome
 from scionet.budget.costs import measure
 from scionet.choices.methods import Forward
 from scionet.choices.settings import widths_from

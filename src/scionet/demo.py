@@ -12,10 +12,11 @@ from rich.progress import track
 from torch import Tensor, nn
 from torch.utils.data import TensorDataset
 
-from scionet.bench.experiment.competitors import COMPETITORS, FORWARD, LOSS, Comparison, CompetitorRun, outcome
+from scionet.bench.experiment.competitors import COMPETITORS, FORWARD, LOSS
 from scionet.bench.records.record import RunRecord, save
 from scionet.bench.report.summary import summarise
 from scionet.bench.report.tables import to_matrix
+from scionet.bench.runs.competitor_runs import Comparison, CompetitorRun, outcome
 from scionet.budget.costs import measure
 from scionet.budget.latency.timing import latency
 from scionet.choices.methods import Forward

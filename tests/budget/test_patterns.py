@@ -51,7 +51,7 @@ def test_applied_to_its_own_source_it_gives_the_same_widths(sixteenths: list[int
     }
     pattern = Pattern.of(sites, widths)
     assert pattern.densities == tuple(n / 16 for n in sixteenths)
-    assert pattern.widths(sites) == widths
+    assert pattern.widths(sites).units == widths
     cost = STAGED.cost(widths)
     if cost.macs < STAGED.dense.macs:  # at the cost of its source as the budget, too
         assert in_proportion(STAGED, f"macs<={round(cost.macs)}", pattern.shares(sites)) == widths
@@ -60,7 +60,7 @@ def test_applied_to_its_own_source_it_gives_the_same_widths(sixteenths: list[int
 def test_a_uniform_pattern_gives_a_uniform_network() -> None:
     sites = RESNETS["resnet32"]
     half = Pattern((0.5, 0.5, 0.5))
-    assert all(kept == sites[name].width // 2 for name, kept in half.widths(sites).items())
+    assert all(kept == sites[name].width // 2 for name, kept in half.widths(sites).units.items())
     costs = CostModel(sites)
     for budget in ("macs<=50%", "params<=30%"):
         assert in_proportion(costs, budget, half.shares(sites)) == uniform(costs, budget)

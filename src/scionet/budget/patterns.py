@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from scionet.choices.widths import Widths
 from scionet.errors import InvalidSetting
 from scionet.network.sites import Site, Sites
 
@@ -62,13 +63,14 @@ class Pattern:
             )
         return {name: self.densities[stage] for name, stage in found.items()}
 
-    def widths(self, sites: Sites) -> dict[str, int]:
+    def widths(self, sites: Sites) -> Widths:
         """Units that each site keeps at these densities: the nearest whole number, at least one.
 
         Raises:
             InvalidSetting: See `shares`.
         """
-        return {name: max(1, int(share * sites[name].width + 0.5)) for name, share in self.shares(sites).items()}
+        shares = self.shares(sites)
+        return Widths({name: max(1, int(share * sites[name].width + 0.5)) for name, share in shares.items()})
 
 
 def stages(sites: Sites) -> dict[str, int]:

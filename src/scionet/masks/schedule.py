@@ -43,6 +43,14 @@ class Schedule:
         }
         refuse(self, checks)
 
+    @property
+    def words(self) -> str:
+        """The schedule in words, for names in tables."""
+        if self.rounds == 1:
+            return "one round"
+        power = f" of power {self.power:g}" if self.shape == "polynomial" else ""
+        return f"{self.rounds} {self.shape} rounds{power}"
+
     def densities(self, target: float) -> tuple[float, ...]:
         """The density after each round; the last one is the target."""
         return (*(self._density(target, k / self.rounds) for k in range(1, self.rounds)), target)

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from scionet.bench.experiment.competitors import COMPETITORS, FORWARD, LOSS, Comparison, Competitor, outcome
+from scionet.bench.experiment.competitors import COMPETITORS, FORWARD, LOSS, Competitor
 from scionet.bench.records.record import RunRecord, load, save
+from scionet.bench.runs.competitor_runs import Comparison, outcome
 from scionet.budget.costs import measure
 from scionet.choices.repair import Refit
 from scionet.choices.settings import Settings

@@ -115,6 +115,7 @@ def test_intervals_of_latency_are_drawn(records: list[RunRecord]) -> None:
         ("thinet_50 + stock scratch-e", "stock scratch-e", "scratch-e", "thinet_50"),
         ("dense continued", "dense continued", "dense continued", "dense continued"),
         ("late rewinding", "late rewinding", "single weights", "late rewinding"),
+        ("synflow + masked scratch-b", "masked scratch-b", "single weights", "synflow + masked scratch-b"),
     ],
 )
 def test_what_panels_and_legends_call_a_run(method: str, arm: str, panel: str, who: str) -> None:

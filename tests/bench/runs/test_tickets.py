@@ -30,7 +30,7 @@ from scionet.training.fit import fit
 from scionet.training.recipes import Recipe
 from scionet.training.state import load_state
 
-MASKED = [arm.name for arm in ARMS.values() if arm.masked]
+MASKED = [arm.name for arm in ARMS.values() if arm.masks == "rounds"]
 TICKETS = (
     TOML.replace('["as cut", "fine-tuned", "scratch-b"]', str(MASKED).replace("'", '"'))
     .replace("seeds = [0, 1]", "seeds = [0]")

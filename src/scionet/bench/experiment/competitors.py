@@ -1,28 +1,18 @@
-"""Competitors: prunes a network with each, measures the result, and records it."""
+"""Competitors: the methods that the bench compares, with their widths and their repair."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Literal
 
-import torch
-from torch import Tensor, nn
-
-from scionet.bench.records.provenance import Provenance
-from scionet.bench.records.record import Outcome, RunRecord, RunSpec, SiteRecord, encode_answers, thin
-from scionet.budget.costs import Cost
 from scionet.choices.checking import described
 from scionet.choices.methods import Forward
 from scionet.choices.repair import Reconstruct, RepairName, RepairStep
 from scionet.choices.settings import GivenWidths, repair_from, widths_from
 from scionet.choices.widths import Sensitivity
 from scionet.methods.registry import GivenMethod, describe
-from scionet.network.calling import Batch
-from scionet.network.plan import Choice
-from scionet.pruning import PruneResult, prune_each
-from scionet.training.accuracy import correct_predictions
 
-Labelled = Iterable[tuple[Batch, Tensor]]
+PREDEFINED: Literal["predefined"] = "predefined"
+"""In place of widths: those of the experiment's predefined architecture."""
 
 
 @dataclass(frozen=True)
@@ -32,16 +22,21 @@ class Competitor:
     Attributes:
         label: Name in tables. Steps beyond the selection are joined to it by " + ".
         method: How units are chosen, as `scionet.prune` takes it.
-        widths: How the budget is divided; None for the default.
+        widths: How the budget is divided; None for the default, `PREDEFINED` for widths that the experiment gives.
         repair: How weights are repaired; None for the default.
         summary: Description in one line.
     """
 
     label: str
     method: GivenMethod
-    widths: GivenWidths | None = None
+    widths: GivenWidths | Literal["predefined"] | None = None
     repair: tuple[RepairName | RepairStep, ...] | None = None
     summary: str = ""
+
+    @property
+    def at_predefined(self) -> bool:
+        """Whether the widths are those of the experiment's predefined architecture."""
+        return self.widths == PREDEFINED
 
     @property
     def choices(self) -> dict[str, Any]:
@@ -52,10 +47,12 @@ class Competitor:
     def described(self) -> dict[str, Any]:
         """The choices as JSON."""
         repair = None if self.repair is None else [described(step) for step in repair_from(self.repair)]
-        widths = None if self.widths is None else described(widths_from(self.widths))
+        given = None if self.widths is None or self.at_predefined else described(widths_from(self.widths))
+        widths = {"name": PREDEFINED} if self.at_predefined else given
         return {"method": describe(self.method), "widths": widths, "repair": repair}
 
 
+_GIVEN = " Widths of a predefined architecture."
 _RECALIBRATED = " Then BatchNorm statistics are re-measured."
 _FITTED = " Then every consumer's weights are refitted by least squares."
 _CURVES = " Widths by the error curves of the sites instead of one density for all."
@@ -101,6 +98,7 @@ def _competitors() -> Iterator[Competitor]:
     greedy = Competitor("forward least squares + sensitivity", "forward", "sensitivity", refit, _GREEDY + _SENSITIVITY)
     yield greedy
     yield from _further(greedy)
+    yield _at_predefined(Competitor("forward least squares", "forward", None, refit, _GREEDY))
     for label, (method, text) in _RANKINGS.items():
         yield Competitor(label, method, "uniform", (), text)
         yield Competitor(f"{label} + refit", method, "uniform", refit, text + _FITTED)
@@ -109,12 +107,20 @@ def _competitors() -> Iterator[Competitor]:
             yield (repaired := _repaired(label, method, text))
             if method in ("random", "l1"):
                 yield from _further(repaired)
+                yield _at_predefined(Competitor(label, method, None, (), text))
+                yield _at_predefined(Competitor(f"{label} + refit", method, None, refit, text + _FITTED))
             yield _recalibrated(label, method, text)
     for label, text in _CRITERIA.items():
         yield (repaired := _repaired(label, label, text))
         if label in _UNFITTED:
             yield Competitor(label, label, "uniform", (), text)
             yield from (_recalibrated(label, label, text), _searched(repaired))
+
+
+def _at_predefined(competitor: Competitor) -> Competitor:
+    """A competitor at the widths of a predefined architecture."""
+    label, summary = f"{competitor.label} at predefined widths", competitor.summary + _GIVEN
+    return replace(competitor, label=label, widths=PREDEFINED, summary=summary)
 
 
 def _recalibrated(label: str, method: str, text: str) -> Competitor:
@@ -164,103 +170,3 @@ LOSS = Competitor(
     (),
     "Greedy: the unit that lowers the labelled task loss most, weights re-averaged (ICML 2020).",
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """A network and data on which competitors are compared.
-
-    Attributes:
-        experiment: Name of the experiment.
-        network: Name of the network.
-        dataset: Name of the data.
-        model: The dense network.
-        example_inputs: Inputs for it.
-        test: Labelled batches on which accuracy is measured.
-        dense: Cost and accuracy of the dense network on these.
-        command: The command that reproduces the records.
-        bf16: Whether accuracy is measured in bfloat16, that of the dense network included.
-    """
-
-    experiment: str
-    network: str
-    dataset: str
-    model: nn.Module
-    example_inputs: Batch
-    test: Labelled
-    dense: Outcome
-    command: str
-    bf16: bool = False
-
-    def run(
-        self, competitor: Competitor, calibration: Iterable[Any], budget: str, seed: int, **shared: Any
-    ) -> "CompetitorRun":
-        """Prune to one budget and measure; see `run_each`."""
-        return next(iter(self.run_each(competitor, calibration, [budget], seed, **shared)))
-
-    def run_each(
-        self, competitor: Competitor, calibration: Iterable[Any], budgets: Sequence[str], seed: int, **shared: Any
-    ) -> "Iterator[CompetitorRun]":
-        """Prune to several budgets and measure.
-
-        Args:
-            competitor: The method.
-            calibration: Batches, with labels for a competitor that uses them.
-            budgets: The budgets.
-            seed: Seed of the method.
-            **shared: Keyword arguments of `prune` that all competitors share, such as ``resources``.
-        """
-        results = prune_each(
-            self.model,
-            calibration,
-            budgets,
-            example_inputs=self.example_inputs,
-            seed=seed,
-            progress=False,
-            **{**shared, **competitor.choices},
-        )
-        for budget, result in zip(budgets, results, strict=True):
-            asked = (self.experiment, self.network, self.dataset, competitor.label, budget, seed)
-            spec = RunSpec(*asked, dict(result.plan.settings))
-            yield CompetitorRun(result, self._record(spec, competitor, result))
-
-    def _record(self, spec: RunSpec, competitor: Competitor, result: PruneResult) -> RunRecord:
-        pruned, answers = outcome(result.model, result.report.pruned, self.test, self.bf16)
-        return RunRecord(
-            spec=spec,
-            dense=self.dense,
-            pruned=pruned,
-            seconds=sum(result.report.seconds.values()),
-            sites=tuple(_site(choice) for choice in result.plan.choices),
-            provenance=Provenance.here(datetime.now(UTC).date().isoformat(), self.command, torch.get_num_threads()),
-            max_relative_difference=result.report.difference,
-            dense_hash=result.plan.dense_hash,
-            plan_hash=result.plan.identity,
-            summary=competitor.summary,
-            notes=("accuracy measured in bfloat16 (autocast)",) if self.bf16 else (),
-            answers=answers,
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class CompetitorRun:
-    """A pruned network and its record."""
-
-    result: PruneResult
-    record: RunRecord
-
-
-def outcome(model: nn.Module, cost: Cost, test: Labelled, bf16: bool = False) -> tuple[Outcome, str]:
-    """Return the cost and accuracy of a network, and which test examples it classifies correctly (`encode_answers`)."""
-    right = correct_predictions(model, test, bf16).cpu().numpy()
-    return Outcome(cost.macs, cost.params, int(right.sum()), len(right)), encode_answers(right)
-
-
-def _site(choice: Choice) -> SiteRecord:
-    """The record of a choice, with the error after each newly picked unit."""
-    curve: dict[int, float] = {}
-    seen: set[int] = set()
-    for unit, value in zip(choice.order, choice.values, strict=False):
-        seen.add(unit)
-        curve[len(seen)] = -value
-    return SiteRecord(choice.site, choice.width, len(choice.kept), thin(sorted(curve.items())))

@@ -10,7 +10,8 @@ from typing import Any
 from scionet.bench.experiment.arms import ARMS, Arm
 from scionet.bench.experiment.competitors import COMPETITORS, LOSS, Competitor
 from scionet.bench.experiment.densities import Tickets, density_of, of_weights
-from scionet.bench.experiment.parts import CustomCompetitor, Data, NetworkSource, Trial
+from scionet.bench.experiment.mask_competitors import MaskCompetitor
+from scionet.bench.experiment.parts import CustomCompetitor, Data, NetworkSource, Predefined, Trial
 from scionet.bench.records.record import RunSpec
 from scionet.bench.records.record_files import RecordError
 from scionet.choices.trust import functions_in, refuse_untrusted
@@ -38,8 +39,10 @@ class Experiment:
         budgets: Limits such as ``"macs<=50%"``; for arms of single weights such as ``"weights<=20%"``.
         competitors: Labels of `KNOWN` competitors.
         custom_competitors: Competitors that the experiment defines.
+        weight_scores: Competitors of arms whose masks a score chooses: names of scores of single weights, or tables.
         settings: Keyword arguments of `scionet.prune` that all competitors share: ``resources``, ``limits``,
             ``outputs``.
+        predefined: The widths of competitors "at predefined widths".
         guided: The network to which the arms ``guided scratch-e`` and ``guided scratch-b`` apply the densities of the
             stages; the dense one by default.
         stock: Smaller networks for the arms ``stock scratch-e`` and ``stock scratch-b``.
@@ -61,7 +64,9 @@ class Experiment:
     budgets: tuple[str, ...]
     competitors: tuple[str, ...] = ()
     custom_competitors: tuple[CustomCompetitor, ...] = ()
+    weight_scores: tuple[str | MaskCompetitor, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    predefined: Predefined | None = None
     guided: NetworkSource | None = None
     stock: tuple[NetworkSource, ...] = ()
     learning_rates: tuple[float, ...] = (1.0,)
@@ -94,6 +99,14 @@ class Experiment:
             "arms of pruned networks need competitors": subjects.isdisjoint(("pruned", "guided"))
             or bool(self.competing),
             "labels of competitors are different": len({c.label for c in self.competing}) == len(self.competing),
+            "weight_scores are different": len(set(self.masking)) == len(self.masking),
+            "arms whose masks a score chooses need weight_scores, and those need such arms": bool(self.masking)
+            == any(arm.scored for arm in arms),
+            "competitors at predefined widths need [predefined], with one of the budgets": all(
+                self.predefined is not None and self.predefined.budget in self.budgets
+                for competitor in self.competing
+                if competitor.at_predefined
+            ),
             "stock arms need stock networks": "stock" not in subjects or bool(self.stock),
             "arms that train need validation examples": not trains or self.data.validation > 0,
             "latency_batch is 1 or more, at most batch_size and calibration": self.latency_batch is None
@@ -162,6 +175,15 @@ class Experiment:
         own = (custom.competitor for custom in self.custom_competitors)
         return (*(KNOWN[label] for label in self.competitors), *own)
 
+    @property
+    def masking(self) -> tuple[MaskCompetitor, ...]:
+        """All competitors that choose single weights.
+
+        Raises:
+            InvalidSetting: If a score is unknown.
+        """
+        return tuple(MaskCompetitor(each) if isinstance(each, str) else each for each in self.weight_scores)
+
     def trials(self) -> tuple[Trial, ...]:
         """All runs, arm by arm in the given order."""
         return tuple(
@@ -171,20 +193,21 @@ class Experiment:
             for seed in self.seeds
         )
 
-    def _of_arm(self, arm: Arm) -> Iterator[tuple[Competitor | None, NetworkSource | None, str]]:
+    def _of_arm(self, arm: Arm) -> Iterator[tuple[Competitor | MaskCompetitor | None, NetworkSource | None, str]]:
         """Competitor, stock network and budget of each run of an arm, the same for all seeds."""
-        budgets = self.budgets_of(arm)
         if arm.subject == "stock":
-            yield from ((None, stock, budget) for stock in self.stock for budget in budgets)
-        elif arm.subject in ("pruned", "guided"):
-            yield from ((competitor, None, budget) for competitor in self.competing for budget in budgets)
-        else:
-            yield from ((None, None, budget) for budget in budgets)
+            yield from ((None, stock, WHOLE) for stock in self.stock)
+            return
+        smaller = self.competing if arm.subject in ("pruned", "guided") else (None,)
+        for competitor in self.masking if arm.scored else smaller:
+            yield from ((competitor, None, budget) for budget in self.budgets_of(arm, competitor))
 
-    def budgets_of(self, arm: Arm) -> tuple[str, ...]:
-        """The budgets that apply to an arm."""
+    def budgets_of(self, arm: Arm, competitor: Competitor | MaskCompetitor | None = None) -> tuple[str, ...]:
+        """The budgets that apply to a competitor in an arm."""
         if arm.subject in ("dense", "stock"):
             return (WHOLE,)
+        if isinstance(competitor, Competitor) and competitor.at_predefined and self.predefined is not None:
+            return (self.predefined.budget,)
         return tuple(budget for budget in self.budgets if of_weights(budget) == arm.masked)
 
     def recipe(self, arm: Arm) -> Recipe:
@@ -207,16 +230,32 @@ class Experiment:
             "network": {"factory": self.network.factory, "arguments": self.network.arguments},
             "dense": dense,
             "data": plain(self.data),
-            "competitor": None if trial.competitor is None else {**self.settings, **trial.competitor.described},
+            "competitor": self._described(trial.competitor),
             "stock": plain(trial.stock),
             "recipe": None if recipe is None else {**recipe, "learning_rates": self.learning_rates},
             "longest": self.longest if trial.arm.scaled else None,
-            **({"tickets": plain(self.tickets)} if trial.arm.masked else {}),
-            **({} if self.latency_batch is None or trial.arm.masked else {"latency_batch": self.latency_batch}),
-            **({"guided": plain(self.guided)} if trial.arm.subject == "guided" else {}),
+            **self._further(trial),
         }
         data = self.data.source.partition(":")[2] or self.data.source
         return RunSpec(self.name, self.network.name, data, trial.method, trial.budget, trial.seed, settings)
+
+    def _described(self, competitor: Competitor | MaskCompetitor | None) -> dict[str, Any] | None:
+        """A competitor as JSON, with the settings that all share."""
+        if competitor is None or isinstance(competitor, MaskCompetitor):
+            return competitor and competitor.described
+        widths = {"predefined": plain(self.predefined)} if competitor.at_predefined else {}
+        return {**self.settings, **competitor.described, **widths}
+
+    def _further(self, trial: Trial) -> dict[str, Any]:
+        """Settings that only some arms depend on."""
+        arm = trial.arm
+        found = {
+            "tickets": plain(self.tickets) if arm.masks == "rounds" else None,
+            "rewind_epoch": self.tickets.rewind_epoch if arm.weights == "early" and not arm.masked else None,
+            "latency_batch": None if arm.masked else self.latency_batch,
+        }
+        guided = {"guided": plain(self.guided)} if arm.subject == "guided" else {}
+        return {**{name: value for name, value in found.items() if value is not None}, **guided}
 
     def dense_identity(self, folder: Path) -> str:
         """SHA-256 of the file of the dense weights, or of the settings that they are trained with."""

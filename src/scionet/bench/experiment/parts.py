@@ -6,7 +6,9 @@ from types import MappingProxyType
 from typing import Any
 
 from scionet.bench.experiment.arms import Arm
-from scionet.bench.experiment.competitors import Competitor
+from scionet.bench.experiment.competitors import PREDEFINED, Competitor
+from scionet.bench.experiment.mask_competitors import MaskCompetitor
+from scionet.choices.checking import refuse
 from scionet.choices.settings import repair_from, widths_from
 from scionet.data.images import Preprocessing
 from scionet.methods.registry import method_from
@@ -32,6 +34,31 @@ class NetworkSource:
     def name(self) -> str:
         """Name in tables."""
         return self.factory.partition(":")[2]
+
+
+@dataclass(frozen=True)
+class Predefined:
+    """Widths that are known before anything is trained, of a narrower network of the same family or by name of a site.
+
+    Attributes:
+        budget: The budget of the experiment that these widths meet, under which their runs are recorded.
+        factory: Factory of the narrower network; its parameters have the names of the dense network's.
+        arguments: Arguments of the factory.
+        units: In place of a factory, the number of units that each site keeps; others stay whole.
+    """
+
+    budget: str
+    factory: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    units: Mapping[str, int] | None = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        """Check that there is either a network or widths.
+
+        Raises:
+            InvalidSetting: If not.
+        """
+        refuse(self, {"predefined has either a factory or units": (self.factory is None) != (self.units is None)})
 
 
 @dataclass(frozen=True)
@@ -64,7 +91,8 @@ class CustomCompetitor:
     Attributes:
         label: Name in tables.
         method: A name, ``package.module:function``, or a table with a name and parameters.
-        widths: A name, or a table with a name and parameters; None for the default.
+        widths: A name, or a table with a name and parameters; "predefined" for those of the experiment; None for the
+            default.
         repair: Names, or tables with a name and parameters; None for the default.
         summary: Description in one line.
     """
@@ -82,7 +110,7 @@ class CustomCompetitor:
         Raises:
             InvalidSetting: If a name or a parameter is not allowed.
         """
-        widths = None if self.widths is None else widths_from(self.widths)
+        widths = self.widths if self.widths in (None, PREDEFINED) else widths_from(self.widths)
         repair = None if self.repair is None else repair_from(self.repair)
         return Competitor(self.label, method_from(self.method), widths, repair, self.summary)
 
@@ -93,14 +121,14 @@ class Trial:
 
     Attributes:
         arm: The arm.
-        competitor: The competitor whose pruned network is used, for arms that need one.
+        competitor: The competitor whose pruned network or whose masks are used, for arms that need one.
         stock: The smaller network, for stock arms.
         budget: The budget.
         seed: Root of all randomness.
     """
 
     arm: Arm
-    competitor: Competitor | None
+    competitor: Competitor | MaskCompetitor | None
     stock: NetworkSource | None
     budget: str
     seed: int

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scionet.bench.records.ledger import Payment
+from scionet.bench.records.mask_record import MaskRecord
 from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record_files import RecordError, make_folder, read_text, write_text
 from scionet.budget.latency.durations import Latency
@@ -183,6 +184,7 @@ class RunRecord:
         ledger: The cost of the result, stage by stage.
         sweep: Learning rates that were tried; the one with the best validation accuracy was evaluated.
         answers: Which test examples the pruned network classified correctly; see `encode_answers`.
+        masks: Which single weights the network keeps, if any are held at zero.
     """
 
     spec: RunSpec
@@ -199,6 +201,7 @@ class RunRecord:
     ledger: tuple[Payment, ...] = ()
     sweep: tuple[Tried, ...] = ()
     answers: str = ""
+    masks: MaskRecord | None = None
 
     @property
     def file_name(self) -> str:

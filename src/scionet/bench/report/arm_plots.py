@@ -86,10 +86,10 @@ def arm_of(row: Row) -> str:
 
 
 def competitor_of(row: Row) -> str:
-    """The competitor that chose the architecture of a row; for single weights, the arm itself."""
+    """The competitor that chose the architecture of a row; for single weights, with the arm."""
     arm = arm_of(row)
     if panel_of(row) == SINGLE:
-        return arm
+        return row.method
     who, kind = row.method.removesuffix(arm).removesuffix(" + ").strip(), arm.removesuffix(panel_of(row)).strip()
     return f"{who}, guided" if kind == "guided" else who or kind or arm
 

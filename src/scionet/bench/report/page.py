@@ -14,6 +14,7 @@ from scionet.bench.report.cards import Card, cards
 from scionet.bench.report.plots import accuracy_plot, drop_plot, styles, swatch
 from scionet.bench.report.siteplots import curve_plots, latency_plot, shades, widths_plot
 from scionet.bench.report.study import Study, spoken, studies
+from scionet.bench.report.summary import Row
 from scionet.escaping import printable
 from scionet.extras import extra
 
@@ -61,6 +62,12 @@ class Chapter:
     def distinct(self, path: str) -> tuple[str, ...]:
         """The distinct non-empty values of an attribute of the runs, such as ``"provenance.command"``, sorted."""
         return tuple(sorted({str(v) for v in map(attrgetter(path), self.records) if v not in ("", None)}))
+
+    @property
+    def masked(self) -> tuple[tuple[str, tuple[Row, ...]], ...]:
+        """The rows of networks with masks, for each budget that has any."""
+        found = [(b, tuple(row for row in self.study.at(b) if row.weights is not None)) for b in self.study.budgets]
+        return tuple((budget, rows) for budget, rows in found if rows)
 
     @property
     def versions(self) -> tuple[str, ...]:

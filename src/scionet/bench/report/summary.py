@@ -71,6 +71,9 @@ class Row:
         seconds: Time of the selection, seconds.
         speedup: Dense latency divided by pruned latency, if every run has both.
         latency: Latency kept, percent of the dense network's, if every run has both.
+        weights: Single weights kept, percent of those that may be masked, if every run has masks.
+        sparse_macs: MACs kept if zeros are skipped, percent of the dense network's, if every run has masks.
+        emptied: Layers without a kept weight, if every run has masks.
     """
 
     experiment: str
@@ -86,6 +89,9 @@ class Row:
     seconds: Spread | None = None
     speedup: Spread | None = None
     latency: Measured | None = None
+    weights: Spread | None = None
+    sparse_macs: Spread | None = None
+    emptied: Spread | None = None
 
     @property
     def runs(self) -> int:
@@ -125,7 +131,20 @@ def _row(key: tuple[str, ...], records: Sequence[RunRecord]) -> Row:
         seconds=Spread.of([r.seconds for r in records]),
         speedup=Spread.of([dense.median_ms / pruned.median_ms for dense, pruned in timed]) if timed else None,
         latency=_kept(timed) if timed else None,
+        **_masked(records),
     )
+
+
+def _masked(records: Sequence[RunRecord]) -> dict[str, Spread]:
+    """What is known of single weights; nothing unless every run has masks."""
+    found = [(r.masks, r.dense.macs) for r in records if r.masks is not None]
+    if len(found) < len(records):
+        return {}
+    return {
+        "weights": Spread.of([100 * masks.density for masks, _ in found]),
+        "sparse_macs": Spread.of([100 * masks.macs / dense for masks, dense in found]),
+        "emptied": Spread.of([len(masks.collapsed) for masks, _ in found]),
+    }
 
 
 def _timed(records: Sequence[RunRecord]) -> list[tuple[Latency, Latency]]:

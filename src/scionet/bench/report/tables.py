@@ -24,13 +24,16 @@ COLUMNS: dict[str, Cell] = {
     "points lost": lambda row: text(row.drop, row.digits),
     "MACs %": lambda row: row.macs.text(1),
     "parameters %": lambda row: row.params.text(1),
+    "weights %": lambda row: text(row.weights, 3),
+    "MACs without zeros %": lambda row: text(row.sparse_macs, 2),
+    "empty layers": lambda row: text(row.emptied, 1),
     "speed-up": lambda row: text(row.speedup, 2),
     "seconds": lambda row: text(row.seconds, 1),
     "runs": lambda row: str(row.runs),
 }
 """Columns of the tables, in order."""
 
-NUMBERS = ("accuracy", "drop", "macs", "params", "speedup", "seconds")
+NUMBERS = ("accuracy", "drop", "macs", "params", "weights", "sparse_macs", "emptied", "speedup", "seconds")
 """Quantities of a row, by their names in CSV files."""
 
 

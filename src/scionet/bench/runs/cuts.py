@@ -2,33 +2,32 @@
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from torch import nn
 
 from scionet.bench.experiment.arms import ARMS
-from scionet.bench.experiment.competitors import Comparison, Competitor, CompetitorRun
-from scionet.bench.experiment.parts import Trial
+from scionet.bench.experiment.competitors import Competitor
+from scionet.bench.experiment.parts import NetworkSource, Trial
 from scionet.bench.records.ledger import Payment
 from scionet.bench.records.record import RunRecord, SiteRecord, load, save
+from scionet.bench.runs.competitor_runs import Comparison, CompetitorRun
 from scionet.bench.runs.data import RunData
-from scionet.bench.runs.speed import latencies
+from scionet.bench.runs.speed import latencies, macs_per_second
 from scionet.bench.runs.workspace import Dense, Workspace, alone, made
 from scionet.budget.allocation.allocate import in_proportion
 from scionet.budget.costs import CostModel
-from scionet.budget.latency.timing import stopwatch
-from scionet.budget.latency.workbench import cut_to
+from scionet.budget.counterparts import widths_of_counterpart
 from scionet.budget.patterns import Pattern
 from scionet.choices.settings import keywords_from
+from scionet.choices.widths import Widths
 from scionet.errors import UnreachableBudget
-from scionet.network.calling import call, example_count, place_of, to_model, undisturbed
-from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned
+from scionet.network.checkpoints.checkpoint import load_pruned, read_plan, save_pruned
 from scionet.network.discovery.discover import discover
+from scionet.network.plan import Plan
 from scionet.pruning import prune
 
 UNIFORM = Competitor("uniform width", "l1", "uniform", ())
 """One density for all sites, whatever the data. With new weights, it does not matter which units stay."""
-_TIMED_RUNS = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,10 +36,12 @@ class Cut:
 
     Attributes:
         model: The network, in eval mode.
+        plan: The units that it kept.
         record: The run that made it: the arm ``as cut``.
     """
 
     model: nn.Module
+    plan: Plan
     record: RunRecord
 
 
@@ -53,9 +54,10 @@ def cut(workspace: Workspace, trial: Trial, material: RunData, dense: Dense) -> 
         PruneError: If it cannot be made.
     """
     competitor = trial.competitor
-    if competitor is None:
+    if not isinstance(competitor, Competitor):
         raise AssertionError("a trial of a pruned network has a competitor")
-    trials = {b: replace(trial, arm=ARMS["as cut"], budget=b) for b in workspace.experiment.budgets_of(trial.arm)}
+    budgets = workspace.experiment.budgets_of(trial.arm, competitor)
+    trials = {budget: replace(trial, arm=ARMS["as cut"], budget=budget) for budget in budgets}
     files = {budget: _files(workspace, each) for budget, each in trials.items()}
     with alone(next(iter(files.values()))[1]):
         missing = [budget for budget, pair in files.items() if not all(path.exists() for path in pair)]
@@ -66,7 +68,7 @@ def cut(workspace: Workspace, trial: Trial, material: RunData, dense: Dense) -> 
                 _make(workspace, competitor, [trials[trial.budget]], material, dense)
     record, network = files[trial.budget]
     model = load_pruned(network, made(workspace.experiment.network, trial.seed))
-    return Cut(model.eval(), load(record))
+    return Cut(model.eval(), read_plan(network), load(record))
 
 
 def uniform(trial: Trial, dense: Dense) -> nn.Module:
@@ -91,13 +93,14 @@ def guided(workspace: Workspace, trial: Trial, found: Cut, dense: Dense) -> tupl
         InvalidSetting: If the two networks have different numbers of stages.
         UnreachableBudget: If no densities in these proportions meet the budget, which refers to this network.
     """
-    pattern = Pattern.of(discover(dense.model, dense.example), {s.name: s.kept for s in found.record.sites})
+    pattern = Pattern.of(discover(dense.model, dense.example), found.plan.widths)
     other = workspace.experiment.guided
     model = dense.model if other is None else made(other, trial.seed).eval()
     sites = discover(model, dense.example)
-    widths = in_proportion(CostModel(sites), trial.budget, pattern.shares(sites))
-    records = tuple(SiteRecord(name, sites[name].width, kept) for name, kept in widths.items())
-    return cut_to(model, sites, tuple(widths.values())), records
+    widths = Widths(in_proportion(CostModel(sites), trial.budget, pattern.shares(sites)))
+    result = prune(model, example_inputs=dense.example, progress=False, **replace(UNIFORM, widths=widths).choices)
+    records = tuple(SiteRecord(name, sites[name].width, kept) for name, kept in result.plan.widths.items())
+    return result.model, records
 
 
 def _files(workspace: Workspace, trial: Trial) -> tuple[Path, Path]:
@@ -118,12 +121,29 @@ def _make(workspace: Workspace, competitor: Competitor, trials: list[Trial], mat
         dense.note.outcome,
         workspace.command,
     )
+    if competitor.at_predefined:
+        competitor = replace(competitor, widths=_predefined(workspace, seed, dense))
     budgets = [trial.budget for trial in trials]
     runs = comparison.run_each(competitor, material.calibration, budgets, seed, **keywords_from(experiment.settings))
-    rate = _macs_per_second(dense, material.calibration[0][0])
+    rate = macs_per_second(dense, material.calibration[0][0])
     for trial, run in zip(trials, runs, strict=True):
         times = latencies(workspace, material, dense.model, run.result.model)
         _write(workspace, trial, replace(run, record=run.record.timed(*times)), rate, dense)
+
+
+def _predefined(workspace: Workspace, seed: int, dense: Dense) -> Widths:
+    """The widths of the experiment's predefined architecture.
+
+    Raises:
+        InvalidSetting: If that is no narrower network of the same family.
+    """
+    given = workspace.experiment.predefined
+    if given is None:
+        raise AssertionError("an experiment has the widths of its competitors")
+    if given.units is not None:
+        return Widths(given.units)
+    counterpart = made(NetworkSource(given.factory or "", given.arguments), seed)
+    return widths_of_counterpart(discover(dense.model, dense.example), counterpart)
 
 
 def _write(workspace: Workspace, trial: Trial, run: CompetitorRun, rate: float, dense: Dense) -> None:
@@ -139,12 +159,3 @@ def _write(workspace: Workspace, trial: Trial, run: CompetitorRun, rate: float, 
     )
     save_pruned(network, run.result.model, run.result.plan, run.result.sites, overwrite=True)
     save(record, record_file.parent)
-
-
-def _macs_per_second(dense: Dense, batch: Any) -> float:
-    """Measure how many MACs per second a forward pass of the dense network achieves on this machine."""
-    time_ms = stopwatch(place_of(dense.model)[0])
-    with undisturbed(dense.model):
-        moved = to_model(batch, dense.model)
-        best = min(time_ms(lambda: call(dense.model, moved)) for _ in range(_TIMED_RUNS))
-    return dense.note.outcome.macs * example_count(batch) / (best / 1e3)

@@ -123,7 +123,13 @@ class Trainer:
 
 
 def learn(
-    make: Callable[[], nn.Module], recipe: Recipe, factors: Sequence[float], trainer: Trainer, seed: int, folder: Path
+    make: Callable[[], nn.Module],
+    recipe: Recipe,
+    factors: Sequence[float],
+    trainer: Trainer,
+    seed: int,
+    folder: Path,
+    callbacks: tuple[Callback, ...] = (),
 ) -> Learnt:
     """Train once at every learning rate. An interrupted training is resumed.
 
@@ -134,16 +140,22 @@ def learn(
         trainer: What all trainings share.
         seed: Root of all randomness of the training.
         folder: Folder for the states of the trainings.
+        callbacks: Callbacks of every training.
 
     Raises:
         TrainingError: If a training fails.
     """
     return choose(
         [
-            trainer.train(make(), at_rate(recipe, factor), seed, folder / f"rate-{factor:g}.safetensors")
+            trainer.train(make(), at_rate(recipe, factor), seed, state_of_rate(folder, factor), callbacks=callbacks)
             for factor in sorted(factors)
         ]
     )
+
+
+def state_of_rate(folder: Path, factor: float) -> Path:
+    """The file for the state of a training at one learning rate of a sweep."""
+    return folder / f"rate-{factor:g}.safetensors"
 
 
 def at_rate(recipe: Recipe, factor: float) -> Recipe:

@@ -1,15 +1,18 @@
-"""Measured latency of the networks of a run, if the experiment has a `latency_batch`. It is not part of any budget."""
+"""Measured speed: the latency of the networks of a run, which is not part of any budget, and the rate of a pass."""
 
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import nn
 
 from scionet.bench.runs.data import RunData
-from scionet.bench.runs.workspace import Workspace
+from scionet.bench.runs.workspace import Dense, Workspace
 from scionet.budget.latency.durations import Latency
-from scionet.budget.latency.timing import latency
-from scionet.network.calling import first_of, place_of
+from scionet.budget.latency.timing import latency, stopwatch
+from scionet.network.calling import call, example_count, first_of, place_of, to_model, undisturbed
+
+_TIMED_RUNS = 3
 
 
 def latencies(
@@ -34,3 +37,12 @@ def latencies(
     networks = {"dense": dense, "other": deepcopy(model).to(place_of(dense)[0])}
     found = latency(networks, first_of(material.calibration[0][0], count), threads=torch.get_num_threads())
     return found["dense"], found["other"]
+
+
+def macs_per_second(dense: Dense, batch: Any) -> float:
+    """Measure how many MACs per second a forward pass of the dense network achieves on this machine."""
+    time_ms = stopwatch(place_of(dense.model)[0])
+    with undisturbed(dense.model):
+        moved = to_model(batch, dense.model)
+        best = min(time_ms(lambda: call(dense.model, moved)) for _ in range(_TIMED_RUNS))
+    return dense.note.outcome.macs * example_count(batch) / (best / 1e3)

@@ -18,6 +18,7 @@ from scionet.bench.experiment.parts import Trial
 from scionet.bench.records.ledger import Payment
 from scionet.bench.runs.data import RunData
 from scionet.bench.runs.learning import Learnt, Trainer, Training, at_rate, choose
+from scionet.bench.runs.rewinding import dense_path, early_training
 from scionet.bench.runs.workspace import Dense, Workspace, alone, made
 from scionet.masks.masking import mask_weights
 from scionet.masks.weight_masks import WeightMasks
@@ -29,19 +30,21 @@ from scionet.training.state import TrainingState
 
 
 @dataclass(frozen=True, eq=False)
-class Ticket:
-    """The result of the rounds of a trial.
+class Masked:
+    """A trained network with masks.
 
     Attributes:
         learnt: The network of the chosen learning rate.
-        removed: Number of weights that are held at zero.
+        masks: Its masks.
+        paid: Costs of what came before its training.
     """
 
     learnt: Learnt
-    removed: int
+    masks: WeightMasks
+    paid: tuple[Payment, ...] = ()
 
 
-def draw(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> Ticket:
+def draw(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> Masked:
     """Do all rounds of a trial at every learning rate of the sweep. Rounds done for larger budgets are not repeated.
 
     A learning rate applies to all trainings, the dense one included, because it decides which weights are large. If
@@ -56,9 +59,9 @@ def draw(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) ->
         _Rounds(workspace, trial, trainer, whole, factor).end()
         for factor in sorted(workspace.experiment.learning_rates)
     ]
-    masks = ends[0][1]
-    removed = sum(mask.numel() for mask in masks.values()) - sum(masks.counts.values())
-    return Ticket(choose([training for training, _ in ends]), removed)
+    learnt = choose([training for training, _ in ends])
+    masks = next(masks for training, masks in ends if training.model is learnt.model)
+    return Masked(learnt, masks, whole.note.payments if trial.arm.training == "finetuning" else ())
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,11 +86,11 @@ class _Rounds:
     def end(self) -> tuple[Training, WeightMasks]:
         """The training after the last round, with the payments for all rounds, and its masks."""
         arm = self.trial.arm
-        if arm.subject == "masked" and arm.weights != "new":
+        if arm.weights != "new" and not arm.shuffled:
             at = self._reached()
         else:
             at = replace(self, trial=replace(self.trial, arm=ARMS[TICKET]))._reached()
-        if arm.subject == "shuffled":
+        if arm.shuffled:
             at = replace(at, masks=at.masks.shuffled(root(self.trial.seed, "shuffled")))
         training = self._trained(at, self._budgets[-1])
         return replace(training, payments=(*at.payments, *training.payments)), at.masks
@@ -110,7 +113,7 @@ class _Rounds:
         """The dense network: that of the experiment, paid for elsewhere, or one trained at this learning rate."""
         if self.trial.arm.training == "finetuning":
             return self.whole.model, ()
-        early, path = self._early(), self._dense_path("dense")
+        early, path = self._early(), dense_path(self.workspace, self.trial.seed, self.factor, "dense")
         with alone(path):
             training = self.trainer.train(self._made(), self._recipe, self.trial.seed, path, start=early.state)
         payments = (*early.payments, *training.payments)
@@ -118,10 +121,7 @@ class _Rounds:
 
     def _early(self) -> Training:
         """The dense training up to the epoch of late rewinding."""
-        epoch = self.workspace.experiment.tickets.rewind_epoch
-        path = self._dense_path(f"early-{epoch}")
-        with alone(path):
-            return self.trainer.train(self._made(), self._recipe, self.trial.seed, path, until=epoch)
+        return early_training(self.workspace, self.trainer, self.trial.seed, self.factor)
 
     def _masks(self, model: nn.Module, within: WeightMasks | None, budget: str) -> WeightMasks:
         """The largest weights, of those that are left."""
@@ -169,10 +169,6 @@ class _Rounds:
     @property
     def _recipe(self) -> Recipe:
         return at_rate(self.workspace.experiment.recipe(self.trial.arm), self.factor)
-
-    def _dense_path(self, part: str) -> Path:
-        name = f"{self.workspace.dense_identity[:12]}-seed{self.trial.seed}-rate-{self.factor:g}-{part}"
-        return self.workspace.out / "tickets" / f"{name}.safetensors"
 
     def _path(self, budget: str, part: str) -> Path:
         """A file of one round, named after the same trial with the budget of the round."""

@@ -8,19 +8,24 @@ import torch
 from torch import nn
 
 from scionet.bench.experiment.arms import epochs_of
-from scionet.bench.experiment.competitors import outcome
 from scionet.bench.experiment.parts import Trial
 from scionet.bench.records.ledger import Payment
+from scionet.bench.records.mask_record import MaskRecord
 from scionet.bench.records.provenance import Provenance
 from scionet.bench.records.record import RunRecord, SiteRecord
+from scionet.bench.runs.competitor_runs import outcome
 from scionet.bench.runs.cuts import cut, guided, uniform
 from scionet.bench.runs.data import RunData
+from scionet.bench.runs.filter_tickets import filter_ticket
 from scionet.bench.runs.learning import Learnt, Trainer, learn
+from scionet.bench.runs.scored_masks import masked
 from scionet.bench.runs.speed import latencies
 from scionet.bench.runs.tickets import draw
 from scionet.bench.runs.workspace import Dense, Workspace, dense, made
 from scionet.budget.costs import Cost, measure
 from scionet.files.safetensors_files import hash_tensors
+from scionet.masks.masked_costs import masked_macs
+from scionet.masks.weight_masks import WeightMasks
 from scionet.seeds import root
 from scionet.training.initialise import initialise
 
@@ -39,6 +44,7 @@ class _Made:
     sites: tuple[SiteRecord, ...] = ()
     paid: tuple[Payment, ...] = ()
     notes: tuple[str, ...] = ()
+    masks: MaskRecord | None = None
 
 
 def run_trial(workspace: Workspace, trial: Trial) -> RunRecord:
@@ -67,6 +73,7 @@ def run_trial(workspace: Workspace, trial: Trial) -> RunRecord:
         ledger=ledger,
         sweep=found.learnt.sweep,
         answers=answers,
+        masks=found.masks,
     )
     if trial.arm.masked:
         return record
@@ -75,14 +82,21 @@ def run_trial(workspace: Workspace, trial: Trial) -> RunRecord:
 
 def _masked(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> _Made:
     """The dense network with single weights held at zero. Its number of operations does not change."""
-    ticket = draw(workspace, trial, material, whole)
-    before = whole.note.outcome
-    paid = whole.note.payments if trial.arm.training == "finetuning" else ()
-    return _Made(ticket.learnt, Cost(before.macs, before.params - ticket.removed), paid=paid, notes=(_ZEROS,))
+    found = (masked if trial.arm.scored else draw)(workspace, trial, material, whole)
+    record, before = _record(found.masks, whole), whole.note.outcome
+    cost = Cost(before.macs, before.params - (record.size - record.kept))
+    return _Made(found.learnt, cost, paid=found.paid, notes=(_ZEROS,), masks=record)
+
+
+def _record(masks: WeightMasks, whole: Dense) -> MaskRecord:
+    layers = {name: (int(mask.count_nonzero()), mask.numel()) for name, mask in masks.items()}
+    return MaskRecord(layers, masked_macs(whole.model, masks, whole.example))
 
 
 def _shrunk(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> _Made:
     """A smaller network, or the dense one, trained by the recipe of the arm."""
+    if trial.arm.subject == "pruned" and trial.arm.weights in ("first", "early"):
+        return _ticket(workspace, trial, material, whole)
     model, sites, paid, notes = _subject(workspace, trial, material, whole)
     cost = measure(model, whole.example)
     recipe, experiment = workspace.experiment.recipe(trial.arm), workspace.experiment
@@ -98,6 +112,13 @@ def _shrunk(workspace: Workspace, trial: Trial, material: RunData, whole: Dense)
     folder = workspace.work(workspace.spec(trial).short_id)
     own = replace(recipe, epochs=epochs)
     return _Made(learn(begin, own, experiment.learning_rates, trainer, trial.seed, folder), cost, sites, paid, notes)
+
+
+def _ticket(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> _Made:
+    """The units of a pruned network, with weights of an early step of the dense training."""
+    found = cut(workspace, trial, material, whole)
+    learnt = filter_ticket(workspace, trial, found, material, whole)
+    return _Made(learnt, measure(found.model, whole.example), found.record.sites, found.record.ledger)
 
 
 def _subject(

@@ -11,7 +11,6 @@ import torch
 from filelock import FileLock
 from torch import Tensor, nn
 
-from scionet.bench.experiment.competitors import outcome
 from scionet.bench.experiment.experiment import Experiment
 from scionet.bench.experiment.parts import NetworkSource, Trial
 from scionet.bench.records.archive import SUFFIX
@@ -19,6 +18,7 @@ from scionet.bench.records.ledger import Payment
 from scionet.bench.records.record import Outcome, RunRecord, RunSpec, load
 from scionet.bench.records.record_files import RecordError
 from scionet.bench.records.store import load_all
+from scionet.bench.runs.competitor_runs import outcome
 from scionet.bench.runs.data import RunData
 from scionet.bench.runs.learning import Trainer, learn
 from scionet.budget.costs import measure
