@@ -62,6 +62,8 @@ class Shrinker(Callback):
     """Whether every unit needs a BatchNorm behind each producer."""
     needs_counts: ClassVar[bool] = True
     """Whether the method must know how many units are to go."""
+    twin: ClassVar[str] = "l1"
+    """The score of `scionet.prune` that ranks units as the method does, or comes nearest to it: its one-shot twin."""
 
     def __post_init__(self) -> None:
         """Check the network and the targets.

@@ -22,6 +22,7 @@ class SlimmingShrinker(Shrinker):
 
     needs_norms: ClassVar[bool] = True
     needs_counts: ClassVar[bool] = False
+    twin: ClassVar[str] = "bn_scale"
 
     def penalty(self, context: TrainingContext) -> Tensor:
         """The weight of the penalty times the sum of the absolute scales."""

@@ -1,6 +1,7 @@
 """Soft filter pruning: filters are set to zero after each epoch, and may grow again."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ class SoftFiltersShrinker(Shrinker):
     choice: SoftFilters
     chosen: Tensor = field(init=False)
     _columns: dict[str, Tensor] | None = field(default=None, init=False)
+
+    twin: ClassVar[str] = "l2"
 
     def __post_init__(self) -> None:
         """Start without a choice."""

@@ -33,6 +33,7 @@ class SparseStructuresShrinker(Shrinker):
     raw: dict[str, Tensor] = field(default_factory=dict, init=False)
 
     needs_counts: ClassVar[bool] = False
+    twin: ClassVar[str] = "bn_scale"
 
     def __post_init__(self) -> None:
         """Start with factors of 1."""

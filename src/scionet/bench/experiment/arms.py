@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-Subject = Literal["pruned", "guided", "uniform", "dense", "stock", "masked"]
+Subject = Literal["pruned", "guided", "uniform", "dense", "stock", "masked", "shrunk"]
 """The network that is trained.
 
 ``pruned``: the result of a method. ``guided``: a network in the pattern of that result. ``uniform``: the dense network
 at one density for all sites. ``dense``: the dense network. ``stock``: another network. ``masked``: the dense network
-with single weights held at zero.
+with single weights held at zero. ``shrunk``: a network that shrank while it was trained.
 """
 Weights = Literal["kept", "new", "first", "early"]
 """The weights that a training starts from: the trained ones, new ones, the initial weights of the dense network, or its
@@ -40,6 +40,7 @@ class Arm:
         summary: Description in one line.
         masks: Where the masks come from, if single weights are held at zero.
         shuffled: Whether the masks are shuffled within each layer.
+        shrinks: Whether its competitors shrink networks while they are trained.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Arm:
     summary: str
     masks: MaskSource | None = None
     shuffled: bool = False
+    shrinks: bool = False
 
     @property
     def masked(self) -> bool:
@@ -80,6 +82,21 @@ def _filter_tickets() -> tuple[Arm, ...]:
         Arm(
             *("late filter ticket", "pruned", "early", "pretraining", False),
             "The method's units, rewound to the end of the first epochs, trained again from there.",
+        ),
+    )
+
+
+def _shrinking() -> tuple[Arm, ...]:
+    return (
+        Arm(
+            *("shrunk", "shrunk", "kept", "finetuning", False),
+            "Shrunk while it is trained, then fine-tuned.",
+            shrinks=True,
+        ),
+        Arm(
+            *(TWIN, "pruned", "kept", "finetuning", False),
+            "Pruned at once, fine-tuned for as many epochs as the other is shrunk and fine-tuned.",
+            shrinks=True,
         ),
     )
 
@@ -158,6 +175,8 @@ def _scored() -> tuple[Arm, ...]:
     )
 
 
+TWIN = "one-shot twin"
+"""The control of the arm ``shrunk``."""
 TICKET = "lottery ticket"
 """The arm whose masks its controls use."""
 ARMS: Mapping[str, Arm] = MappingProxyType(
@@ -171,6 +190,7 @@ ARMS: Mapping[str, Arm] = MappingProxyType(
             *_scratch("uniform ", "uniform", "One density for all sites"),
             Arm("dense continued", "dense", "kept", "finetuning", False, "The dense network, trained on as long."),
             *_scratch("stock ", "stock", "A smaller network of the same family"),
+            *_shrinking(),
             *_filter_tickets(),
             *_tickets(),
             *_scored(),

@@ -12,6 +12,7 @@ from scionet.bench.experiment.competitors import COMPETITORS, LOSS, Competitor
 from scionet.bench.experiment.densities import Tickets, density_of, of_weights
 from scionet.bench.experiment.mask_competitors import MaskCompetitor
 from scionet.bench.experiment.parts import CustomCompetitor, Data, NetworkSource, Predefined, Trial
+from scionet.bench.experiment.shrink_competitors import ShrinkCompetitor
 from scionet.bench.records.record import RunSpec
 from scionet.bench.records.record_files import RecordError
 from scionet.choices.trust import functions_in, refuse_untrusted
@@ -20,6 +21,7 @@ from scionet.files.json_dataclasses import build, plain, to_json
 from scionet.files.toml_files import read_toml
 from scionet.training.recipes import RECIPES, Recipe
 
+AnyCompetitor = Competitor | MaskCompetitor | ShrinkCompetitor
 KNOWN = MappingProxyType({competitor.label: competitor for competitor in (*COMPETITORS, LOSS)})
 """Competitors that an experiment can name. Others are defined as tables."""
 WHOLE = "macs<=100%"
@@ -39,6 +41,7 @@ class Experiment:
         budgets: Limits such as ``"macs<=50%"``; for arms of single weights such as ``"weights<=20%"``.
         competitors: Labels of `KNOWN` competitors.
         custom_competitors: Competitors that the experiment defines.
+        shrinkers: Competitors of arms that shrink networks while they are trained: names of methods, or tables.
         weight_scores: Competitors of arms whose masks a score chooses: names of scores of single weights, or tables.
         settings: Keyword arguments of `scionet.prune` that all competitors share: ``resources``, ``limits``,
             ``outputs``.
@@ -51,6 +54,7 @@ class Experiment:
         pretraining: Recipe of the dense network, if no weights are given.
         finetuning: Recipe of arms that inherit weights.
         scratch: Recipe of arms that start with new weights.
+        shrinking: Recipe by which networks shrink.
         tickets: How single weights are removed.
         latency_batch: Batch size at which latency is measured, in every run except those of single weights. None
             measures no latency.
@@ -64,6 +68,7 @@ class Experiment:
     budgets: tuple[str, ...]
     competitors: tuple[str, ...] = ()
     custom_competitors: tuple[CustomCompetitor, ...] = ()
+    shrinkers: tuple[str | ShrinkCompetitor, ...] = ()
     weight_scores: tuple[str | MaskCompetitor, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}), hash=False)
     predefined: Predefined | None = None
@@ -74,6 +79,7 @@ class Experiment:
     pretraining: Recipe | None = None
     finetuning: Recipe | None = None
     scratch: Recipe | None = None
+    shrinking: Recipe | None = None
     tickets: Tickets = field(default_factory=Tickets)
     latency_batch: int | None = None
 
@@ -96,8 +102,13 @@ class Experiment:
             "learning_rates are one or more different numbers above 0": bool(self.learning_rates)
             and min(self.learning_rates) > 0
             and len(set(self.learning_rates)) == len(self.learning_rates),
-            "arms of pruned networks need competitors": subjects.isdisjoint(("pruned", "guided"))
-            or bool(self.competing),
+            "arms of pruned networks need competitors": bool(self.competing)
+            or all(arm.shrinks or arm.subject not in ("pruned", "guided") for arm in arms),
+            "arms that shrink networks need shrinkers and [shrinking], and those need such arms": len(
+                {bool(self.shrinking_ones), self.shrinking is not None, any(arm.shrinks for arm in arms)}
+            )
+            == 1,
+            "shrinkers are different": len({c.label for c in self.shrinking_ones}) == len(self.shrinking_ones),
             "labels of competitors are different": len({c.label for c in self.competing}) == len(self.competing),
             "weight_scores are different": len(set(self.masking)) == len(self.masking),
             "arms whose masks a score chooses need weight_scores, and those need such arms": bool(self.masking)
@@ -184,6 +195,15 @@ class Experiment:
         """
         return tuple(MaskCompetitor(each) if isinstance(each, str) else each for each in self.weight_scores)
 
+    @property
+    def shrinking_ones(self) -> tuple[ShrinkCompetitor, ...]:
+        """All competitors that shrink networks while they are trained.
+
+        Raises:
+            InvalidSetting: If a method is unknown.
+        """
+        return tuple(ShrinkCompetitor(each) if isinstance(each, str) else each for each in self.shrinkers)
+
     def trials(self) -> tuple[Trial, ...]:
         """All runs, arm by arm in the given order."""
         return tuple(
@@ -193,16 +213,17 @@ class Experiment:
             for seed in self.seeds
         )
 
-    def _of_arm(self, arm: Arm) -> Iterator[tuple[Competitor | MaskCompetitor | None, NetworkSource | None, str]]:
+    def _of_arm(self, arm: Arm) -> Iterator[tuple[AnyCompetitor | None, NetworkSource | None, str]]:
         """Competitor, stock network and budget of each run of an arm, the same for all seeds."""
         if arm.subject == "stock":
             yield from ((None, stock, WHOLE) for stock in self.stock)
             return
         smaller = self.competing if arm.subject in ("pruned", "guided") else (None,)
-        for competitor in self.masking if arm.scored else smaller:
+        own = self.shrinking_ones if arm.shrinks else smaller
+        for competitor in self.masking if arm.scored else own:
             yield from ((competitor, None, budget) for budget in self.budgets_of(arm, competitor))
 
-    def budgets_of(self, arm: Arm, competitor: Competitor | MaskCompetitor | None = None) -> tuple[str, ...]:
+    def budgets_of(self, arm: Arm, competitor: AnyCompetitor | None = None) -> tuple[str, ...]:
         """The budgets that apply to a competitor in an arm."""
         if arm.subject in ("dense", "stock"):
             return (WHOLE,)
@@ -239,10 +260,12 @@ class Experiment:
         data = self.data.source.partition(":")[2] or self.data.source
         return RunSpec(self.name, self.network.name, data, trial.method, trial.budget, trial.seed, settings)
 
-    def _described(self, competitor: Competitor | MaskCompetitor | None) -> dict[str, Any] | None:
+    def _described(self, competitor: AnyCompetitor | None) -> dict[str, Any] | None:
         """A competitor as JSON, with the settings that all share."""
         if competitor is None or isinstance(competitor, MaskCompetitor):
             return competitor and competitor.described
+        if isinstance(competitor, ShrinkCompetitor):
+            return {**self.settings, **competitor.described}
         widths = {"predefined": plain(self.predefined)} if competitor.at_predefined else {}
         return {**self.settings, **competitor.described, **widths}
 
@@ -254,6 +277,7 @@ class Experiment:
             "rewind_epoch": self.tickets.rewind_epoch if arm.weights == "early" and not arm.masked else None,
             "latency_batch": None if arm.masked else self.latency_batch,
         }
+        found["shrinking"] = plain(self.shrinking) if arm.shrinks else None
         guided = {"guided": plain(self.guided)} if arm.subject == "guided" else {}
         return {**{name: value for name, value in found.items() if value is not None}, **guided}
 
@@ -272,7 +296,7 @@ class Experiment:
             ) from error
 
 
-_RECIPES = ("pretraining", "finetuning", "scratch")
+_RECIPES = ("pretraining", "finetuning", "scratch", "shrinking")
 
 
 def _recipe(table: Any, where: str) -> Recipe:

@@ -8,6 +8,7 @@ from typing import Any
 from scionet.bench.experiment.arms import Arm
 from scionet.bench.experiment.competitors import PREDEFINED, Competitor
 from scionet.bench.experiment.mask_competitors import MaskCompetitor
+from scionet.bench.experiment.shrink_competitors import ShrinkCompetitor
 from scionet.choices.checking import refuse
 from scionet.choices.settings import repair_from, widths_from
 from scionet.data.images import Preprocessing
@@ -128,7 +129,7 @@ class Trial:
     """
 
     arm: Arm
-    competitor: Competitor | MaskCompetitor | None
+    competitor: Competitor | MaskCompetitor | ShrinkCompetitor | None
     stock: NetworkSource | None
     budget: str
     seed: int

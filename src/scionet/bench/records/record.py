@@ -185,6 +185,7 @@ class RunRecord:
         sweep: Learning rates that were tried; the one with the best validation accuracy was evaluated.
         answers: Which test examples the pruned network classified correctly; see `encode_answers`.
         masks: Which single weights the network keeps, if any are held at zero.
+        trace: What a method that shrinks a network noted after each epoch.
     """
 
     spec: RunSpec
@@ -202,6 +203,7 @@ class RunRecord:
     sweep: tuple[Tried, ...] = ()
     answers: str = ""
     masks: MaskRecord | None = None
+    trace: tuple[dict[str, Any], ...] = ()
 
     @property
     def file_name(self) -> str:

@@ -95,7 +95,7 @@ class Trainer:
             TrainingError: If the training fails.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        timer = _Timer()
+        timer = StepTimer()
         first = None if start is None else start.with_new_callbacks()
         result = self._fit(
             model, recipe, seed, state_file=path, start=first, until=until, callbacks=(timer, *callbacks)
@@ -184,19 +184,22 @@ def _tried(recipe: Recipe, result: FitResult) -> Tried:
 
 
 @dataclass(eq=False)
-class _Timer(Callback):
+class StepTimer(Callback):
     """Sums the time of a training over interruptions. Steps that an interruption lost are not counted."""
 
     seconds: float = field(default=0.0, init=False)
     _since: float = field(default=0.0, init=False)
 
     def on_start(self, context: TrainingContext) -> None:
+        """Time runs."""
         self._since = time.perf_counter()
 
     def after_step(self, context: TrainingContext) -> None:
+        """A step is done."""
         self._add()
 
     def after_epoch(self, context: TrainingContext, epoch: Epoch) -> None:
+        """An epoch is done, with its validation."""
         self._add()
 
     def _add(self) -> None:

@@ -1,13 +1,15 @@
 """Does one run of an experiment, from the data to the record."""
 
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import torch
 from torch import nn
 
-from scionet.bench.experiment.arms import epochs_of
+from scionet.bench.experiment.arms import TWIN, epochs_of
 from scionet.bench.experiment.parts import Trial
 from scionet.bench.records.ledger import Payment
 from scionet.bench.records.mask_record import MaskRecord
@@ -19,6 +21,7 @@ from scionet.bench.runs.data import RunData
 from scionet.bench.runs.filter_tickets import filter_ticket
 from scionet.bench.runs.learning import Learnt, Trainer, learn
 from scionet.bench.runs.scored_masks import masked
+from scionet.bench.runs.shrinking import competitor_of, recipe_of, shrunk
 from scionet.bench.runs.speed import latencies
 from scionet.bench.runs.tickets import draw
 from scionet.bench.runs.workspace import Dense, Workspace, dense, made
@@ -45,6 +48,18 @@ class _Made:
     paid: tuple[Payment, ...] = ()
     notes: tuple[str, ...] = ()
     masks: MaskRecord | None = None
+    trace: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Subject:
+    """The network that an arm trains: its widths, the payments so far, notes for the record, and a method's trace."""
+
+    model: nn.Module
+    sites: tuple[SiteRecord, ...] = ()
+    paid: tuple[Payment, ...] = ()
+    notes: tuple[str, ...] = ()
+    trace: tuple[Mapping[str, Any], ...] = ()
 
 
 def run_trial(workspace: Workspace, trial: Trial) -> RunRecord:
@@ -74,6 +89,7 @@ def run_trial(workspace: Workspace, trial: Trial) -> RunRecord:
         sweep=found.learnt.sweep,
         answers=answers,
         masks=found.masks,
+        trace=tuple(dict(row) for row in found.trace),
     )
     if trial.arm.masked:
         return record
@@ -97,21 +113,24 @@ def _shrunk(workspace: Workspace, trial: Trial, material: RunData, whole: Dense)
     """A smaller network, or the dense one, trained by the recipe of the arm."""
     if trial.arm.subject == "pruned" and trial.arm.weights in ("first", "early"):
         return _ticket(workspace, trial, material, whole)
-    model, sites, paid, notes = _subject(workspace, trial, material, whole)
-    cost = measure(model, whole.example)
+    subject = _subject(workspace, trial, material, whole)
+    cost = measure(subject.model, whole.example)
     recipe, experiment = workspace.experiment.recipe(trial.arm), workspace.experiment
     epochs = epochs_of(trial.arm, recipe.epochs, whole.note.outcome.macs / cost.macs, experiment.longest)
 
     def begin() -> nn.Module:
-        copy = deepcopy(model)
+        copy = deepcopy(subject.model)
         if trial.arm.weights == "new" and trial.stock is None:
             initialise(copy, root(trial.seed, "initialise"))
         return copy
 
     trainer = Trainer(material, cost.macs, workspace.execution)
     folder = workspace.work(workspace.spec(trial).short_id)
+    if trial.arm.name == TWIN:
+        epochs += recipe_of(workspace).epochs
     own = replace(recipe, epochs=epochs)
-    return _Made(learn(begin, own, experiment.learning_rates, trainer, trial.seed, folder), cost, sites, paid, notes)
+    learnt = learn(begin, own, experiment.learning_rates, trainer, trial.seed, folder)
+    return _Made(learnt, cost, subject.sites, subject.paid, subject.notes, trace=subject.trace)
 
 
 def _ticket(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> _Made:
@@ -121,17 +140,22 @@ def _ticket(workspace: Workspace, trial: Trial, material: RunData, whole: Dense)
     return _Made(learnt, measure(found.model, whole.example), found.record.sites, found.record.ledger)
 
 
-def _subject(
-    workspace: Workspace, trial: Trial, material: RunData, whole: Dense
-) -> tuple[nn.Module, tuple[SiteRecord, ...], tuple[Payment, ...], tuple[str, ...]]:
-    """The network to train, its widths, the payments so far, and notes for the record."""
+def _subject(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> _Subject:
+    """The network to train."""
     if trial.stock is not None:
-        return made(trial.stock, trial.seed), (), (), ()
+        return _Subject(made(trial.stock, trial.seed))
     if trial.arm.subject == "dense":
-        return whole.model, (), whole.note.payments, ()
+        return _Subject(whole.model, paid=whole.note.payments)
     if trial.arm.subject == "uniform":
-        return uniform(trial, whole), (), (), ()
+        return _Subject(uniform(trial, whole))
+    if trial.arm.subject == "shrunk":
+        result = shrunk(workspace, trial, material, whole)
+        return _Subject(
+            result.model, result.sites, (*whole.note.payments, result.payment), (result.note,), result.trace
+        )
+    if trial.arm.shrinks:
+        trial = replace(trial, competitor=competitor_of(trial).twin)
     found = cut(workspace, trial, material, whole)
     if trial.arm.subject == "guided":
-        return *guided(workspace, trial, found, whole), found.record.ledger, found.record.notes
-    return found.model, found.record.sites, found.record.ledger, found.record.notes
+        return _Subject(*guided(workspace, trial, found, whole), found.record.ledger, found.record.notes)
+    return _Subject(found.model, found.record.sites, found.record.ledger, found.record.notes)
