@@ -25,6 +25,7 @@ from scionet.errors import InvalidSetting
 from scionet.methods.contract import SiteView
 from scionet.methods.criteria.unit_scores import ScoreRanker
 from scionet.methods.registry import GivenMethod
+from scionet.methods.units import Units
 from scionet.network.calling import Batch
 from scionet.network.discovery.discover import discover
 from scionet.network.plan import Plan
@@ -34,7 +35,6 @@ from scionet.seeds import seeded
 from scionet.selection.greedy import Selection
 from scionet.sparse_training.registry import SHRINKERS, GivenShrinking, name_of_shrinking, shrinking_from
 from scionet.sparse_training.shrinker import Shrinker, Targets
-from scionet.sparse_training.units import Units
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution

@@ -19,7 +19,16 @@ from scionet.choices.resources import Resources
 from scionet.choices.widths import Sensitivity, Widths
 from scionet.methods.registry import SCORES, GivenMethod
 
-LABELLED = ("taylor", "snip", "obd", "loss_preservation", "biased_loss", "grasp", "gradient_preservation")
+LABELLED = (
+    "taylor",
+    "snip",
+    "directional",
+    "obd",
+    "loss_preservation",
+    "biased_loss",
+    "grasp",
+    "gradient_preservation",
+)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from scionet.errors import InvalidSetting, unknown
 from scionet.masks import scores as weight_scores
 from scionet.methods.contract import Method, Ranker
 from scionet.methods.criteria import gradient_scores, unit_scores
+from scionet.methods.criteria.directional import DirectionalRanker
 from scionet.methods.criteria.elimination_ranker import EliminationRanker
 from scionet.methods.criteria.gradient_scores import SaliencyRanker
 from scionet.methods.criteria.hrank import RankRanker
@@ -34,6 +35,7 @@ SCORES: dict[str, Ranker] = {
     "taylor": SaliencyRanker("taylor", gradient_scores.taylor),
     "snip": SaliencyRanker("snip", gradient_scores.snip),
     "hrank": RankRanker(),
+    "directional": DirectionalRanker(),
     "synflow": WeightRanker("synflow", "synflow", weight_scores.synflow),
     "obd": WeightRanker("obd", "obd", weight_scores.obd),
     "loss_preservation": WeightRanker("loss_preservation", "snip", weight_scores.snip),

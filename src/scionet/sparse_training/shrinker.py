@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from scionet.choices.checking import described
 from scionet.errors import InvalidSetting
-from scionet.sparse_training.units import Units
+from scionet.methods.units import Units
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
 from scionet.training.recipes import Recipe

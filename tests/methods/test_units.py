@@ -7,7 +7,7 @@ from torch import nn
 
 from scionet import discover
 from scionet.errors import InvalidSetting
-from scionet.sparse_training.units import Units
+from scionet.methods.units import Units
 
 
 def units_of(model: nn.Module) -> Units:
