@@ -1,8 +1,8 @@
 """The loss along the segment between two sets of weights: one valley, or a barrier in between?
 
-Source: Frankle et al., *Linear Mode Connectivity and the Lottery Ticket Hypothesis*, ICML 2020. Two networks whose units
-are permuted compute the same, and can have a barrier: compare networks of one training, such as a network and its masked
-successor.
+Source: Frankle et al., *Linear Mode Connectivity and the Lottery Ticket Hypothesis*, ICML 2020. Two networks whose
+units are permuted compute the same, and can have a barrier: compare networks of one training, such as a network and its
+masked successor.
 """
 
 from collections.abc import Iterable, Mapping
