@@ -237,6 +237,7 @@ class TrainingRun:
             epoch=epoch,
             steps_per_epoch=self._order.steps_per_epoch,
             seed=self._order.seed,
+            other_weights=self._other_weights,
         )
 
     def _read_losses(self) -> None:
@@ -305,6 +306,11 @@ class TrainingRun:
         """The weights that the network would be given if training ended now."""
         average = self._learner.average
         return tensors_of_network(self._learner.network) if average is None else average.tensors
+
+    @property
+    def _other_weights(self) -> tuple[Mapping[str, Tensor], ...]:
+        average = self._learner.average
+        return tuple(tensors for tensors in (average and average.tensors, self._best) if tensors)
 
     def _validated(self, context: TrainingContext) -> Validation | None:
         """The result on the validation data, of the averaged weights if there are any."""
