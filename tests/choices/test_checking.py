@@ -1,7 +1,9 @@
 """The choices of a user: values are checked with one message, shown as calls, and survive JSON."""
 
+import copy
 import json
 import math
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, FrozenInstanceError, dataclass, fields, is_dataclass
 from types import NoneType, UnionType
@@ -30,7 +32,7 @@ from scionet.choices.outputs import Output, Outputs
 from scionet.choices.repair import REPAIR, Reconstruct, Refit
 from scionet.choices.resources import Resources
 from scionet.choices.settings import Settings, keywords_from, outputs_from, repair_from, widths_from
-from scionet.choices.widths import WIDTHS, ErrorCurves, Sensitivity, Uniform
+from scionet.choices.widths import WIDTHS, ErrorCurves, Sensitivity, Uniform, Widths
 from scionet.errors import InvalidSetting
 from scionet.methods.registry import describe, method_from
 
@@ -327,6 +329,13 @@ def test_names_and_tables_that_make_no_choice_are_refused(make, text) -> None:
 def test_what_is_chosen_is_handed_on_as_it_is() -> None:
     given = Sensitivity(search=2)
     assert chosen(given, WIDTHS, "widths") is given
+
+
+def test_choices_with_mappings_are_copied_and_sent_to_other_processes() -> None:
+    widths = Widths({"a": 3, "b": 1})
+    assert copy.deepcopy(widths) == pickle.loads(pickle.dumps(widths)) == widths
+    with pytest.raises(TypeError, match="a choice cannot be changed"):
+        copy.deepcopy(widths).units["a"] = 4  # type: ignore[index]
 
 
 def test_a_refusal_lists_every_check_that_failed() -> None:

@@ -184,13 +184,17 @@ def test_a_toml_file(ready: Path) -> None:
     (ready / "tune.toml").write_text(
         'pruned = "half.safetensors"\nrecipe = "rethinking_cifar"\nthreads = 1\nout = "x.safetensors"\n'
         '[pictures]\ndata = "pictures"\nsplit = "train"\n'
-        "[settings]\nepochs = 1\nbatch_size = 20\n[execution]\nparts = 2\n"
+        "[settings]\nepochs = 1\nbatch_size = 20\noptimiser = 'adam'\nl1_weight = 1e-5\n"
+        "[settings.optimiser_settings]\nbetas = [0.8, 0.9]\namsgrad = true\n[execution]\nparts = 2\n"
     )
     assert main(["finetune", "--config", "tune.toml", "--quiet", "--learning-rate", "0.3"]) == 0
     settings = describe("x.safetensors")["extra"]["training"]["settings"]
     assert settings["learning_rate"] == 0.3
     assert settings["batch_size"] == 20
     assert settings["nesterov"] is False
+    assert settings["optimiser"] == "adam"
+    assert settings["optimiser_settings"] == {"betas": [0.8, 0.9], "amsgrad": True}
+    assert "L1Penalty" in describe("x.safetensors")["extra"]["training"]["history"][0]["penalties"]
 
 
 @pytest.mark.parametrize(

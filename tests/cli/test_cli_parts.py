@@ -10,7 +10,7 @@ from support.commandline import CLASSES, TEST
 
 from scionet.cli import parse
 from scionet.commands.networks import keywords, random_weights, without_weights
-from scionet.commands.options import Evaluate, Pictures
+from scionet.commands.options import Evaluate, Finetune, Pictures
 from scionet.commands.pictures import PRESETS, ImageSample, preprocessing, remaining
 from scionet.data import sampling
 from scionet.data.folders import ImageFolder
@@ -55,6 +55,34 @@ def test_every_preset_has_a_name_on_the_command_line() -> None:
         command = parse(["evaluate", "--data", "d", "--preprocessing", name])
         assert isinstance(command, Evaluate)
         assert preprocessing(command.pictures) == PRESETS[name]
+
+
+def test_hyperparameters_of_an_optimiser_are_names_and_json(tmp_path: Path) -> None:
+    file = tmp_path / "tune.toml"
+    file.write_text(
+        "[settings]\noptimiser = 'adam'\n[settings.optimiser_settings]\nbetas = [0.8, 0.9]\namsgrad = true\n"
+    )
+    base = ["finetune", "--pruned", "a.safetensors", "--out", "b.safetensors", "--data", "d"]
+    flags = ["--optimiser", "adam", "--optimiser-settings", "betas=[0.8,0.9]", "amsgrad=true"]
+    by_file, by_flags = parse([*base, "--config", str(file)]), parse([*base, *flags])
+    assert isinstance(by_file, Finetune)
+    assert isinstance(by_flags, Finetune)
+    assert by_file.settings == by_flags.settings
+    assert by_flags.settings.optimiser_settings == {"betas": (0.8, 0.9), "amsgrad": True}
+    assert parse(base).settings.optimiser_settings == {}  # type: ignore[attr-defined]
+    assert parse([*base, "--config", str(file), "--optimiser-settings", "eps=1e-6"]).settings.optimiser_settings == {
+        "eps": 1e-6
+    }  # type: ignore[attr-defined]
+    file.write_text("[settings.optimiser_settings]\n-x = 1\n")
+    with pytest.raises(InvalidSetting, match=r"optimiser_settings in .* would be an option"):
+        parse([*base, "--config", str(file)])
+
+
+@pytest.mark.parametrize("text", ["0.9", "=0.9", "b-etas=0.9"])
+def test_hyperparameters_without_a_name_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(["finetune", "--pruned", "a", "--out", "b", "--data", "d", "--optimiser-settings", text])
+    assert f"a value by name is written NAME=VALUE, such as eps=1e-6; given '{text}'" in capsys.readouterr().err
 
 
 def test_arguments_of_a_factory_are_json_or_text() -> None:

@@ -22,6 +22,7 @@ from scionet.training.averages import overwrite
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
 from scionet.training.fit import fit
+from scionet.training.grda import GRDA
 from scionet.training.optimisers import memory_of
 from scionet.training.recipes import Recipe
 
@@ -29,6 +30,7 @@ OPTIMISERS = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, weight_decay=0.01),
     "nesterov": lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9, nesterov=True),
     "adamw": lambda parameters: torch.optim.AdamW(parameters, lr=0.01, amsgrad=True),
+    "grda": lambda parameters: GRDA(parameters, lr=0.05, c=0.01, mu=0.6),
     "rmsprop": lambda parameters: torch.optim.RMSprop(parameters, lr=0.001, momentum=0.9, eps=1e-4),
 }
 NAMES = ["residual", "branched"]
@@ -63,13 +65,14 @@ def test_a_cut_network_learns_as_the_masked_one_does(name: str, kind: str) -> No
     for batch in batches(name)[:3]:
         step(model, optimizer, batch)
     plan = half(sites)
+    silent = replace(plan, choices=tuple(replace(c, weights=(1.0,) * len(c.kept)) for c in plan.choices))
+    plan = silent if kind == "grda" else plan
     pruned, tuned = cut(model, plan, sites), copy.deepcopy(optimizer.state_dict())
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.5)
     cut_optimizer_(optimizer, model, pruned, plan, sites)
     masked_optimizer = OPTIMISERS[kind](model.parameters())
     masked_optimizer.load_state_dict(tuned)
     masked_scheduler = torch.optim.lr_scheduler.StepLR(masked_optimizer, 1, 0.5)
-    silent = replace(plan, choices=tuple(replace(c, weights=(1.0,) * len(c.kept)) for c in plan.choices))
     overwrite(model, Network(model, sites).masked_by(plan))
     for batch in batches(name)[3:]:
         step(pruned, optimizer, batch)
@@ -84,6 +87,17 @@ def test_a_cut_network_learns_as_the_masked_one_does(name: str, kind: str) -> No
     assert sum(t.numel() for kept in found.values() for t in kept.values()) < 0.7 * sum(
         t.numel() for kept in memory_of(masked_optimizer, model).values() for t in kept.values()
     )
+
+
+def test_weights_of_a_plan_that_grda_would_undo_are_refused() -> None:
+    model = SUBJECTS["residual"].network().train()
+    sites = discover(model, SUBJECTS["residual"].example())
+    optimizer = GRDA(model.parameters(), lr=0.05, c=0.01, mu=0.6)
+    step(model, optimizer, batches("residual")[0])
+    plan = half(sites)
+    with pytest.raises(TrainingError, match="undo the plan's refits and weights"):
+        cut_optimizer_(optimizer, model, cut(model, plan, sites), plan, sites)
+    assert [id(p) for group in optimizer.param_groups for p in group["params"]] == [id(p) for p in model.parameters()]
 
 
 def test_memory_is_cut_by_the_indices_of_the_plan() -> None:

@@ -218,8 +218,8 @@ def test_penalties_in_the_middle_of_an_epoch_are_saved_with_the_state(tmp_path: 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (0.5, "must give a scalar tensor or None; it gives a float"),
-        (torch.ones(2), r"must give a scalar tensor or None; it gives a tensor \(2,\)"),
+        (0.5, "must be a scalar tensor; given a float; give one, or None for no penalty"),
+        (torch.ones(2), r"must be a scalar tensor; given a tensor \(2,\)"),
         (torch.tensor(torch.nan), "the penalty of Wrong is NaN or infinite at step 1 of 12"),
     ],
     ids=["number", "vector", "nan"],

@@ -23,6 +23,7 @@ from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of
 from scionet.training.callbacks import Callback
 from scionet.training.identity import of_examples, of_network
+from scionet.training.loading import pairs
 from scionet.training.outline import outline
 from scionet.training.state import TrainingState, load_state
 
@@ -231,7 +232,7 @@ def album(tmp_path: Path) -> Path:
 
 
 def of_folder(album: Path, preparation: Preprocessing | None = None, **more: Any) -> dict[str, Any]:
-    return of_examples(ImageExamples(ImageFolder(album), preparation or Preprocessing(), **more))
+    return of_examples(ImageExamples(ImageFolder(album), preparation or Preprocessing(), **more), pairs)
 
 
 @pytest.mark.parametrize(
@@ -296,8 +297,8 @@ def closure(shift: int) -> Callable[[int], int]:
 
 @pytest.mark.parametrize(("one", "other"), [case[1:] for case in DIFFERENT], ids=[case[0] for case in DIFFERENT])
 def test_other_data_have_another_identity(one: Callable[[], Any], other: Callable[[], Any]) -> None:
-    assert of_examples(one()) == of_examples(one())
-    assert of_examples(one()) != of_examples(other())
+    assert of_examples(one(), pairs) == of_examples(one(), pairs)
+    assert of_examples(one(), pairs) != of_examples(other(), pairs)
 
 
 def test_cycles_and_what_cannot_be_described_end() -> None:

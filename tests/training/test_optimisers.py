@@ -1,13 +1,21 @@
 import copy
+import inspect
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 import torch
-from support.pupils import network
+from support.pupils import learnt, network
 from torch import nn
 
-from scionet.errors import CheckpointError, TrainingError
-from scionet.training.optimisers import build, load_memory, memory_of, refuse_stale
-from scionet.training.recipes import Recipe
+from scionet.errors import CheckpointError, InvalidSetting, TrainingError
+from scionet.network.calling import state_of
+from scionet.training.grda import GRDA
+from scionet.training.identity import of_optimiser
+from scionet.training.optimisers import OPTIMISERS, build, load_memory, memory_of, refuse_stale
+from scionet.training.recipes import Optimiser, Recipe
 
 
 def trained(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, seed: int = 0) -> None:
@@ -87,3 +95,148 @@ def test_an_optimiser_of_a_replaced_layer_is_refused() -> None:
     model[6] = nn.Linear(24, 5)  # type: ignore[index, operator]
     with pytest.raises(TrainingError, match="stale optimiser: 2 of its 5"):
         refuse_stale(made, model)
+
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    "adam": {"betas": [0.8, 0.95], "amsgrad": True},
+    "nadam": {"momentum_decay": 0.01, "decoupled_weight_decay": True},
+    "rmsprop": {"momentum": 0.5, "centered": True, "alpha": 0.9},
+    "adagrad": {"lr_decay": 0.1, "initial_accumulator_value": 0.5},
+    "sgd": {"dampening": 0.0},
+    "rprop": {"etas": [0.4, 1.3], "step_sizes": [1e-5, 1.0]},
+    "grda": {"c": 0.01, "mu": 0.6},
+}
+"""Hyperparameters of some optimisers."""
+
+
+def recipe_of(name: str, **more: Any) -> Recipe:
+    rate = 0.01 if name != "adadelta" else 1.0
+    decay = 0.0 if name in ("grda", "rprop") else 1e-3
+    settings = SETTINGS.get(name, {})
+    given = {"epochs": 3, "batch_size": 16, "learning_rate": rate, "weight_decay": decay}
+    return Recipe(**{**given, "optimiser": name, "optimiser_settings": settings, **more})
+
+
+def by_hand(name: str, model: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser as a user makes it."""
+    kind = GRDA if name == "grda" else {k.lower(): v for k, v in vars(torch.optim).items()}[name]
+    recipe = recipe_of(name)
+    own = {"momentum": 0.9, "nesterov": True} if name == "sgd" else {}
+    settings = {key: tuple(v) if isinstance(v, list) else v for key, v in SETTINGS.get(name, {}).items()}
+    decay = {} if name == "rprop" else {"weight_decay": recipe.weight_decay}
+    return kind(model.parameters(), lr=recipe.learning_rate, **decay, **own, **settings)
+
+
+def test_the_names_are_those_of_torch_and_all_have_the_form_of_the_project() -> None:
+    # Not among them: LBFGS needs a closure, SparseAdam sparse gradients; Adafactor's state has other shapes, and Muon
+    # takes matrices alone.
+    known = {name.lower(): kind for name, kind in vars(torch.optim).items() if isinstance(kind, type)}
+    assert all(known[name] is kind for name, kind in OPTIMISERS.items() if name != "grda")
+    assert set(OPTIMISERS) == set(get_args(Optimiser))
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_named_optimiser_is_that_of_torch_and_goes_on(name: str, tmp_path: Path) -> None:
+    named, own, broken = network(), network(), network()
+    learnt(named, recipe_of(name))
+    learnt(own, recipe_of(name, optimiser="sgd", optimiser_settings={}), optimizer=by_hand(name, own))
+    for until in (1, 2, None):
+        learnt(broken, recipe_of(name), state_file=tmp_path / "run.safetensors", until=until)
+    for tensor, other, again in zip(*(state_of(model).values() for model in (named, own, broken)), strict=True):
+        assert torch.equal(tensor, other)
+        assert torch.equal(tensor, again)
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_state_without_memory_starts_it_from_the_beginning(name: str) -> None:
+    start = learnt(network(), recipe_of(name), until=0).state
+    model, expected = network(), network()
+    learnt(model, recipe_of(name), start=replace(start, memory={}))
+    learnt(expected, recipe_of(name))
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_a_damaged_state_is_refused(name: str) -> None:
+    start = learnt(network(), recipe_of(name), until=1).state
+    key = next(iter(start.memory["0.weight"]))
+    for wrong in ({"other": torch.zeros(3)}, {key: torch.zeros(7)}):
+        memory = {**start.memory, "0.weight": {**start.memory["0.weight"], **wrong}}
+        with pytest.raises(CheckpointError, match=r"the state of the optimiser is damaged: of 0\.weight it holds"):
+            learnt(network(), recipe_of(name), start=replace(start, memory=memory))
+
+
+@pytest.mark.parametrize(
+    ("optimiser", "given", "message"),
+    [
+        ("adam", {"beta": 0.9}, "unknown hyperparameter of adam in optimiser_settings 'beta'.* Did you mean 'betas'"),
+        ("adam", {"betas": [0.9, 1.9]}, r"adam refuses the optimiser_settings .*\(0\.9, 1\.9\).*: Invalid beta"),
+        ("adamw", {"eps": "x"}, "optimiser_settings map names to numbers"),
+        ("adam", {"lr": 0.1}, "unknown hyperparameter of adam"),
+        ("adam", {"weight_decay": 0.1}, "unknown hyperparameter of adam"),
+        ("adam", {"fused": True}, "unknown hyperparameter of adam"),
+        ("sgd", {"momentum": 0.1}, "unknown hyperparameter of sgd"),
+        ("rmsprop", {"alpha": [0.1]}, "rmsprop refuses the optimiser_settings"),
+        ("rprop", {"etas": [0.5]}, "rprop refuses the optimiser_settings"),
+        ("grda", {}, r"grda needs c, mu; set optimiser_settings=\{'c': \.\.\.\}"),
+        ("grda", {"c": 0.1}, "grda needs mu"),
+        ("grda", {"c": 0.1, "mu": 1.0}, r"mu lies inside \(0, 1\)"),
+    ],
+)
+def test_hyperparameters_that_it_does_not_have_are_refused(optimiser: str, given: Any, message: str) -> None:
+    with pytest.raises(InvalidSetting, match=message):
+        learnt(network(), Recipe(optimiser=optimiser, optimiser_settings=given, batch_size=16, weight_decay=0))  # type: ignore[arg-type]
+
+
+def test_weight_decay_that_an_optimiser_does_not_have_is_refused() -> None:
+    with pytest.raises(InvalidSetting, match=r"rprop has no weight decay; set weight_decay to 0 \(it is 0.01\)"):
+        build(network(), Recipe(optimiser="rprop", weight_decay=0.01))
+
+
+def test_an_optimiser_that_needs_a_closure_is_refused() -> None:
+    model = network()
+    with pytest.raises(InvalidSetting, match="LBFGS needs a closure in each step, which fit does not have"):
+        learnt(model, optimizer=torch.optim.LBFGS(model.parameters()))
+
+
+OTHERS: dict[str, Any] = {"betas": (0.5, 0.6), "etas": (0.1, 1.9), "step_sizes": (1e-3, 1.0), "d": 1.5}
+TOGETHER: dict[str, dict[str, Any]] = {"nesterov": {"momentum": 0.5}, "fused": {"foreach": False}}
+"""What some hyperparameters need."""
+
+
+def another(name: str, value: Any) -> Any:
+    """Another value of a hyperparameter."""
+    if name in OTHERS:
+        return OTHERS[name]
+    if isinstance(value, tuple):
+        return 1e-9, 1e-2
+    return not value if value is None or isinstance(value, bool) else 0.9 * value or 0.25
+
+
+@pytest.mark.filterwarnings("ignore:gRDA's theory is without weight decay")
+@pytest.mark.parametrize("kind", [torch.optim.Adafactor, *OPTIMISERS.values()], ids=lambda kind: kind.__name__)
+def test_every_hyperparameter_of_an_optimiser_is_part_of_the_identity(kind: type[torch.optim.Optimizer]) -> None:
+    needed = {"lr": 0.1, **({"c": 0.1, "mu": 0.6} if kind is GRDA else {})}
+    weight = nn.Parameter(torch.ones(2, 2))
+    json.dumps(of_optimiser(kind([weight], **needed)))
+    for parameter in list(inspect.signature(kind).parameters.values())[1:]:
+        name, given = parameter.name, {**needed, **TOGETHER.get(parameter.name, {})}
+        changed = {**given, name: another(name, given.get(name, parameter.default))}
+        assert of_optimiser(kind([weight], **changed)) != of_optimiser(kind([weight], **given)), name
+
+
+def test_tensors_and_none_as_hyperparameters_are_told_apart() -> None:
+    def identity(**given: Any) -> dict[str, Any]:
+        return of_optimiser(torch.optim.Adam([nn.Parameter(torch.ones(2))], **given))
+
+    rates = [identity(lr=torch.tensor(rate), foreach=False) for rate in (0.1, 0.2, 0.1)]
+    assert rates[0] == rates[2] != rates[1]
+    assert len({json.dumps(identity(foreach=foreach), sort_keys=True) for foreach in (None, False, True)}) == 3
+    assert identity(betas=(0.9, 0.99)) != identity(betas=(0.9, 0.98))
+    model, expected = network(), network()
+    learnt(
+        model, optimizer=torch.optim.Adam(model.parameters(), lr=torch.tensor(0.01, dtype=torch.float64), foreach=False)
+    )
+    learnt(expected, optimizer=torch.optim.Adam(expected.parameters(), lr=0.01, foreach=False))
+    for one, other in zip(model.parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(one, other)

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from support.pupils import CLASSES, network, plain, tensors
@@ -5,8 +7,12 @@ from torch import nn
 from torch.nn import functional
 
 from scionet.errors import InvalidSetting, TrainingError
-from scionet.training.loss import TrainingLoss, divergence
+from scionet.training.loss import ClassifierLoss, divergence
 from scionet.training.recipes import Recipe
+
+
+def as_it_is(batch: Any) -> Any:
+    return batch
 
 
 @pytest.fixture
@@ -16,7 +22,7 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_without_a_teacher_it_is_smoothed_cross_entropy(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     model = plain()
-    found = TrainingLoss(Recipe(label_smoothing=0.2), model, None)(model, *batch)
+    found = ClassifierLoss(Recipe(label_smoothing=0.2), model, None, as_it_is)(model, batch)
     log_probabilities = model(batch[0]).log_softmax(1)
     targets = 0.8 * functional.one_hot(batch[1], CLASSES) + 0.2 / CLASSES
     torch.testing.assert_close(found, -(targets * log_probabilities).sum(1).mean())
@@ -33,8 +39,8 @@ def test_divergence_is_that_of_the_definition() -> None:
 def test_a_teacher_takes_its_share(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     model, teacher = plain(0), plain(1)
     recipe = Recipe(teacher_weight=0.3, temperature=2.0, features=("1",), feature_weight=0.5)
-    objective = TrainingLoss(recipe, model, teacher)
-    found = objective(model, *batch)
+    objective = ClassifierLoss(recipe, model, teacher, as_it_is)
+    found = objective(model, batch)
     ours, theirs = (net[1](net[0](batch[0])) for net in (model, teacher))  # type: ignore[index, operator]
     expected = (
         0.7 * functional.cross_entropy(model(batch[0]), batch[1])
@@ -53,21 +59,21 @@ def test_a_teacher_takes_its_share(batch: tuple[torch.Tensor, torch.Tensor]) -> 
 @pytest.mark.parametrize(("weight", "teacher"), [(0.5, None), (0.0, plain())], ids=["no teacher", "idle teacher"])
 def test_teacher_and_recipe_go_together(weight: float, teacher: nn.Module | None) -> None:
     with pytest.raises(TrainingError, match="a teacher needs teacher_weight above 0"):
-        TrainingLoss(Recipe(teacher_weight=weight), plain(), teacher)
+        ClassifierLoss(Recipe(teacher_weight=weight), plain(), teacher, as_it_is)
 
 
 def test_unknown_and_pruned_features_are_refused(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     with pytest.raises(InvalidSetting, match="unknown feature of Sequential 'layer1'"):
-        TrainingLoss(Recipe(features=("layer1",)), plain(), plain())
+        ClassifierLoss(Recipe(features=("layer1",)), plain(), plain(), as_it_is)
     narrow = nn.Sequential(nn.Flatten(), nn.Linear(72, 9), nn.Tanh(), nn.Linear(9, CLASSES))
     with pytest.raises(TrainingError, match=r"feature '1' is \(12, 9\) in the network and \(12, 16\)"):
-        TrainingLoss(Recipe(features=("1",)), narrow, plain())(narrow, *batch)
+        ClassifierLoss(Recipe(features=("1",)), narrow, plain(), as_it_is)(narrow, batch)
 
 
 def test_a_teacher_of_other_classes_is_refused(batch: tuple[torch.Tensor, torch.Tensor]) -> None:
     teacher = nn.Sequential(nn.Flatten(), nn.Linear(72, CLASSES + 1))
     with pytest.raises(TrainingError, match=r"the teacher gives \(12, 6\)"):
-        TrainingLoss(Recipe(teacher_weight=1), plain(), teacher)(plain(), *batch)
+        ClassifierLoss(Recipe(teacher_weight=1), plain(), teacher, as_it_is)(plain(), batch)
 
 
 @pytest.mark.parametrize("label", [-1, CLASSES])
@@ -75,7 +81,7 @@ def test_labels_out_of_range_are_refused(label: int, batch: tuple[torch.Tensor, 
     model = network()
     batch[1][3] = label
     with pytest.raises(TrainingError, match=r"do not fit a network of 5 classes, whose labels are 0 to 4"):
-        TrainingLoss(Recipe(), model, None)(model, *batch)
+        ClassifierLoss(Recipe(), model, None, as_it_is)(model, batch)
 
 
 @pytest.mark.parametrize(
@@ -88,4 +94,4 @@ def test_what_is_no_classifier_is_refused(
 ) -> None:
     inputs = batch[0] if isinstance(model, nn.Conv2d) else batch[0][:, 0]
     with pytest.raises(TrainingError, match=rf"must give logits .* it gives {given}"):
-        TrainingLoss(Recipe(), model, None)(model, inputs, batch[1])
+        ClassifierLoss(Recipe(), model, None, as_it_is)(model, (inputs, batch[1]))

@@ -42,7 +42,7 @@ from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut
 from scionet.seeds import seeded
 from scionet.sparse_training.optimizer_surgery import cut_state
-from scionet.training.accuracy import correct_predictions
+from scionet.training.accuracy import Accuracy, correct_predictions
 from scionet.training.averages import overwrite
 from scionet.training.execution import Execution
 from scionet.training.fit import FitResult, fit
@@ -198,7 +198,7 @@ class Training:
             macs=(int(dense.macs), int(cost.macs)),
             params=(int(dense.params), int(cost.params)),
             losses=tuple(epoch.loss for epoch in result.history),
-            validation=tuple(epoch.validation.correct for epoch in result.history if epoch.validation),
+            validation=tuple(e.validation.correct for e in result.history if isinstance(e.validation, Accuracy)),
             correct=int(right.sum()),
             seen=len(right),
             answers=encode_answers(right),

@@ -7,6 +7,7 @@ from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 import tyro
 
 from scionet.choices.trust import functions_in, refuse_untrusted
+from scionet.commands.named_values import texts_of
 from scionet.errors import InvalidSetting, unknown
 
 _TRUST = "trust_factory"
@@ -37,7 +38,9 @@ def arguments(table: Mapping[str, Any], kind: type, recipe: type, where: str, pr
         bare = tyro.conf.OmitArgPrefixes in getattr(hints[key], "__metadata__", ())
         inner = get_args(hints[key])[0] if get_origin(hints[key]) is Annotated else hints[key]
         inner = recipe if isinstance(inner, TypeVar) else inner
-        if not is_dataclass(inner):
+        if get_origin(inner) is Mapping and isinstance(value, Mapping):
+            yield from _argument(key, texts_of(value), where, prefix)
+        elif not is_dataclass(inner):
             yield from _argument(key, value, where, prefix)
         elif isinstance(value, Mapping) and isinstance(inner, type):
             below = prefix if bare else f"{prefix}{key.replace('_', '-')}."

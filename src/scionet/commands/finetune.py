@@ -102,16 +102,10 @@ def _report(command: Finetune[Any], result: FitResult, before: Accuracy | None, 
     """Print the result table and what to do next."""
     first, last = result.history[0], result.history[-1]
     rows = [("training loss", f"{first.loss:.4f}", f"{last.loss:.4f}", "first and last epoch")]
-    if first.validation is not None and last.validation is not None:
-        best = max(epoch.validation.rate for epoch in result.history if epoch.validation is not None)
-        rows.append(
-            (
-                f"validation ({last.validation.seen:,} pictures)",
-                percent(first.validation.rate),
-                percent(last.validation.rate),
-                f"best {percent(best)}",
-            )
-        )
+    if validated := [epoch.validation for epoch in result.history if isinstance(epoch.validation, Accuracy)]:
+        rates = [each.rate for each in validated]
+        name, best = f"validation ({validated[-1].seen:,} pictures)", f"best {percent(max(rates))}"
+        rows.append((name, percent(rates[0]), percent(rates[-1]), best))
     if before is not None and after is not None:
         change = f"{100 * (after.rate - before.rate):+.2f} points"
         rows.append((f"accuracy ({after.seen:,} pictures)", percent(before.rate), percent(after.rate), change))

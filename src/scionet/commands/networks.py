@@ -7,9 +7,8 @@ from typing import Any
 
 from torch import nn
 
+from scionet.commands.named_values import named_values
 from scionet.commands.show import warn
-from scionet.errors import InvalidSetting
-from scionet.files.parsing import parsed_json
 from scionet.models.factory import FACTORIES, build
 from scionet.models.weight_files import load_weights
 from scionet.network.checkpoints.checkpoint import dense_network, load_pruned
@@ -77,19 +76,9 @@ def random_weights(factory: str, kwargs: Mapping[str, Any]) -> bool:
 
 
 def keywords(texts: Sequence[str]) -> dict[str, Any]:
-    """Convert ``NAME=VALUE`` to keyword arguments; a value that is not JSON is a text.
+    """Keyword arguments of a factory from texts ``NAME=VALUE``.
 
     Raises:
         InvalidSetting: If a text has no name or no value.
     """
-    return dict(_keyword(text) for text in texts)
-
-
-def _keyword(text: str) -> tuple[str, Any]:
-    name, sign, value = text.partition("=")
-    if not (sign and name.isidentifier()):
-        raise InvalidSetting(f"an argument of the model is written NAME=VALUE, such as num_classes=10; given {text!r}")
-    try:
-        return name, parsed_json(value)
-    except ValueError:
-        return name, value
+    return named_values(texts, "an argument of the model", "num_classes=10")

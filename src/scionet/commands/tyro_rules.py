@@ -1,11 +1,19 @@
-"""Rules for tyro: docstrings of options are paragraphs, and refused values have scionet's own error texts."""
+"""Rules for tyro: paragraphs as docstrings of options, scionet's own error texts, and mappings as NAME=VALUE."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import is_dataclass, replace
 from typing import Any
 
-from tyro.constructors import ConstructorRegistry, StructConstructorSpec, StructFieldSpec, StructTypeInfo
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
 
+from scionet.commands.named_values import named_values, texts_of
 from scionet.errors import PruneError
 
 
@@ -28,7 +36,21 @@ def registry() -> ConstructorRegistry:
         return StructConstructorSpec(_refusing(spec.instantiate), tuple(map(_joined, spec.fields)))
 
     found.struct_rule(adapted)
+    found.primitive_rule(_mapping)
     return found
+
+
+def _mapping(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+    """Values by name, such as ``betas=[0.9,0.95] eps=1e-6``."""
+    if info.type_origin is not Mapping:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="NAME=VALUE",
+        instance_from_str=_refusing(lambda texts: named_values(texts, "a value by name", "eps=1e-6")),
+        is_instance=lambda value: isinstance(value, Mapping),
+        str_from_instance=texts_of,
+    )
 
 
 def _refusing(instantiate: Callable[..., Any]) -> Callable[..., Any]:

@@ -22,7 +22,7 @@ from scionet.data.images import Preprocessing, decode, pixels_of
 from scionet.errors import InvalidSetting
 from scionet.extras import extra
 from scionet.models.factory import import_torchvision
-from scionet.training.loading import Examples, load
+from scionet.training.loading import Examples, load, pairs
 
 with extra("images"):
     from PIL import Image
@@ -75,7 +75,7 @@ class Batches:
         """Inputs and their labels, int64 ``(batch,)``."""
         tickets = [(index, index) for index in range(len(self.examples))]
         starts = range(0, len(tickets), self.batch_size)
-        return load(self.examples, [tickets[start : start + self.batch_size] for start in starts], self.workers)
+        return load(self.examples, [tickets[start : start + self.batch_size] for start in starts], pairs, self.workers)
 
 
 def read_source(source: str, preprocessing: Preprocessing, folder: Path, seed: int = 0) -> Labelled:

@@ -170,19 +170,32 @@ def plain(tensor: Tensor) -> Tensor:
 
 
 def to_model(batch: Batch, model: nn.Module) -> Batch:
-    """The batch as plain tensors on the model's device, floating-point tensors in the model's type."""
+    """The batch as plain tensors on the model's device, floating-point tensors in the model's type.
+
+    Raises:
+        CalibrationError: If it is no batch; see `as_arguments`.
+    """
+    if isinstance(batch, Tensor):
+        return tensors_to_model(batch, model)
+    args, kwargs = as_arguments(batch)
+    return tensors_to_model(kwargs or args, model)
+
+
+def tensors_to_model(value: Any, model: nn.Module) -> Any:
+    """The same, for all tensors in nested lists, tuples and mappings, which become dicts; others are left alone."""
     device, dtype = place_of(model)
 
     def move(value: Any) -> Any:
         if isinstance(value, Tensor):
             tensor = plain(value)
             return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
-        return value
+        if isinstance(value, Mapping):
+            return {key: move(item) for key, item in value.items()}
+        if isinstance(value, tuple) and hasattr(value, "_fields"):
+            return type(value)(*map(move, value))
+        return type(value)(map(move, value)) if type(value) in (list, tuple) else value
 
-    if isinstance(batch, Tensor):
-        return move(batch)
-    args, kwargs = as_arguments(batch)
-    return {k: move(v) for k, v in kwargs.items()} if kwargs else tuple(move(v) for v in args)
+    return move(value)
 
 
 @contextmanager

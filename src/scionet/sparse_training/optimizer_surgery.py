@@ -16,6 +16,7 @@ from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import copied, cut_unchecked, kept_entries, refuse_other_weights, shrink
 from scionet.training.averages import overwrite, tensors_of_network
+from scionet.training.grda import DUAL
 from scionet.training.optimisers import Memory, load_memory, memory_of, refuse_stale
 from scionet.training.state import TrainingState
 
@@ -99,6 +100,17 @@ def _refuse_callback_tensors(state: TrainingState) -> None:
 
 
 def _cut_memory(memory: Memory, dense: Mapping[str, Tensor], plan: Plan, sites: Sites) -> dict[str, dict[str, Tensor]]:
+    """The state of an optimiser without the entries that were removed.
+
+    Raises:
+        TrainingError: If it is not known how to cut it, or its next step would undo what the plan did to weights.
+    """
+    is_changed = plan.tensors or any(weight != 1 for choice in plan.choices for weight in choice.weights)
+    if is_changed and any(DUAL in kept for kept in memory.values()):
+        raise TrainingError(
+            "gRDA sets the weights from its own copy in every step, which would undo the plan's refits and weights. "
+            "Create a new optimiser for the cut network, or cut by a plan without them (repair=[])"
+        )
     keep = kept_entries(sites, plan)
     return {
         name: {key: _cut(f"{key} of {name}", value, dense[name], keep.get(name, {})) for key, value in kept.items()}

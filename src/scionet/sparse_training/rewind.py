@@ -1,7 +1,8 @@
 """Rewinding: a training goes back to an earlier state, with some of its weights held at zero."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,11 +54,19 @@ def rewound(early: TrainingState, masks: Masks, final: TrainingState | None = No
 class HeldAtZero(Callback):
     """A callback that holds the weights that masks remove at zero, whatever momentum and weight decay do.
 
+    They are zero in all that the network may end with: its last weights, their average, and the best ones, also those
+    of the state that a training starts from. Give it behind callbacks that change weights.
+
     Attributes:
         masks: The weights to keep; the others are held at zero.
     """
 
     masks: Masks
+    _removed: dict[torch.device, Masks] = field(default_factory=dict, init=False, repr=False)
+
+    def state(self) -> Mapping[str, Any]:
+        """Nothing: all follows from the masks, which are a setting."""
+        return {}
 
     def on_start(self, context: TrainingContext) -> None:
         """Set removed weights to zero.
@@ -65,22 +74,24 @@ class HeldAtZero(Callback):
         Raises:
             TrainingError: If the masks are not of this network.
         """
-        self._hold(context)
+        for tensors in (dict(context.network.named_parameters()), *context.other_weights):
+            self._hold(tensors, context.device)
 
     def after_step(self, context: TrainingContext) -> None:
-        """Set removed weights to zero again.
+        """Set removed weights to zero again; the average follows.
 
         Raises:
             TrainingError: If the masks are not of this network.
         """
-        self._hold(context)
+        self._hold(dict(context.network.named_parameters()), context.device)
 
     @torch.no_grad()
-    def _hold(self, context: TrainingContext) -> None:
-        parameters = dict(context.network.named_parameters())
-        _refuse_misfit(self.masks, parameters)
-        for name, mask in self.masks.items():
-            parameters[name].mul_(mask.to(parameters[name].device))
+    def _hold(self, tensors: Mapping[str, Tensor], device: torch.device) -> None:
+        _refuse_misfit(self.masks, tensors)
+        if device not in self._removed:  # masks are copied to a GPU once
+            self._removed[device] = {name: ~mask.to(device) for name, mask in self.masks.items()}
+        for name, removed in self._removed[device].items():
+            tensors[name].masked_fill_(removed, 0)
 
 
 def _refuse_misfit(masks: Masks, tensors: Mapping[str, Tensor]) -> None:
@@ -89,7 +100,11 @@ def _refuse_misfit(masks: Masks, tensors: Mapping[str, Tensor]) -> None:
     Raises:
         TrainingError: If a mask fits no parameter.
     """
-    wrong = [name for name, mask in masks.items() if name not in tensors or tensors[name].shape != mask.shape]
+    wrong = [
+        name
+        for name, mask in masks.items()
+        if name not in tensors or tensors[name].shape != mask.shape or mask.dtype != torch.bool
+    ]
     if wrong:
         raise TrainingError(
             f"{len(wrong)} masks fit no parameter, such as {wrong[0]!r}; give booleans of their shapes, by name"

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,8 @@ class Accuracy:
         seen: Number of examples.
     """
 
+    quantity: ClassVar[str] = "accuracy"
+
     correct: int
     seen: int
 
@@ -37,6 +40,13 @@ class Accuracy:
     def rate(self) -> float:
         """Fraction of all examples that are correct."""
         return self.correct / self.seen
+
+    value = score = rate
+    """The same; larger for better weights."""
+
+    def __str__(self) -> str:
+        """The quantity and its value."""
+        return f"accuracy {self.rate:.2%}"
 
 
 @guarded

@@ -14,6 +14,7 @@ from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
 from scionet.training.outline import qualified_name
 from scionet.training.state import differences, explained
+from scionet.training.terms import scalar
 
 Hook = Literal["on_start", "after_backward", "before_step", "after_step", "before_validation", "after_epoch"]
 """The hooks of a callback that give nothing back."""
@@ -67,7 +68,9 @@ class CallbackList:
                 penalty = callback.penalty(context)
             if penalty is not None:
                 number = seen[callback.name]
-                found[callback.name if number == 1 else f"{callback.name} {number}"] = _scalar(penalty, callback)
+                found[callback.name if number == 1 else f"{callback.name} {number}"] = scalar(
+                    penalty, f"penalty() of {type(callback).__name__}", "give one, or None for no penalty"
+                )
         return found
 
     def captured(self) -> tuple[CallbackState, ...]:
@@ -136,19 +139,3 @@ def _captured(callback: Callback, settings: Mapping[str, Any]) -> CallbackState:
         )
     values, tensors = encoded(callback.state(), name)
     return CallbackState(qualified_name(type(callback)), settings, values, tensors)
-
-
-def _scalar(penalty: object, callback: Callback) -> Tensor:
-    """A penalty as a tensor without dimensions.
-
-    Raises:
-        TrainingError: If it is something else, or complex.
-    """
-    if isinstance(penalty, Tensor) and penalty.numel() == 1 and not penalty.is_complex():
-        return penalty.reshape(())
-    given = (
-        f"a tensor {tuple(penalty.shape)} of {penalty.dtype}"
-        if isinstance(penalty, Tensor)
-        else f"a {type(penalty).__name__}"
-    )
-    raise TrainingError(f"penalty() of {type(callback).__name__} must give a scalar tensor or None; it gives {given}")

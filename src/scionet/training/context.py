@@ -1,9 +1,10 @@
 """The context of a training that every hook of a callback receives."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scionet.network.calling import place_of
@@ -24,6 +25,8 @@ class TrainingContext:
         epoch: Number of the current epoch, from 1.
         steps_per_epoch: Steps of a full epoch.
         seed: Seed of the training.
+        other_weights: What the network may end with instead of its last weights: their average, and the best ones so
+            far, each by name. A callback that sets weights of the network to zero for good does the same here.
     """
 
     network: nn.Module
@@ -32,6 +35,7 @@ class TrainingContext:
     epoch: int = 1
     steps_per_epoch: int = 1
     seed: int = 0
+    other_weights: tuple[Mapping[str, Tensor], ...] = ()
 
     @property
     def learning_rate(self) -> float:

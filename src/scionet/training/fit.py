@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 
 from scionet.errors import CheckpointError, TrainingError
 from scionet.files.json_dataclasses import plain
@@ -23,6 +22,8 @@ from scionet.training.callback_list import CallbackList
 from scionet.training.callback_state import described
 from scionet.training.callbacks import Callback
 from scionet.training.execution import Execution, accelerator_for
+from scionet.training.given_loss import Loss
+from scionet.training.l1_penalty import L1Penalty
 from scionet.training.learner import Learner
 from scionet.training.loading import Examples
 from scionet.training.order import Order
@@ -30,6 +31,8 @@ from scionet.training.randomness import randomness_kept
 from scionet.training.recipes import Recipe
 from scionet.training.run import TrainingRun
 from scionet.training.state import Epoch, TrainingState
+from scionet.training.training_data import TrainingData
+from scionet.training.validation import Measure
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -52,9 +55,9 @@ class FitResult:
     def __repr__(self) -> str:
         """The result in one line."""
         last = self.history[-1] if self.history else None
-        accuracy = "" if last is None or last.validation is None else f", validation {last.validation.rate:.2%}"
+        validation = "" if last is None or last.validation is None else f", validation {last.validation}"
         loss = "" if last is None else f", loss {last.loss:.4g}"
-        return f"FitResult({self.status}, {len(self.history)} epochs{loss}{accuracy})"
+        return f"FitResult({self.status}, {len(self.history)} epochs{loss}{validation})"
 
 
 @at_work()
@@ -63,7 +66,9 @@ def fit(
     data: Examples,
     recipe: Recipe | None = None,
     *,
+    loss: Loss | None = None,
     validation: Examples | None = None,
+    validation_measure: Measure | None = None,
     teacher: nn.Module | None = None,
     seed: int = 0,
     state_file: str | Path | None = None,
@@ -76,7 +81,7 @@ def fit(
     progress: bool | None = None,
     accelerator: "Accelerator | None" = None,
 ) -> FitResult:
-    """Train a classifier, in place.
+    """Train a network, in place; without `loss`, a classifier.
 
     The seed and the number of a step determine its examples and all its random numbers. With a `state_file`, an
     interrupted training resumes when `fit` is called again, and ends with the weights of an uninterrupted one. They
@@ -85,13 +90,21 @@ def fit(
     Start `fit` by `accelerate launch` or torchrun to train in several processes; `batch_size` is the total of all.
 
     Args:
-        model: A network that returns logits ``(batch, classes)``. Afterwards it is on the device on which it was
-            trained. It has the weights of the last step; with `average_decay` their average; with `patience` the
-            weights of the best epoch.
-        data: Training examples: a map-style data set of pairs of an input and a label (a whole number from 0).
+        model: The network; without `loss` it returns logits ``(batch, classes)``. Afterwards it is on the device on
+            which it was trained. It has the weights of the last step; with `average_decay` their average; with
+            `patience` the weights of the best epoch.
+        data: Training examples: a map-style data set of pairs of an input and a label (a whole number from 0). With
+            `loss`, of whatever `torch.utils.data.default_collate` makes batches of.
         recipe: How to train; by default a fine-tuning of ten epochs.
-        validation: Examples on which the accuracy is measured after every epoch. They decide when to stop, so they must
-            be neither training nor test data.
+        loss: A function of the network's outputs and the batch, which returns a scalar: the mean over the batch. Or
+            ``"model"`` for the loss that the network returns as attribute or key ``loss``. By default cross-entropy
+            with the recipe's label smoothing and distillation. The network gets a tensor or a mapping as it is, and
+            the first entry of a tuple; for ``"model"`` all entries, as arguments. Tensors of the batch are on the
+            network's device, floating-point ones in its type.
+        validation: Examples that are measured after every epoch. They decide when to stop, so they must be neither
+            training nor test data.
+        validation_measure: ``"accuracy"``, for logits and pairs as above, or ``"loss"``, the mean loss without
+            penalties. By default the accuracy; with `loss` the mean loss.
         teacher: The teacher, if the recipe uses distillation. It is left as it was, where it was.
         seed: Seed of all random numbers.
         state_file: A ``.safetensors`` file for the state of the training, written after every epoch and every
@@ -114,13 +127,17 @@ def fit(
             the state is of a training with other callbacks.
         CheckpointError: If the state is of another training: what differs is listed; if the file is damaged, cannot be
             written, or another training is writing it.
-        InvalidSetting: If a setting is out of range or not available here.
+        InvalidSetting: If a setting is out of range or not available here, or settings exclude each other.
         MissingExtra: If Accelerate is not installed.
     """
     recipe, execution = recipe or Recipe(), execution or Execution()
-    order = Order(_count(data, "training"), recipe.batch_size, seed)
-    _refuse_validation(recipe, data, validation)
-    listed = CallbackList(callbacks)
+    given = TrainingData(data, validation, loss, validation_measure)
+    order = Order(len(data), recipe.batch_size, seed)
+    if recipe.patience is not None and validation is None:
+        raise TrainingError(
+            "patience needs validation data; give validation=, examples that are neither training nor test data"
+        )
+    listed = CallbackList([*callbacks, *([L1Penalty(recipe.l1_weight)] if recipe.l1_weight else [])])
     accelerator = accelerator or accelerator_for(execution)
     wanted = progress if world()[0] == 0 else False
     refuse_unready(model)
@@ -138,60 +155,19 @@ def fit(
             "precision": accelerator.mixed_precision,
             "optimiser": None if optimizer is None else identity.of_optimiser(optimizer),
             "teacher": None if teacher is None else identity.of_teacher(teacher),
-            "data": identity.of_examples(data),
-            "validation": None if validation is None else identity.of_examples(validation),
+            **given.identity(),
             "depends_on": described(depends_on or {}, "depends_on"),
         }
         origin = {"network": identity.of_network(model), **identity.of_beginning(model, optimizer)}
-        learner = Learner(model, recipe, execution, accelerator, teacher, optimizer)
+        learner = Learner(model, recipe, execution, accelerator, loss, teacher, optimizer)
         origin["parameters"] = identity.of_parameters(model, learner.optimizer)
-        run = TrainingRun(
-            learner, execution, order, data, validation, settings, origin, listed, report_progress, state_file
-        )
+        run = TrainingRun(learner, execution, order, given, settings, origin, listed, report_progress, state_file)
         try:
             run.begin(start)
             run.go(until)
             return FitResult(tuple(run.history), run.status, run.end())
         finally:
             run.close()
-
-
-def _count(data: Examples, what: str) -> int:
-    """Number of examples.
-
-    Raises:
-        TrainingError: If there are none, or the data have no length.
-    """
-    try:
-        count = len(data)
-    except TypeError:
-        count = -1
-    if isinstance(data, DataLoader) or count < 0:
-        raise TrainingError(
-            f"{what} data must be a map-style data set, with len(data) and data[index]; given a {type(data).__name__}. "
-            "Give the data set of a loader (loader.dataset): batches and their order are the recipe's"
-        )
-    if not count:
-        raise TrainingError(f"the {what} data are empty; give at least one example")
-    return count
-
-
-def _refuse_validation(recipe: Recipe, data: Examples, validation: Examples | None) -> None:
-    """Refuse validation data that are missing, or are the training data.
-
-    Raises:
-        TrainingError: If they are needed and missing, or are the training data.
-    """
-    if recipe.patience is not None and validation is None:
-        raise TrainingError(
-            "patience needs validation data; give validation=, examples that are neither training nor test data"
-        )
-    if validation is not None:
-        _count(validation, "validation")
-    if validation is data:
-        raise TrainingError(
-            "the validation data are the training data; hold some out (scionet.data.sampling.partition)"
-        )
 
 
 @contextmanager

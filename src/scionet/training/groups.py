@@ -108,7 +108,7 @@ class ParameterGroups:
         """The groups in one line."""
         return f"ParameterGroups({self.count:,} groups in {len(self.parameters):,} parameters)"
 
-    @property
+    @cached_property
     def parameters(self) -> tuple[str, ...]:
         """Names of the parameters that have members, each once."""
         return tuple(dict.fromkeys(member.parameter for member in self.members))

@@ -1,5 +1,7 @@
 """What the result of a training depends on, as JSON: two trainings with the same identity end alike."""
 
+from functools import partial
+from types import CodeType, FunctionType, MethodType
 from typing import Any
 
 from torch import nn
@@ -8,16 +10,17 @@ from torch.optim import Optimizer
 from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of, tensors_of
 from scionet.training.averages import tensors_of_network
-from scionet.training.loading import Examples, load
+from scionet.training.given_loss import Loss
+from scionet.training.loading import Collate, Examples, load
 from scionet.training.optimisers import Memory, memory_of
-from scionet.training.outline import digest, outline, qualified_name
+from scionet.training.outline import Identified, digest, outline, qualified_name
 from scionet.training.recipes import Recipe
 
 _SAMPLED = 8
 """Examples of a data set that are read to identify it."""
 
 
-def of_examples(data: Examples) -> dict[str, Any]:
+def of_examples(data: Examples, collate: Collate[Any]) -> dict[str, Any]:
     """The identity of a data set: its attributes, all that they hold, and some of its examples.
 
     See `scionet.training.outline.outline` for what is followed. Data with a method ``identity`` say themselves what
@@ -26,7 +29,7 @@ def of_examples(data: Examples) -> dict[str, Any]:
     found, count = outline(data), len(data)
     entries = found if isinstance(found, dict) else {"contents": found}
     chosen = sorted({index * (count - 1) // max(1, _SAMPLED - 1) for index in range(_SAMPLED)})
-    read = [tensors_of(batch) for batch in load(data, [[(index, index)] for index in chosen])]
+    read = [tensors_of(batch) for batch in load(data, [[(index, index)] for index in chosen], collate)]
     sampled = {f"{place} {number}": t for place, parts in enumerate(read) for number, t in enumerate(parts)}
     return {"examples": count, **entries, "sampled": hash_tensors(sampled)}
 
@@ -41,6 +44,35 @@ def of_teacher(teacher: nn.Module) -> dict[str, Any]:
     return {"modules": of_network(teacher), "weights": hash_tensors(state_of(teacher))}
 
 
+def of_loss(loss: Loss) -> dict[str, Any] | str:
+    """The identity of a loss: its name or class, all that it holds, and a digest of the code of its function.
+
+    A loss with a method ``identity`` says itself what identifies it. What the function calls is described by its name.
+    """
+    if isinstance(loss, str | Identified):
+        return outline(loss)
+    return {"is": outline(loss), "code": _code(loss)}
+
+
+def _code(function: Any) -> str:
+    """A digest of the compiled code of a function, of what a partial one or a method calls, or of an object's call.
+
+    Unlike the source, it is there in interactive sessions, and tells two lambdas of one line apart. Another version of
+    Python may compile the same source to other code.
+    """
+    while isinstance(function, partial | MethodType):
+        function = function.func if isinstance(function, partial) else function.__func__
+    if not isinstance(function, FunctionType):
+        function = type(function).forward if isinstance(function, nn.Module) else type(function).__call__
+    code = getattr(function, "__code__", None)
+    return digest(None if code is None else _compiled(code))
+
+
+def _compiled(code: CodeType) -> list[Any]:
+    constants = [_compiled(each) if isinstance(each, CodeType) else repr(each) for each in code.co_consts]
+    return [code.co_code.hex(), code.co_names, constants]
+
+
 def of_parameters(network: nn.Module, optimizer: Optimizer) -> dict[str, str]:
     """Which group of the optimiser each parameter belongs to, and whether it is frozen."""
     place = {id(p): f"group {number}" for number, g in enumerate(optimizer.param_groups) for p in g["params"]}
@@ -51,7 +83,10 @@ def of_parameters(network: nn.Module, optimizer: Optimizer) -> dict[str, str]:
 
 
 def of_optimiser(optimizer: Optimizer) -> dict[str, Any]:
-    """The class of an optimiser, and the hyperparameters of its groups as they are before any schedule."""
+    """The class of an optimiser, and the hyperparameters of its groups as they are before any schedule.
+
+    An optimiser with a method ``identity`` says itself what else identifies it.
+    """
     groups = {
         str(number): {
             **{key: outline(value) for key, value in group.items() if key not in ("params", "initial_lr")},
@@ -59,7 +94,8 @@ def of_optimiser(optimizer: Optimizer) -> dict[str, Any]:
         }
         for number, group in enumerate(optimizer.param_groups)
     }
-    return {"class": qualified_name(type(optimizer)), "groups": groups}
+    more = {"more": outline(optimizer.identity())} if isinstance(optimizer, Identified) else {}
+    return {"class": qualified_name(type(optimizer)), "groups": groups, **more}
 
 
 def of_schedule(recipe: Recipe, per_epoch: int) -> str:

@@ -11,14 +11,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from scionet.errors import CheckpointError
-from scionet.network.calling import Batch, to_model
+from scionet.network.calling import tensors_to_model
+from scionet.torch_internals import tree_map
 from scionet.training import optimisers
 from scionet.training.averages import WeightAverage, copies, overwrite, tensors_of_network
 from scionet.training.callback_list import CallbackList
 from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution
-from scionet.training.loading import Pair
-from scionet.training.loss import TrainingLoss
+from scionet.training.given_loss import GivenLoss, Loss
+from scionet.training.loss import ClassifierLoss
 from scionet.training.recipes import Recipe
 from scionet.training.state import TrainingState, explained
 
@@ -55,23 +56,29 @@ class Learner:
         recipe: Recipe,
         execution: Execution,
         accelerator: "Accelerator",
+        loss: Loss | None = None,
         teacher: nn.Module | None = None,
         optimizer: Optimizer | None = None,
     ) -> None:
         """Prepare network, optimiser and loss.
 
         Raises:
+            InvalidSetting: If the recipe does not fit the loss or the optimiser.
             TrainingError: If no parameter can be trained, the optimiser is stale, or teacher and recipe do not fit.
         """
         self.network, self.recipe, self.accelerator = network, recipe, accelerator
         self._execution, self._own_optimizer, self._restored = execution, optimizer is not None, False
         if execution.channels_last:
             network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  missing in torch's annotations
-        self._objective = TrainingLoss(recipe, network, teacher)
+        self.loss = (
+            ClassifierLoss(recipe, network, teacher, self._placed)
+            if loss is None
+            else GivenLoss(loss, recipe, teacher, self._placed)
+        )
         if teacher is not None:
             teacher.to(accelerator.device)
         self.optimizer = optimisers.build(network, recipe) if optimizer is None else optimizer
-        optimisers.refuse_stale(self.optimizer, network)
+        optimisers.refuse_unfit(self.optimizer, network, recipe)
         for group in self.optimizer.param_groups:
             group.setdefault("initial_lr", group["lr"])  # the name that torch's schedulers use
         shell = _Shell(torch.compile(network) if execution.compile else network)
@@ -87,7 +94,7 @@ class Learner:
         """A module that calls the network in the chosen precision, in this process alone, for validation."""
         return self.accelerator.unwrap_model(self._wrapped)
 
-    def step(self, context: TrainingContext, rate: float, parts: Sequence[Pair], callbacks: CallbackList) -> StepLosses:
+    def step(self, context: TrainingContext, rate: float, parts: Sequence[Any], callbacks: CallbackList) -> StepLosses:
         """Learn from one batch.
 
         Args:
@@ -101,7 +108,7 @@ class Learner:
         """
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["initial_lr"]
-        losses = [self._learn(pair, len(parts)) for pair in parts[:-1]]
+        losses = [self._learn(part, len(parts)) for part in parts[:-1]]
         penalties = callbacks.penalties(context)
         losses.append(self._learn(parts[-1], len(parts), penalties))
         callbacks.run("after_backward", context)
@@ -116,11 +123,10 @@ class Learner:
         loss = sum(losses[1:], losses[0])
         return StepLosses(loss, {name: term.detach().to(loss.device) for name, term in penalties.items()})
 
-    def _learn(self, pair: Pair, count: int, penalties: Mapping[str, Tensor] | None = None) -> Tensor:
+    def _learn(self, part: Any, count: int, penalties: Mapping[str, Tensor] | None = None) -> Tensor:
         """Add the gradient of one of `count` parts; with the last one come the penalties, and processes synchronise."""
-        inputs, labels = pair
         with self.accelerator.no_sync(self._wrapped) if penalties is None else nullcontext():
-            loss = self._objective(self._wrapped, self._placed(inputs), labels)
+            loss = self.loss(self._wrapped, part)
             loss = loss / count if count > 1 else loss
             self._backward(sum((penalties or {}).values(), loss))
         return loss.detach()
@@ -131,11 +137,9 @@ class Learner:
         else:
             self.accelerator.unscale_gradients()
 
-    def _placed(self, inputs: Batch) -> Batch:
-        placed = to_model(inputs, self.network)
-        if self._execution.channels_last and isinstance(placed, Tensor) and placed.ndim == 4:
-            return placed.contiguous(memory_format=torch.channels_last)
-        return placed
+    def _placed(self, batch: Any) -> Any:
+        placed = tensors_to_model(batch, self.network)
+        return tree_map(_channels_last, placed) if self._execution.channels_last else placed
 
     def captured(self) -> dict[str, Any]:
         """Copies of what a training state holds of network and optimiser, on the CPU."""
@@ -160,7 +164,9 @@ class Learner:
         ):
             raise CheckpointError(f"{source} holds no loss scale of this precision; start again")
         self._restored = True
-        optimisers.load_memory(self.optimizer, self.network, state.memory)
+        # Adagrad starts with a state, which parameters without one in `state` keep.
+        beginning = {} if self._own_optimizer else optimisers.memory_of(self.optimizer, self.network)
+        optimisers.load_memory(self.optimizer, self.network, {**beginning, **state.memory})
         if not self._own_optimizer:
             optimisers.refuse_damaged(state.memory, self.network, self.recipe)
         overwrite(self.network, state.network)
@@ -185,7 +191,7 @@ class Learner:
 
     def close(self) -> None:
         """Remove the hooks on the network."""
-        self._objective.close()
+        self.loss.close()
 
 
 class _Shell(nn.Module):
@@ -197,6 +203,12 @@ class _Shell(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.network(*args, **kwargs)
+
+
+def _channels_last(value: Any) -> Any:
+    """A batch of images in the channels-last format; anything else is left alone."""
+    is_images = isinstance(value, Tensor) and value.ndim == 4 and value.is_floating_point()
+    return value.contiguous(memory_format=torch.channels_last) if is_images else value
 
 
 def _refuse_other_forms(here: Mapping[str, str], there: Mapping[str, str], source: str) -> None:

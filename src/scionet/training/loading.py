@@ -1,9 +1,9 @@
 """Batches from a map-style data set, read by this process or by workers, with the same result."""
 
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,9 @@ from scionet.training.randomness import reseed, reseed_torch
 
 Pair = tuple[Batch, Tensor]
 """Inputs and their labels, int64 ``(batch,)``."""
+Kind = TypeVar("Kind")
+Collate = Callable[[list[Any]], Kind]
+"""Makes a batch of examples: `pairs`, or `tree`."""
 
 
 class Examples(Protocol):
@@ -26,11 +29,20 @@ class Examples(Protocol):
         ...
 
     def __getitem__(self, index: int, /) -> Any:
-        """An example: an input (a tensor, or a dict of tensors) and a label (a whole number from 0)."""
+        """An example: an input (a tensor, or a dict of tensors) and a label (a whole number from 0).
+
+        For a loss of the caller's: whatever `torch.utils.data.default_collate` makes a batch of.
+        """
         ...
 
 
-def load(data: Examples, parts: Iterable[list[SeededIndex]], workers: int = 0, pin: bool = False) -> Iterator[Pair]:
+def load(
+    data: Examples,
+    parts: Iterable[list[SeededIndex]],
+    collate: Collate[Kind],
+    workers: int = 0,
+    pin: bool = False,
+) -> Iterator[Kind]:
     """Read batches.
 
     Torch's random numbers are seeded for each example. Those of Python and NumPy, which take longer to seed, are seeded
@@ -39,14 +51,15 @@ def load(data: Examples, parts: Iterable[list[SeededIndex]], workers: int = 0, p
     Args:
         data: The examples.
         parts: The examples of each batch: their indices and seeds.
+        collate: What makes a batch of examples.
         workers: Processes that read; 0 reads in this one.
         pin: Put batches into pinned memory, from which a GPU copies faster.
 
     Raises:
-        TrainingError: If an example cannot be read, or is not a pair of an input and a whole-number label.
+        TrainingError: If an example cannot be read, or examples do not make a batch.
     """
     loader = DataLoader(
-        _Reader(data),
+        _Reader(data, collate),
         batch_sampler=parts,  # type: ignore[arg-type]  any iterable of batches serves
         num_workers=workers,
         pin_memory=pin,
@@ -77,18 +90,18 @@ class _Failure:
 class _Reader(Dataset):
     """Reads whole batches."""
 
-    def __init__(self, data: Examples) -> None:
-        self._data = data
+    def __init__(self, data: Examples, collate: Collate[Any]) -> None:
+        self._data, self._collate = data, collate
 
-    def __getitems__(self, examples: list[SeededIndex]) -> Pair | _Failure:
+    def __getitems__(self, examples: list[SeededIndex]) -> Any:
         index, seed = examples[0]
         reseed(seed)
         try:
-            pairs = []
+            read = []
             for index, seed in examples:
                 reseed_torch(seed)
-                pairs.append(self._data[index])
-            return _stacked(pairs)
+                read.append(self._data[index])
+            return self._collate(read)
         except PruneError as error:
             return _Failure(str(error), traceback.format_exc())
         except Exception as error:  # a data set may raise anything
@@ -100,19 +113,34 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _stacked(pairs: list[Any]) -> Pair:
-    """Examples as a batch.
+def pairs(examples: list[Any]) -> Pair:
+    """Examples of a classifier as a batch.
 
     Raises:
-        TrainingError: If one is not a pair, or they cannot be stacked.
+        TrainingError: If one is not a pair of an input and a whole-number label, or they cannot be stacked.
     """
-    if any(not isinstance(example, tuple | list) or len(example) != 2 for example in pairs):
-        raise TrainingError(f"an example must be a pair of input and label; given a {type(pairs[0]).__name__}")
+    if any(not isinstance(example, tuple | list) or len(example) != 2 for example in examples):
+        raise TrainingError(
+            f"an example must be a pair of input and label; given a {type(examples[0]).__name__}. Other examples need "
+            "loss=, a function of outputs and batch"
+        )
+    inputs, labels = tree(examples)
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
+        raise TrainingError(
+            f"a label must be a whole number; given {examples[0][1]!r}. Other targets need loss=, a function of "
+            "outputs and batch"
+        )
+    return inputs, labels.long()
+
+
+def tree(examples: list[Any]) -> Any:
+    """Examples of any kind as a batch: tensors are stacked in nested dicts, tuples and lists.
+
+    Raises:
+        TrainingError: If they cannot be stacked.
+    """
     try:
-        inputs, labels = default_collate(pairs)
-    except (TypeError, ValueError, RuntimeError) as error:
+        return default_collate(examples)
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise TrainingError(f"examples do not make a batch: {reason}; give tensors of equal shapes") from error
-    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.is_floating_point():
-        raise TrainingError(f"a label must be a whole number; given {pairs[0][1]!r}")
-    return inputs, labels.long()

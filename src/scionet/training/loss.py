@@ -1,4 +1,4 @@
-"""The training loss: cross-entropy, and distillation from a teacher."""
+"""The loss of a classifier: cross-entropy, and distillation from a teacher."""
 
 import torch
 from torch import Tensor, nn
@@ -7,10 +7,12 @@ from torch.utils.hooks import RemovableHandle
 
 from scionet.errors import TrainingError, unknown
 from scionet.network.calling import Batch, call
+from scionet.training.given_loss import Place
+from scionet.training.loading import Pair
 from scionet.training.recipes import Recipe
 
 
-class TrainingLoss:
+class ClassifierLoss:
     """(1 − α) cross-entropy + α τ² KL(teacher ‖ student, both at temperature τ) + β relative squared error of features.
 
     Hinton, Vinyals, Dean, *Distilling the Knowledge in a Neural Network*, 2015: α is `teacher_weight`, τ `temperature`,
@@ -18,13 +20,14 @@ class TrainingLoss:
     averaged over features.
     """
 
-    def __init__(self, recipe: Recipe, student: nn.Module, teacher: nn.Module | None) -> None:
+    def __init__(self, recipe: Recipe, student: nn.Module, teacher: nn.Module | None, place: Place) -> None:
         """Register hooks that record features.
 
         Args:
             recipe: The recipe, which sets the weights of the terms.
             student: The network that learns.
             teacher: The teacher, if there is one.
+            place: Moves inputs to the student.
 
         Raises:
             TrainingError: If the recipe needs a teacher and there is none, or the other way round.
@@ -35,7 +38,7 @@ class TrainingLoss:
                 "a teacher needs teacher_weight above 0 or features, and these need a teacher; given "
                 f"{'a' if teacher else 'no'} teacher, teacher_weight {recipe.teacher_weight}, {recipe.features}"
             )
-        self._recipe, self._teacher = recipe, teacher
+        self._recipe, self._teacher, self._place = recipe, teacher, place
         self._outputs: list[dict[str, Tensor]] = []
         self._hooks: list[RemovableHandle] = []
         for network in (student, teacher) if recipe.features and teacher else ():
@@ -59,18 +62,18 @@ class TrainingLoss:
         for hook in self._hooks:
             hook.remove()
 
-    def __call__(self, shell: nn.Module, inputs: Batch, labels: Tensor) -> Tensor:
+    def __call__(self, shell: nn.Module, batch: Pair) -> Tensor:
         """The loss, averaged over the batch.
 
         Args:
             shell: The student, or a module that wraps it.
-            inputs: The inputs of the batch.
-            labels: int64 ``(batch,)`` on the CPU.
+            batch: Inputs, and their labels on the CPU, int64 ``(batch,)``.
 
         Raises:
             TrainingError: If outputs, labels or features do not fit.
         """
         recipe = self._recipe
+        inputs, labels = self._place(batch[0]), batch[1]
         logits = call(shell, inputs)
         _refuse_misfit(logits, labels)
         targets = labels.to(logits.device, non_blocking=True)

@@ -1,16 +1,32 @@
 """Optimisers: built from a recipe, checked against their network, their state as tensors by parameter."""
 
+import inspect
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from scionet.errors import CheckpointError, TrainingError
+from scionet.errors import CheckpointError, InvalidSetting, TrainingError, unknown
+from scionet.training.grda import GRDA
 from scionet.training.recipes import Recipe
 
-_ENTRIES = {"sgd": ("momentum_buffer",), "adamw": ("step", "exp_avg", "exp_avg_sq")}
-"""What the optimisers of recipes hold for each parameter."""
+OPTIMISERS: Mapping[str, type[Optimizer]] = {
+    **{
+        kind.__name__.lower(): kind
+        for kind in (
+            *(torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW, torch.optim.Adamax, torch.optim.NAdam),
+            *(torch.optim.RAdam, torch.optim.Adagrad, torch.optim.Adadelta, torch.optim.RMSprop, torch.optim.Rprop),
+            torch.optim.ASGD,
+        )
+    },
+    "grda": GRDA,
+}
+"""The optimisers of recipes by name."""
+
+_NO_SETTINGS = ("params", "lr", "weight_decay", "foreach", "fused", "capturable", "differentiable")
+"""Arguments that a recipe sets by other names, and those that do not change what is learnt."""
 
 Memory = Mapping[str, Mapping[str, Tensor]]
 """State of an optimiser: tensors such as ``momentum_buffer``, by the name of their parameter."""
@@ -20,6 +36,7 @@ def build(network: nn.Module, recipe: Recipe) -> Optimizer:
     """The optimiser of a recipe, for all parameters that require gradients.
 
     Raises:
+        InvalidSetting: If the optimiser has no such hyperparameter, or refuses a value.
         TrainingError: If no parameter requires gradients.
     """
     trained = [parameter for parameter in network.parameters() if parameter.requires_grad]
@@ -29,14 +46,69 @@ def build(network: nn.Module, recipe: Recipe) -> Optimizer:
         )
     undecayed = [p for p in trained if p.ndim <= 1 and not recipe.decay_vectors]
     decayed = [p for p in trained if p.ndim > 1 or recipe.decay_vectors]
-    groups = [
-        {"params": parameters, "weight_decay": decay}
-        for parameters, decay in ((decayed, recipe.weight_decay), (undecayed, 0.0))
-        if parameters
-    ]
-    if recipe.optimiser == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.learning_rate)
-    return torch.optim.SGD(groups, lr=recipe.learning_rate, momentum=recipe.momentum, nesterov=recipe.nesterov)
+    left_alone = {"weight_decay": 0.0, **({"c": 0.0} if recipe.optimiser == "grda" else {})}
+    return _made(
+        [
+            {"params": parameters, **own}
+            for parameters, own in ((decayed, {"weight_decay": recipe.weight_decay}), (undecayed, left_alone))
+            if parameters
+        ],
+        recipe,
+    )
+
+
+def _made(groups: list[dict[str, Any]], recipe: Recipe) -> Optimizer:
+    """The optimiser of a recipe for groups of parameters.
+
+    Raises:
+        InvalidSetting: If it has no such hyperparameter, needs one that is not given, or refuses a value.
+    """
+    kind, own = OPTIMISERS[recipe.optimiser], _own_hyperparameters(recipe)
+    parameters = {
+        name: parameter
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if name not in (*_NO_SETTINGS, *own)
+    }
+    for name in recipe.optimiser_settings:
+        if name not in parameters:
+            raise unknown(f"hyperparameter of {recipe.optimiser} in optimiser_settings", name, parameters)
+    if recipe.weight_decay and "weight_decay" not in inspect.signature(kind).parameters:
+        raise InvalidSetting(
+            f"{recipe.optimiser} has no weight decay; set weight_decay to 0 (it is {recipe.weight_decay:g})"
+        )
+    needed = [name for name, each in parameters.items() if each.default is inspect.Parameter.empty]
+    if missing := [name for name in needed if name not in recipe.optimiser_settings]:
+        raise InvalidSetting(
+            f"{recipe.optimiser} needs {', '.join(missing)}; set optimiser_settings={{{missing[0]!r}: ...}}"
+        )
+    try:
+        return kind(groups, lr=recipe.learning_rate, **own, **recipe.optimiser_settings)  # type: ignore[call-arg]
+    except (LookupError, RuntimeError, TypeError, ValueError) as error:
+        given = dict(recipe.optimiser_settings)
+        raise InvalidSetting(f"{recipe.optimiser} refuses the optimiser_settings {given}: {error}") from error
+
+
+def _own_hyperparameters(recipe: Recipe) -> dict[str, Any]:
+    """Hyperparameters of the optimiser that have settings of their own in a recipe."""
+    return {"momentum": recipe.momentum, "nesterov": recipe.nesterov} if recipe.optimiser == "sgd" else {}
+
+
+def refuse_unfit(optimizer: Optimizer, network: nn.Module, recipe: Recipe) -> None:
+    """Refuse an optimiser that `fit` cannot use.
+
+    Raises:
+        InvalidSetting: If it is gRDA and weights are averaged, or its step needs a closure.
+        TrainingError: If it is of another network.
+    """
+    refuse_stale(optimizer, network)
+    if isinstance(optimizer, GRDA) and recipe.average_decay is not None:
+        raise InvalidSetting(
+            f"average_decay ({recipe.average_decay}) cannot be combined with gRDA: an average of sparse weights is not "
+            "sparse; leave it out"
+        )
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise InvalidSetting(f"{type(optimizer).__name__} needs a closure in each step, which fit does not have")
 
 
 def refuse_stale(optimizer: Optimizer, network: nn.Module) -> None:
@@ -97,11 +169,25 @@ def refuse_damaged(memory: Memory, network: nn.Module, recipe: Recipe) -> None:
     Raises:
         CheckpointError: If an entry is missing, extra or of another shape or kind.
     """
+    entries = _entries(recipe)
     for name, kept in memory.items():
         forms = {key: form(value) for key, value in kept.items()}
-        wanted = dict.fromkeys(_ENTRIES[recipe.optimiser], form(network.get_parameter(name)))
-        if forms and forms != {**wanted, **({"step": "()"} if "step" in wanted else {})}:
+        own = form(network.get_parameter(name))
+        if forms and forms != {key: own if like is None else like for key, like in entries.items()}:
             raise CheckpointError(f"the state of the optimiser is damaged: of {name} it holds {forms}; start again")
+
+
+def _entries(recipe: Recipe) -> dict[str, str | None]:
+    """What the optimiser of a recipe holds for each parameter: forms of numbers, None for the parameter's own form."""
+    parameter = nn.Parameter(torch.zeros(2, 3))
+    optimizer = _made([{"params": [parameter]}], recipe)
+    parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    kept = {key: value for key, value in optimizer.state[parameter].items() if value is not None}
+    return {
+        key: None if value.shape == parameter.shape else form(value)
+        for key, value in ((key, _tensor(key, value)) for key, value in kept.items())
+    }
 
 
 def form(tensor: Tensor) -> str:
@@ -113,7 +199,7 @@ def _tensor(key: str, value: object) -> Tensor:
     if isinstance(value, Tensor):
         return value
     if isinstance(value, int | float):
-        return torch.tensor(value)
+        return torch.tensor(value, dtype=torch.float64 if isinstance(value, float) else None)
     raise TrainingError(
         f"the optimiser's state holds {key!r}, a {type(value).__name__}; only tensors and numbers are saved"
     )

@@ -5,13 +5,16 @@ A named recipe is a subclass with other defaults. Where a paper's text and code 
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from scionet.choices.checking import refuse
+from scionet.choices.checking import FrozenDict, refuse
 
-Optimiser = Literal["sgd", "adamw"]
+Optimiser = Literal[
+    "sgd", "adam", "adamw", "adamax", "nadam", "radam", "adagrad", "adadelta", "rmsprop", "rprop", "asgd", "grda"
+]
+"""Optimisers of torch whose state consists of tensors with the parameter's shape and of numbers; and gRDA."""
 Schedule = Literal["cosine", "step", "constant"]
 AugmentationName = Literal["none", "shift", "zoom"]
 
@@ -25,7 +28,9 @@ class Recipe:
     batch_size: int = 128
     """Examples of one step, over all processes. The last, smaller batch of an epoch is left out."""
     optimiser: Optimiser = "sgd"
-    """sgd, or adamw (with decoupled weight decay)."""
+    """Optimiser: those of torch by name, or grda (SGD with a soft threshold that grows with time)."""
+    optimiser_settings: Mapping[str, Any] = field(default_factory=FrozenDict)
+    """Further hyperparameters of the optimiser by their names in torch, such as betas; grda needs c and mu."""
     learning_rate: float = 0.01
     """Largest learning rate."""
     momentum: float = 0.9
@@ -35,7 +40,11 @@ class Recipe:
     weight_decay: float = 1e-4
     """Weight decay, multiplied by the learning rate in every step."""
     decay_vectors: bool = True
-    """Apply weight decay to one-dimensional parameters, too: biases, and scales and shifts of norms."""
+    """Apply weight decay, and the threshold of grda, to one-dimensional parameters, too: biases, and scales and shifts
+    of norms."""
+    l1_weight: float = 0.0
+    """Weight of the L1 penalty: the sum of the absolute values of all trained weights with two or more dimensions. It
+    is recorded as a penalty, apart from the loss."""
     schedule: Schedule = "cosine"
     """Learning rate schedule: a cosine to 0, steps at milestones, or constant."""
     warmup_epochs: float = 0.0
@@ -59,7 +68,7 @@ class Recipe:
     feature_weight: float = 1.0
     """Distillation: weight of their relative squared error in the loss."""
     patience: int | None = None
-    """Stop after this number of epochs without a better validation accuracy; the network ends with its best weights."""
+    """Stop after this number of epochs without a better validation; the network ends with its best weights."""
     augmentation: AugmentationName = "none"
     """Random augmentation of images: none, shift (pad, crop, flip), or zoom (crop of any size, flip)."""
     padding: int = 4
@@ -73,6 +82,7 @@ class Recipe:
         Raises:
             InvalidSetting: If a value is out of range; all problems are listed.
         """
+        object.__setattr__(self, "optimiser_settings", _frozen(self.optimiser_settings))
         counts = (self.batch_size, *(() if self.patience is None else (self.patience,)))
         fractions = (self.label_smoothing, self.teacher_weight)
         checks = {
@@ -80,15 +90,18 @@ class Recipe:
             "batch_size and patience are whole numbers of 1 or more": all(
                 isinstance(count, int) and count >= 1 for count in counts
             ),
-            "optimiser is 'sgd' or 'adamw'": self.optimiser in ("sgd", "adamw"),
+            f"optimiser is one of {', '.join(get_args(Optimiser))}": self.optimiser in get_args(Optimiser),
+            "optimiser_settings map names to numbers, truth values, None or lists of numbers": isinstance(
+                self.optimiser_settings, FrozenDict
+            ),
             "learning_rate, temperature and milestone_factor are above 0": min(
                 self.learning_rate, self.temperature, self.milestone_factor
             )
             > 0,
             "momentum lies in [0, 1), above 0 with nesterov": 0 <= self.momentum < 1
             and (self.momentum > 0 or not self.nesterov),
-            "weight_decay, feature_weight and padding are 0 or more": min(
-                self.weight_decay, self.feature_weight, self.padding
+            "weight_decay, l1_weight, feature_weight and padding are 0 or more": min(
+                self.weight_decay, self.l1_weight, self.feature_weight, self.padding
             )
             >= 0,
             "schedule is 'cosine', 'step' or 'constant'": self.schedule in ("cosine", "step", "constant"),
@@ -129,6 +142,16 @@ class Recipe:
 
     def _epoch_of(self, fraction: float) -> int:
         return int(fraction * self.epochs + 1e-9)
+
+
+def _frozen(settings: object) -> object:
+    """Hyperparameters that cannot be changed, with tuples for lists; what is given, if it is something else."""
+    if not isinstance(settings, Mapping):
+        return settings
+    items = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    numbers = [part for value in items.values() for part in (value if isinstance(value, tuple) else (value,))]
+    plain = all(isinstance(key, str) for key in items) and all(isinstance(n, int | float | None) for n in numbers)
+    return FrozenDict(items) if plain else settings
 
 
 @dataclass(frozen=True)

@@ -16,14 +16,14 @@ from scionet.files.safetensors_files import hash_tensors
 from scionet.network.multiprocess import summed, world
 from scionet.progress import Progress
 from scionet.seeds import root
-from scionet.training.accuracy import Accuracy, accuracy
+from scionet.training.accuracy import accuracy
 from scionet.training.averages import copies, exchanged, overwrite, tensors_of_network
 from scionet.training.callback_list import CallbackList
 from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution
+from scionet.training.grda import smaller_steps
 from scionet.training.identity import hash_memory
 from scionet.training.learner import Learner, StepLosses
-from scionet.training.loading import Examples, Pair, load
 from scionet.training.order import Order
 from scionet.training.randomness import reseed
 from scionet.training.state import (
@@ -35,6 +35,8 @@ from scionet.training.state import (
     refuse_differences,
     save_state,
 )
+from scionet.training.training_data import TrainingData
+from scionet.training.validation import Validation, mean_loss
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -56,8 +58,7 @@ class TrainingRun:
         learner: Learner,
         execution: Execution,
         order: Order,
-        data: Examples,
-        validation: Examples | None,
+        data: TrainingData,
         settings: Mapping[str, Any],
         origin: Mapping[str, Any],
         callbacks: CallbackList,
@@ -65,8 +66,7 @@ class TrainingRun:
         state_file: str | Path | None,
     ) -> None:
         self._learner, self._execution, self._order = learner, execution, order
-        self._data, self._validation = data, validation
-        self._settings, self._origin = settings, dict(origin)
+        self._data, self._settings, self._origin = data, settings, dict(origin)
         self._callbacks, self._report_progress = callbacks, report_progress
         self._file = None if state_file is None else Path(state_file)
         self._process_index, self._process_count = world()
@@ -204,20 +204,20 @@ class TrainingRun:
 
     @property
     def _exhausted(self) -> bool:
-        """Whether validation accuracy has not improved for as many epochs as the recipe allows."""
+        """Whether validation has not improved for as many epochs as the recipe allows."""
         patience = self._learner.recipe.patience
         return patience is not None and len(self.history) - best_epoch(self.history) >= patience
 
-    def _batches(self, stop: int) -> Iterator[list[Pair]]:
+    def _batches(self, stop: int) -> Iterator[list[Any]]:
         """This process' share of each step's batch, in parts."""
         parts = self._execution.parts
         examples = self._order.parts(self.step, stop, parts, self._process_index, self._process_count)
         pin = self._learner.accelerator.device.type == "cuda"
-        pairs = load(self._data, examples, self._execution.workers, pin)
-        while batch := list(islice(pairs, parts)):
+        read = self._data.batches(examples, self._execution.workers, pin)
+        while batch := list(islice(read, parts)):
             yield batch
 
-    def _learn(self, parts: Sequence[Pair]) -> None:
+    def _learn(self, parts: Sequence[Any]) -> None:
         """One step."""
         seed = self._seeds["steps"] + self.step * self._process_count + self._process_index
         reseed(seed, self._learner.accelerator.device)
@@ -237,6 +237,7 @@ class TrainingRun:
             epoch=epoch,
             steps_per_epoch=self._order.steps_per_epoch,
             seed=self._order.seed,
+            other_weights=self._other_weights,
         )
 
     def _read_losses(self) -> None:
@@ -269,12 +270,13 @@ class TrainingRun:
         wrong = [name for name, term in terms.items() if not math.isfinite(term)]
         if not wrong:
             return
-        recipe = self._learner.recipe
+        recipe, optimizer = self._learner.recipe, self._learner.optimizer
+        rate = float(optimizer.param_groups[0]["initial_lr"])
         saved = f"; the last state is in {self._file}" if self._file is not None else ""
         raise TrainingError(
-            f"the {' and the '.join(wrong)} is NaN or infinite at step {step:,} of {self._total:,}; lower "
-            f"learning_rate ({recipe.learning_rate}), raise warmup_epochs ({recipe.warmup_epochs}), set clip_norm to "
-            f"1 (it is {recipe.clip_norm}), or look for NaN in the data{saved}"
+            f"the {' and the '.join(wrong)} is NaN or infinite at step {step:,} of {self._total:,}; "
+            f"{smaller_steps(optimizer)}lower learning_rate ({rate:g}), raise warmup_epochs ({recipe.warmup_epochs}), "
+            f"set clip_norm to 1 (it is {recipe.clip_norm}), or look for NaN in the data{saved}"
         )
 
     @property
@@ -295,7 +297,7 @@ class TrainingRun:
         if self._learner.recipe.patience is not None and best_epoch(self.history) == number:
             self._best = copies(self._weights)
         if validation is not None:
-            self._learner.accelerator.log({"validation_accuracy": validation.rate}, step=self.step)
+            self._learner.accelerator.log({f"validation_{validation.quantity}": validation.value}, step=self.step)
         self._callbacks.run("after_epoch", context, epoch)
         self._save()
 
@@ -305,18 +307,30 @@ class TrainingRun:
         average = self._learner.average
         return tensors_of_network(self._learner.network) if average is None else average.tensors
 
-    def _validated(self, context: TrainingContext) -> Accuracy | None:
-        """Accuracy on the validation data, of the averaged weights if there are any."""
-        if self._validation is None:
+    @property
+    def _other_weights(self) -> tuple[Mapping[str, Tensor], ...]:
+        average = self._learner.average
+        return tuple(tensors for tensors in (average and average.tensors, self._best) if tensors)
+
+    def _validated(self, context: TrainingContext) -> Validation | None:
+        """The result on the validation data, of the averaged weights if there are any."""
+        if self._data.validation is None:
             return None
         self._callbacks.run("before_validation", context)
-        own = range(self._process_index, len(self._validation), self._process_count)
-        examples = [(index, self._seeds["validation"] + index) for index in own]
-        length = -(-self._order.batch_size // (self._execution.parts * self._process_count))
-        batches = [examples[start : start + length] for start in range(0, len(examples), length)]
         average = self._learner.average
         with nullcontext() if average is None else exchanged(self._learner.network, average.tensors):
-            return accuracy(self._learner.shell, load(self._validation, batches, self._execution.workers))
+            return self._measured(len(self._data.validation))
+
+    def _measured(self, count: int) -> Validation:
+        """The accuracy or the mean loss of the weights that the network has now."""
+        own = range(self._process_index, count, self._process_count)
+        examples = [(index, self._seeds["validation"] + index) for index in own]
+        length = -(-self._order.batch_size // (self._execution.parts * self._process_count))
+        chosen = [examples[start : start + length] for start in range(0, len(examples), length)]
+        batches = self._data.validation_batches(chosen, self._execution.workers)
+        if self._data.measured == "accuracy":
+            return accuracy(self._learner.shell, batches)
+        return mean_loss(self._learner.loss, self._learner.shell, zip(batches, map(len, chosen), strict=True))
 
     def _state(self) -> TrainingState:
         self._read_losses()

@@ -14,9 +14,9 @@ from scionet.errors import CheckpointError, PruneError
 from scionet.files.json_dataclasses import to_json
 from scionet.files.safetensors_files import SealedFormat, hash_tensors
 from scionet.files.versioned import Format
-from scionet.training.accuracy import Accuracy
 from scionet.training.callback_state import CallbackState
 from scionet.training.optimisers import Memory
+from scionet.training.validation import Validation
 
 STATES = SealedFormat(
     "scionet_training", "training state", "fit", Format(4, (), "Delete the file to start the training again")
@@ -39,7 +39,7 @@ class Epoch:
         step: Steps done since the training began.
         loss: Mean training loss over the steps of this epoch, without the penalties of callbacks.
         learning_rate: Learning rate of its last step.
-        validation: Accuracy on the validation data, if there are any.
+        validation: Accuracy on the validation data, or the mean loss where that is measured; None if there are no data.
         penalties: Mean penalty over the steps of this epoch, by the name of the callback.
     """
 
@@ -47,14 +47,14 @@ class Epoch:
     step: int
     loss: float
     learning_rate: float
-    validation: Accuracy | None = None
+    validation: Validation | None = None
     penalties: Mapping[str, float] = field(default_factory=dict)
 
 
 def best_epoch(history: Sequence[Epoch]) -> int:
-    """Number of the epoch with the best validation accuracy, the first of equals; 0 if none was validated."""
-    rates = [(epoch.validation.rate, -epoch.number) for epoch in history if epoch.validation is not None]
-    return -max(rates)[1] if rates else 0
+    """Number of the epoch with the best validation, the first of equals; 0 if none was validated."""
+    scores = [(epoch.validation.score, -epoch.number) for epoch in history if epoch.validation is not None]
+    return -max(scores)[1] if scores else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +66,7 @@ class TrainingState:
         network: Parameters and buffers by name.
         memory: State of the optimiser, such as momentum, by parameter.
         average: Average of the weights, if the recipe asks for one.
-        best: Weights of the epoch with the best validation accuracy, if training may stop early.
+        best: Weights of the epoch with the best validation, if training may stop early.
         history: The epochs done.
         losses: Sum of the losses of the current epoch.
         penalties: Sum of the penalties of the current epoch, by the name of the callback.

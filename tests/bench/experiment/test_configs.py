@@ -52,6 +52,20 @@ def test_the_experiment_of_the_docs_can_be_read(tmp_path: Path) -> None:
     assert keywords_from(experiment.settings) == {"limits": Limits(round_to=8), "resources": Resources(positions=16)}
 
 
+def test_settings_of_optimisers_and_penalties_are_part_of_a_specification(tmp_path: Path) -> None:
+    text = (FOLDER / "configs" / "smoke.toml").read_text()
+    head, marker, tail = text.partition("[finetuning]\n")
+    own = 'optimiser = "grda"\noptimiser_settings = { c = 1e-3, mu = 0.55 }\nl1_weight = 1e-4\n'
+    (tmp_path / "own.toml").write_text(head + marker + own + tail)
+    first, second = (Experiment.read(path) for path in (FOLDER / "configs" / "smoke.toml", tmp_path / "own.toml"))
+    assert second.finetuning is not None
+    assert second.finetuning.optimiser_settings == {"c": 1e-3, "mu": 0.55}
+    trial = next(trial for trial in second.trials() if trial.arm.training == "finetuning")
+    settings, before = (experiment.spec(trial, "").settings["recipe"] for experiment in (second, first))
+    assert settings.keys() - before.keys() == {"optimiser_settings", "l1_weight"}
+    assert settings["optimiser_settings"] == {"c": 1e-3, "mu": 0.55}
+
+
 @pytest.mark.parametrize("name", ["smoke", "tickets"])
 def test_the_committed_records_are_those_of_the_experiment(name: str) -> None:
     """The name of a run depends on its whole specification, so that specification must not have changed."""

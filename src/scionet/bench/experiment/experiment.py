@@ -245,7 +245,7 @@ class Experiment:
             trial: The trial.
             dense: Identity of the dense network; see `dense_identity`.
         """
-        recipe = None if trial.arm.training == "none" else plain(self.recipe(trial.arm))
+        recipe = None if trial.arm.training == "none" else _described(self.recipe(trial.arm))
         settings = {
             "arm": trial.arm.name,
             "network": {"factory": self.network.factory, "arguments": self.network.arguments},
@@ -285,7 +285,7 @@ class Experiment:
         """SHA-256 of the file of the dense weights, or of the settings that they are trained with."""
         if self.network.weights is None:
             made = {"factory": self.network.factory, "arguments": self.network.arguments, "weights": None}
-            text = to_json([made, self.data, self.pretraining])
+            text = to_json([made, self.data, None if self.pretraining is None else _described(self.pretraining)])
             return hashlib.sha256(text.encode()).hexdigest()
         path = folder / self.network.weights
         try:
@@ -297,6 +297,16 @@ class Experiment:
 
 
 _RECIPES = ("pretraining", "finetuning", "scratch", "shrinking")
+
+
+_ADDED: Mapping[str, Any] = {"optimiser_settings": {}, "l1_weight": 0.0}
+"""Settings of recipes that records of earlier runs do not name, with the values that they had."""
+
+
+def _described(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as a specification has it: what earlier records do not name is left out where it is as it was."""
+    settings = plain(recipe)
+    return {key: value for key, value in settings.items() if key not in _ADDED or value != _ADDED[key]}
 
 
 def _recipe(table: Any, where: str) -> Recipe:

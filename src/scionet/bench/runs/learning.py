@@ -11,6 +11,7 @@ from torch import nn
 from scionet.bench.records.ledger import PASSES, STAGES, Payment
 from scionet.bench.records.record import Tried
 from scionet.bench.runs.data import RunData
+from scionet.training.accuracy import Accuracy
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution
@@ -178,7 +179,7 @@ def choose(trainings: Sequence[Training]) -> Learnt:
 def _tried(recipe: Recipe, result: FitResult) -> Tried:
     """The validation accuracy of the weights that the training ended with."""
     last = result.history[best_epoch(result.history) - 1 if recipe.patience is not None else -1]
-    if last.validation is None:
+    if not isinstance(last.validation, Accuracy):
         raise AssertionError("fit measures every epoch on the validation data")
     return Tried(recipe.learning_rate, recipe.epochs, last.validation.correct, last.validation.seen)
 
