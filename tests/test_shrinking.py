@@ -1,6 +1,6 @@
 """Networks that shrink while they are trained: one contract for all methods, and what is particular to each."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from scionet import Callback, Recipe, Widths, fit, load_pruned, prune, save_pruned
 from scionet.choices.limits import Limits
-from scionet.choices.shrinking import GReg1, GReg2, IncReg, Slimming, SoftFilters, SparseStructures
+from scionet.choices.shrinking import Directional, GReg1, GReg2, IncReg, Slimming, SoftFilters, SparseStructures
 from scionet.errors import InvalidSetting, TrainingError, UnreachableBudget
 from scionet.shrinking import ShrinkLoop, ShrinkResult, shrink
 from scionet.training.context import TrainingContext
@@ -29,8 +29,9 @@ METHODS: dict[str, Any] = {
     "increg all": IncReg(members="all"),
     "greg1": GReg1(every_steps=2),
     "greg2": GReg2(every_steps=2),
+    "directional": Directional(c=2.7, mu=0.6),
 }
-EXACT = [name for name in METHODS if name not in ("slimming", "sparse_structures")]
+EXACT = [name for name in METHODS if name not in ("slimming", "sparse_structures", "directional")]
 """Methods that must know how many units are to go."""
 
 
@@ -59,8 +60,12 @@ def student() -> nn.Module:
     return Student()
 
 
+def recipe_of(name: str) -> Recipe:
+    return replace(RECIPE, momentum=0.0, weight_decay=0.0, epochs=12) if name == "directional" else RECIPE
+
+
 def shrunk(name: str, model: nn.Module | None = None, budget: Any = "macs<=60%", **more: Any) -> ShrinkResult:
-    given = {"method": METHODS[name], "recipe": RECIPE, "example_inputs": X, **more}
+    given = {"method": METHODS[name], "recipe": recipe_of(name), "example_inputs": X, **more}
     return shrink(student() if model is None else model, examples(70), budget, **given)
 
 
@@ -81,7 +86,7 @@ def test_every_method_keeps_the_contract(method: str) -> None:
     share = float(result.report.status.partition("that were removed had ")[2].split()[0])
     assert share < 0.05
     twin = student()
-    fit(twin, examples(70), RECIPE)
+    fit(twin, examples(70), recipe_of(method))
     twins = prune(twin, (), example_inputs=X, method="l1", widths=Widths(result.plan.widths), repair=[])
     shapes = [tensor.shape for tensor in result.model.state_dict().values()]
     assert shapes == [tensor.shape for tensor in twins.model.state_dict().values()]
@@ -224,6 +229,23 @@ def test_a_loop_of_ones_own_ends_as_shrink_does(method: str) -> None:
     ours = torch.cat([p.flatten() for p in model.parameters()])
     assert torch.isfinite(ours).all()
     assert [row["at_zero"] for row in result.trace] == [row["at_zero"] for row in whole.trace]
+
+
+def test_directional_pruning_refuses_momentum_and_zero_units_stay_zero() -> None:
+    with pytest.raises(InvalidSetting, match="without momentum"):
+        shrunk("directional", recipe=RECIPE)
+    result = shrunk("directional", budget=None)
+    assert result.trace[-1]["at_zero"] > 0
+    assert result.report.difference < 1e-6
+
+
+def test_a_loss_of_ones_own_is_trained_with() -> None:
+    def half(outputs: torch.Tensor, batch: Any) -> torch.Tensor:
+        return functional.cross_entropy(outputs, batch[1]) / 2
+
+    result = shrunk("increg", loss=half)
+    assert result.training is not None
+    assert result.training.history[0].loss < 0.7 * shrunk("increg").training.history[0].loss  # type: ignore[union-attr]
 
 
 def test_filters_that_were_set_to_zero_come_back_unless_scale_and_shift_are_zero_too() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scionet.choices.outputs import Output, Outputs
     from scionet.choices.repair import Recalibrate, Reconstruct, Refit
     from scionet.choices.resources import Resources
-    from scionet.choices.shrinking import GReg1, GReg2, IncReg, Slimming, SoftFilters, SparseStructures
+    from scionet.choices.shrinking import Directional, GReg1, GReg2, IncReg, Slimming, SoftFilters, SparseStructures
     from scionet.choices.widths import ErrorCurves, Global, Isomorphic, Sensitivity, Uniform, Widths
     from scionet.coreset import select_examples
     from scionet.errors import CollapseWarning, PruneError
@@ -54,6 +54,7 @@ _HOMES = {
     "Callback": "scionet.training.callbacks",
     "Choice": "scionet.network.plan",
     "CollapseWarning": "scionet.errors",
+    "Directional": "scionet.choices.shrinking",
     "ErrorCurves": "scionet.choices.widths",
     "Exact": "scionet.choices.methods",
     "FitResult": "scionet.training.fit",
@@ -125,6 +126,7 @@ __all__ = [
     "Callback",
     "Choice",
     "CollapseWarning",
+    "Directional",
     "ErrorCurves",
     "Exact",
     "FitResult",

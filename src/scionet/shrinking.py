@@ -39,7 +39,8 @@ from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution
 from scionet.training.fit import FitResult, fit
-from scionet.training.loading import Examples, load
+from scionet.training.given_loss import Loss
+from scionet.training.loading import Collate, Examples, load, pairs, tree
 from scionet.training.order import Order
 from scionet.training.recipes import Recipe
 from scionet.training.state import Epoch
@@ -265,6 +266,7 @@ def shrink(
     limits: Limits = _LIMITS,
     resources: Resources = _RESOURCES,
     teacher: nn.Module | None = None,
+    loss: Loss | None = None,
     state_file: str | Path | None = None,
     callbacks: Sequence[Callback] = (),
     execution: Execution | None = None,
@@ -278,10 +280,10 @@ def shrink(
     Args:
         model: The network, trained or not. It is not changed.
         train: Training examples: a map-style data set of pairs of an input and a label, as for `scionet.fit`.
-        budget: Limits on the cut network, as for `scionet.prune`. With ``slimming`` and
-            ``sparse_structures`` it may be left out: what ended at zero is then removed.
+        budget: Limits on the cut network, as for `scionet.prune`. With ``slimming``, ``sparse_structures`` and
+            ``directional`` it may be left out: what ended at zero is then removed.
         method: How the network shrinks: ``"slimming"``, ``"sparse_structures"``, ``"soft_filters"``, ``"increg"``,
-            ``"greg1"`` or ``"greg2"``, or the classes of these names, such as ``IncReg(u=0.25)``.
+            ``"greg1"``, ``"greg2"`` or ``"directional"``, or the classes of these names, such as ``IncReg(u=0.25)``.
         recipe: How to train; by default ten epochs. What an average of the weights or the best epoch would give did not
             shrink as far, so `average_decay` and `patience` are refused.
         example_inputs: Inputs of the model.
@@ -294,6 +296,7 @@ def shrink(
         limits: Multiples and minima of widths, and layers that stay whole.
         resources: Memory, workers, and samples.
         teacher: The teacher, if the recipe uses distillation.
+        loss: The loss, as for `scionet.fit`; by default cross-entropy.
         state_file: A ``.safetensors`` file for the state of the training.
         callbacks: Further callbacks, which run after the method's own.
         execution: How the training is done: workers, precision, memory, logging.
@@ -312,7 +315,7 @@ def shrink(
     _refuse_other_weights(recipe)
     trained = copied(model)
     order = Order(len(train), recipe.batch_size, seed)
-    sample = _sample(train, seed)
+    sample = _sample(train, seed, pairs if loss is None else tree)
     loop = ShrinkLoop(
         trained,
         budget,
@@ -333,6 +336,7 @@ def shrink(
         recipe,
         validation=validation,
         teacher=teacher,
+        loss=loss,
         seed=seed,
         state_file=state_file,
         execution=execution,
@@ -397,12 +401,12 @@ def _targets_of(plan: Plan, units: Units) -> Targets:
     return Targets(counts, flags, torch.tensor(order, dtype=torch.float64))
 
 
-def _sample(train: Examples, seed: int) -> list[Any]:
+def _sample(train: Examples, seed: int, collate: Collate[Any]) -> list[Any]:
     """Batches of training examples, drawn at random."""
     count = min(len(train), _CALIBRATION_EXAMPLES)
     indices = np.sort(seeded(seed)("shrink").permutation(len(train))[:count]).tolist()
-    pairs = [(index, seed + index) for index in indices]
-    return list(load(train, [pairs[first : first + 128] for first in range(0, count, 128)]))
+    tickets = [(index, seed + index) for index in indices]
+    return list(load(train, [tickets[first : first + 128] for first in range(0, count, 128)], collate))
 
 
 def _refuse_other_weights(recipe: Recipe) -> None:

@@ -7,7 +7,7 @@ from scionet.choices.checking import Checked, Count, Range, by_name
 
 Positive = Annotated[float, Range(0, inside=True)]
 Fraction = Annotated[float, Range(0, 1, inside=True)]
-ShrinkingName = Literal["slimming", "sparse_structures", "soft_filters", "increg", "greg1", "greg2"]
+ShrinkingName = Literal["slimming", "sparse_structures", "soft_filters", "increg", "greg1", "greg2", "directional"]
 SchemeName = Literal["exponential", "linear"]
 MembersName = Literal["producers", "inputs", "all"]
 
@@ -96,9 +96,25 @@ class GReg2(GReg1):
     """Weight decay at which the units are chosen."""
 
 
-Shrinking = Slimming | SparseStructures | SoftFilters | IncReg | GReg1 | GReg2
+@dataclass(frozen=True, repr=False)
+class Directional(Checked):
+    """Structured directional pruning: the optimiser moves groups to zero along flat directions of the loss.
+
+    Derived from Li et al., 2021 (no code is published), and Chao et al., NeurIPS 2020.
+    """
+
+    c: Positive = 5e-4
+    """Scale of the threshold."""
+    mu: Annotated[float, Range(0, 1, inside=True)] = 0.55
+    """Growth of the threshold over time; published: 0.4 to 0.7."""
+    members: Literal["producers", "all"] = "producers"
+    """The weights whose norm is compared with the threshold: "producers" is the scale and shift of the BatchNorm behind
+    a unit, or its filter and bias if there is none; "all" is filters, biases and the columns of consumers."""
+
+
+Shrinking = Slimming | SparseStructures | SoftFilters | IncReg | GReg1 | GReg2 | Directional
 SHRINKING = {
-    **by_name(Slimming, SparseStructures, SoftFilters),
+    **by_name(Slimming, SparseStructures, SoftFilters, Directional),
     "increg": IncReg,
     "greg1": GReg1,
     "greg2": GReg2,

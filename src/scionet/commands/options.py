@@ -20,7 +20,16 @@ from scionet.choices.methods import (
 from scionet.choices.outputs import MetricName
 from scionet.choices.repair import Reconstruct, Refit, RepairName
 from scionet.choices.resources import BackendName, Resources
-from scionet.choices.shrinking import GReg1, GReg2, IncReg, ShrinkingName, Slimming, SoftFilters, SparseStructures
+from scionet.choices.shrinking import (
+    Directional,
+    GReg1,
+    GReg2,
+    IncReg,
+    ShrinkingName,
+    Slimming,
+    SoftFilters,
+    SparseStructures,
+)
 from scionet.choices.widths import Sensitivity, WidthsName
 from scionet.errors import InvalidSetting
 from scionet.training.execution import Execution
@@ -265,6 +274,7 @@ class ShrinkOptions(Generic[RecipeKind]):
     increg: IncReg = field(default_factory=IncReg)
     greg1: GReg1 = field(default_factory=GReg1)
     greg2: GReg2 = field(default_factory=GReg2)
+    directional: Directional = field(default_factory=Directional)
     settings: tyro.conf.OmitArgPrefixes[RecipeKind]
     execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
 

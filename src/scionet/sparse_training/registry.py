@@ -6,6 +6,7 @@ from types import MappingProxyType
 from scionet.choices.checking import chosen
 from scionet.choices.shrinking import (
     SHRINKING,
+    Directional,
     GReg1,
     GReg2,
     IncReg,
@@ -14,6 +15,7 @@ from scionet.choices.shrinking import (
     SoftFilters,
     SparseStructures,
 )
+from scionet.sparse_training.directional import DirectionalShrinker
 from scionet.sparse_training.regularised import GRegShrinker, IncRegShrinker
 from scionet.sparse_training.shrinker import Shrinker
 from scionet.sparse_training.slimming import SlimmingShrinker
@@ -28,6 +30,7 @@ SHRINKERS: Mapping[type, type[Shrinker]] = MappingProxyType(
         IncReg: IncRegShrinker,
         GReg1: GRegShrinker,
         GReg2: GRegShrinker,
+        Directional: DirectionalShrinker,
     }
 )
 """The callback of each method."""

@@ -5,7 +5,7 @@ Every operation runs once per member (a dimension of a parameter) and never once
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Literal
 
@@ -126,6 +126,24 @@ class ParameterGroups:
             InvalidSetting: If there is no such member.
         """
         return self._only(lambda member: member.role in roles, f"the role {' or '.join(roles)}")
+
+    def only(self, chosen: Tensor) -> "ParameterGroups":
+        """Some of the groups, numbered anew in their order.
+
+        Args:
+            chosen: Which groups, boolean ``(groups,)``.
+
+        Raises:
+            InvalidSetting: If there is none.
+        """
+        numbers = chosen.cumsum(0) - 1
+        members = []
+        for member in self.members:
+            mine = chosen[member.groups]
+            if bool(mine.any()):
+                numbered = {"groups": numbers[member.groups[mine]], "index": member.index[mine]}
+                members.append(replace(member, **numbered))
+        return ParameterGroups(int(chosen.sum()), tuple(members))
 
     @cached_property
     def seen(self) -> "ParameterGroups":
