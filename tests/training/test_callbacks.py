@@ -343,14 +343,14 @@ def test_the_callback_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     model = network()
     names: dict[str, Any] = {"model": model, "train": examples(), "recipe": QUICK, "torch": torch}
-    exec(code_of("training.md", 1, 5), names)
+    exec(code_of("training.md", 3, 7), names)
     alone, before = network(), hash_tensors(state_of(model))
     learnt(alone)
     assert len(names["lasso"].norms) == 3
     assert norm_of_channels(model) < 0.97 * norm_of_channels(alone)
     names["optimizer"] = torch.optim.SGD(model.parameters(), lr=0.1)
     names["loader"] = DataLoader(examples(), batch_size=16)
-    exec(code_of("training.md", 2, 5), names)
+    exec(code_of("training.md", 4, 7), names)
     assert hash_tensors(state_of(model)) != before
     assert names["saved"] == {"norms": []}
 

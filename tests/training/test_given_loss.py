@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from support.pages import code_of
 from support.pupils import QUICK, Execution, examples, learnt, network, plain, tensors
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import Dataset, TensorDataset
 
+import scionet
 from scionet.errors import CheckpointError, InvalidSetting, PruneError, TrainingError
 from scionet.network.calling import state_of
 from scionet.training.accuracy import Accuracy, accuracy
@@ -142,6 +144,15 @@ def test_the_batch_is_any_tree_and_the_network_gets_the_first_entry() -> None:
 
     fit(Sum(), Pieces(), replace(QUICK, epochs=0.25), loss=loss)
     assert seen == [((16, 5), (16, 2, 6, 6), True, torch.float32, 16)]
+
+
+def test_the_losses_of_the_docs() -> None:
+    model, own = plain(), OfItsOwn()
+    names = {"model": model, "pairs_of_tensors": regression(), "held_out": regression(9, 2), "recipe": RECIPE}
+    names |= {"language_model": own, "dicts_with_labels": Named(), "scionet": scionet}
+    exec(code_of("training.md", 1, 7), names)
+    assert not equal(model, plain())
+    assert not equal(own, OfItsOwn())
 
 
 def test_parts_of_a_batch_give_the_same_weights() -> None:

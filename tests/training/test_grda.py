@@ -11,9 +11,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.pages import code_of
 from support.pupils import QUICK, examples, learnt, network, plain, tensors
 from torch import Tensor, nn
+from torch.utils.data import TensorDataset
 
+import scionet
 from scionet.errors import CheckpointError, InvalidSetting, TrainingError
 from scionet.network.calling import state_of
 from scionet.training.grda import GRDA
@@ -454,6 +457,15 @@ def test_other_hyperparameters_and_groups_are_refused_on_resuming(tmp_path: Any)
         model = plain()
         with pytest.raises(CheckpointError, match=message):
             learnt(model, optimizer=given_to(model, **changes), state_file=file)
+
+
+def test_the_groups_of_the_docs() -> None:
+    model = nn.Sequential(nn.Linear(72, 64), nn.ReLU(), nn.Linear(64, 5))
+    data = TensorDataset(tensors(70)[0].flatten(1), tensors(70)[1])
+    names: dict[str, Any] = {"model": model, "train": data, "recipe": QUICK, "scionet": scionet}
+    exec(code_of("training.md", 2, 7), names)
+    assert names["groups"].sizes(dict(model.named_parameters())).tolist() == [72 + 1 + 5] * 64
+    assert names["optimizer"].state[model[0].weight]["step"] == 12
 
 
 @pytest.mark.parametrize("by_value", [False, True])
