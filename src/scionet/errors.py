@@ -68,6 +68,10 @@ class VerificationError(PruneError):
     """The cut network does not compute what the masked network computes."""
 
 
+class AnalysisError(PruneError):
+    """An analysis has no result: a solver did not converge, or the network is not what the theory is about."""
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> InvalidSetting:
     """Error for a name that is not in a registry. Lists the nearest names and the first 40 allowed ones."""
     names = sorted(allowed)
