@@ -161,3 +161,42 @@ def test_units_are_made_plain_integers_and_others_are_refused() -> None:
     assert Plan.from_json(Plan((choice,)).to_json()).choices == (Choice("a", 4, (0, 2), (1.0, 1.0), (2, 0)),)
     with pytest.raises(InvalidSetting, match=r"plan\.choices\[0\]\.kept\[0\] must be of type int; given 0\.0"):
         Plan.from_json(Plan((choice,)).to_json().replace("[0,2]", "[0.0,2.0]"))
+
+
+def test_dropped_branches_go_to_json_and_back() -> None:
+    constants = {"a": torch.arange(3.0), "b": torch.ones(2)}
+    plan = replace(EXAMPLE, dropped={**constants, "c": None})
+    again = Plan.from_json(plan.to_json(), plan.tensors, constants)
+    assert list(again.dropped) == ["a", "b", "c"]
+    assert again.dropped["c"] is None
+    assert again.identity == plan.identity
+    without = Plan.from_json(plan.to_json())
+    assert [None if c is None else c.tolist() for c in without.dropped.values()] == [[0.0] * 3, [0.0] * 2, None]
+    assert repr(plan) == "Plan(forward, 2 sites, 3 of 7 units kept, 3 dropped, 1 replacement tensor, seed 7)"
+
+
+def test_other_constants_make_another_plan() -> None:
+    plans = [replace(EXAMPLE, dropped={"a": c}) for c in (torch.zeros(3), torch.ones(3), torch.zeros(4), None)]
+    assert len({plan.identity for plan in (*plans, EXAMPLE)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("constants", "message"),
+    [
+        ({"a": torch.ones(4)}, "the constant of branch 'a' must have 3 entries"),
+        ({"d": torch.ones(3)}, "unknown dropped branch with a constant 'd'"),
+        ({"c": torch.ones(3)}, "unknown dropped branch with a constant 'c'"),
+    ],
+)
+def test_constants_that_do_not_fit(constants: dict[str, Any], message: str) -> None:
+    text = replace(EXAMPLE, dropped={"a": torch.ones(3), "c": None}).to_json()
+    with pytest.raises(InvalidSetting, match=message):
+        Plan.from_json(text, constants=constants)
+
+
+def test_constants_of_a_plan_in_json_are_of_bounded_size() -> None:
+    text = (
+        replace(EXAMPLE, dropped={"a": torch.ones(3)}).to_json().replace('"dropped":{"a":3}', '"dropped":{"a":2000000}')
+    )
+    with pytest.raises(InvalidSetting, match="must have 1 to 1,048,576 entries; given 2000000"):
+        Plan.from_json(text)

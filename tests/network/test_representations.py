@@ -13,7 +13,8 @@ from scionet.network.checkpoints.graph_export import ExportReport
 from scionet.network.checkpoints.manifest import Manifest
 from scionet.network.discovery import rules
 from scionet.network.discovery.discover import discover
-from scionet.network.discovery.tracing import Call, Trace, trace_forward
+from scionet.network.discovery.trace_records import Call
+from scionet.network.discovery.tracing import Trace, trace_forward
 from scionet.network.lineage import Lineage, Pruning
 from scionet.network.network import Network
 from scionet.network.passes.dependence import Level

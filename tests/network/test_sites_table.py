@@ -139,7 +139,7 @@ def test_products_of_activations_shrink_with_their_heads() -> None:
 
 def test_sites_and_their_parts_are_one_line_without_indices() -> None:
     sites = discover(residual(), image())
-    assert repr(sites) == "Sites(Net, 3 sites, 18 units, 1 left whole)"
+    assert repr(sites) == "Sites(Net, 3 sites, 18 units, 2 branches, 1 left whole)"
     assert repr(sites["stem"]) == "Site('stem', 6 channels, 3 producers, 3 consumers)"
     assert repr(sites["stem"].slot("stem.weight", 0)) == "Slot('stem.weight', dim 0, 6 units of 1 entry)"
     grouped = discover(CASES["grouped"].make(), image())["a"]

@@ -216,3 +216,62 @@ def test_memory_in_other_shapes_is_refused_and_nothing_is_changed() -> None:
     held = [id(p) for group in optimizer.param_groups for p in group["params"]]
     assert held == [id(p) for p in model.parameters()]
     assert np.all([len(optimizer.state) == 1])
+
+
+def dropping(sites: Sites) -> Plan:
+    """One branch becomes a constant, and one nothing; every other unit of the sites that are left."""
+    first, second, *_ = sites.branches
+    inside = {*sites.branches[first].sites, *sites.branches[second].sites}
+    choices = tuple(choice for choice in half(sites).choices if choice.site not in inside)
+    return Plan(choices, dropped={first: torch.ones(sites.branches[first].channels), second: None})
+
+
+@pytest.mark.parametrize("kind", OPTIMISERS)
+def test_parameters_of_dropped_branches_leave_the_optimiser_and_constants_enter_it(kind: str) -> None:
+    subject = SUBJECTS["residual"]
+    model = subject.network().train()
+    sites = discover(model, subject.example())
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    optimizer = OPTIMISERS[kind]([{"params": matrices}, {"params": vectors, "weight_decay": 0.0}])
+    first, second = batches("residual")[:2]
+    step(model, optimizer, first)
+    plan = dropping(sites)
+    gone = {name for branch in plan.dropped for name in sites.branches[branch].tensors}
+    before = {name: kept for name, kept in memory_of(optimizer, model).items() if name not in gone}
+    pruned = cut(model, plan, sites)
+    cut_optimizer_(optimizer, model, pruned, plan, sites)
+    (constant,) = (sites.branches[name].constant for name, value in plan.dropped.items() if value is not None)
+    after = memory_of(optimizer, pruned)
+    assert after.keys() == before.keys() == dict(pruned.named_parameters()).keys() - {constant}
+    held = [{id(p) for p in group["params"]} for group in optimizer.param_groups]
+    assert held[0] | held[1] == {id(p) for p in pruned.parameters()}
+    assert id(pruned.get_parameter(constant)) in held[1]
+    whole = [
+        name
+        for name, kept in before.items()
+        if kept and pruned.get_parameter(name).shape == model.get_parameter(name).shape
+    ]
+    assert whole
+    for name in whole:
+        assert all(torch.equal(after[name][key], value) for key, value in before[name].items())
+    was = pruned.get_parameter(constant).detach().clone()
+    step(pruned, optimizer, second)
+    assert not torch.equal(pruned.get_parameter(constant), was)
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "adamw"])
+def test_a_training_goes_on_without_dropped_branches(optimiser: str) -> None:
+    subject = SUBJECTS["residual"]
+    model = subject.network()
+    sites = discover(model, subject.example())
+    data = TensorDataset(*(torch.cat(parts) for parts in zip(*subject.pairs(5, 8), strict=True)))
+    recipe = Recipe(epochs=3, batch_size=8, optimiser=optimiser, learning_rate=0.02, average_decay=0.8)  # type: ignore[arg-type]
+    paused = fit(model, data, recipe, until=2)
+    plan = dropping(sites)
+    state = cut_state(paused.state, model, plan, sites)
+    pruned = cut(model, plan, sites)
+    assert state.network.keys() == state_of(pruned).keys()
+    assert {name: t.shape for name, t in state.network.items()} == {n: t.shape for n, t in state_of(pruned).items()}
+    result = fit(pruned, data, recipe, start=state)
+    assert [epoch.number for epoch in result.history] == [1, 2, 3]

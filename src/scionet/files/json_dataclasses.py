@@ -4,8 +4,8 @@ Every JSON file that scionet reads is read by `read`.
 """
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import MISSING, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, Field, field, fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -13,6 +13,7 @@ from scionet.errors import PruneError
 from scionet.files.parsing import below, parsed_json, refuse_unusual
 
 Kind = TypeVar("Kind")
+_OPTIONAL = "optional"
 
 
 def to_json(value: Any) -> str:
@@ -26,15 +27,26 @@ def to_json(value: Any) -> str:
     return json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
 
 
+def optional(default: Callable[[], Any]) -> Any:
+    """A field that is left out of the JSON where it equals its default, as in files without a certain feature."""
+    return field(default_factory=default, metadata={_OPTIONAL: True})
+
+
 def plain(value: Any) -> Any:
     """Convert dataclasses and mappings to dicts and tuples to lists, recursively."""
     if is_dataclass(value):
-        return {field.name: plain(getattr(value, field.name)) for field in fields(value)}
+        named = ((each, getattr(value, each.name)) for each in fields(value))
+        return {each.name: plain(item) for each, item in named if not _left_out(each, item)}
     if isinstance(value, Mapping):
         return {str(key) if type(key) is int else key: plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def _left_out(declared: Field[Any], value: Any) -> bool:
+    factory = declared.default_factory
+    return _OPTIONAL in declared.metadata and factory is not MISSING and bool(value == factory())
 
 
 def read(kind: type[Kind], text: str, where: str = "record") -> Kind:
@@ -83,7 +95,7 @@ def build(kind: Any, value: Any, where: str = "record") -> Any:
 
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
     given = _checked(dict, value, where)
-    declared = {field.name: field for field in fields(kind)}
+    declared = {each.name: each for each in fields(kind)}
     needed = {n for n, f in declared.items() if f.default is MISSING and f.default_factory is MISSING}
     if problems := [
         *(f"{below(where, name)} is missing" for name in sorted(needed - given.keys())),

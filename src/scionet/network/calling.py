@@ -1,7 +1,8 @@
 """Calling a network: arguments from batches, eval mode that is undone afterwards, devices and types."""
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from itertools import chain
 from typing import Any
 
@@ -228,6 +229,14 @@ def attention_unfused() -> Iterator[None]:
             torch.backends.mha.set_fastpath_enabled(fast)
 
 
+def output_of(module: str) -> str:
+    """The name under which a tensor takes the place of what a module returns; see `replaced`."""
+    return f"{module}{_CALLED}"
+
+
+_CALLED = "()"
+
+
 @contextmanager
 def replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
     """Other tensors in place of a model's parameters and buffers; its own are back on leaving. One thread at a time.
@@ -237,13 +246,19 @@ def replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
 
     Args:
         model: The model.
-        tensors: Tensors by name.
+        tensors: Tensors by name. Under the name `output_of(module)`, a tensor takes the place of what that module
+            returns, to which it is expanded.
     """
     state = state_of(model)
-    instead = {id(state[name]): tensor for name, tensor in tensors.items()}
+    outputs = {name.removesuffix(_CALLED): tensor for name, tensor in tensors.items() if name.endswith(_CALLED)}
+    instead = {id(state[name]): tensor for name, tensor in tensors.items() if not name.endswith(_CALLED)}
     registries = [registry for m in model.modules() for registry in (own_parameters(m), own_buffers(m))]
     places = [(registry, key, old) for registry in registries for key, old in registry.items() if id(old) in instead]
-    with alone():
+    with alone(), ExitStack() as hooks:
+        for path, tensor in outputs.items():
+            # First of all hooks: the network's own ones see what they will see in the cut network.
+            handle = model.get_submodule(path).register_forward_hook(partial(_in_place_of, tensor), prepend=True)
+            hooks.callback(handle.remove)
         try:
             for registry, key, old in places:
                 registry[key] = instead[id(old)]  # type: ignore[index]  a plain tensor in place of a parameter
@@ -251,6 +266,25 @@ def replaced(model: nn.Module, tensors: Mapping[str, Tensor]) -> Iterator[None]:
         finally:
             for registry, key, old in places:
                 registry[key] = old  # type: ignore[index]
+
+
+def _in_place_of(tensor: Tensor, module: nn.Module, args: Any, out: Any) -> Any:
+    """A tensor in place of what a module returns, of a tuple in place of the first tensor; other entries are None."""
+    found, place = first_tensor(out)
+    assert found is not None, f"{type(module).__name__} returns a tensor, or a tuple with one"
+    values = tensor.to(found).expand(found.shape).clone()
+    return values if place is None else tuple(values if n == place else None for n in range(len(out)))
+
+
+def first_tensor(out: Any) -> tuple[Tensor | None, int | None]:
+    """The tensor that a module returns, or the first in a tuple and its position there; None if there is none."""
+    if isinstance(out, Tensor):
+        return out, None
+    if type(out) is tuple:
+        for place, item in enumerate(out):
+            if isinstance(item, Tensor):
+                return item, place
+    return None, None
 
 
 def state_of(model: nn.Module) -> dict[str, Tensor]:

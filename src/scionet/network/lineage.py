@@ -3,15 +3,19 @@
 `cut` and `load_pruned` note it on every module of the network that they make; copies keep it.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Set
+from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from scionet.errors import CheckpointError
 from scionet.network.calling import state_of
 from scionet.network.plan import Plan
+
+if TYPE_CHECKING:
+    from scionet.network.branches import Removal
 
 Shapes = Mapping[str, tuple[int, ...]]
 Entries = Mapping[str, Mapping[int, tuple[int, ...]]]
@@ -27,10 +31,12 @@ class Pruning:
     Attributes:
         plan: Its plan, without replacement tensors.
         slots: Per site of the plan the tensor dimensions that shrink with it: name, dimension, entries per unit.
+        removals: How each dropped branch is removed, by its name.
     """
 
     plan: Plan
     slots: Mapping[str, tuple[tuple[str, int, int], ...]]
+    removals: Mapping[str, "Removal"] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -39,9 +45,11 @@ class Lineage:
 
     Attributes:
         prunings: The prunings, that of the dense network first.
-        shapes: Shape of every tensor of the dense network, by name.
+        shapes: Shape of every tensor of the dense network, by name, and of the constant of every dropped branch before
+            units were removed.
         kept: Per tensor and dimension that shrank, the entries of the dense tensor that were kept.
         dense_hash: Hash of the dense network's state.
+        gone: Names of the tensors that went with dropped branches.
         broken: Why the network does not come out of the dense one by these plans alone; empty if it does.
     """
 
@@ -49,6 +57,7 @@ class Lineage:
     shapes: Shapes
     kept: Entries
     dense_hash: str
+    gone: Set[str] = frozenset()
     broken: str = ""
 
     def __deepcopy__(self, memo: dict) -> "Lineage":
@@ -67,7 +76,17 @@ class Lineage:
     @property
     def pruned_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every tensor of the pruned network by name."""
-        return {name: self._pruned(name, shape) for name, shape in self.shapes.items()}
+        return {name: self._pruned(name, shape) for name, shape in self.shapes.items() if name not in self.gone}
+
+    @property
+    def constants(self) -> frozenset[str]:
+        """Names of the constants of all branches that were ever dropped."""
+        return frozenset(removal.constant for pruning in self.prunings for removal in pruning.removals.values())
+
+    @property
+    def dense_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of every tensor of the dense network by name."""
+        return {name: shape for name, shape in self.shapes.items() if name not in self.constants}
 
     def _pruned(self, name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
         kept = self.kept.get(name, {})
@@ -80,7 +99,15 @@ class Lineage:
             for dim, entries in dims.items():
                 before = self.kept.get(name, {}).get(dim)
                 kept.setdefault(name, {})[dim] = entries if before is None else tuple(before[e] for e in entries)
-        return replace(self, prunings=(*self.prunings, *later.prunings), kept=kept, broken=self.broken or later.broken)
+        gone = self.gone | later.gone
+        return Lineage(
+            prunings=(*self.prunings, *later.prunings),
+            shapes={**self.shapes, **{name: later.shapes[name] for name in later.shapes.keys() - self.shapes.keys()}},
+            kept={name: dims for name, dims in kept.items() if name not in gone},
+            dense_hash=self.dense_hash,
+            gone=gone,
+            broken=self.broken or later.broken,
+        )
 
     def refuse_broken(self) -> None:
         """Refuse to save what could not be loaded into a fresh instance of the dense network's class.
@@ -130,7 +157,7 @@ def lineage_of(network: nn.Module) -> Lineage | None:
     else:
         return own.lineage
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    return Lineage((), shapes, MappingProxyType({}), "", problem)
+    return Lineage((), shapes, MappingProxyType({}), "", broken=problem)
 
 
 def _fits(lineage: Lineage, state: Mapping[str, Tensor]) -> bool:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from scionet.choices.outputs import Outputs
+from scionet.network.branches import remaining
 from scionet.network.calling import (
     Batch,
     attention_unfused,
     call,
+    output_of,
     place_of,
     replaced,
     state_of,
@@ -34,11 +36,13 @@ class Network:
         model: The network.
         sites: Its sites; none of a network that is only called.
         outputs: Which outputs count, and how.
+        dropped: What takes the place of branches in its masked form; see `without`.
     """
 
     model: nn.Module
     sites: Sites = field(default_factory=lambda: Sites({}, {}, (), {}, ()))
     outputs: Outputs = DEFAULT
+    dropped: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """The network in one line."""
@@ -103,7 +107,8 @@ class Network:
             tensors: Replacement tensors in dense shapes (refitted weights), to which the gates are applied.
 
         Returns:
-            Replacement tensors by name: the given ones, and every consumer weight of a gated site.
+            Replacement tensors by name: the given ones, every consumer weight of a gated site, and what takes the place
+            of dropped branches.
         """
         state = state_of(self.model)
         changed = {name: tensor.to(state[name]) for name, tensor in (tensors or {}).items()}
@@ -112,15 +117,40 @@ class Network:
                 weight = changed.get(consumer, state[consumer])
                 factors = column_factors(self.sites[name], consumer, gate.to(weight), weight.shape[1])
                 changed[consumer] = weight * factors.view(1, -1, *[1] * (weight.ndim - 2))
-        return changed
+        return {**changed, **self.dropped}
 
     def masked_by(self, plan: Plan) -> dict[str, Tensor]:
         """The tensors with which the network computes the masked one of a plan: refitted, with removed units at zero.
 
         Raises:
-            InvalidSetting: If the plan names a site that the network does not have, or that has another width.
+            InvalidSetting: If the plan names sites or branches that the network does not have, or of other widths.
         """
-        return self.masked(plan_gates(self.sites, plan), plan.tensors)
+        gates = plan_gates(self.sites, plan)
+        return {**self.masked(gates, plan.tensors), **self.in_place_of(plan.dropped)}
+
+    def in_place_of(self, dropped: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+        """The tensors that take the place of dropped branches: `returned` puts them where the branches end.
+
+        Args:
+            dropped: By name of the branch a constant for each channel, or None.
+        """
+        found = {}
+        for name, constant in dropped.items():
+            branch = self.sites.branches[name]
+            values = torch.zeros(branch.channels, dtype=self.dtype) if constant is None else constant
+            found[output_of(branch.output)] = branch.spread(values)
+        return found
+
+    def without(self, dropped: Mapping[str, Tensor | None]) -> "Network":
+        """The network without some branches: it has the sites that remain, and its masked form lacks the branches.
+
+        Called without other tensors, it still computes what the whole network does.
+
+        Args:
+            dropped: By name of the branch a constant for each channel, or None.
+        """
+        sites = remaining(self.sites, dropped)
+        return replace(self, sites=sites, dropped={**self.dropped, **self.in_place_of(dropped)})
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Evaluation mode without gradients; the network and the random numbers are as before afterwards."""

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import get_ident
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
@@ -47,17 +47,40 @@ class RunOperation:
         return self.operator, self.module, self.weights, self.numbers
 
 
-class ModulePath:
-    """The path of the innermost module that runs."""
+class CallListener(Protocol):
+    """What is told of every call of a module."""
 
-    def __init__(self, network: Network) -> None:
+    def entered(self, args: Sequence[Any]) -> None:
+        """A module is called with these positional arguments."""
+        ...
+
+    def left(self, path: str, args: Sequence[Any], out: Any) -> None:
+        """The module of this path was called, and returned something; None after an error."""
+        ...
+
+
+class ModulePath:
+    """The path of the innermost module that runs.
+
+    Args:
+        network: The network.
+        listener: What is told of every call, if anything is.
+    """
+
+    def __init__(self, network: Network, listener: CallListener | None = None) -> None:
         self._names = {module: name for name, module in network.model.named_modules()}
         self._stack = [""]
+        self._listener = listener
 
     @property
     def current(self) -> str:
         """The path; empty for the network itself."""
         return self._stack[-1]
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """The paths of all modules that run, the outermost first."""
+        return tuple(self._stack[1:])
 
     @contextmanager
     def followed(self) -> Iterator[None]:
@@ -68,13 +91,17 @@ class ModulePath:
         """
         own = get_ident()
 
-        def follow(module: nn.Module, _: Any) -> None:
+        def follow(module: nn.Module, args: Any) -> None:
             if get_ident() == own:
                 self._stack.append(self._names.get(module, self.current))
+                if self._listener is not None:
+                    self._listener.entered(args)
 
-        def leave_module(*_: Any) -> None:
+        def leave_module(_module: nn.Module, args: Any, out: Any) -> None:
             if get_ident() == own:
-                self._stack.pop()
+                path = self._stack.pop()
+                if self._listener is not None:
+                    self._listener.left(path, args, out)
 
         enter = register_module_forward_pre_hook(follow)
         leave = register_module_forward_hook(leave_module, always_call=True)

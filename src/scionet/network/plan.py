@@ -8,9 +8,11 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
-from scionet.errors import InvalidSetting
+from scionet.errors import InvalidSetting, unknown
+from scionet.files.json_dataclasses import optional
 from scionet.files.safetensors_files import hash_tensors
 from scionet.files.versioned import Format
 from scionet.network.phrases import counted
@@ -18,8 +20,11 @@ from scionet.network.phrases import counted
 if TYPE_CHECKING:
     from scionet.network.sites import Sites
 
-FORMAT = Format(version=1, features=(), advice="Make the plan again")
+DROPPED_BRANCHES = "dropped_branches"
+"""Feature of plans, and of files of networks, without some residual branches."""
+FORMAT = Format(version=1, features=(DROPPED_BRANCHES,), advice="Make the plan again")
 """The format of `Plan.to_json`."""
+_MOST_CHANNELS = 2**20
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,6 +106,8 @@ class Plan:
         seed: The seed of the run.
         dense_hash: Hash of the state of the dense network that the plan was made for.
         status: A readable summary of the run.
+        dropped: Residual branches that are dropped, by name. A constant for each channel of the dense branch's output,
+            shape ``(channels,)``, takes the branch's place; with None nothing does.
     """
 
     choices: tuple[Choice, ...]
@@ -110,22 +117,30 @@ class Plan:
     seed: int = 0
     dense_hash: str = ""
     status: str = ""
+    dropped: Mapping[str, Tensor | None] = field(default_factory=lambda: MappingProxyType({}))
 
     def __post_init__(self) -> None:
-        """Check that every site has at most one choice.
+        """Check that every site has at most one choice, and that constants are vectors.
 
         Raises:
-            InvalidSetting: If a site has more.
+            InvalidSetting: If a site has more, or what takes a branch's place is no finite vector.
         """
         names = [choice.site for choice in self.choices]
         if len(set(names)) != len(names):
             raise InvalidSetting(f"a plan must have one choice per site; given {names}")
+        for name, constant in self.dropped.items():
+            if constant is not None and not (constant.ndim == 1 and bool(constant.isfinite().all())):
+                raise InvalidSetting(
+                    f"a dropped branch is replaced by one finite number for each channel, or by None; given a tensor "
+                    f"of shape {tuple(constant.shape)} for {name!r}"
+                )
 
     def __repr__(self) -> str:
         """The plan in one line: its method, sites, units and seed."""
         kept, width = sum(self.widths.values()), sum(choice.width for choice in self.choices)
         parts = [self.method] if self.method else []
         parts += [counted(len(self.choices), "site"), f"{kept:,} of {counted(width, 'unit')} kept"]
+        parts += [f"{len(self.dropped)} dropped"] if self.dropped else []
         parts += [counted(len(self.tensors), "replacement tensor")] if self.tensors else []
         return f"Plan({', '.join(parts)}, seed {self.seed})"
 
@@ -143,8 +158,10 @@ class Plan:
         """Refuse the sites of another network.
 
         Raises:
-            InvalidSetting: If a site of the plan is missing there, or has another width.
+            InvalidSetting: If a site or branch of the plan is missing there, or has another width; if a branch lies in
+                another that is dropped, too; or if a site in a dropped branch has a choice.
         """
+        self._refuse_other_branches(sites)
         for choice in self.choices:
             if choice.site not in sites or sites[choice.site].width != choice.width:
                 raise InvalidSetting(
@@ -153,8 +170,26 @@ class Plan:
                     + "; use the plan with the network that it was made for"
                 )
 
+    def _refuse_other_branches(self, sites: "Sites") -> None:
+        for name, constant in self.dropped.items():
+            if name not in sites.branches:
+                raise unknown("residual branch", name, sites.branches)
+            channels = sites.branches[name].channels
+            if constant is not None and len(constant) != channels:
+                raise InvalidSetting(f"branch {name!r} has {channels} channels; given a constant of {len(constant)}")
+        gone = [sites.branches[name] for name in self.dropped]
+        for number, branch in enumerate(gone):
+            if both := [other.name for other in gone[:number] if branch.overlaps(other)]:
+                raise InvalidSetting(f"one of the branches {both[0]!r} and {branch.name!r} lies in the other; drop one")
+            if inside := [choice.site for choice in self.choices if choice.site in branch.sites]:
+                raise InvalidSetting(
+                    f"site {inside[0]!r} lies in the dropped branch {branch.name!r}, so it has no units to choose"
+                )
+
     def rebased(self, sites: "Sites") -> "Plan":
         """The same units for the same network with other weights; nothing replaces those.
+
+        The constants of dropped branches are those of the other weights, so they become 0.
 
         Args:
             sites: What `discover` finds in the network as it is now.
@@ -163,12 +198,19 @@ class Plan:
             InvalidSetting: If the sites are of another network.
         """
         self.refuse_other_sites(sites)
-        return replace(self, tensors=MappingProxyType({}), dense_hash=sites.dense_hash)
+        return replace(self.without_tensors, dense_hash=sites.dense_hash)
+
+    @property
+    def without_tensors(self) -> "Plan":
+        """The plan without replacement tensors, and with constants of 0."""
+        zeros = {name: None if each is None else torch.zeros_like(each) for name, each in self.dropped.items()}
+        return replace(self, tensors=MappingProxyType({}), dropped=zeros)
 
     @property
     def record(self) -> "PlanRecord":
         """The plan without its tensors."""
-        return PlanRecord(self.choices, self.method, self.settings, self.seed, self.dense_hash, self.status)
+        sizes = {name: None if constant is None else len(constant) for name, constant in self.dropped.items()}
+        return PlanRecord(self.choices, self.method, self.settings, self.seed, self.dense_hash, self.status, sizes)
 
     def to_json(self) -> str:
         """The plan without its tensors, as canonical JSON.
@@ -177,30 +219,39 @@ class Plan:
             InvalidSetting: If its settings have no JSON form.
         """
         try:
-            return FORMAT.write(self.record)
+            return FORMAT.write(self.record, [DROPPED_BRANCHES] if self.dropped else [])
         except ValueError as error:
             raise InvalidSetting(f"the plan of {self.method!r} cannot be written as JSON: {error}") from error
 
     @classmethod
-    def from_json(cls, text: str, tensors: Mapping[str, Tensor] | None = None) -> "Plan":
+    def from_json(
+        cls,
+        text: str,
+        tensors: Mapping[str, Tensor] | None = None,
+        constants: Mapping[str, Tensor] | None = None,
+    ) -> "Plan":
         """The inverse of `to_json`.
 
         Args:
             text: What `to_json` returned.
             tensors: The replacement tensors, which are no part of the JSON.
+            constants: The constants of dropped branches by name, which are no part of it either; 0 where one is needed
+                and not given.
 
         Raises:
-            InvalidSetting: If the text is not a plan, or of another format version.
+            InvalidSetting: If the text is not a plan, or of another format version, or a constant does not fit.
         """
         try:
-            return FORMAT.read(PlanRecord, text, "plan").plan(tensors)
+            return FORMAT.read(PlanRecord, text, "plan").plan(tensors, constants)
         except ValueError as error:
             raise InvalidSetting(f"the text is not a plan: {error}; give what Plan.to_json() returned") from error
 
     @property
     def identity(self) -> str:
         """SHA-256 of the plan and its tensors. Equal plans have equal hashes on every machine."""
-        return hashlib.sha256((self.to_json() + hash_tensors(self.tensors)).encode()).hexdigest()
+        constants = {name: constant for name, constant in self.dropped.items() if constant is not None}
+        parts = [self.to_json(), hash_tensors(self.tensors), *([hash_tensors(constants)] if constants else [])]
+        return hashlib.sha256("".join(parts).encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -213,9 +264,41 @@ class PlanRecord:
     seed: int
     dense_hash: str
     status: str
+    dropped: Mapping[str, int | None] = optional(dict)
+    """The number of entries of the constant, or None, by name of the branch."""
 
-    def plan(self, tensors: Mapping[str, Tensor] | None = None) -> Plan:
-        """The plan, with these replacement tensors."""
+    def plan(self, tensors: Mapping[str, Tensor] | None = None, constants: Mapping[str, Tensor] | None = None) -> Plan:
+        """The plan, with these replacement tensors and constants.
+
+        Raises:
+            InvalidSetting: If a constant is of no dropped branch, or has another size.
+        """
+        given, taken = dict(constants or {}), dict[str, Tensor | None]()
+        for name, size in self.dropped.items():
+            constant = None if size is None else given.pop(name, torch.zeros(_checked_size(name, size)))
+            if constant is not None and constant.shape != (size,):
+                raise InvalidSetting(f"the constant of branch {name!r} must have {size} entries")
+            taken[name] = constant
+        if given:
+            raise unknown("dropped branch with a constant", next(iter(given)), self.dropped)
         return Plan(
-            self.choices, dict(tensors or {}), self.method, self.settings, self.seed, self.dense_hash, self.status
+            self.choices,
+            dict(tensors or {}),
+            self.method,
+            self.settings,
+            self.seed,
+            self.dense_hash,
+            self.status,
+            taken,
         )
+
+
+def _checked_size(name: str, size: int) -> int:
+    """The size of a constant.
+
+    Raises:
+        InvalidSetting: If it is out of range.
+    """
+    if not 1 <= size <= _MOST_CHANNELS:
+        raise InvalidSetting(f"the constant of branch {name!r} must have 1 to {_MOST_CHANNELS:,} entries; given {size}")
+    return size

@@ -1,8 +1,8 @@
 """Sites: the sets of channels of a network that can be removed, with their producers, consumers and tensors."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from scionet.network.lineage import Lineage
 from scionet.network.phrases import counted
 from scionet.network.sites_table import sites_table
+
+if TYPE_CHECKING:
+    from scionet.network.branches import Branch
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -156,6 +159,8 @@ class Sites(Mapping[str, Site]):
             them; None if they are not known.
         model_name: Name of the network's class.
         lineage: How the network came out of another, if it was pruned before.
+        branches: The residual branches that can be dropped by name, in order of execution.
+        refused_branches: Residual branches that cannot be dropped, and why.
     """
 
     sites: Mapping[str, Site]
@@ -168,6 +173,8 @@ class Sites(Mapping[str, Site]):
     inputs: Mapping[str, Any] | None = None
     model_name: str = ""
     lineage: Lineage | None = None
+    branches: Mapping[str, "Branch"] = field(default_factory=dict)
+    refused_branches: tuple[Refusal, ...] = ()
 
     @property
     def counted(self) -> tuple[Operation, ...]:
@@ -199,4 +206,5 @@ class Sites(Mapping[str, Site]):
         """The sites in one line: their number, and the number of their units."""
         name = [self.model_name] if self.model_name else []
         numbers = [counted(len(self), "site"), counted(sum(site.width for site in self.values()), "unit")]
+        numbers += [f"{len(self.branches)} branches"] if self.branches else []
         return f"Sites({', '.join([*name, *numbers, f'{len(self.refused):,} left whole'])})"

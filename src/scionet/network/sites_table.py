@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
-from scionet.network.phrases import counted, first_and_count
+from scionet.network.phrases import counted, first_and_count, shortened
 
 if TYPE_CHECKING:
     from scionet.network.sites import Operation, Refusal, Site, Sites
@@ -27,7 +27,9 @@ def sites_table(sites: "Sites") -> str:
     """The table of all sites, or of the first and last ones of a long network, and what stays whole and why."""
     units = sum(site.width for site in sites.values())
     title = f"{sites.model_name or 'Network'}: {counted(len(sites), 'site')}, {counted(units, 'unit')}"
-    return "\n\n".join([title, _rows(sites), textwrap.fill(_LEGEND, _COLUMNS), _left_whole(sites.refused)])
+    branches = [_branches(sites)] if sites.branches or sites.refused_branches else []
+    legend, whole = textwrap.fill(_LEGEND, _COLUMNS), _left_whole(sites.refused)
+    return "\n\n".join([title, _rows(sites), legend, *branches, whole])
 
 
 def mac_shares(sites: "Sites") -> dict[str, float]:
@@ -87,12 +89,28 @@ def _rows(sites: "Sites") -> str:
     return "\n".join(lines)
 
 
+def _branches(sites: "Sites") -> str:
+    """The residual branches that can be dropped, and those that cannot, with reasons."""
+    names = [shortened(name, _COLUMNS // 2) for name in sites.branches]
+    shown = names if len(names) <= _FIRST else [*names[:_FIRST], f"and {len(names) - _FIRST} more in sites.branches"]
+    count = f"{len(names)} residual {'branch' if len(names) == 1 else 'branches'} can be dropped"
+    lines = [textwrap.fill(f"{count}: {', '.join(shown)}" if names else count, _COLUMNS, subsequent_indent="  ")]
+    if sites.refused_branches:
+        lines += ["Branches that cannot:", *_reasons(sites.refused_branches, "sites.refused_branches")]
+    return "\n".join(lines)
+
+
 def _left_whole(refused: Sequence["Refusal"]) -> str:
     """What stays whole, why, and what to do about it."""
     if not refused:
         return "Nothing is left whole."
+    return "\n".join(["Left whole:", *_reasons(refused, "sites.refused")])
+
+
+def _reasons(refused: Sequence["Refusal"], where: str) -> list[str]:
+    """The first reasons, one below the other; `where` is the attribute that lists all."""
     reasons = refusal_reasons(refused)
     lines = [textwrap.fill(f"- {reason}", _COLUMNS, subsequent_indent="  ") for reason in reasons[:_REASONS]]
     if len(reasons) > _REASONS:
-        lines.append(f"... {counted(len(reasons) - _REASONS, 'more reason')}; sites.refused lists all")
-    return "\n".join(["Left whole:", *lines])
+        lines.append(f"... {counted(len(reasons) - _REASONS, 'more reason')}; {where} lists all")
+    return lines

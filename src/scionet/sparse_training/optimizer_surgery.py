@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from scionet.errors import TrainingError
 from scionet.modes import at_work
+from scionet.network.branches import remaining
 from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
@@ -28,6 +29,9 @@ Entries = Mapping[int, Tensor]
 def cut_optimizer_(optimizer: Optimizer, model: nn.Module, pruned: nn.Module, plan: Plan, sites: Sites) -> None:
     """Transfer an optimiser to a cut network, in place. Its schedulers continue unchanged.
 
+    The parameters of dropped branches leave it. The constants in their place enter it, without a state, in the group
+    that the last of the branch's parameters was in.
+
     Args:
         optimizer: The dense network's optimiser. Its state must have the shapes of the parameters (momentum, moments of
             Adam) or be single numbers.
@@ -44,10 +48,23 @@ def cut_optimizer_(optimizer: Optimizer, model: nn.Module, pruned: nn.Module, pl
     refuse_stale(optimizer, model)
     memory = _cut_memory(memory_of(optimizer, model), dict(model.named_parameters()), plan, sites)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
-    successors = dict(pruned.named_parameters())
+    successors, constants = dict(pruned.named_parameters()), _last_parameters(model, plan, sites)
     for group in optimizer.param_groups:
-        group["params"] = [successors[names[id(parameter)]] for parameter in group["params"]]
+        held = [names[id(parameter)] for parameter in group["params"]]
+        entering = [constants[name] for name in held if name in constants]
+        group["params"] = [successors[name] for name in (*held, *entering) if name in successors]
     load_memory(optimizer, pruned, memory)
+
+
+def _last_parameters(model: nn.Module, plan: Plan, sites: Sites) -> dict[str, str]:
+    """Names of the constants of dropped branches, by the last parameter of each branch."""
+    parameters, found = dict(model.named_parameters()), {}
+    for name, constant in plan.dropped.items():
+        branch = sites.branches[name]
+        inside = [tensor for tensor in branch.tensors if tensor in parameters]
+        if constant is not None and inside:
+            found[inside[-1]] = branch.constant
+    return found
 
 
 @at_work()
@@ -105,16 +122,17 @@ def _cut_memory(memory: Memory, dense: Mapping[str, Tensor], plan: Plan, sites: 
     Raises:
         TrainingError: If it is not known how to cut it, or its next step would undo what the plan did to weights.
     """
-    is_changed = plan.tensors or any(weight != 1 for choice in plan.choices for weight in choice.weights)
+    is_changed = plan.tensors or plan.dropped or any(weight != 1 for choice in plan.choices for weight in choice.weights)
     if is_changed and any(DUAL in kept for kept in memory.values()):
         raise TrainingError(
             "gRDA sets the weights from its own copy in every step, which would undo the plan's refits and weights. "
             "Create a new optimiser for the cut network, or cut by a plan without them (repair=[])"
         )
-    keep = kept_entries(sites, plan)
+    keep, left = kept_entries(sites, plan), remaining(sites, plan.dropped).parameters
     return {
         name: {key: _cut(f"{key} of {name}", value, dense[name], keep.get(name, {})) for key, value in kept.items()}
         for name, kept in memory.items()
+        if name in left
     }
 
 

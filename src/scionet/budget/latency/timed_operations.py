@@ -18,7 +18,8 @@ from torch import Tensor
 
 from scionet.network.calling import Batch
 from scionet.network.discovery import rules
-from scionet.network.discovery.tracing import Call, Trace, trace_forward, varying
+from scionet.network.discovery.trace_records import Call
+from scionet.network.discovery.tracing import Trace, trace_forward, varying
 from scionet.network.network import Network
 from scionet.network.sites import Sites
 from scionet.torch_internals import TreeSpec, tree_flatten, tree_unflatten

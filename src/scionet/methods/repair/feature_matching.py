@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scionet.methods.widths.output_distance import OutputDistance
+from scionet.network.branches import remaining
 from scionet.network.calling import Batch, call, example_count, place_of, to_model
 from scionet.network.plan import Plan
 from scionet.network.sites import Consumer, Sites
@@ -67,7 +68,7 @@ def feature_matching(distance: OutputDistance, student: nn.Module, sites: Sites,
     """
     keep, device = kept_entries(sites, plan), place_of(student)[0]
     kept: dict[str, tuple[int, Tensor | None]] = {}
-    for consumer in sites.consumers.values():
+    for consumer in remaining(sites, plan.dropped).consumers.values():
         if consumer.calls == 1 and (place := _place(student, consumer)) is not None:
             channels = keep.get(consumer.weight, {}).get(0)
             kept[place[0]] = place[1], None if channels is None else channels.to(device)

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from scionet.errors import CalibrationError
 from scionet.methods.problem import Problem
-from scionet.network.calling import Batch, call, example_count, joined, place_of, state_of, to_model
+from scionet.network.branches import remaining
+from scionet.network.calling import Batch, call, example_count, joined, place_of, replaced, state_of, to_model
 from scionet.network.multiprocess import everywhere, summed
 from scionet.network.plan import Plan
 from scionet.network.surgery.cut import copied
@@ -27,7 +28,8 @@ def recalibrated(problem: Problem, plan: Plan) -> Plan:
     """
     network = problem.network
     statistics = norm_statistics(network.model, network.masked_by(plan), _none_alone(problem.calibration.inputs))
-    return replace(plan, tensors={**plan.tensors, **statistics})
+    left = remaining(network.sites, plan.dropped).shapes
+    return replace(plan, tensors={**plan.tensors, **{name: t for name, t in statistics.items() if name in left}})
 
 
 def norm_statistics(model: nn.Module, tensors: Mapping[str, Tensor], batches: Iterable[Batch]) -> dict[str, Tensor]:
@@ -37,7 +39,7 @@ def norm_statistics(model: nn.Module, tensors: Mapping[str, Tensor], batches: It
 
     Args:
         model: The dense network; it is not changed.
-        tensors: Tensors that replace its own.
+        tensors: Tensors that replace its own, or outputs of modules; see `scionet.network.calling.replaced`.
         batches: Calibration inputs.
 
     Returns:
@@ -58,7 +60,9 @@ def norm_statistics(model: nn.Module, tensors: Mapping[str, Tensor], batches: It
     for norm in norms.values():
         norm.reset_running_stats()
         norm.training = True
-    seen = _run(changed, [*norms.values()], batches)
+    outputs = {name: tensor for name, tensor in tensors.items() if name not in state_of(changed)}
+    with replaced(changed, outputs):
+        seen = _run(changed, [*norms.values()], batches)
     if not everywhere(seen > 0, place_of(model)[0]):
         raise CalibrationError("the calibration data are empty; give at least one batch of inputs")
     total = summed(torch.tensor(float(seen), dtype=torch.float64, device=place_of(model)[0]))

@@ -114,17 +114,21 @@ def reconstructed(
 
 
 def _with_weights(plan: Plan, network: Network, student: nn.Module, text: str) -> Plan:
-    """The plan with the same units, and with the multipliers merged into the weights."""
-    state, keep = network.state, kept_entries(network.sites, plan)
+    """The plan with the same units and branches, and with the multipliers merged into the weights."""
+    constants = {network.sites.branches[name].constant: (name, c) for name, c in plan.dropped.items() if c is not None}
+    dense = {**network.state, **{name: constant.to(network.device) for name, (_, constant) in constants.items()}}
+    keep = kept_entries(network.sites, plan)
     weights = {
-        name: spread(parameter.detach().to(state[name]), state[name].detach(), keep.get(name, {}))
+        name: spread(parameter.detach().to(dense[name]), dense[name].detach(), keep.get(name, {}))
         for name, parameter in student.named_parameters()
         if parameter.is_floating_point()
     }
+    trained = {name: weights.pop(constant) for constant, (name, _) in constants.items()}
     return replace(
         plan,
         choices=tuple(replace(choice, weights=(1.0,) * len(choice.kept)) for choice in plan.choices),
         tensors={**plan.tensors, **weights},
+        dropped={**plan.dropped, **trained},
         status=f"{plan.status}; {text}",
     )
 

@@ -208,7 +208,7 @@ def dense_network(path: str | Path, *, trust_factory: bool = False) -> nn.Module
             f"file, or model, a fresh instance of {manifest.model}"
         )
     refuse_inflation(path, manifest)
-    shapes = list(manifest.shapes.values())
+    shapes = list(manifest.dense_shapes.values())
     return build_untrusted(factory, kwargs, shapes, partial(refuse_other_architecture, path, manifest))
 
 
@@ -240,7 +240,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         CheckpointError: If the file is missing, damaged or of a newer format.
     """
     manifest = Manifest.header(path)
-    pruned = manifest.pruned_shapes
+    pruned, dense = manifest.pruned_shapes, manifest.dense_shapes
     return {
         "format_version": PRUNED.format.version,
         "prunings": len(manifest.lineage.plans),
@@ -253,7 +253,11 @@ def describe(path: str | Path) -> dict[str, Any]:
         "seed": manifest.plan.seed,
         "status": manifest.plan.status,
         "widths": _widths(manifest.lineage.plans),
-        "entries": (sum(prod(manifest.shapes[name]) for name in pruned), sum(map(prod, pruned.values()))),
+        "dropped": [name for plan in manifest.lineage.plans for name in plan.dropped],
+        "entries": (
+            sum(prod(shape) for name, shape in dense.items() if name not in manifest.tied),
+            sum(map(prod, pruned.values())),
+        ),
         "bytes": Path(path).stat().st_size,
         "versions": manifest.versions,
         "dense_hash": manifest.lineage.dense_hash,

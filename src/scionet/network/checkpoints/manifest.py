@@ -10,10 +10,17 @@ from torch import Tensor
 from scionet.errors import CheckpointError
 from scionet.files.safetensors_files import SealedFormat
 from scionet.files.versioned import Format
-from scionet.network.checkpoints.records import Inputs, PruningRecord, TensorRecord, refuse_odd_ties, refuse_other_plans
+from scionet.network.checkpoints.records import (
+    Inputs,
+    PruningRecord,
+    TensorRecord,
+    lost_tensors,
+    refuse_odd_ties,
+    refuse_other_plans,
+)
 from scionet.network.lineage import Lineage, Pruning
 from scionet.network.phrases import counted
-from scionet.network.plan import Plan
+from scionet.network.plan import DROPPED_BRANCHES, Plan
 
 SEVERAL_PRUNINGS = "several_prunings"
 """Feature of files of networks that were pruned more than once."""
@@ -21,7 +28,9 @@ PRUNED = SealedFormat(
     key="scionet",
     contents="pruned network",
     writer="save_pruned",
-    format=Format(3, (SEVERAL_PRUNINGS,), "Copy the file again, or save the network again with this version"),
+    format=Format(
+        3, (SEVERAL_PRUNINGS, DROPPED_BRANCHES), "Copy the file again, or save the network again with this version"
+    ),
     title="manifest",
 )
 """Files of pruned networks; see docs/file_formats.md."""
@@ -67,6 +76,11 @@ class Manifest:
         return self.lineage.shapes
 
     @property
+    def dense_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """The same without the constants of dropped branches, which the dense network does not have."""
+        return self.lineage.dense_shapes
+
+    @property
     def pruned_shapes(self) -> dict[str, tuple[int, ...]]:
         """Shape of every stored tensor by name."""
         return {name: shape for name, shape in self.lineage.pruned_shapes.items() if name not in self.tied}
@@ -85,6 +99,7 @@ class Manifest:
             InvalidSetting: If the name of the file does not end in ``.safetensors``.
         """
         requires = [SEVERAL_PRUNINGS] if len(self.lineage.plans) > 1 else []
+        requires += [DROPPED_BRANCHES] if self.lineage.constants else []
         return PRUNED.save(path, tensors, self._record(), overwrite=overwrite, requires=requires)
 
     @classmethod
@@ -120,7 +135,9 @@ class Manifest:
     def _record(self) -> "_ManifestRecord":
         kept = self.lineage.kept
         return _ManifestRecord(
-            prunings=tuple(PruningRecord(each.plan.record, each.slots) for each in self.lineage.prunings),
+            prunings=tuple(
+                PruningRecord(each.plan.record, each.slots, each.removals) for each in self.lineage.prunings
+            ),
             tensors={name: TensorRecord(shape, kept.get(name, {})) for name, shape in self.shapes.items()},
             dense_hash=self.lineage.dense_hash,
             **{name: getattr(self, name) for name in _SHARED},
@@ -154,8 +171,9 @@ class _ManifestRecord:
         if not self.prunings:
             raise CheckpointError("manifest.prunings must have one entry or more; given none")
         refuse_odd_ties(self.tied, self.tensors)
-        refuse_other_plans(self.prunings, {n: each for n, each in self.tensors.items() if n not in self.tied})
+        gone = lost_tensors(self.prunings, self.tensors)
+        refuse_other_plans(self.prunings, {n: each for n, each in self.tensors.items() if n not in self.tied}, gone)
         kept = {name: tensor.kept for name, tensor in self.tensors.items() if tensor.kept}
         shapes = {name: tensor.dense for name, tensor in self.tensors.items()}
-        prunings = tuple(Pruning(record.plan.plan(), record.slots) for record in self.prunings)
-        return Lineage(prunings, shapes, kept, self.dense_hash)
+        prunings = tuple(Pruning(record.plan.plan(), record.slots, record.removals) for record in self.prunings)
+        return Lineage(prunings, shapes, kept, self.dense_hash, gone=gone)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from scionet.errors import CheckpointError, InvalidSetting, PruneError
+from scionet.network.branches import remaining
 from scionet.network.calling import state_of
 from scionet.network.checkpoints.manifest import Manifest
 from scionet.network.lineage import Lineage, note_lineage
@@ -44,8 +45,8 @@ def layout(pruned: nn.Module, plan: Plan, sites: Sites) -> tuple[list[str], dict
         raise InvalidSetting(
             "the plan was made for other weights than the sites; give plan and sites of the same pruning"
         )
-    state = state_of(pruned)
-    unknown = (state.keys() ^ sites.shapes.keys()) | (pruned.state_dict().keys() - state.keys())
+    state, expected = state_of(pruned), remaining(sites, plan.dropped).shapes
+    unknown = (state.keys() ^ expected.keys()) | (pruned.state_dict().keys() - state.keys())
     if unknown:
         raise CheckpointError(
             f"{abridged(unknown)}: in the network or in the sites but not in both, or neither a parameter nor a "
@@ -86,7 +87,7 @@ def refuse_inflation(path: str | Path, manifest: Manifest) -> None:
     Raises:
         CheckpointError: If it is.
     """
-    dense = sum(prod(shape) for name, shape in manifest.shapes.items() if name not in manifest.tied)
+    dense = sum(prod(shape) for name, shape in manifest.dense_shapes.items() if name not in manifest.tied)
     stored = sum(map(prod, manifest.pruned_shapes.values()))
     if dense > max(_SMALL, _INFLATION * stored):
         raise CheckpointError(
@@ -114,13 +115,12 @@ def refuse_other_architecture(path: str | Path, manifest: Manifest, model: nn.Mo
     state = state_of(model)
     if lazy := [name for name, tensor in state.items() if is_lazy(tensor)]:
         raise CheckpointError(f"model has lazy layers without memory ({abridged(lazy)}); call it once before")
-    names = manifest.shapes.keys() | model.state_dict().keys()
+    shapes = manifest.dense_shapes
+    names = shapes.keys() | model.state_dict().keys()
     found = {name: tuple(state[name].shape) for name in names & state.keys()}
-    found |= {name: manifest.shapes[name] for name in _not_grown_yet(model, manifest)}
-    absent = [
-        f"{name} is in its state dict, but is not a tensor" for name in names - manifest.shapes.keys() - found.keys()
-    ]
-    differ = [*absent, *_differences(found, manifest.shapes, "in the file"), *_new_ties(manifest, state)]
+    found |= {name: shapes[name] for name in _not_grown_yet(model, manifest)}
+    absent = [f"{name} is in its state dict, but is not a tensor" for name in names - shapes.keys() - found.keys()]
+    differ = [*absent, *_differences(found, shapes, "in the file"), *_new_ties(manifest, state)]
     if differ:
         raise CheckpointError(
             f"{path} contains a pruned {manifest.model}; the given {type(model).__name__} has another architecture "
@@ -140,7 +140,7 @@ def refuse_other_types(path: str | Path, tensors: Mapping[str, Tensor], model: n
     differ = [
         f"{name} is {state[name].dtype} here, {tensor.dtype} in the file"
         for name, tensor in tensors.items()
-        if state[name].is_floating_point() and state[name].dtype not in (tensor.dtype, default)
+        if name in state and state[name].is_floating_point() and state[name].dtype not in (tensor.dtype, default)
     ]
     if differ:
         raise CheckpointError(
@@ -173,11 +173,11 @@ def _fill(model: nn.Module, manifest: Manifest, tensors: Mapping[str, Tensor]) -
         owner, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(owner), leaf, state_of(model)[home])
     state = state_of(model)
-    shrunk = {name: tensor for name, tensor in tensors.items() if tensor.shape != state[name].shape}
+    shrunk = {n: tensor for n, tensor in tensors.items() if n not in state or tensor.shape != state[n].shape}
     with torch.no_grad():
-        for name, tensor in tensors.items():
-            state[name].data = state[name].data.to(tensor.dtype)  # since install keeps the types of the network
-        install(model, shrunk, manifest.lineage.plans)
+        for name in tensors.keys() & state.keys():
+            state[name].data = state[name].data.to(tensors[name].dtype)  # since install keeps the types of the network
+        install(model, shrunk, manifest.lineage.prunings)
         note_lineage(model, manifest.lineage)
         for name in tensors.keys() - shrunk.keys():  # at the end, since this alone overwrites what cannot be restored
             state[name].copy_(tensors[name])
@@ -216,7 +216,7 @@ def _transient_buffers(model: nn.Module) -> set[str]:
 
 def _not_grown_yet(model: nn.Module, manifest: Manifest) -> list[str]:
     """Buffers outside the state dict that no plan cut, and that are nowhere larger than in the file."""
-    state, uncut = state_of(model), manifest.shapes.keys() - manifest.lineage.kept.keys()
+    state, uncut = state_of(model), manifest.dense_shapes.keys() - manifest.lineage.kept.keys()
     return [
         name
         for name in _transient_buffers(model) & uncut

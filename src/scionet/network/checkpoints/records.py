@@ -1,7 +1,7 @@
 """The parts of a manifest that are checked when they are read: tensors, ties, and example inputs."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from scionet.errors import CheckpointError
-from scionet.files.json_dataclasses import build, plain
+from scionet.files.json_dataclasses import build, optional, plain
 from scionet.files.parsing import below
+from scionet.network.branches import Removal
 from scionet.network.calling import Batch, as_arguments
 from scionet.network.plan import PlanRecord
 
@@ -62,6 +63,16 @@ class PruningRecord:
 
     plan: PlanRecord
     slots: Mapping[str, tuple[tuple[str, int, int], ...]]
+    removals: Mapping[str, Removal] = optional(dict)
+
+    def __post_init__(self) -> None:
+        """Check that there is a removal for each dropped branch.
+
+        Raises:
+            CheckpointError: If not.
+        """
+        if self.removals.keys() != self.plan.dropped.keys():
+            raise CheckpointError("removals must name the dropped branches of the plan")
 
 
 @dataclass(frozen=True)
@@ -145,12 +156,41 @@ def inputs_of(record: Mapping[str, Any], where: str = "inputs") -> Inputs:
     return build(Inputs, plain(record), where)
 
 
-def refuse_other_plans(prunings: Iterable[PruningRecord], tensors: Mapping[str, TensorRecord]) -> None:
+def lost_tensors(prunings: Iterable[PruningRecord], tensors: Mapping[str, TensorRecord]) -> frozenset[str]:
+    """Names of the tensors that went with dropped branches.
+
+    Raises:
+        CheckpointError: If a constant is no stored vector of the size that the plan says, or what becomes a single one
+            is no stored tensor.
+    """
+    lost: set[str] = set()
+    for number, pruning in enumerate(prunings):
+        for name, removal in pruning.removals.items():
+            where = f"{below(f'manifest.prunings[{number}].removals', name)}"
+            constant, size = tensors.get(removal.constant), pruning.plan.dropped[name]
+            if constant is None or len(constant.dense) != 1 or size not in (None, *constant.dense):
+                raise CheckpointError(f"{where}: {removal.constant!r:.60} must be a vector, as long as the plan says")
+            if missing := [loose for loose in removal.loose if loose not in tensors]:
+                raise CheckpointError(f"{where}: {missing[0]!r:.60} is no stored tensor")
+            lost |= {tensor for tensor in tensors if removal.takes(tensor)}
+            lost -= {removal.constant}
+    return frozenset(lost)
+
+
+def refuse_other_plans(
+    prunings: Sequence[PruningRecord], tensors: Mapping[str, TensorRecord], gone: Collection[str] = ()
+) -> None:
     """Check that plans remove as many entries of each tensor as are missing.
+
+    Args:
+        prunings: The prunings.
+        tensors: The tensors.
+        gone: Names of the tensors that went with dropped branches.
 
     Raises:
         CheckpointError: If not, or a plan and its slots name different sites.
     """
+    ones = {loose for pruning in prunings for removal in pruning.removals.values() for loose in removal.loose}
     removed: Counter[tuple[str, int]] = Counter()
     for number, pruning in enumerate(prunings):
         where = f"manifest.prunings[{number}]"
@@ -166,7 +206,11 @@ def refuse_other_plans(prunings: Iterable[PruningRecord], tensors: Mapping[str, 
                     )
                 removed[tensor, dim] += per_unit * widths[site]
     for name, tensor in tensors.items():
-        for dim, size in enumerate(tensor.dense):
+        if name in gone:
+            continue
+        if name in ones and any(n > 1 and len(tensor.kept.get(dim, ())) != 1 for dim, n in enumerate(tensor.dense)):
+            raise CheckpointError(f"{below('manifest.tensors', name)} must have a single entry left")
+        for dim, size in enumerate(tensor.dense if name not in ones else ()):
             missing = size - len(tensor.kept[dim]) if dim in tensor.kept else 0
             if missing != removed[name, dim]:
                 raise CheckpointError(

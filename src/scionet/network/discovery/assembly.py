@@ -3,15 +3,22 @@
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scionet.files.safetensors_files import hash_tensors
-from scionet.network.discovery.tracing import Contraction, Grid, Lock, Trace, varying
+from scionet.network.branches import Branch
+from scionet.network.discovery.branch_modules import FoundBranch
+from scionet.network.discovery.residuals import residual_branches
+from scionet.network.discovery.trace_records import Contraction, Grid, Lock
+from scionet.network.discovery.tracing import Trace, varying
 from scionet.network.sites import Consumer, Extent, Operation, Refusal, Site, Sites, Slot
 from scionet.typing import IntArray
+
+Named = TypeVar("Named", Site, Branch)
 
 _RAGGED = "channels are divided into equal parts by position, which would no longer be equal; the channels stay whole"
 
@@ -34,6 +41,7 @@ def assemble(trace: Trace, examples: int, ignored: frozenset[str]) -> Sites:
             found.append(site) if refusal is None else refused.append(refusal)
     found.sort(key=lambda s: (assembly.order[s.consumers[0]], assembly.order[s.producers[0]]))
     found = _with_unique_names(found)
+    branches, refused_branches = residual_branches(trace)
     return Sites(
         sites={site.name: site for site in found},
         consumers=assembly.consumers(found),
@@ -43,6 +51,8 @@ def assemble(trace: Trace, examples: int, ignored: frozenset[str]) -> Sites:
         refused=tuple(refused),
         dense_hash=hash_tensors(model.state_dict()),
         model_name=type(model).__name__,
+        branches={each.name: each for each in _with_unique_names(assembly.branch(each, found) for each in branches)},
+        refused_branches=tuple(refused_branches),
     )
 
 
@@ -170,10 +180,26 @@ class _Assembly:
         """The number of entries of a dimension that each unit takes with it; `parts` is the component of each entry."""
         shares = {}
         for site in sites:
-            slot = site.slots[0]
-            own = self.component[self._first[slot.tensor, slot.dim] + slot.index[:, 0]]
-            shares[site.name] = int(np.isin(parts, own).sum()) // site.width
+            shares[site.name] = int(np.isin(parts, self._units_of(site)).sum()) // site.width
         return Extent(len(parts), {name: share for name, share in shares.items() if share})
+
+    def branch(self, found: FoundBranch, sites: Iterable[Site]) -> Branch:
+        """A branch, with the sites that are inside it, and those that its output belongs to."""
+        tensors, parts = set(found.branch.tensors), self._components_of(found.tags)
+        streams = {}
+        for site in sites:
+            units = self._units_of(site)
+            places = np.flatnonzero(np.isin(parts, units))
+            if len(places):
+                owner = np.argsort(units)[np.searchsorted(np.sort(units), parts[places])]
+                streams[site.name] = places[np.argsort(owner, kind="stable")].reshape(site.width, -1)
+        inside = tuple(site.name for site in sites if tensors.issuperset(slot.tensor for slot in site.slots))
+        return replace(found.branch, sites=inside, streams=streams)
+
+    def _units_of(self, site: Site) -> IntArray:
+        """The component of each unit of a site, ``(width,)``."""
+        slot = site.slots[0]
+        return self.component[self._first[slot.tensor, slot.dim] + slot.index[:, 0]]
 
     def _components_of(self, plane: Tensor) -> IntArray:
         """The component of each entry of a plane, -1 where there is no tag."""
@@ -220,11 +246,11 @@ def _module_of(tensor: str) -> str:
     return tensor.rpartition(".")[0]
 
 
-def _with_unique_names(sites: Iterable[Site]) -> list[Site]:
-    """The sites, with a counter appended to names that several of them share."""
+def _with_unique_names(named: Iterable[Named]) -> list[Named]:
+    """Sites or branches, with a counter appended to names that several of them share."""
     seen: dict[str, int] = defaultdict(int)
     out = []
-    for site in sites:
-        seen[site.name] += 1
-        out.append(site if seen[site.name] == 1 else replace(site, name=f"{site.name}:{seen[site.name]}"))
+    for each in named:
+        seen[each.name] += 1
+        out.append(each if seen[each.name] == 1 else replace(each, name=f"{each.name}:{seen[each.name]}"))
     return out

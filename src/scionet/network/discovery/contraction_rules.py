@@ -8,13 +8,13 @@ from scionet.network.calling import tensors_of
 from scionet.network.discovery.elementwise_rules import (
     aligned,
     aligned_shape,
-    argument,
     channel_planes,
     join,
     lock_all,
     mix,
 )
-from scionet.network.discovery.tracing import Call, Planes, Trace, varying
+from scionet.network.discovery.trace_records import Call, Planes
+from scionet.network.discovery.tracing import Trace, varying
 
 _SPREAD = "the channels are spread over other dimensions than the one that is contracted or normalised"
 _FIXED = "the tensor it meets there has a fixed number of channels (an input of the network, or locked elsewhere)"
@@ -89,7 +89,7 @@ def _unite_groups(trace: Trace, operation: str, channels: Planes, outer: Planes,
 
 def product(trace: Trace, op: Call) -> None:
     """A linear map if the right factor is a stored weight, otherwise a product of two activations."""
-    added = argument(op, "self") if op.name.startswith(("add", "badd")) else None
+    added = op.argument("self") if op.name.startswith(("add", "badd")) else None
     left, right = op.args[:2] if added is None else op.args[1:3]
     name = trace.name_of(right, transposed=True)
     contraction = trace.record_contraction(name, op)

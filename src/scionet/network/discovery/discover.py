@@ -12,7 +12,7 @@ from scionet.network.checkpoints.records import input_record
 from scionet.network.discovery import rules
 from scionet.network.discovery.assembly import assemble
 from scionet.network.discovery.data_dependence import with_varying_operations
-from scionet.network.discovery.provisional_cut import verified_sites
+from scionet.network.discovery.provisional_cut import verified_branches, verified_sites
 from scionet.network.discovery.tracing import Trace, trace_forward
 from scionet.network.guard import guarded
 from scionet.network.lineage import lineage_of
@@ -25,7 +25,7 @@ Ignored = Sequence[str | type[nn.Module] | nn.Module]
 
 @guarded
 def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = ()) -> Sites:
-    """Find every set of channels of `model` that can be removed. `print` shows the result as a table.
+    """Find all channels and residual branches of `model` that can be removed. `print` shows the result as a table.
 
     The model is run in eval mode without gradients and left exactly as it was. Frozen models work.
 
@@ -49,8 +49,9 @@ def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = 
     found = assemble(_traced(network, batch), example_count(batch), ignored)
     found = replace(found, inputs=input_record(batch), lineage=lineage_of(model))
     verified = verified_sites(Network(model, found), batch)
+    verified = verified_branches(Network(model, verified), batch, ignored)
     sites = with_varying_operations(Network(model, verified), batch)
-    if not sites:
+    if not sites and not sites.branches:
         reasons = "; ".join(refusal_reasons(sites.refused)) or "It has no two layers in a row"
         raise UnsupportedModel(f"no prunable layer in {type(model).__name__}. {reasons}")
     return sites

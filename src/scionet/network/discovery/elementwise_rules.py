@@ -1,13 +1,13 @@
 """Steps that the rules of several operations share: uniting the planes of operands, locking, finding arguments."""
 
 from collections.abc import Sequence, Set
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from scionet.network.calling import tensors_of
-from scionet.network.discovery.tracing import Call, Planes, Trace, varying
+from scionet.network.discovery.trace_records import Call, Planes
+from scionet.network.discovery.tracing import Trace, varying
 
 ADVICE = {
     "native_layer_norm": "a normalisation over the channels changes when one is removed; prune inner widths instead",
@@ -22,15 +22,6 @@ def lock_all(trace: Trace, op: Call, advice: str | None = None) -> None:
         trace.lock(trace.planes(tensor), op.name, advice or ADVICE.get(op.name, UNKNOWN))
     for tensor in tensors_of(op.out):
         trace.set_planes(tensor, (), op.name)
-
-
-def argument(op: Call, name: str) -> Any:
-    """An argument by its name in the operator's schema, whether it was given by position, by keyword or by default."""
-    for position, argument in enumerate(op.func._schema.arguments):
-        if argument.name == name:
-            given = op.args[position] if position < len(op.args) else argument.default_value
-            return op.kwargs.get(name, given)
-    return None
 
 
 def mix(trace: Trace, operation: str, planes: Planes, dims: Set[int], advice: str = UNKNOWN) -> Planes:

@@ -1,11 +1,12 @@
-"""Provisional cuts: every site is kept only if a copy of the network that is cut there runs and computes the same."""
+"""Provisional cuts: sites and branches are kept only if a copy of the network that is cut there computes the same."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
+from scionet.network.branches import Branch
 from scionet.network.calling import Batch
 from scionet.network.network import Network
 from scionet.network.plan import Choice, Plan
@@ -29,22 +30,10 @@ def verified_sites(network: Network, batch: Batch) -> Sites:
     Raises:
         UnsupportedModel: If the model cannot be copied.
     """
-    failed: dict[str, str] = {}
     sites, audible = network.sites, _without_negligible_parameters(network)
-
-    def extended(kept: list[str], names: list[str]) -> list[str]:
-        """`kept`, and those of `names` that can be cut together with them, found by bisection."""
-        error = _cut_error(audible, [*kept, *names], batch) if names else None
-        if error is None:
-            return [*kept, *names]
-        if len(names) == 1:
-            failed[names[0]] = error
-            return kept
-        middle = len(names) // 2
-        return extended(extended(kept, names[:middle]), names[middle:])
-
     # Sites of one kind (heads, say) tend to fail together. Next to one another, they cost the bisection fewer cuts.
-    extended([], sorted(sites, key=lambda name: sites[name].unit))
+    names = sorted(sites, key=lambda name: sites[name].unit)
+    failed = _failing(names, lambda some: _cut_error(audible, provisional_plan(sites, some), batch))
     left = {name: site for name, site in sites.items() if name not in failed}
     read = {weight for site in left.values() for weight in site.consumers}
     return replace(
@@ -53,6 +42,68 @@ def verified_sites(network: Network, batch: Batch) -> Sites:
         consumers={weight: consumer for weight, consumer in sites.consumers.items() if weight in read},
         refused=(*sites.refused, *(_refusal(name, error) for name, error in failed.items())),
     )
+
+
+def verified_branches(network: Network, batch: Batch, ignored: Collection[str] = ()) -> Sites:
+    """The sites with the branches that can be dropped all together, but for those inside others; the rest is refused.
+
+    Args:
+        network: The network, with its sites.
+        batch: Inputs on which cut and masked network are compared.
+        ignored: Names of the tensors that stay. A branch with one of them is refused.
+
+    Raises:
+        UnsupportedModel: If the model cannot be copied.
+    """
+    sites = network.sites
+    branches = {name: _within(branch, sites) for name, branch in sites.branches.items()}
+    refused = {
+        name: Refusal(name, "ignored_layers", name, "remove it from ignored_layers to drop the branch")
+        for name, branch in branches.items()
+        if not set(ignored).isdisjoint(branch.tensors)
+    }
+    waiting = [name for name in branches if name not in refused]
+    while waiting:
+        apart: list[str] = []
+        for name in waiting:
+            if not any(branches[name].overlaps(branches[other]) for other in apart):
+                apart.append(name)
+        failed = _failing(apart, lambda some: _cut_error(network, _plan_without(branches, some), batch))
+        refused |= {name: _refusal(name, error) for name, error in failed.items()}
+        waiting = [name for name in waiting if name not in apart]
+    left = {name: branch for name, branch in branches.items() if name not in refused}
+    return replace(sites, branches=left, refused_branches=(*sites.refused_branches, *refused.values()))
+
+
+def _within(branch: Branch, sites: Sites) -> Branch:
+    """A branch, with those of its sites that can be pruned."""
+    streams = {name: index for name, index in branch.streams.items() if name in sites}
+    return replace(branch, sites=tuple(name for name in branch.sites if name in sites), streams=streams)
+
+
+def _plan_without(branches: Mapping[str, Branch], names: Iterable[str]) -> Plan:
+    """The plan that drops some branches, with random constants."""
+    generator = torch.Generator().manual_seed(0)
+    return Plan((), dropped={name: torch.randn(branches[name].channels, generator=generator) for name in names})
+
+
+def _failing(names: Sequence[str], error_of: Callable[[list[str]], str | None]) -> dict[str, str]:
+    """Those of some names that fail together with the others, and how, found by bisection."""
+    failed: dict[str, str] = {}
+
+    def extended(kept: list[str], more: Sequence[str]) -> list[str]:
+        """`kept`, and those of `more` that can be cut together with them."""
+        error = error_of([*kept, *more]) if more else None
+        if error is None:
+            return [*kept, *more]
+        if len(more) == 1:
+            failed[more[0]] = error
+            return kept
+        middle = len(more) // 2
+        return extended(extended(kept, more[:middle]), more[middle:])
+
+    extended([], names)
+    return failed
 
 
 def _without_negligible_parameters(network: Network) -> Network:
@@ -77,10 +128,9 @@ def _largest_entry(tensor: Tensor) -> float:
     return max(-float(low), float(high))
 
 
-def _cut_error(network: Network, names: list[str], batch: Batch) -> str | None:
-    """The error raised by removing about a third of the units of the named sites and comparing; None without one."""
+def _cut_error(network: Network, plan: Plan, batch: Batch) -> str | None:
+    """The error raised by a provisional cut and comparing; None without one."""
     model, sites = network.model, network.sites
-    plan = provisional_plan(sites, names)
     try:
         verify(model, plan, sites, cut(model, plan, sites), batch)
     except Exception as error:  # the forward of a user's module can raise anything; here it means: cannot be pruned

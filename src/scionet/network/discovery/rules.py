@@ -19,12 +19,12 @@ from scionet.network.discovery.elementwise_rules import (
     UNKNOWN,
     aligned,
     aligned_shape,
-    argument,
     join,
     lock_all,
     mix,
 )
-from scionet.network.discovery.tracing import Call, Planes, Trace, compact, varying
+from scionet.network.discovery.trace_records import Call, Planes
+from scionet.network.discovery.tracing import Trace, compact, varying
 from scionet.torch_internals import tree_map
 
 MOVES = frozenset(
@@ -173,7 +173,7 @@ def _with_positions(trace: Trace, plane: Tensor, parts: Sequence[Tensor], op: Ca
     Channels that are divided into equal parts must shrink alike in each part. Channels in rows are removed in whole
     rows. All others are locked.
     """
-    sizes, dim = {part.numel() for part in parts}, argument(op, "dim")
+    sizes, dim = {part.numel() for part in parts}, op.argument("dim")
     if len(varying(plane)) > 1 and isinstance(dim, int):
         return trace.merge(plane, {dim % plane.ndim}, op.name)
     equal = len(sizes) == 1 and plane.numel() % max(sizes) == 0 and len(varying(plane)) == 1
@@ -186,7 +186,7 @@ def _with_positions(trace: Trace, plane: Tensor, parts: Sequence[Tensor], op: Ca
 
 def _gated_linear_unit(trace: Trace, op: Call) -> None:
     source = op.args[0]
-    dim = argument(op, "dim") % source.ndim
+    dim = op.argument("dim") % source.ndim
     planes: Planes = ()
     for plane in trace.planes(source):
         first, second = plane.chunk(2, dim) if dim in varying(plane) else (plane, plane)
@@ -197,7 +197,7 @@ def _gated_linear_unit(trace: Trace, op: Call) -> None:
 
 def _concatenate(trace: Trace, op: Call) -> None:
     parts: Sequence[Tensor] = op.args[0]
-    dim = argument(op, "dim") % op.out.ndim
+    dim = op.argument("dim") % op.out.ndim
     across: Planes | None = None
     for part in parts:
         other = tuple(p for p in trace.planes(part) if dim not in varying(p))
@@ -231,7 +231,7 @@ def _pool(trace: Trace, op: Call) -> None:
 
 def _reduce(trace: Trace, op: Call) -> None:
     source, out = op.args[0], next(tensors_of(op.out))
-    given = argument(op, "dim")
+    given = op.argument("dim")
     given = [given] if isinstance(given, int) else given or range(source.ndim)
     dims = {d % source.ndim for d in given}
     advice = "a reduction over the channels changes when one is removed"
@@ -243,7 +243,7 @@ def _reduce(trace: Trace, op: Call) -> None:
 
 def _softmax(trace: Trace, op: Call) -> None:
     source = op.args[0]
-    dim = argument(op, "dim") % source.ndim
+    dim = op.argument("dim") % source.ndim
     trace.set_planes(op.out, mix(trace, op.name, trace.planes(source), {dim}), op.name)
 
 

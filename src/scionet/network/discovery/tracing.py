@@ -8,86 +8,21 @@ them or lock them. `scionet.network.discovery.rules` defines what each operation
 
 import copy
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scionet.errors import UnsupportedModel
-from scionet.network.calling import Batch, state_of, tensors_of
+from scionet.network.calling import Batch, as_arguments, state_of, tensors_of
+from scionet.network.discovery.dataflow import CallRecorder, DataFlow, FlowNode, mutated_by
+from scionet.network.discovery.sampling import sampling_of
+from scionet.network.discovery.trace_records import Call, Contraction, Grid, Lock, Planes, TensorBlock
 from scionet.network.network import Network
 from scionet.network.operations import ModulePath, counting_place, macs_of
 from scionet.network.sites import Address
 from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary
-
-Planes = tuple[Tensor, ...]
-
-
-@dataclass(frozen=True)
-class TensorBlock:
-    """The tags `first .. first + size - 1` of one dimension of one parameter or buffer."""
-
-    tensor: str
-    dim: int
-    first: int
-    size: int
-
-
-@dataclass(frozen=True)
-class Lock:
-    """Tags that must stay: the operation and module that require it, and what the user can do."""
-
-    tags: Tensor = field(repr=False)
-    operation: str
-    module: str
-    advice: str
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Tags that an operation spread over several dimensions; they can only be removed in whole rows."""
-
-    plane: Tensor = field(repr=False)
-    operation: str
-    module: str
-
-
-@dataclass
-class Contraction:
-    """One call of a convolution or matrix product.
-
-    Attributes:
-        weight: Name of the weight, or None for a product of two activations.
-        macs: Multiply-accumulates of the call, for all examples together.
-        position: Index of the call among all operations of the pass.
-        place: Where it is counted; see `scionet.network.operations.counting_place`.
-        readers: Number of operations that read its result.
-        norm: Prefix of the BatchNorm that reads its result.
-        shortcut: The operation whose result is added to its (normalised) result, if that ran before the call.
-        planes: Tags of its result, if it is a product of two activations.
-    """
-
-    weight: str | None
-    macs: float
-    position: int
-    place: str
-    readers: int = 0
-    norm: str | None = None
-    shortcut: Address | None = None
-    planes: Planes = field(default=(), repr=False)
-
-
-@dataclass(frozen=True)
-class Call:
-    """One executed tensor operation: operator, name without namespace and overload, arguments and result."""
-
-    func: Any
-    name: str
-    args: Sequence[Any] = field(repr=False)
-    kwargs: dict[str, Any] = field(repr=False)
-    out: Any = field(repr=False)
 
 
 class Trace(TorchDispatchMode):
@@ -101,6 +36,7 @@ class Trace(TorchDispatchMode):
         locks: Tags that must stay.
         grids: Planes of tags that were spread over several dimensions.
         contractions: Every convolution and matrix product, in order.
+        flow: Which operation reads whose results, in which modules.
     """
 
     def __init__(self, network: Network, rule: Callable[["Trace", Call], None]) -> None:
@@ -111,8 +47,9 @@ class Trace(TorchDispatchMode):
         self.locks: list[Lock] = []
         self.grids: list[Grid] = []
         self.contractions: list[Contraction] = []
+        self.flow = DataFlow()
         self._rule = rule
-        self.path = ModulePath(network)
+        self.path = ModulePath(network, CallRecorder(self.flow, self.planes))
         # Weak keys: with strong ones the record would keep every activation of the pass in memory.
         self._planes = WeakTensorKeyDictionary()
         self._origins = WeakTensorKeyDictionary()
@@ -192,11 +129,14 @@ class Trace(TorchDispatchMode):
             if tags.numel():
                 self.locks.append(Lock(tags.unique(), operation, self.path.current, advice))
 
+    def _weights_in(self, arguments: Any) -> dict[str, Tensor]:
+        """The parameters and buffers among some arguments, by name."""
+        found = ((self._names.get(tensor.data_ptr()), tensor) for tensor in tensors_of(arguments))
+        return {name: tensor for name, tensor in found if name is not None}
+
     def record_contraction(self, weight: str | None, op: Call) -> Contraction:
         """Record a contraction, for counting MACs and for finding the operations that follow it."""
-        found = ((self._names.get(tensor.data_ptr()), tensor) for tensor in tensors_of((op.args, op.kwargs)))
-        weights = {name: tensor for name, tensor in found if name is not None}
-        place = counting_place(self.path.current, weights)
+        place = counting_place(self.path.current, self._weights_in((op.args, op.kwargs)))
         macs = macs_of(op.func, op.args, op.kwargs, op.out) or 0.0
         contraction = Contraction(weight, macs, self._position, place)
         self.contractions.append(contraction)
@@ -247,16 +187,31 @@ class Trace(TorchDispatchMode):
             origin = self._origins.get(tensor)
             if origin is not None and not origin[1]:
                 origin[0].readers += 1
-        name = func.overloadpacket.__name__
+        name, reads = func.overloadpacket.__name__, self.flow.values((args, kwargs))
         op = Call(func, name, args, kwargs, func(*args, **kwargs))
         self._rule(self, op)
         if macs_of(func, args, kwargs, op.out) and not self._is_recorded():
             self.record_contraction(None, op)
+        address = Address(name, self._calls[name])
         for tensor in tensors_of(op.out):
-            self._addresses[tensor] = (Address(name, self._calls[name]), self._position)
+            self._addresses[tensor] = (address, self._position)
+        self._record_flow(op, reads, address)
         self._calls[name] += 1
         self._position += 1
         return op.out
+
+    def _record_flow(self, op: Call, reads: tuple[int, ...], address: Address) -> None:
+        node = FlowNode(
+            op.name,
+            address,
+            reads,
+            tuple(self._weights_in((op.args, op.kwargs))),
+            self.path.running,
+            self._is_recorded(),
+            next((tuple(tensor.shape) for tensor in tensors_of(op.out)), ()),
+            sampling_of(op),
+        )
+        self.flow.add(node, op.out, mutated_by(op))
 
 
 def varying(plane: Tensor) -> set[int]:
@@ -288,6 +243,7 @@ def trace_forward(network: Network, batch: Batch, rule: Callable[[Trace, Call], 
         UnsupportedModel: If the network returns no tensor.
     """
     trace, inputs = Trace(network, rule), copy.deepcopy(batch)  # the network may write into its inputs
+    trace.flow.add_inputs(as_arguments(inputs))
     with network.as_plain_operations(), trace.path.followed():
         with trace:
             out = network.returned(inputs)
@@ -297,6 +253,7 @@ def trace_forward(network: Network, batch: Batch, rule: Callable[[Trace, Call], 
             f"{type(network.model).__name__} returns no tensor ({type(out).__name__}); wrap it in a module that "
             "returns a tensor, a tuple, a list, a dict or an object with tensors as attributes"
         )
+    trace.flow.kept.update(trace.flow.values(outputs))
     for tensor in outputs:
         trace.lock(trace.planes(tensor), "output", "it is an output of the network and stays whole")
     return trace

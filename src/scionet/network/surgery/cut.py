@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from types import MappingProxyType
 
 import numpy as np
@@ -12,18 +11,20 @@ from torch import Tensor, nn
 from scionet.errors import OtherWeights, UnsupportedModel
 from scionet.files.safetensors_files import hash_tensors
 from scionet.modes import at_work
-from scionet.network.calling import state_of
+from scionet.network.branches import remaining
+from scionet.network.calling import place_of, state_of
 from scionet.network.lineage import Lineage, Pruning, note_lineage
 from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.attention import record_heads
+from scionet.network.surgery.stand_ins import stand_in_for
 from scionet.torch_internals import BatchOrInstanceNormBase, ConvolutionBase, own_buffers, own_parameters
 
 
 @at_work()
 def cut(model: nn.Module, plan: Plan, sites: Sites) -> nn.Module:
-    """A copy of `model` without the units that `plan` removes; `model` itself is not changed.
+    """A copy of `model` without the units and branches that `plan` removes; `model` itself is not changed.
 
     Args:
         model: The dense network.
@@ -58,16 +59,26 @@ def cut_unchecked(network: Network, plan: Plan) -> nn.Module:
         tensors = network.masked_by(plan)
         keep = kept_entries(network.sites, plan)
         state = state_of(network.model)
-        shrunk = {name: shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in {*tensors, *keep}}
+        changed = {name for name in (*tensors, *keep) if name in state}
+        shrunk = {name: shrink(tensors.get(name, state[name]), keep.get(name, {})) for name in changed}
         replacements = _replacements(state, shrunk)
         pruned = copied(network.model, replacements)
+        for name, constant in plan.dropped.items():
+            branch = network.sites.branches[name]
+            values = torch.zeros(branch.channels) if constant is None else constant
+            kept = shrink(values.to(state[branch.layers[-1]]), keep.get(branch.constant, {}))
+            stand_in_for(pruned, branch.removal, kept, trained=constant is not None)
         _record_sizes(pruned, replacements, [plan])
         note_lineage(pruned, lineage_after(plan, network.sites))
     return pruned
 
 
 def kept_entries(sites: Sites, plan: Plan) -> dict[str, dict[int, Tensor]]:
-    """Per tensor and dimension that shrinks, the indices of the entries that stay, ascending."""
+    """Per tensor and dimension that shrinks, the indices of the entries that stay, ascending.
+
+    Constants of dropped branches are among them, tensors inside dropped branches are not.
+    """
+    sites = remaining(sites, plan.dropped)
     masks: dict[tuple[str, int], np.ndarray] = {}
     for name, kept in plan.kept.items():
         removed = np.setdiff1d(np.arange(sites[name].width), kept)
@@ -83,13 +94,24 @@ def kept_entries(sites: Sites, plan: Plan) -> dict[str, dict[int, Tensor]]:
 
 def lineage_after(plan: Plan, sites: Sites) -> Lineage:
     """The lineage of the network that a plan leaves: the earlier prunings of the network, and this one."""
+    left, removals = remaining(sites, plan.dropped), {name: sites.branches[name].removal for name in plan.dropped}
     entries = kept_entries(sites, plan)
     kept = {name: {dim: tuple(e.tolist()) for dim, e in dims.items()} for name, dims in entries.items()}
+    loose = [name for removal in removals.values() for name in removal.loose]
+    for name in loose:
+        kept[name] = {dim: (0,) for dim, size in enumerate(sites.shapes[name]) if size > 1}
     slots = {
-        name: tuple((slot.tensor, slot.dim, slot.index.shape[1]) for slot in sites[name].slots) for name in plan.kept
+        name: tuple((slot.tensor, slot.dim, slot.index.shape[1]) for slot in left[name].slots)
+        for name in plan.kept
+        if name in left
     }
-    pruning = Pruning(replace(plan, tensors=MappingProxyType({})), slots)
-    own = Lineage((pruning,), sites.shapes, kept, sites.dense_hash)
+    pruning = Pruning(plan.without_tensors, slots, removals)
+    shapes = {
+        **sites.shapes,
+        **left.shapes,
+        **{name: sites.shapes[name] for r in removals.values() for name in r.loose},
+    }
+    own = Lineage((pruning,), shapes, kept, sites.dense_hash, gone=sites.shapes.keys() - left.shapes.keys())
     return own if sites.lineage is None else sites.lineage.then(own)
 
 
@@ -138,22 +160,29 @@ def copied(model: nn.Module, instead: Mapping[int, Tensor] = MappingProxyType({}
         ) from error
 
 
-def install(model: nn.Module, tensors: Mapping[str, Tensor], plans: Sequence[Plan]) -> None:
-    """Replace tensors of `model` in place and update the sizes that its modules record.
+def install(model: nn.Module, tensors: Mapping[str, Tensor], prunings: Sequence[Pruning]) -> None:
+    """Drop branches of `model` in place, replace tensors, and update the sizes that its modules record.
 
     Tied parameters stay tied; `requires_grad` is kept.
 
     Args:
         model: The dense network.
-        tensors: New tensors by name, in the shapes that the plans leave.
-        plans: The plans, one after the other.
+        tensors: New tensors by name, in the shapes that the prunings leave, and the constants of dropped branches.
+        prunings: The prunings, one after the other.
     """
+    constants, device = set[str](), place_of(model)[0]
+    for pruning in prunings:
+        for name, removal in pruning.removals.items():
+            constants = {each for each in constants if not removal.takes(each)} | {removal.constant}
+            constant = tensors.get(removal.constant, torch.zeros(0))  # of one that goes with a later branch
+            stand_in_for(model, removal, constant.to(device), trained=pruning.plan.dropped[name] is not None)
+    tensors = {name: tensor for name, tensor in tensors.items() if name not in constants}
     replacements = _replacements(state_of(model), tensors)
     for module in model.modules():
         for key, old in (*own_parameters(module).items(), *own_buffers(module).items()):
             if id(old) in replacements:
                 setattr(module, key, replacements[id(old)])
-    _record_sizes(model, replacements, plans)
+    _record_sizes(model, replacements, [pruning.plan for pruning in prunings])
 
 
 def _replacements(state: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[int, Tensor]:
