@@ -39,8 +39,8 @@ class DirectionalShrinker(Shrinker):
                 f"{self.recipe.optimiser!r} and momentum {self.recipe.momentum}"
             )
         named, groups = list(model.named_parameters()), self._groups
-        settings = {"c": self.choice.c, "mu": self.choice.mu, "weight_decay": self.recipe.weight_decay}
-        return GroupGRDA(named, groups, self.recipe.learning_rate, **settings)
+        rate, decay = self.recipe.learning_rate, self.recipe.weight_decay
+        return GroupGRDA(named, groups, rate, self.choice.c, self.choice.mu, decay)
 
     @torch.no_grad()
     def scores(self, model: nn.Module) -> Tensor:

@@ -122,8 +122,8 @@ def _cut_memory(memory: Memory, dense: Mapping[str, Tensor], plan: Plan, sites: 
     Raises:
         TrainingError: If it is not known how to cut it, or its next step would undo what the plan did to weights.
     """
-    is_changed = plan.tensors or plan.dropped or any(weight != 1 for choice in plan.choices for weight in choice.weights)
-    if is_changed and any(DUAL in kept for kept in memory.values()):
+    is_weighted = any(weight != 1 for choice in plan.choices for weight in choice.weights)
+    if (plan.tensors or plan.dropped or is_weighted) and any(DUAL in kept for kept in memory.values()):
         raise TrainingError(
             "gRDA sets the weights from its own copy in every step, which would undo the plan's refits and weights. "
             "Create a new optimiser for the cut network, or cut by a plan without them (repair=[])"
