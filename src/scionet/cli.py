@@ -1,4 +1,4 @@
-"""The command line: scionet demo | prune | finetune | shrink | evaluate | export | analyze | bench."""
+"""The command line: scionet demo | prune | finetune | shrink | mask | evaluate | export | analyze | bench."""
 
 import argparse
 import signal
@@ -26,6 +26,7 @@ from scionet.commands.options import (
     Evaluate,
     Export,
     Finetune,
+    Mask,
     Prune,
     Shrink,
 )
@@ -40,6 +41,7 @@ KINDS: dict[str, type[Common]] = {
     "prune": Prune,
     "finetune": Finetune,
     "shrink": Shrink,
+    "mask": Mask,
     "evaluate": Evaluate,
     "export": Export,
     "analyze collapse": AnalyzeCollapse,
@@ -141,7 +143,7 @@ def parse(args: Sequence[str]) -> Common:
             "bench", description="Run an experiment, show its progress, write its report, pack its records."
         ),
     ]
-    choices: Any = Demo | Prune | tuning | shrinking | Evaluate | Export | analyze | bench
+    choices: Any = Demo | Prune | tuning | shrinking | Mask | Evaluate | Export | analyze | bench
     description = "Structured pruning of PyTorch networks by greedy forward selection. Its version: scionet --version."
     try:
         command = tyro.cli(choices, prog="scionet", description=description, args=args, registry=registry())
@@ -179,6 +181,10 @@ def execute(command: Common) -> None:
             from scionet.commands import shrink
 
             shrink.run(command)
+        case Mask():
+            from scionet.commands import mask
+
+            mask.run(command)
         case Evaluate():
             from scionet.commands import evaluate
 

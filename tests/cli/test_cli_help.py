@@ -39,6 +39,7 @@ from scionet.commands.options import (
     Finetune,
     FinetuneOptions,
     LatencyOptions,
+    Mask,
     Pictures,
     Prune,
     Shrink,
@@ -142,7 +143,7 @@ def test_every_setting_of_a_method_that_shrinks_has_a_flag(name: str, capsys: py
     "kind",
     [
         *(Common, Demo, Prune, Finetune, Evaluate, Export, AnalyzeCollapse, AnalyzeGradientFlow, Pictures, Evaluation),
-        *(LatencyOptions, Resources, Execution, Shrink),
+        *(LatencyOptions, Resources, Execution, Mask, Shrink),
     ],
 )
 def test_the_docs_name_every_flag(kind: type) -> None:

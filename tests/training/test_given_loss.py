@@ -317,7 +317,7 @@ def test_another_loss_or_measure_is_refused_on_resuming(tmp_path: Path) -> None:
             "the mean loss of 9 validation examples is nan",
         ),
     ],
-    ids=lambda value: "" if isinstance(value, type) else str(value)[:40],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_loss_that_does_not_fit_is_refused(given: dict[str, Any], error: type[PruneError], message: str) -> None:
     data = TensorDataset(regression().tensors[0]) if given.get("loss") == "model" else regression()

@@ -2,8 +2,9 @@
 
 import hashlib
 import shlex
+from collections.abc import Mapping
 from contextlib import nullcontext
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
@@ -12,14 +13,18 @@ from scionet.commands import networks
 from scionet.commands.learning import state_file, told, training_images
 from scionet.commands.options import Finetune
 from scionet.commands.output_files import check_writable
-from scionet.commands.pictures import record_of
+from scionet.commands.pictures import PictureRecord, record_of
 from scionet.commands.scoring import percent, score
 from scionet.commands.show import advise, line, table
 from scionet.data.batches import ImageBatches
 from scionet.errors import InvalidSetting
 from scionet.files.locks import held
+from scionet.masks.sparse import sparse_state
+from scionet.masks.sparse_files import save_sparse
+from scionet.masks.weight_masks import WeightMasks
 from scionet.network.checkpoints.checkpoint import describe, read_plan, save_tuned
 from scionet.network.multiprocess import world
+from scionet.sparse_training.rewind import HeldAtZero
 from scionet.training.accuracy import Accuracy
 from scionet.training.execution import accelerator_for
 from scionet.training.fit import FitResult, fit
@@ -44,9 +49,8 @@ def _run(command: Finetune[Any]) -> None:
     recipe: Recipe = command.settings
     machine = accelerator_for(command.execution)
     first = world()[0] == 0
-    material = training_images(command, record_of(command.pruned))
-    kwargs = networks.keywords(command.model_args)
-    model = networks.pruned(command.pruned, command.model, kwargs, command.trust_factory)
+    given = _given(command)
+    model, material = given.model, training_images(command, given.record)
     state = state_file(command, first)
     before = _scored(command, model, material.evaluation, "before")
     try:
@@ -55,11 +59,12 @@ def _run(command: Finetune[Any]) -> None:
             material.training,
             recipe,
             validation=material.validation,
-            teacher=_teacher(command, kwargs),
+            teacher=_teacher(command, networks.keywords(command.model_args)),
             seed=command.seed,
             state_file=state,
             execution=command.execution,
-            depends_on=_origin(command.pruned),
+            callbacks=() if given.masks is None else (HeldAtZero(given.masks),),
+            depends_on=given.origin,
             progress=not command.quiet,
             accelerator=machine,
         )
@@ -68,16 +73,46 @@ def _run(command: Finetune[Any]) -> None:
         raise
     after = _scored(command, model, material.evaluation, "after")
     if first:
-        extra = {**material.record.extra(), "training": told(command, result)}
-        save_tuned(command.out, model, command.pruned, extra=extra, overwrite=command.overwrite)
+        if given.masks is None:
+            extra = {**material.record.extra(), "training": told(command, result)}
+            save_tuned(command.out, model, command.pruned, extra=extra, overwrite=command.overwrite)
+        else:
+            save_sparse(command.out, sparse_state(model, given.masks), overwrite=command.overwrite)
         state.unlink()
         _report(command, result, before, after)
 
 
-def _origin(path: Path) -> dict[str, str]:
-    """What identifies the network in a file beside its weights: what it was cut from, and how."""
-    told = describe(path)
-    return {"plan": hashlib.sha256(read_plan(path).to_json().encode()).hexdigest(), "dense_hash": told["dense_hash"]}
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """The network of a file.
+
+    Attributes:
+        model: The network.
+        masks: Which of its weights are kept, if the others are held at zero.
+        record: The pictures that it has seen, if the file names them.
+        origin: What identifies it beside its weights: what it was cut from, and how.
+    """
+
+    model: nn.Module
+    masks: WeightMasks | None
+    record: PictureRecord | None
+    origin: Mapping[str, Any]
+
+
+def _given(command: Finetune[Any]) -> _Given:
+    """Load the network, pruned or masked.
+
+    Raises:
+        CheckpointError: If the file cannot be read or is damaged.
+        InvalidSetting: If the network of masked weights is not named.
+    """
+    path, kwargs = command.pruned, networks.keywords(command.model_args)
+    if networks.is_masked(path):
+        model, masks = networks.masked(path, command.model, kwargs)
+        return _Given(model, masks, None, {"masks": dict(masks)})
+    model = networks.pruned(path, command.model, kwargs, command.trust_factory)
+    plan = hashlib.sha256(read_plan(path).to_json().encode()).hexdigest()
+    return _Given(model, None, record_of(path), {"plan": plan, "dense_hash": describe(path)["dense_hash"]})
 
 
 def _teacher(command: Finetune[Any], kwargs: dict[str, Any]) -> nn.Module | None:

@@ -9,6 +9,10 @@ from torch import nn
 
 from scionet.commands.named_values import named_values
 from scionet.commands.show import warn
+from scionet.errors import InvalidSetting
+from scionet.masks.sparse import load_sparse_
+from scionet.masks.sparse_files import SPARSE, read_sparse
+from scionet.masks.weight_masks import WeightMasks
 from scionet.models.factory import FACTORIES, build
 from scionet.models.weight_files import load_weights
 from scionet.network.checkpoints.checkpoint import dense_network, load_pruned
@@ -22,6 +26,8 @@ def dense(factory: str, kwargs: Mapping[str, Any], weights: Path | None) -> nn.M
         MissingExtra: If its package is not installed.
         CheckpointError: If the weights cannot be read or do not fit.
     """
+    if weights is not None and is_masked(weights):
+        return masked(weights, factory, kwargs)[0]
     model = build(factory, **kwargs)
     if weights is not None:
         load_weights(model, weights)
@@ -44,6 +50,28 @@ def pruned(path: Path, factory: str | None, kwargs: Mapping[str, Any], trust_fac
     """
     instance = None if factory is None else build(factory, **kwargs)
     return load_pruned(path, instance, trust_factory=trust_factory).eval()
+
+
+def is_masked(path: Path) -> bool:
+    """Whether a file holds a network with masks, as `scionet mask` writes it.
+
+    Raises:
+        CheckpointError: If it is missing, or is called .safetensors and is none.
+    """
+    return path.suffix == ".safetensors" and SPARSE.recognises(path)
+
+
+def masked(path: Path, factory: str | None, kwargs: Mapping[str, Any]) -> tuple[nn.Module, WeightMasks]:
+    """Load a network with masks from its file: its weights, zeros included, and the masks.
+
+    Raises:
+        InvalidSetting: If there is no factory, or the file is of another network.
+        CheckpointError: If the file cannot be read or is damaged.
+    """
+    if factory is None:
+        raise InvalidSetting(f"{path} holds masked weights and names no network; give its --model, too")
+    model = build(factory, **kwargs)
+    return model, load_sparse_(model, read_sparse(path))
 
 
 def teacher(

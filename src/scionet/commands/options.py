@@ -193,7 +193,8 @@ class FinetuneOptions(Generic[RecipeKind]):
     """Options of `scionet finetune`."""
 
     pruned: Path
-    """A pruned network, written by `scionet prune` or this command."""
+    """A pruned network, written by `scionet prune` or this command; or one with masks, by `scionet mask`, whose masked
+    weights stay zero and which needs --model."""
     model: str | None = None
     """The dense network's factory, where the file names none: timm:NAME, ..., package.module:function."""
     model_args: tuple[str, ...] = ()
@@ -225,6 +226,45 @@ class Finetune(Common, FinetuneOptions[RecipeKind]):
 
     The settings at the end are those of the chosen recipe; for another one see `scionet finetune --recipe NAME --help`.
     """
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskOptions:
+    """Options of `scionet mask`."""
+
+    model: str
+    """The network, trained or not: timm:NAME, torchvision:NAME, scionet:NAME, or package.module:function."""
+    weights: Path | None = None
+    """Its weights: a .safetensors file, or a state dict written by torch.save; those of the factory by default."""
+    density: float
+    """Fraction of the weights that is kept, in (0, 1]."""
+    out: Path
+    """File for the network with its masks, ending in .safetensors."""
+    score: str = "magnitude"
+    """Score of single weights: magnitude, random, lamp, synflow, snip, grasp, biased_loss, gradient_preservation, obd,
+    woodfisher, or mfac."""
+    rounds: Count | None = None
+    """Rounds of scoring and masking; by default those of the score: 100 for synflow, 1 for the others."""
+    shape: Literal["exponential", "polynomial", "telescoping"] = "exponential"
+    """How the density falls from round to round."""
+    scope: Literal["global", "isomorphic", "local"] = "global"
+    """Which weights compete: those of the whole network, of layers with equal role and shape, or of each layer."""
+    min_per_layer: int = 0
+    """The fewest weights that a layer keeps."""
+    ignored_layers: tuple[str, ...] = ()
+    """Layers that stay whole: names, or globs such as "layer4.*"."""
+    images: Count = 256
+    """Labelled pictures, sampled at random, for scores that use labels."""
+    model_args: tuple[str, ...] = ()
+    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    overwrite: bool = False
+    """Replace the file if it exists."""
+    pictures: tyro.conf.OmitArgPrefixes[Pictures]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mask(Common, MaskOptions):
+    """Mask single weights of a network. `scionet finetune` keeps them at zero."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,15 @@ class SealedFormat:
                 file.writelines(_canonical(content))
         return Path(path)
 
+    def recognises(self, path: str | Path) -> bool:
+        """Whether a file is of this kind, sound or not.
+
+        Raises:
+            CheckpointError: If it is missing, or no safetensors file.
+        """
+        with opened(path, self.writer) as file:
+            return self.key in (file.metadata() or {})
+
     def header(self, kind: type[H], path: str | Path) -> H:
         """Read the header of a file, without its tensors.
 
