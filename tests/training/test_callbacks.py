@@ -339,6 +339,29 @@ def test_what_is_no_callback_is_refused(given: object, message: str) -> None:
         learnt(plain(), callbacks=[Callback(), given])
 
 
+@pytest.mark.parametrize("recipe", [QUICK, replace(QUICK, average_decay=0.9), replace(QUICK, patience=3)])
+def test_callbacks_see_and_change_all_that_the_network_may_end_with(recipe: Recipe) -> None:
+    class Zeroing(Callback):
+        """Removes the bias for good, in the middle of the training."""
+
+        @torch.no_grad()
+        def after_epoch(self, context: TrainingContext, epoch: Epoch) -> None:
+            if epoch.number == 2:
+                for tensors in (dict(context.network.named_parameters()), *context.other_weights):
+                    assert tensors["6.bias"].all()
+                    tensors["6.bias"].zero_()
+            counts.append(len(context.other_weights))
+
+    counts: list[int] = []
+    model = network()
+    model[6].bias.requires_grad_(False)  # type: ignore[index, union-attr, operator]
+    result = learnt(model, recipe, callbacks=[Zeroing()], validation=examples(20, 2))
+    assert counts == [bool(recipe.average_decay) + bool(recipe.patience)] * 3
+    parts = (result.state.network, result.state.average, result.state.best)
+    assert not any(bool(part["6.bias"].any()) for part in parts if part)
+    assert not bool(model[6].bias.any())  # type: ignore[index, union-attr, operator]
+
+
 def test_the_callback_of_the_docs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = network()

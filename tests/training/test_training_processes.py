@@ -1,5 +1,6 @@
 """Training by several real processes: the same weights as by one."""
 
+import json
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -38,6 +39,11 @@ class Pulling(Callback):
             gradient.add_(self.mean[name], alpha=0.1 * self.steps)
 
 
+def smoothed(outputs: Tensor, batch: list[Tensor]) -> Tensor:
+    """A loss of the caller's."""
+    return torch.nn.functional.cross_entropy(outputs, batch[1], label_smoothing=0.1)
+
+
 def train(rank: int, size: int, folder: Path) -> None:
     """One of the processes."""
     torch.set_num_threads(1)
@@ -51,7 +57,10 @@ def train(rank: int, size: int, folder: Path) -> None:
     learnt(model, RECIPE, **options, callbacks=[Pulling()], until=1)
     result = learnt(model, RECIPE, **options, callbacks=[Pulling()], execution=Execution(parts=2))
     save_file(dict(state_of(model)), folder / f"{size}-{rank}.weights")
+    own = learnt(plain(), replace(RECIPE, l1_weight=1e-3), loss=smoothed, **{**options, "state_file": None})
     if rank == 0:
+        history = [[epoch.loss, epoch.penalties["L1Penalty"], epoch.validation.value] for epoch in own.history]  # type: ignore[union-attr]
+        (folder / f"{size}.json").write_text(json.dumps(history))
         (folder / f"{size}.txt").write_text(repr([epoch.validation for epoch in result.history]))
     if size > 1:
         learnt(network(), replace(RECIPE, patience=None))  # BatchNorm and dropout
@@ -74,6 +83,8 @@ def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     assert [epoch.penalties["Pulling"] for epoch in states[1].history] == pytest.approx(
         [epoch.penalties["Pulling"] for epoch in states[0].history], rel=1e-5
     )
+    found, expected_losses = (json.loads((tmp_path / f"{size}.json").read_text()) for size in (2, 1))
+    torch.testing.assert_close(torch.tensor(found), torch.tensor(expected_losses), rtol=1e-5, atol=0)
     for key, tensor in states[0].callbacks[0].tensors.items():  # type: ignore[index]
         torch.testing.assert_close(states[1].callbacks[0].tensors[key], tensor)  # type: ignore[index]
     assert [epoch.loss for epoch in states[1].history] == pytest.approx([e.loss for e in states[0].history], rel=1e-5)

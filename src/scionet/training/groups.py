@@ -274,25 +274,16 @@ class ParameterGroups:
         Raises:
             InvalidSetting: If the tensors are not those of the groups.
         """
-        try:
-            sizes = tuple(tensors[member.parameter].shape[member.dim] for member in self.members)
-        except (KeyError, IndexError) as error:
-            raise InvalidSetting(
-                f"the groups are of another network: this one lacks {self._missing(tensors)}"
-            ) from error
+        for member in self.members:
+            if member.parameter not in tensors or member.dim >= tensors[member.parameter].ndim:
+                where = f"dimension {member.dim} of {member.parameter!r}"
+                raise InvalidSetting(f"the groups are of another network: this one lacks {where}")
+        sizes = tuple(tensors[member.parameter].shape[member.dim] for member in self.members)
         key = sizes, tensors[self.members[0].parameter].device
         if key not in self._known_owners:
             found = [_owner(member, size, self.count) for member, size in zip(self.members, sizes, strict=True)]
             self._known_owners[key] = torch.cat(found).to(key[1])
         return self._known_owners[key]
-
-    def _missing(self, tensors: Tensors) -> str:
-        """The first member that has no place in tensors."""
-        return next(
-            f"dimension {each.dim} of {each.parameter!r}"
-            for each in self.members
-            if each.parameter not in tensors or each.dim >= tensors[each.parameter].ndim
-        )
 
     @cached_property
     def _known_owners(self) -> dict[tuple[Sequence[int], torch.device], Tensor]:

@@ -94,6 +94,11 @@ class Learner:
         """A module that calls the network in the chosen precision, in this process alone, for validation."""
         return self.accelerator.unwrap_model(self._wrapped)
 
+    @property
+    def learning_rate(self) -> float:
+        """Current learning rate of the optimiser's first group."""
+        return float(self.optimizer.param_groups[0]["lr"])
+
     def step(self, context: TrainingContext, rate: float, parts: Sequence[Any], callbacks: CallbackList) -> StepLosses:
         """Learn from one batch.
 

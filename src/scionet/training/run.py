@@ -1,29 +1,26 @@
 """One training, from its first step or from a saved state to its end."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from scionet.errors import CheckpointError, InvalidSetting, TrainingError
+from scionet.errors import InvalidSetting
 from scionet.files.atomic import clear_leftovers
 from scionet.files.safetensors_files import hash_tensors
 from scionet.network.multiprocess import summed, world
 from scionet.progress import Progress
 from scionet.seeds import root
-from scionet.training.accuracy import accuracy
 from scionet.training.averages import copies, exchanged, overwrite, tensors_of_network
 from scionet.training.callback_list import CallbackList
 from scionet.training.context import TrainingContext
 from scionet.training.execution import Execution
-from scionet.training.grda import smaller_steps
 from scionet.training.identity import hash_memory
-from scionet.training.learner import Learner, StepLosses
+from scionet.training.learner import Learner
 from scionet.training.order import Order
 from scionet.training.randomness import reseed
 from scionet.training.state import (
@@ -33,16 +30,12 @@ from scionet.training.state import (
     hash_state,
     load_state,
     refuse_differences,
+    refuse_inconsistent,
     save_state,
 )
 from scionet.training.training_data import TrainingData
-from scionet.training.validation import Validation, mean_loss
-
-if TYPE_CHECKING:
-    from accelerate.tracking import GeneralTracker
-
-CHECK_STEPS = 50
-"""Losses are read every 50 steps: reading waits for the device."""
+from scionet.training.training_log import TrainingLog
+from scionet.training.validation import Validation
 
 
 class TrainingRun:
@@ -72,10 +65,8 @@ class TrainingRun:
         self._process_index, self._process_count = world()
         self._seeds = {use: root(order.seed, use) for use in ("start", "steps", "validation")}
         self._total = learner.recipe.steps(order.steps_per_epoch)
-        self._losses, self._penalties = 0.0, dict[str, float]()
-        self._unread: list[StepLosses] = []
+        self._log = TrainingLog(learner, self._total, self._file)
         self._best: dict[str, Tensor] = {}
-        self._trackers: list[GeneralTracker] = []
         self.step, self.history = 0, list[Epoch]()
 
     def begin(self, start: TrainingState | None) -> None:
@@ -87,7 +78,7 @@ class TrainingRun:
             InvalidSetting: If the weights are split among processes, which no single file can hold.
             TrainingError: If the callbacks are not those that the training was started with.
         """
-        self._begin_log()
+        self._log.begin()
         if start is not None:
             self._origin |= {"start": hash_state(start), "weights": None, "optimiser_state": None}
         found = self._found()
@@ -111,15 +102,15 @@ class TrainingRun:
         if from_file:
             before, now = {**before, **state.origin}, {**now, **self._origin, **self._of_same_network(state)}
         refuse_differences(before, now, advice)
-        self._refuse_inconsistent(state, source)
+        refuse_inconsistent(state, source, self._order.steps_per_epoch, self._total)
         self._learner.restore(state, source)
         device = self._learner.accelerator.device
         if state.callbacks is not None:
             self._callbacks.restore(state.callbacks, device)
         if from_file:
             self._origin = dict(state.origin)
-        self.step, self.history, self._losses = state.step, list(state.history), state.losses
-        self._penalties = dict(state.penalties)
+        self.step, self.history = state.step, list(state.history)
+        self._log.loss, self._log.penalties = state.losses, dict(state.penalties)
         self._best = copies(state.best, device)
 
     def _of_same_network(self, state: TrainingState) -> dict[str, Any]:
@@ -129,25 +120,6 @@ class TrainingRun:
             "optimiser_state": [hash_memory(state.memory)],
         }
         return {key: state.origin.get(key) for key, hashes in left.items() if self._origin[key] in hashes}
-
-    def _refuse_inconsistent(self, state: TrainingState, source: str) -> None:
-        """Refuse a state whose numbers are those of no training of this length.
-
-        Raises:
-            CheckpointError: If the epochs are not those that end at its step or before.
-        """
-        per_epoch, epochs = self._order.steps_per_epoch, range(1, len(state.history) + 1)
-        ends = [(number, min(number * per_epoch, self._total)) for number in epochs]
-        done = state.step // per_epoch + (state.step == self._total and self._total % per_epoch > 0)
-        if (
-            [(e.number, e.step) for e in state.history] != ends
-            or done != len(ends)
-            or not 0 <= state.step <= self._total
-        ):
-            raise CheckpointError(
-                f"{source} is no state of a training: {len(ends)} epochs are done at step {state.step:,}, of "
-                f"{self._total:,} with {per_epoch:,} in an epoch; start again"
-            )
 
     def go(self, until: int | None) -> None:
         """Train to the end, or to the end of epoch `until`.
@@ -185,12 +157,9 @@ class TrainingRun:
         return state
 
     def close(self) -> None:
-        """Remove hooks, and finish the trackers that were started here."""
+        """Remove hooks, and finish trackers."""
         self._learner.close()
-        for tracker in self._trackers:
-            tracker.finish()
-        if self._trackers:
-            self._learner.accelerator.trackers = []
+        self._log.close()
 
     @property
     def status(self) -> str:
@@ -224,9 +193,7 @@ class TrainingRun:
         rate = self._learner.recipe.rate(self.step, self._order.steps_per_epoch)
         self.step += 1
         context = self._context(len(self.history) + 1)
-        self._unread.append(self._learner.step(context, rate, parts, self._callbacks))
-        if self.step % CHECK_STEPS == 0:
-            self._read_losses()
+        self._log.add(self._learner.step(context, rate, parts, self._callbacks), self.step)
 
     def _context(self, epoch: int) -> TrainingContext:
         """What callbacks see now."""
@@ -240,65 +207,19 @@ class TrainingRun:
             other_weights=self._other_weights,
         )
 
-    def _read_losses(self) -> None:
-        """Add up and log the losses that have not been read yet.
-
-        Raises:
-            TrainingError: If a loss or a penalty is NaN or infinite.
-        """
-        if not self._unread:
-            return
-        losses = (summed(torch.stack([each.loss for each in self._unread])) / self._process_count).tolist()
-        penalties = _numbers_of([each.penalties for each in self._unread])
-        first = self.step - len(losses) + 1
-        for step, (loss, terms) in enumerate(zip(losses, penalties, strict=True), first):
-            self._refuse_infinite(step, {"loss": loss, **{f"penalty of {name}": term for name, term in terms.items()}})
-            self._losses += loss
-            for name, term in terms.items():
-                self._penalties[name] = self._penalties.get(name, 0.0) + term
-        self._unread.clear()
-        logged = {f"penalty/{name}": term for name, term in penalties[-1].items()}
-        log = {"loss": losses[-1], "learning_rate": self._rate_now, **logged}
-        self._learner.accelerator.log(log, step=self.step)
-
-    def _refuse_infinite(self, step: int, terms: Mapping[str, float]) -> None:
-        """Refuse a loss or penalty that is no number.
-
-        Raises:
-            TrainingError: If one is NaN or infinite.
-        """
-        wrong = [name for name, term in terms.items() if not math.isfinite(term)]
-        if not wrong:
-            return
-        recipe, optimizer = self._learner.recipe, self._learner.optimizer
-        rate = float(optimizer.param_groups[0]["initial_lr"])
-        saved = f"; the last state is in {self._file}" if self._file is not None else ""
-        raise TrainingError(
-            f"the {' and the '.join(wrong)} is NaN or infinite at step {step:,} of {self._total:,}; "
-            f"{smaller_steps(optimizer)}lower learning_rate ({rate:g}), raise warmup_epochs ({recipe.warmup_epochs}), "
-            f"set clip_norm to 1 (it is {recipe.clip_norm}), or look for NaN in the data{saved}"
-        )
-
-    @property
-    def _rate_now(self) -> float:
-        return float(self._learner.optimizer.param_groups[0]["lr"])
-
     def _end_epoch(self) -> None:
         """Validate, record the epoch, run callbacks, and save the state."""
-        self._read_losses()
+        self._log.read(self.step)
         number = len(self.history) + 1
-        context = self._context(number)
-        steps = self.step - (self.history[-1].step if self.history else 0)
-        penalties = {name: total / steps for name, total in self._penalties.items()}
-        loss, self._losses, self._penalties = self._losses / steps, 0.0, {}
-        validation = self._validated(context)
-        epoch = Epoch(number, self.step, loss, self._rate_now, validation, penalties)
+        loss, penalties = self._log.epoch_means(self.step - (self.history[-1].step if self.history else 0))
+        validation = self._validated(number)
+        epoch = Epoch(number, self.step, loss, self._learner.learning_rate, validation, penalties)
         self.history.append(epoch)
         if self._learner.recipe.patience is not None and best_epoch(self.history) == number:
             self._best = copies(self._weights)
         if validation is not None:
-            self._learner.accelerator.log({f"validation_{validation.quantity}": validation.value}, step=self.step)
-        self._callbacks.run("after_epoch", context, epoch)
+            self._log.tell(validation, self.step)
+        self._callbacks.run("after_epoch", self._context(number), epoch)
         self._save()
 
     @property
@@ -312,35 +233,26 @@ class TrainingRun:
         average = self._learner.average
         return tuple(tensors for tensors in (average and average.tensors, self._best) if tensors)
 
-    def _validated(self, context: TrainingContext) -> Validation | None:
-        """The result on the validation data, of the averaged weights if there are any."""
+    def _validated(self, epoch: int) -> Validation | None:
+        """The result on the validation data after an epoch, of the averaged weights if there are any."""
         if self._data.validation is None:
             return None
-        self._callbacks.run("before_validation", context)
+        self._callbacks.run("before_validation", self._context(epoch))
         average = self._learner.average
         with nullcontext() if average is None else exchanged(self._learner.network, average.tensors):
-            return self._measured(len(self._data.validation))
-
-    def _measured(self, count: int) -> Validation:
-        """The accuracy or the mean loss of the weights that the network has now."""
-        own = range(self._process_index, count, self._process_count)
-        examples = [(index, self._seeds["validation"] + index) for index in own]
-        length = -(-self._order.batch_size // (self._execution.parts * self._process_count))
-        chosen = [examples[start : start + length] for start in range(0, len(examples), length)]
-        batches = self._data.validation_batches(chosen, self._execution.workers)
-        if self._data.measured == "accuracy":
-            return accuracy(self._learner.shell, batches)
-        return mean_loss(self._learner.loss, self._learner.shell, zip(batches, map(len, chosen), strict=True))
+            length = -(-self._order.batch_size // (self._execution.parts * self._process_count))
+            loss, shell, workers = self._learner.loss, self._learner.shell, self._execution.workers
+            return self._data.validated(loss, shell, self._seeds["validation"], length, workers)
 
     def _state(self) -> TrainingState:
-        self._read_losses()
+        self._log.read(self.step)
         return TrainingState(
             step=self.step,
             **self._learner.captured(),
             best=copies(self._best, "cpu"),
             history=tuple(self.history),
-            losses=self._losses,
-            penalties=dict(self._penalties),
+            losses=self._log.loss,
+            penalties=dict(self._log.penalties),
             settings=self._settings,
             callbacks=self._callbacks.captured(),
             origin=self._origin,
@@ -351,7 +263,7 @@ class TrainingRun:
 
         All processes, and trainings without a file, check the same, so that what cannot be saved is refused early.
         """
-        self._read_losses()
+        self._log.read(self.step)
         if self._file is not None and self._process_index == 0:
             save_state(self._file, self._state())
         else:
@@ -376,16 +288,3 @@ class TrainingRun:
         if self._process_index == 0:
             clear_leftovers(self._file)
         return count > 0
-
-    def _begin_log(self) -> None:
-        accelerator = self._learner.accelerator
-        if accelerator.log_with and not accelerator.trackers:
-            accelerator.init_trackers("scionet")
-            self._trackers = accelerator.trackers
-
-
-def _numbers_of(penalties: Sequence[Mapping[str, Tensor]]) -> list[dict[str, float]]:
-    """Penalties of several steps as numbers; all wait for the device once."""
-    tensors = [tensor for terms in penalties for tensor in terms.values()]
-    numbers = iter(torch.stack(tensors).tolist() if tensors else [])
-    return [{name: next(numbers) for name in terms} for terms in penalties]

@@ -218,6 +218,27 @@ def _by_owner(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
     return owners
 
 
+def refuse_inconsistent(state: TrainingState, source: str, per_epoch: int, total: int) -> None:
+    """Refuse a state whose numbers are those of no training of this length.
+
+    Args:
+        state: The state.
+        source: Where it comes from, for the error.
+        per_epoch: Steps of an epoch.
+        total: Steps of the training.
+
+    Raises:
+        CheckpointError: If the epochs are not those that end at its step or before.
+    """
+    ends = [(number, min(number * per_epoch, total)) for number in range(1, len(state.history) + 1)]
+    done = state.step // per_epoch + (state.step == total and total % per_epoch > 0)
+    if [(e.number, e.step) for e in state.history] != ends or done != len(ends) or not 0 <= state.step <= total:
+        raise CheckpointError(
+            f"{source} is no state of a training: {len(ends)} epochs are done at step {state.step:,}, of {total:,} "
+            f"with {per_epoch:,} in an epoch; start again"
+        )
+
+
 def refuse_differences(kept: Mapping[str, Any], given: Mapping[str, Any], advice: str) -> None:
     """Compare the settings of a training with those with which it is resumed.
 

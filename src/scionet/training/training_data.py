@@ -1,17 +1,20 @@
 """The data of one training, and what a batch of them is."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from scionet.errors import TrainingError, unknown
+from scionet.network.multiprocess import world
 from scionet.training import identity
+from scionet.training.accuracy import accuracy
 from scionet.training.given_loss import Loss, refuse_other_losses
 from scionet.training.loading import Collate, Examples, load, pairs, tree
 from scionet.training.order import SeededIndex
-from scionet.training.validation import Measure
+from scionet.training.validation import Measure, Validation, mean_loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,10 +69,25 @@ class TrainingData:
         """Batches of training examples."""
         return load(self.training, batches, self._collate, workers, pin)
 
-    def validation_batches(self, batches: list[list[SeededIndex]], workers: int) -> Iterator[Any]:
-        """Batches of validation examples."""
+    def validated(
+        self, loss: Callable[[nn.Module, Any], Tensor], network: nn.Module, seed: int, length: int, workers: int
+    ) -> Validation:
+        """The accuracy or the mean loss of a network on the validation examples, of which each process reads a share.
+
+        Args:
+            loss: The mean loss of a batch.
+            network: The network.
+            seed: Seed of the examples' random numbers.
+            length: Examples of a batch.
+            workers: Processes that read.
+        """
         assert self.validation is not None, "nothing is validated without validation data"
-        return load(self.validation, batches, self._validation_collate, workers)
+        examples = [(index, seed + index) for index in range(world()[0], len(self.validation), world()[1])]
+        chosen = [examples[start : start + length] for start in range(0, len(examples), length)]
+        batches = load(self.validation, chosen, self._validation_collate, workers)
+        if self.measured == "accuracy":
+            return accuracy(network, batches)
+        return mean_loss(loss, network, zip(batches, map(len, chosen), strict=True))
 
     def identity(self) -> dict[str, Any]:
         """What identifies the data and what is done with them, as JSON."""
