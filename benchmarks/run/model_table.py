@@ -24,7 +24,7 @@ from scionet.network.discovery.discover import discover
 PAGE = DOCS / "models.md"
 PIXELS = {"scionet": 32, "inception_v3": 299}
 MODELS = {
-    "scionet": "resnet20 resnet56",
+    "scionet": "resnet20 resnet56 resnet20_projection vgg13 mobilenet_v1",
     "torchvision": "alexnet vgg16_bn resnet18 resnet50 resnext50_32x4d densenet121 googlenet inception_v3 "
     "squeezenet1_1 mobilenet_v2 mobilenet_v3_small mnasnet1_0 efficientnet_b0 efficientnet_v2_s regnet_y_400mf "
     "shufflenet_v2_x1_0 convnext_tiny vit_b_16 swin_t",

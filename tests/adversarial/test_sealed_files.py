@@ -14,7 +14,9 @@ from support.pupils import QUICK, examples, learnt, plain
 from support.sealed_files import header_of, key_of, metadata_of, reseal
 from support.small_networks import image, residual
 
+from scionet.bench.records.ledger import Payment
 from scionet.bench.records.record import Outcome
+from scionet.bench.runs.scored_masks import SELECTED, SelectionCost
 from scionet.bench.runs.workspace import DENSE, DenseNote
 from scionet.differentiable.channel_selector import SELECTORS, ChannelSelector
 from scionet.errors import CheckpointError
@@ -59,6 +61,13 @@ FILES: dict[str, tuple[SealedFormat, Callable[[Path], Any], Callable[[Path], Any
         DENSE,
         lambda path: DENSE.save(path, {"w": torch.ones(3)}, DenseNote(Outcome(1.0, 1, 1, 2)), overwrite=False),
         lambda path: DENSE.read(DenseNote, path),
+    ),
+    "chosen masks": (
+        SELECTED,
+        lambda path: SELECTED.save(
+            path, {"w": torch.eye(3) > 0}, SelectionCost(Payment("selection", 1, 1.0, 1.0)), overwrite=False
+        ),
+        lambda path: SELECTED.read(SelectionCost, path),
     ),
     "selector": (SELECTORS, lambda path: ChannelSelector(("norm", "size"), 3, 2).save(path), ChannelSelector.load),
 }

@@ -1,14 +1,17 @@
 """Known counts: parameters, multiply-accumulate operations, and epochs of Scratch-B."""
 
+from typing import Any, cast
+
 import pytest
 import torch
+from torch import nn
 
 from scionet import Widths, prune
 from scionet.bench.experiment.arms import ARMS, epochs_of
 from scionet.budget.costs import measure
 from scionet.errors import InvalidSetting
 from scionet.models.factory import build
-from scionet.models.predefined import narrowed, truncated
+from scionet.models.predefined import narrowed, rounded_down, truncated
 from scionet.models.resnets import resnet20
 
 CIFAR, IMAGENET = (1, 3, 32, 32), (1, 3, 224, 224)
@@ -69,14 +72,36 @@ def test_scratch_b_of_the_counts(dense: str, pruned: str, epochs: int, cap: floa
 
 
 @pytest.mark.parametrize(
-    ("width", "removed", "expected"),
+    ("width", "removed", "official", "exact"),
     [
-        *((16, 0.1, 14), (32, 0.1, 28), (64, 0.1, 57), (64, 0.3, 44), (128, 0.3, 89), (256, 0.3, 179)),
-        *((10, 0.9, 0), (50, 0.9, 4), (1000, 0.9, 99), (100, 0.7, 30)),
+        *((16, 0.1, 14, 14), (32, 0.1, 28, 28), (64, 0.1, 57, 57)),
+        *((64, 0.3, 44, 44), (128, 0.3, 89, 89), (256, 0.3, 179, 179)),
+        *((10, 0.9, 0, 1), (50, 0.9, 4, 5), (1000, 0.9, 99, 100), (100, 0.7, 30, 30)),
     ],
 )
-def test_rounding_is_that_of_the_official_code(width: int, removed: float, expected: int) -> None:
-    assert truncated(width, 1 - removed) == expected
+def test_rounding_is_that_of_the_official_code_or_without_its_error(
+    width: int, removed: float, official: int, exact: int
+) -> None:
+    assert truncated(width, 1 - removed) == official
+    assert rounded_down(width, 1 - removed) == exact
+
+
+def first_widths(model: nn.Module) -> list[list[int]]:
+    """Channels of the first convolution of each block, by stage."""
+    stages = [stage for name, stage in model.named_children() if name.startswith("layer")]
+    return [[cast(Any, block).conv1.out_channels for block in stage.children()] for stage in stages]
+
+
+def test_first_convolutions_have_the_published_widths() -> None:
+    assert first_widths(build("scionet.models.predefined:resnet34_a")) == [
+        [64, 44, 44],
+        [128, 89, 89, 128],
+        [256, 179, 179, 179, 179, 256],
+        [512, 512, 512],
+    ]
+    found = [width for stage in first_widths(build("scionet.models.predefined:resnet56_a")) for width in stage]
+    whole = {7: 16, 9: 32, 18: 64, 26: 64}  # blocks of the skipped convolutions 16, 20, 38 and 54
+    assert found == [whole.get(block, (14, 28, 57)[block // 9]) for block in range(27)]
 
 
 def test_logits_have_the_requested_number_of_classes() -> None:

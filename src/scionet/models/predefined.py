@@ -145,6 +145,11 @@ def truncated(width: int, density: float) -> int:
     return int(width * (1 - round(1 - density, 10)))
 
 
+def rounded_down(width: int, density: float) -> int:
+    """Number of channels at a density, rounded down; unlike `truncated`, 0.1 of 10 channels is 1."""
+    return int(width * density + 1e-9)
+
+
 def narrowed(
     model: nn.Module,
     densities: Sequence[float],

@@ -92,7 +92,7 @@ def test_what_changes_the_result_changes_the_identity_and_nothing_else_does(tmp_
         (("calibration = 64", 'calibration = "many"'), "experiment.data.calibration must be of type int"),
         (('name = "small"', "name = "), "is no TOML file"),
         (("[finetuning]", '[finetuning]\nrecipe = "fast"'), "unknown recipe 'fast'"),
-        (("[finetuning]", '[finetuning]\noptimiser = "sdg"'), "optimiser must be one of 'sgd', 'adamw'"),
+        (("[finetuning]", '[finetuning]\noptimiser = "sdg"'), "optimiser must be one of 'sgd', 'adam', 'adamw'"),
         (('name = "small"', 'name = "small"\nlatency_batch = 65'), "latency_batch is 1 or more, at most batch_size"),
         (('name = "small"', 'name = "small"\nlatency_batch = 0'), "latency_batch is 1 or more"),
         (('arms = ["as cut",', 'arms = ["stock scratch-e",'), "stock arms need stock networks"),

@@ -20,7 +20,7 @@ from scionet.bench.records.ledger import Payment
 from scionet.bench.runs.data import RunData
 from scionet.bench.runs.learning import Trainer, learn
 from scionet.bench.runs.speed import macs_per_second
-from scionet.bench.runs.tickets import Masked
+from scionet.bench.runs.tickets import MaskedTraining
 from scionet.bench.runs.workspace import Dense, Workspace, alone, made
 from scionet.files.json_dataclasses import plain, to_json
 from scionet.files.safetensors_files import SealedFormat
@@ -39,21 +39,21 @@ SELECTED = SealedFormat(
 
 
 @dataclass(frozen=True)
-class SelectionNote:
+class SelectionCost:
     """What choosing the masks of a file cost."""
 
     payment: Payment
 
 
 @dataclass(frozen=True, eq=False)
-class Selection:
+class ChosenMasks:
     """Chosen masks, and what choosing them cost."""
 
     masks: WeightMasks
     payment: Payment
 
 
-def masked(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> Masked:
+def masked(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> MaskedTraining:
     """Train a network with masks at every learning rate of the sweep.
 
     Raises:
@@ -75,7 +75,7 @@ def masked(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) 
         (HeldAtZero(masks),),
     )
     before = whole.note.payments if arm.masks == "trained" else ()
-    return Masked(learnt, masks, (*before, selection.payment))
+    return MaskedTraining(learnt, masks, (*before, selection.payment))
 
 
 def _weights(workspace: Workspace, trial: Trial, whole: Dense, masks: WeightMasks) -> nn.Module:
@@ -92,18 +92,18 @@ def _weights(workspace: Workspace, trial: Trial, whole: Dense, masks: WeightMask
     return model
 
 
-def _selected(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> Selection:
+def _selected(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> ChosenMasks:
     """The masks of a trial. They are chosen once for all arms that share them."""
     path = _path(workspace, trial)
     with alone(path):
         if not path.exists():
             selection = _select(workspace, trial, material, whole)
-            SELECTED.save(path, dict(selection.masks), SelectionNote(selection.payment), overwrite=True)
-    note, masks = SELECTED.read(SelectionNote, path)
-    return Selection(WeightMasks(masks), note.payment)
+            SELECTED.save(path, dict(selection.masks), SelectionCost(selection.payment), overwrite=True)
+    note, masks = SELECTED.read(SelectionCost, path)
+    return ChosenMasks(WeightMasks(masks), note.payment)
 
 
-def _select(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> Selection:
+def _select(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> ChosenMasks:
     competitor, initial = _competitor(trial), trial.arm.masks == "initial"
     model = made(workspace.experiment.network, trial.seed) if initial else whole.model
     start = time.perf_counter()
@@ -121,7 +121,7 @@ def _select(workspace: Workspace, trial: Trial, material: RunData, whole: Dense)
     seconds = time.perf_counter() - start
     images = workspace.experiment.data.calibration if competitor.uses_labels else 0
     macs = seconds * macs_per_second(whole, material.calibration[0][0])
-    return Selection(found.masks, Payment("selection", images, macs, seconds))
+    return ChosenMasks(found.masks, Payment("selection", images, macs, seconds))
 
 
 def _path(workspace: Workspace, trial: Trial) -> Path:

@@ -30,7 +30,7 @@ from scionet.training.state import TrainingState
 
 
 @dataclass(frozen=True, eq=False)
-class Masked:
+class MaskedTraining:
     """A trained network with masks.
 
     Attributes:
@@ -44,7 +44,7 @@ class Masked:
     paid: tuple[Payment, ...] = ()
 
 
-def draw(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> Masked:
+def draw(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) -> MaskedTraining:
     """Do all rounds of a trial at every learning rate of the sweep. Rounds done for larger budgets are not repeated.
 
     A learning rate applies to all trainings, the dense one included, because it decides which weights are large. If
@@ -61,7 +61,7 @@ def draw(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) ->
     ]
     learnt = choose([training for training, _ in ends])
     masks = next(masks for training, masks in ends if training.model is learnt.model)
-    return Masked(learnt, masks, whole.note.payments if trial.arm.training == "finetuning" else ())
+    return MaskedTraining(learnt, masks, whole.note.payments if trial.arm.training == "finetuning" else ())
 
 
 @dataclass(frozen=True, eq=False)
