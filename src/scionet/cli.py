@@ -14,6 +14,7 @@ import tyro
 
 import scionet
 from scionet.commands import config
+from scionet.commands.analysis_options import AnalyzeRates
 from scionet.commands.options import (
     AnalyzeCollapse,
     AnalyzeGradientFlow,
@@ -46,6 +47,7 @@ KINDS: dict[str, type[Common]] = {
     "export": Export,
     "analyze collapse": AnalyzeCollapse,
     "analyze gradient-flow": AnalyzeGradientFlow,
+    "analyze rates": AnalyzeRates,
     "bench run": BenchRun,
     "bench status": BenchStatus,
     "bench report": BenchReport,
@@ -131,8 +133,9 @@ def parse(args: Sequence[str]) -> Common:
     shrinking = Annotated[Shrink[RECIPES[recipe]], tyro.conf.subcommand("shrink")]
     analyze = Annotated[
         Annotated[AnalyzeCollapse, tyro.conf.subcommand("collapse")]
-        | Annotated[AnalyzeGradientFlow, tyro.conf.subcommand("gradient-flow")],
-        tyro.conf.subcommand("analyze", description="Measure on a network what theory predicts about scores."),
+        | Annotated[AnalyzeGradientFlow, tyro.conf.subcommand("gradient-flow")]
+        | Annotated[AnalyzeRates, tyro.conf.subcommand("rates")],
+        tyro.conf.subcommand("analyze", description="Measure what theory predicts, on a network or on pictures."),
     ]
     bench = Annotated[
         Annotated[BenchRun, tyro.conf.subcommand("run")]
@@ -201,6 +204,10 @@ def execute(command: Common) -> None:
             from scionet.commands import analyze
 
             analyze.gradient_flow(command)
+        case AnalyzeRates():
+            from scionet.commands.analyses import rates_command
+
+            rates_command.run(command)
         case BenchRun():
             from scionet.commands import bench
 

@@ -8,7 +8,7 @@ from scionet.errors import InvalidSetting
 
 MODELS = ("timm", "torchvision", "scionet")
 """What stands before the colon in the name of a model that needs no trust."""
-DATA = ("images", "idx", "torchvision", "huggingface")
+DATA = ("images", "idx", "csv", "torchvision", "huggingface")
 """The same for data."""
 PLACES = MappingProxyType({"model": MODELS, "factory": MODELS, "source": DATA, "method": ()})
 """Keys of TOML files whose values may be ``package.module:function``, and what else stands before a colon there."""

@@ -32,12 +32,13 @@ def test_each_pick_has_the_smallest_error(seed, repetition) -> None:
 
 def test_vectors_from_inner_products_have_these_inner_products() -> None:
     given = problem(0)
-    again = Problem.of(given.contributions)
+    again = Problem.of_own_mean(given.contributions.gram)
     np.testing.assert_allclose(again.contributions.gram, given.contributions.gram, atol=1e-12)
-    np.testing.assert_allclose(again.contributions.cross, given.contributions.cross, atol=1e-12)
-    assert again.farthest == pytest.approx(given.farthest)
+    np.testing.assert_allclose(again.target, again.atoms.mean(axis=0))
     distances = np.linalg.norm(given.atoms[:, None] - given.atoms, axis=2)
     assert given.diameter == pytest.approx(distances.max())
+    assert again.diameter == pytest.approx(distances.max())
+    assert given.farthest == pytest.approx(np.linalg.norm(given.atoms - given.target, axis=1).max())
 
 
 def test_random_atoms_err_by_the_variance_over_their_number() -> None:

@@ -97,8 +97,9 @@ def test_wrong_parts_and_too_few_pictures_are_refused() -> None:
     task = picture_task(*pictures())
     with pytest.raises(InvalidSetting, match=r"unknown part.*Did you mean 'planted'"):
         measured(task, list, ("plantd",))
-    with pytest.raises(InvalidSetting, match="256 pictures or more; given 20"):
-        measured(task.part(20), list, ("planted",))
+    for part, needed in (("pretraining", 256), ("scratch", 100)):
+        with pytest.raises(InvalidSetting, match=f"part '{part}' needs {needed} pictures or more; given 20"):
+            measured(task.part(20), list, (part,))
 
 
 @pytest.mark.slow

@@ -57,13 +57,13 @@ def imitated(site: str, terms: Sequence[Term], seed: int) -> SiteImitation:
 
     Args:
         site: Name of the site.
-        terms: Its consumers, without shrinkage.
+        terms: Its consumers, without shrinkage; their targets are their dense outputs.
         seed: Seed of the random supports.
 
     Raises:
         InvalidSetting: If there are fewer than four units.
     """
-    problem = Problem.of(Contributions.from_terms(terms))
+    problem = Problem.of_own_mean(Contributions.from_terms(terms).gram)
     size = len(problem.atoms)
     if size < 4:
         raise InvalidSetting(f"{site} has {size} units; rates are measured at sites of four units or more")

@@ -48,15 +48,15 @@ class Problem:
         return Contributions(gram, cross, float(self.target @ self.target))
 
     @classmethod
-    def of(cls, contributions: Contributions) -> "Problem":
-        """Vectors with the inner products of units' contributions, up to rounding: atom i is N times contribution i."""
-        size = len(contributions.cross)
-        cross = size * contributions.cross[:, None]
-        gram = np.block([[size**2 * contributions.gram, cross], [cross.T, np.array([[contributions.square]])]])
-        values, vectors = np.linalg.eigh(gram)
+    def of_own_mean(cls, gram: FloatArray) -> "Problem":
+        """Atoms that imitate their own mean, from the inner products of contributions ``φ_i / N``; shape ``(N, N)``.
+
+        The atoms are vectors with these inner products, up to rounding.
+        """
+        values, vectors = np.linalg.eigh(len(gram) ** 2 * gram)
         kept = values > len(values) * np.finfo(float).eps * values[-1]  # the others are rounding
-        vectors = vectors[:, kept] * np.sqrt(values[kept])
-        return cls(vectors[:-1], vectors[-1])
+        atoms = vectors[:, kept] * np.sqrt(values[kept])
+        return cls(atoms, atoms.mean(axis=0))
 
     @property
     def farthest(self) -> float:

@@ -24,6 +24,9 @@ TAUGHT = 100
 PRETRAINED = (64, 128, 256, 512, 1024)
 """Numbers of examples on which networks are trained before they are pruned; those that the data have are used."""
 
+NEEDED = {"scratch": TAUGHT, "pretraining": PRETRAINED[2]}
+"""Fewest pictures of the parts that are measured on pictures."""
+
 
 @dataclass(frozen=True)
 class RatesStudy:
@@ -69,8 +72,8 @@ def measured(
     for part in parts:
         if part not in get_args(PartName):
             raise unknown("part of the analysis", part, get_args(PartName))
-    if len(task.inputs) < PRETRAINED[2]:
-        raise InvalidSetting(f"rates are measured on {PRETRAINED[2]} pictures or more; given {len(task.inputs)}")
+        if len(task.inputs) < (needed := NEEDED.get(part, 0)):
+            raise InvalidSetting(f"part {part!r} needs {needed} pictures or more; given {len(task.inputs)}")
     seeds = tuple(range(seed, seed + SEEDS))
     counts = [count for count in PRETRAINED if count <= len(task.inputs)]
     measures: Mapping[str, Callable[[], Any]] = {

@@ -1,0 +1,55 @@
+"""The options of the analyses that measure theory on a source of pictures: frozen dataclasses, without torch."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from scionet.commands.options import Common
+
+RatesPart = Literal["planted", "scratch", "random", "pretraining", "sites"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalysisOptions:
+    """Labelled pictures, a network, and the folder for the results."""
+
+    out: Path
+    """Folder for the record, the figure and the page; created if it does not exist."""
+    source: str = "digits"
+    """Labelled pictures: digits, idx:FOLDER, csv:FILE, images:FOLDER, or another source of an experiment."""
+    data: Path = Path()
+    """Folder that the source's paths are relative to."""
+    pictures: int = 1024
+    """Pictures sampled at random from the training part; all if there are fewer."""
+    size: int | None = None
+    """Pixels to which the shorter side of a picture is resized."""
+    crop: int | None = None
+    """Side in pixels of the square taken from the centre."""
+    mean: tuple[float, ...] | None = None
+    """Mean of each channel, for pixels scaled to 0..1: three values for RGB, one to make pictures grey."""
+    std: tuple[float, ...] | None = None
+    """Standard deviation of each channel."""
+    model: str | None = None
+    """A trained network: timm:NAME, ..., package.module:function. By default a small one is trained on the pictures."""
+    weights: Path | None = None
+    """Its weights: a .safetensors file, or a state dict written by torch.save."""
+    model_args: tuple[str, ...] = ()
+    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as num_classes=10."""
+    overwrite: bool = False
+    """Replace the results of an earlier analysis in the folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RatesOptions(AnalysisOptions):
+    """Options of `scionet analyze rates`."""
+
+    parts: tuple[RatesPart, ...] = ("planted", "scratch", "random", "pretraining", "sites")
+    """What to measure: planted problems; pruned networks and networks trained from scratch; random networks; training
+    needed before pruning; sites of the network."""
+    sites: tuple[str, ...] = ()
+    """Sites of the network, or patterns such as "layer3.*"; by default up to three of at most 256 units."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeRates(Common, RatesOptions):
+    """Measure how fast greedy selection approaches its target, and compare it with the theorems."""
