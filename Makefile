@@ -5,8 +5,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 OLDEST := .venv-oldest
-# Two test processes share two cores: one thread each is faster than four that wait for one another.
+# Two test processes share two cores: one thread each is faster than four that wait for one another. The tests of one file
+# run in one process: they share what is trained, pruned or saved once.
 SINGLE := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+PARALLEL := -n 2 --dist loadfile
 
 .PHONY: demo test test-slow test-oldest fuzz format pages clean
 
@@ -19,10 +21,10 @@ test: $(VENV)/installed-dev
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/lint-imports
 	$(BIN)/pre-commit validate-config
-	$(SINGLE) $(BIN)/python -m pytest -n 2 -m "not slow"
+	$(SINGLE) $(BIN)/python -m pytest $(PARALLEL) -m "not slow"
 
 test-slow: $(VENV)/installed-dev
-	$(SINGLE) $(BIN)/python -m pytest -n 2 -m slow
+	$(SINGLE) $(BIN)/python -m pytest $(PARALLEL) -m slow
 
 # Hostile files and inputs, many times as many cases as in `make test`.
 FUZZ_CASES ?= 5000
@@ -31,7 +33,7 @@ fuzz: $(VENV)/installed-dev
 
 # The tools that check the sources are those of `make test`; here only the packages are old. Needs Python 3.11 or 3.12.
 test-oldest: $(OLDEST)/installed
-	$(SINGLE) $(OLDEST)/bin/python -m pytest -n 2 -m "not slow"
+	$(SINGLE) $(OLDEST)/bin/python -m pytest $(PARALLEL) -m "not slow"
 
 format: $(VENV)/installed-dev
 	$(BIN)/ruff format .

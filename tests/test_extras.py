@@ -1,11 +1,14 @@
 import ast
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support import lean
+from support.commandline import printed_by
 
 from scionet.data.images import Preprocessing
 from scionet.data.sources import read_source
@@ -46,9 +49,13 @@ FEATURES = {
 }
 COMMON = """
 import json
+from contextlib import redirect_stderr
+from io import StringIO
 from pathlib import Path
 import torch, scionet
 from torch import nn
+from scionet.cli import main
+from scionet.errors import MissingExtra
 from scionet.models.factory import build
 
 example = torch.ones(2, 3, 6, 6)
@@ -63,19 +70,7 @@ def prune(**choices):
 """
 
 
-@pytest.fixture
-def lean_python(
-    run_python: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], str]:
-    """What a fresh interpreter without any extra prints that runs the given code, in an empty folder."""
-    monkeypatch.chdir(tmp_path)
-    return lambda code: run_python(lean.without_extras() + COMMON + code)
-
-
-def test_pruning_and_the_command_line_need_no_extra(lean_python: Callable[[str], str]) -> None:
-    code = """
-from scionet.cli import main
-
+WITHOUT = """
 result = prune()
 path = scionet.save_pruned("small.safetensors", result.model, result.plan, result.sites)
 loaded = scionet.load_pruned(path, network()).eval()
@@ -87,48 +82,54 @@ for words in ([], ["prune"], ["finetune"], ["evaluate"], ["export"], ["analyze"]
         main([*words, "--help"])
     except SystemExit as end:
         assert end.code == 0
-print("done")
 """
-    assert lean_python(code).splitlines()[-1] == "done"
-
-
-def test_every_feature_names_the_extra_that_it_lacks(lean_python: Callable[[str], str]) -> None:
-    code = f"""
-from scionet.errors import MissingExtra
-found = []
-for extra, features in {FEATURES!r}.items():
-    for feature in features:
+EACH_FEATURE = """
+features = []
+for extra, codes in {features!r}.items():
+    for code in codes:
         try:
-            exec(feature)
+            exec(code)
         except MissingExtra as error:
-            found.append((extra, feature, str(error)))
+            features.append((extra, code, str(error)))
         except BaseException as error:
-            found.append((extra, feature, f"{{type(error).__name__}}: {{error}}"))
+            features.append((extra, code, f"{{type(error).__name__}}: {{error}}"))
         else:
-            found.append((extra, feature, "works"))
-print(json.dumps(found))
+            features.append((extra, code, "works"))
 """
-    found = json.loads(lean_python(code).splitlines()[-1])
+EACH_COMMAND = """
+data, commands = ["--data", "pictures", "--out", "x.safetensors"], []
+for words in (["prune", "--model", "scionet:resnet20", *data], ["finetune", "--pruned", "y", *data], ["demo"]):
+    with redirect_stderr(StringIO()) as said:
+        commands.append((main(words), " ".join(said.getvalue().split())))
+"""
+
+
+@pytest.fixture(scope="module")
+def lean_python(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a fresh interpreter without any extra finds, in an empty folder: one for all, since torch takes seconds."""
+    parts = (COMMON, WITHOUT, EACH_FEATURE.format(features=FEATURES), EACH_COMMAND)
+    code = "".join((lean.without_extras(), *parts, "print(json.dumps({'features': features, 'commands': commands}))"))
+    with chdir(tmp_path_factory.mktemp("lean")):
+        return json.loads(printed_by(code).splitlines()[-1])
+
+
+def test_pruning_and_the_command_line_need_no_extra(lean_python: dict[str, Any]) -> None:
+    """`WITHOUT` ran to its end."""
+    assert lean_python
+
+
+def test_every_feature_names_the_extra_that_it_lacks(lean_python: dict[str, Any]) -> None:
+    found = lean_python["features"]
     wrong = [each for each in found if not each[2].endswith(f"; run: pip install 'scionet[{each[0]}]'")]
     assert wrong == []
     assert len(found) == sum(map(len, FEATURES.values()))
 
 
-def test_commands_name_the_extra_that_they_lack(lean_python: Callable[[str], str]) -> None:
-    code = """
-from contextlib import redirect_stderr
-from io import StringIO
-from scionet.cli import main
-
-data = ["--data", "pictures", "--out", "x.safetensors"]
-for words in (["prune", "--model", "scionet:resnet20", *data], ["finetune", "--pruned", "y", *data], ["demo"]):
-    with redirect_stderr(StringIO()) as said:
-        print(main(words), " ".join(said.getvalue().split()))
-"""
-    assert lean_python(code).splitlines() == [
-        "1 error: this needs the package PIL, which is not installed; run: pip install 'scionet[images]'",
-        "1 error: this needs the package PIL, which is not installed; run: pip install 'scionet[images]'",
-        "1 error: this needs the package accelerate, which is not installed; run: pip install 'scionet[all]'",
+def test_commands_name_the_extra_that_they_lack(lean_python: dict[str, Any]) -> None:
+    assert lean_python["commands"] == [
+        [1, "error: this needs the package PIL, which is not installed; run: pip install 'scionet[images]'"],
+        [1, "error: this needs the package PIL, which is not installed; run: pip install 'scionet[images]'"],
+        [1, "error: this needs the package accelerate, which is not installed; run: pip install 'scionet[all]'"],
     ]
 
 

@@ -1,6 +1,7 @@
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -62,6 +63,32 @@ def test_private_names_of_torch_stand_in_one_module() -> None:
 def test_they_have_public_names_there() -> None:
     assert not any(name.startswith("_") for name in torch_internals.__all__)
     assert all(getattr(torch_internals, name) is not None for name in torch_internals.__all__)
+
+
+class Seen(torch_internals.DispatchMode):
+    """Counts the operations of a pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_mode_sees_what_runs_also_beside_torchs_compiler() -> None:
+    """Without code generation, so that no compiler is needed."""
+    network, inputs = nn.Sequential(nn.Linear(3, 4), nn.ReLU()), torch.ones(2, 3)
+    with torch.no_grad():
+        with Seen() as plain:
+            expected = network(inputs)
+        compiled: Any = torch.compile(network, backend="aot_eager")
+        compiled(inputs)
+        with Seen() as beside:
+            found = compiled(inputs)
+    assert torch.equal(found, expected)
+    assert plain.count == beside.count > 1
 
 
 def test_registries_are_the_modules_own() -> None:

@@ -3,10 +3,12 @@
 All other modules import them from here, under public names. Only this file has to follow changes of torch.
 """
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, wraps
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +33,7 @@ __all__ = [
     "BatchNormBase",
     "BatchOrInstanceNormBase",
     "ConvolutionBase",
-    "TorchDispatchMode",
+    "DispatchMode",
     "TreeSpec",
     "WeakTensorKeyDictionary",
     "flop_registry",
@@ -48,6 +50,33 @@ __all__ = [
     "tree_map",
     "tree_unflatten",
 ]
+
+
+class DispatchMode(TorchDispatchMode):
+    """A mode whose `__torch_dispatch__` sees every tensor operation.
+
+    torch keeps its compiler away from that method, and imports it to do so, which takes more than a second. Here that
+    happens only where the compiler is imported already: otherwise nothing can be compiled.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Choose for each operation."""
+        super().__init_subclass__(**kwargs)
+        plain = cls.__dict__.get("__torch_dispatch__")
+        if plain is None:
+            return
+        uncompiled = torch._disable_dynamo(plain)
+
+        @wraps(plain)
+        def dispatch(*args: Any, **kwargs: Any) -> Any:
+            return (uncompiled if "torch._dynamo" in sys.modules else plain)(*args, **kwargs)
+
+        cls.__torch_dispatch__ = dispatch
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """Whether torch itself keeps its compiler away."""
+        return False
 
 
 def own_parameters(module: nn.Module) -> dict[str, nn.Parameter | None]:

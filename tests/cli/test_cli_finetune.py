@@ -1,10 +1,10 @@
-import random
 import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import chdir
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -32,6 +32,7 @@ from scionet.training.state import load_state
 ALL = CLASSES * TRAIN
 BASE = ["finetune", "--pruned", "half.safetensors", "--data", "pictures", "--split", "train", "--threads", "1"]
 SHORT = ["--epochs", "1", "--batch-size", "8"]
+LONG = ["--epochs", "5", "--batch-size", "8", "--save-steps", "1", "--seed", "1"]
 
 
 @pytest.fixture
@@ -102,13 +103,20 @@ def test_pictures_of_the_training_are_seen_later(ready: Path, capsys: pytest.Cap
     assert f"of {rest[0]})" in shown.out
 
 
-def test_it_goes_on_after_ctrl_c(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    long = ["--epochs", "8", "--batch-size", "8", "--save-steps", "2", "--seed", "1"]
-    command = [sys.executable, "-m", "scionet", *BASE, *long, "--out", "broken.safetensors"]
+@pytest.fixture(scope="module")
+def unbroken(home: Path, pruned: object) -> str:
+    """The weights after the long training without a break."""
+    with chdir(home):
+        assert main([*BASE, *LONG, "--quiet", "--out", "unbroken.safetensors"]) == 0
+        return hash_tensors(state_of(load_pruned("unbroken.safetensors")))
+
+
+def test_it_goes_on_after_ctrl_c(ready: Path, unbroken: str, capsys: pytest.CaptureFixture[str]) -> None:
+    command = [sys.executable, "-m", "scionet", *BASE, *LONG, "--out", "broken.safetensors"]
     state = ready / "broken.training.safetensors"
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         while process.poll() is None and not (state.exists() and load_state(state).step >= 6):
-            time.sleep(0.05)
+            time.sleep(0.1)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -116,13 +124,11 @@ def test_it_goes_on_after_ctrl_c(ready: Path, capsys: pytest.CaptureFixture[str]
     assert "Traceback" not in err
     assert "broken.training.safetensors holds where the training stands" in err
     assert not (ready / "broken.safetensors").exists()
-    assert main([*BASE, *long, "--learning-rate", "0.5", "--out", "broken.safetensors"]) == 1
+    assert main([*BASE, *LONG, "--learning-rate", "0.5", "--out", "broken.safetensors"]) == 1
     assert "recipe.learning_rate was 0.01, is 0.5); give those, or delete broken." in capsys.readouterr().err
-    for name in ("broken", "whole"):
-        assert main([*BASE, *long, "--out", f"{name}.safetensors"]) == 0
+    assert main([*BASE, *LONG, "--out", "broken.safetensors"]) == 0
     assert "going on from broken.training.safetensors" in capsys.readouterr().err
-    found = [hash_tensors(state_of(load_pruned(f"{name}.safetensors"))) for name in ("broken", "whole")]
-    assert found[0] == found[1]
+    assert hash_tensors(state_of(load_pruned("broken.safetensors"))) == unbroken
     assert not list(ready.glob("*.training.safetensors"))
 
 
@@ -140,20 +146,20 @@ def other_network(folder: Path) -> None:
     save_pruned(folder / "other.safetensors", pruned, other, sites, factory="scionet:resnet20", extra=extra)
 
 
-def test_killed_trainings_go_on_with_their_own_network_only(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_killed_training_goes_on_with_its_own_network_only(
+    ready: Path, unbroken: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Killed again and again: `tests/training/test_kill.py`."""
     other_network(ready)
-    long = ["--epochs", "4", "--batch-size", "8", "--save-steps", "1", "--seed", "1", "--out", "tuned.safetensors"]
+    long = [*LONG, "--out", "tuned.safetensors"]
     command, state = [sys.executable, "-m", "scionet", *BASE, *long], ready / "tuned.training.safetensors"
-    rng = random.Random(0)
-    for steps in (2, 9):
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-            while process.poll() is None and not (state.exists() and load_state(state).step >= steps):
-                time.sleep(0.01)
-            assert main([*BASE, *long]) == 1
-            assert "another process is at a fine-tuning that writes tuned.safetensors" in capsys.readouterr().err
-            time.sleep(rng.uniform(0, 0.05))
-            process.kill()
-        assert process.returncode == -signal.SIGKILL
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        while process.poll() is None and not (state.exists() and load_state(state).step >= 2):
+            time.sleep(0.1)
+        assert main([*BASE, *long]) == 1
+        assert "another process is at a fine-tuning that writes tuned.safetensors" in capsys.readouterr().err
+        process.kill()
+    assert process.returncode == -signal.SIGKILL
     content = state.read_bytes()
     assert main(["finetune", "--pruned", "other.safetensors", *BASE[3:], *long]) == 1
     shown = capsys.readouterr().err
@@ -162,9 +168,7 @@ def test_killed_trainings_go_on_with_their_own_network_only(ready: Path, capsys:
     assert "delete tuned.training.safetensors to start again" in shown
     assert state.read_bytes() == content
     assert main([*BASE, *long]) == 0
-    assert main([*BASE, *long[:-1], "whole.safetensors"]) == 0
-    found = [hash_tensors(state_of(load_pruned(f"{name}.safetensors"))) for name in ("tuned", "whole")]
-    assert found[0] == found[1]
+    assert hash_tensors(state_of(load_pruned("tuned.safetensors"))) == unbroken
     assert not [path.name for path in ready.iterdir() if path.name.startswith(".")]
 
 

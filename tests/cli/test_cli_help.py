@@ -51,7 +51,13 @@ FOLDER = Path(__file__).parents[2] / "docs"
 DOCS, TRAINING = ((FOLDER / name).read_text() for name in ("cli.md", "training.md"))
 
 
-@pytest.mark.parametrize("command", [(), *(tuple(name.split()) for name in KINDS)])
+COMMANDS = [(), *(tuple(name.split()) for name in KINDS)]
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each not in [(), ("prune",), ("finetune",)])) for each in COMMANDS],
+)
 def test_help_takes_less_than_a_second(command: tuple[str, ...], tmp_path: Path) -> None:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = scionet(*command, "--help", cwd=tmp_path)
@@ -64,12 +70,15 @@ def test_help_takes_less_than_a_second(command: tuple[str, ...], tmp_path: Path)
 def test_help_does_not_import_torch(run_python: Callable[[str], str]) -> None:
     code = """
         import sys, scionet.cli
-        try:
-            scionet.cli.main(["prune", "--help"])
-        except SystemExit as end:
-            print(end.code, "torch" in sys.modules)
+        for command in [[], *map(str.split, scionet.cli.KINDS)]:
+            try:
+                scionet.cli.main([*command, "--help"])
+            except SystemExit as end:
+                print(end.code, "torch" in sys.modules)
     """
-    assert run_python(code).splitlines()[-1] == "0 False"
+    printed = run_python(code)
+    assert re.findall(r"^\d .*", printed, re.MULTILINE) == ["0 False"] * len(COMMANDS)
+    assert all(f"usage: {' '.join(('scionet', *command))} " in printed for command in COMMANDS)
 
 
 def test_version_is_printed_without_torch(run_python: Callable[[str], str]) -> None:

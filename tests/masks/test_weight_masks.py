@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 from support.mask_networks import pairs, sizes_mlp, small_vgg
-from torch import multiprocessing, nn
+from support.processes import together
+from torch import nn
 
 from scionet import WeightMasks, detach_masks_, mask_weights
 from scionet.errors import CheckpointError, InvalidSetting
@@ -87,7 +88,7 @@ def test_masks_survive_distributed_training(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.spawn(_train, (port, str(tmp_path)), nprocs=2)
+    together(_train, 2, port, str(tmp_path))
     first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
     assert first["zeros"]
     assert all(torch.equal(first[name], second[name]) for name in first)

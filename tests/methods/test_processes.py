@@ -14,8 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from support import selecting
+from support.processes import together
 from support.subjects import SUBJECTS, budget_for
-from torch import distributed, multiprocessing
+from torch import distributed
 
 from scionet import prune
 from scionet.choices.methods import Forward, OutputImitation, Stochastic, TaskLoss
@@ -70,7 +71,7 @@ def calibrate(process_index: int, size: int, folder: Path) -> None:
 @pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_processes_make_the_plan_of_one(size: int, tmp_path: Path) -> None:
     calibrate(0, 1, tmp_path)
-    multiprocessing.spawn(calibrate, (size, tmp_path), nprocs=size)
+    together(calibrate, size, size, tmp_path)
     for name in ROWS:
         expected = Plan.from_json((tmp_path / f"{name}-1-0.json").read_text())
         tensors = load_file(tmp_path / f"{name}-1-0.safetensors")

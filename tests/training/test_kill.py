@@ -1,6 +1,5 @@
 """A training that is killed at any moment, again and again, ends where an unbroken one ends."""
 
-import multiprocessing
 import random
 import time
 from dataclasses import dataclass, field
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.processes import CONTEXT
 from support.pupils import Noisy, examples, network
 from torch import Tensor
 
@@ -87,17 +87,15 @@ def train(kind: str, folder: Path, name: str, step: "Synchronized[int]") -> None
 
 @pytest.mark.parametrize("kind", ["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_a_killed_training_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "scionet.training.fit"])
-    step = context.Value("q", 0)
-    unbroken = context.Process(target=train, args=(kind, tmp_path, "unbroken", step))
+    step = CONTEXT.Value("q", 0)
+    unbroken = CONTEXT.Process(target=train, args=(kind, tmp_path, "unbroken", step))
     unbroken.start()
     unbroken.join(120)
     total, killed = step.value, 0
     rng = random.Random(0)
     for target in sorted(rng.sample(range(2, total), 4)):
         step.value = 0
-        life = context.Process(target=train, args=(kind, tmp_path, "broken", step))
+        life = CONTEXT.Process(target=train, args=(kind, tmp_path, "broken", step))
         life.start()
         while life.is_alive() and step.value < target:
             time.sleep(0.001)
@@ -106,7 +104,7 @@ def test_a_killed_training_ends_with_the_same_weights(kind: str, tmp_path: Path)
         life.join(60)
         killed += life.exitcode == -9
         assert step.value >= target
-    last = context.Process(target=train, args=(kind, tmp_path, "broken", step))
+    last = CONTEXT.Process(target=train, args=(kind, tmp_path, "broken", step))
     last.start()
     last.join(120)
     assert killed == 4

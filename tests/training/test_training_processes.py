@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.processes import together
 from support.pupils import Execution, Noisy, Recipe, examples, learnt, network, plain
-from torch import Tensor, distributed, multiprocessing
+from torch import Tensor, distributed
 
 from scionet.errors import TrainingError
 from scionet.network.calling import state_of
@@ -71,7 +72,7 @@ def train(rank: int, size: int, folder: Path) -> None:
 
 def test_two_processes_learn_what_one_learns(tmp_path: Path) -> None:
     train(0, 1, tmp_path)
-    multiprocessing.spawn(train, (2, tmp_path), nprocs=2)
+    together(train, 2, 2, tmp_path)
     expected = load_file(tmp_path / "1-0.weights")
     for rank in range(2):
         for name, tensor in load_file(tmp_path / f"2-{rank}.weights").items():

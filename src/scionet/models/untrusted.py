@@ -15,7 +15,7 @@ from torch import nn
 
 from scionet.errors import CheckpointError, InvalidSetting, PruneError
 from scionet.models.factory import find, made, weights_off
-from scionet.torch_internals import TorchDispatchMode, tree_leaves
+from scionet.torch_internals import DispatchMode, tree_leaves
 
 REGISTRIES = ("scionet", "timm", "torchvision")
 """Sources of factories that can be called without running code that the file chooses."""
@@ -58,7 +58,7 @@ def build_untrusted(
     return model
 
 
-class Bounds(TorchDispatchMode):
+class Bounds(DispatchMode):
     """While it is active, this thread may run and allocate no more than it takes to build a network of given shapes."""
 
     def __init__(self, shapes: Shapes) -> None:

@@ -12,7 +12,7 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 from scionet.network.calling import Batch, tensors_of
 from scionet.network.network import Network
-from scionet.torch_internals import TorchDispatchMode, flop_registry, tree_leaves
+from scionet.torch_internals import DispatchMode, flop_registry, tree_leaves
 
 _FLOPS_PER_MAC = 2
 
@@ -155,7 +155,7 @@ def macs_by_place(operations: Sequence[RunOperation]) -> dict[str, float]:
     return macs
 
 
-class _OperationLog(TorchDispatchMode):
+class _OperationLog(DispatchMode):
     """The operations that run while the mode is active."""
 
     def __init__(self, network: Network, tensors: Mapping[str, Tensor]) -> None:

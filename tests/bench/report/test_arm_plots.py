@@ -11,7 +11,7 @@ from scionet.bench.records.failures import Failure, load_failure, save_failure
 from scionet.bench.records.ledger import Payment
 from scionet.bench.records.record import RunRecord, Tried, decode_answers, encode_answers
 from scionet.bench.records.record_files import RecordError
-from scionet.bench.report.arm_plots import arm_of, competitor_of, panel_of, protocol
+from scionet.bench.report.arm_plots import ArmPlots, arm_of, competitor_of, panel_of, protocol
 from scionet.bench.report.page import html
 from scionet.bench.report.pairs import pairs
 from scionet.bench.report.study import studies
@@ -22,7 +22,7 @@ ARMS = {"as cut": 300, "fine-tuned": 340, "scratch-e": 320}
 
 
 def run_of(who: str, arm: str, seed: int, correct: int) -> RunRecord:
-    plain = made_up.record(who if who in made_up.LOST else "random", seed=seed, correct=correct)
+    plain = made_up.record(who if who in made_up.LOST else "random", seed=seed, correct=correct, sites={"stem": 16})
     method = who if arm == "as cut" else f"{who} + {arm}"
     right = np.arange(plain.pruned.seen) < correct
     ledger = (Payment("selection", 64, 5e9, 2.0), Payment("training", 1000, 3e9, 4.0 + seed))
@@ -51,6 +51,19 @@ def records() -> list[RunRecord]:
     return [*found, *uniform]
 
 
+@pytest.fixture(scope="module")
+def shown(records: list[RunRecord]) -> ArmPlots:
+    """What the page says of the arms."""
+    found = protocol(studies(records)[0], "p")
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def page(records: list[RunRecord]) -> str:
+    return html(records, "arms", failures=[Failure(records[0].spec, "UnreachableBudget", "no plan <meets> the budget")])
+
+
 def test_rows_know_their_arm_their_panel_and_whose_architecture_it_is(records: list[RunRecord]) -> None:
     [study] = studies(records)
     found = {row.method: (arm_of(row), panel_of(row), competitor_of(row)) for row in study.rows}
@@ -59,15 +72,14 @@ def test_rows_know_their_arm_their_panel_and_whose_architecture_it_is(records: l
     assert found["uniform scratch-e"] == ("uniform scratch-e", "scratch-e", "uniform")
 
 
-def test_latency_is_an_axis_where_the_records_have_it_with_its_interval(records: list[RunRecord]) -> None:
-    [study] = studies(records)
-    found = protocol(study, "p")
-    assert found is not None
-    assert found.timed
-    name, figure = found.figures[-1]
+def test_latency_is_an_axis_where_the_records_have_it_with_its_interval(
+    records: list[RunRecord], shown: ArmPlots, page: str
+) -> None:
+    assert shown.timed
+    name, figure = shown.figures[-1]
     assert name == "measured latency kept, % of dense"
     assert name in figure
-    assert "Horizontal bars" in html(records, "t")
+    assert "Horizontal bars" in page
 
     def bare(record: RunRecord) -> RunRecord:
         return record.timed(None, None)
@@ -96,13 +108,13 @@ def test_a_share_of_latency_is_a_ratio_of_medians_between_the_ends_of_both_inter
     assert row.speedup.mean == pytest.approx((2 + 1.25) / 2)
 
 
-def test_intervals_of_latency_are_drawn(records: list[RunRecord]) -> None:
+def test_intervals_of_latency_are_drawn(records: list[RunRecord], shown: ArmPlots) -> None:
     def wider(record: RunRecord) -> RunRecord:
         pruned = record.pruned.latency
         assert pruned is not None
         return record.timed(record.dense.latency, replace(pruned, upper_ms=1.5 * pruned.upper_ms))
 
-    known = protocol(studies(records)[0], "p"), protocol(studies([*map(wider, records)])[0], "p")
+    known = shown, protocol(studies([*map(wider, records)])[0], "p")
     before, after = (dict(found.figures) for found in known if found is not None)
     changed = [name for name in before if before[name] != after[name]]
     assert changed == ["measured latency kept, % of dense"]
@@ -125,7 +137,9 @@ def test_what_panels_and_legends_call_a_run(method: str, arm: str, panel: str, w
     assert (panel_of(row), competitor_of(row)) == (panel, who)
 
 
-def test_arms_of_single_weights_have_a_panel_of_parameters_of_their_own(records: list[RunRecord]) -> None:
+def test_arms_of_single_weights_have_a_panel_of_parameters_of_their_own(
+    records: list[RunRecord], shown: ArmPlots, page: str
+) -> None:
     single = []
     for place, percent in enumerate((25, 12.5)):
         for arm in ("lottery ticket", "shuffled ticket"):
@@ -145,18 +159,13 @@ def test_arms_of_single_weights_have_a_panel_of_parameters_of_their_own(records:
     assert both is not None
     assert [name for name, _ in both.figures][3:] == ["single weights"]
     assert len(both.figures) == 4
-    structured = protocol(studies(records)[0], "p")
-    assert structured is not None
-    assert not structured.single
+    assert not shown.single
     assert "Arms of single weights" in html(single, "t")
-    assert "Arms of single weights" not in html(records, "t")
+    assert "Arms of single weights" not in page
 
 
-def test_accounts_are_means_over_runs(records: list[RunRecord]) -> None:
-    [study] = studies(records)
-    found = protocol(study, "p")
-    assert found is not None
-    [(_, accounts)] = found.accounts
+def test_accounts_are_means_over_runs(shown: ArmPlots) -> None:
+    [(_, accounts)] = shown.accounts
     account = next(a for a in accounts if a.row.method == "forward + fine-tuned")
     assert account.seconds == (0, 2.0, 0, 4.5, 0)
     assert account.images == 1064
@@ -175,9 +184,7 @@ def test_pairs_use_the_examples_where_the_records_have_them(records: list[RunRec
     assert seeds_alone.low == pytest.approx(seeds_alone.ahead)  # the seeds agree, and nothing else is known
 
 
-def test_the_page_shows_panels_differences_ledger_and_failures(records: list[RunRecord]) -> None:
-    failure = Failure(records[0].spec, "UnreachableBudget", "no plan <meets> the budget")
-    page = html(records, "arms", failures=[failure])
+def test_the_page_shows_panels_differences_ledger_and_failures(page: str) -> None:
     text = re.sub(r"<[^>]+>", " ", page)
     for words in ("Inherited weights or training from scratch?", "Cost of each method", "Runs that failed", "+2.78"):
         assert words in text
@@ -187,7 +194,7 @@ def test_the_page_shows_panels_differences_ledger_and_failures(records: list[Run
 
 
 def test_a_page_without_arms_has_no_ledger() -> None:
-    plain = html([made_up.record("forward"), made_up.record("l1")], "plain")
+    plain = html([made_up.record(method, sites={"stem": 16}) for method in ("forward", "l1")], "plain")
     assert "Cost of each method" not in plain
     assert "Runs that failed" not in plain
 

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.subjects import SUBJECTS
 from torch import Tensor, nn
 
 from scionet import prune
-from scionet.choices.methods import Forward
 from scionet.choices.repair import Reconstruct, Refit
 from scionet.choices.resources import Resources
 from scionet.choices.widths import Sensitivity
@@ -193,6 +192,7 @@ def test_a_generator_that_reuses_its_tensor_is_copied_and_a_list_is_not() -> Non
 
 
 @given(sizes=SIZES, limit=st.integers(0, 2000), batch_size=st.integers(1, 100))
+@settings(max_examples=30)  # each writes files
 def test_what_exceeds_the_memory_is_mapped_from_files_of_equal_values(sizes, limit, batch_size) -> None:
     whole, spilled = (calibration(numbered(sizes), batch_size, memory_bytes=given) for given in (np.inf, limit))
     assert same(whole, spilled)
@@ -243,46 +243,14 @@ def test_examples_that_processes_share_belong_to_the_same_parts_as_in_one(n_proc
     assert found == expected
 
 
-class Counted:
-    """Batches that count how often they are iterated."""
-
-    def __init__(self, batches: list[Any]) -> None:
-        self.batches, self.passes, self.given = batches, 0, 0
-
-    def __iter__(self) -> Iterator[Any]:
-        self.passes += 1
-        for batch in self.batches:
-            self.given += 1
-            yield batch
-
-
-@pytest.mark.parametrize(
-    "choices",
-    [
-        {},
-        {"method": Forward(passes=2), "widths": Sensitivity(examples=12, search=2)},
-        {"widths": "error_curves", "repair": [Refit(shrinkage="held_out"), "recalibrate", Reconstruct(steps=2)]},
-        {"method": "hrank", "repair": []},
-        {"method": "taylor", "widths": Sensitivity(widths_per_site=2), "repair": ["refit", "recalibrate"]},
-        {"method": Forward("task_loss")},
-        {"method": Forward("output_imitation"), "resources": Resources(memory_gib=0)},
-    ],
-    ids=str,
-)
-def test_the_data_are_iterated_exactly_once(choices) -> None:
-    subject = SUBJECTS["residual"]
-    data = Counted(subject.pairs(3, 16))
-    prune(subject.network(), data, "macs<=60%", example_inputs=subject.example(), **choices)
-    assert (data.passes, data.given) == (1, 3)
-
-
-def test_the_same_images_in_other_batches_or_on_disk_give_the_same_plan() -> None:
+def test_the_same_images_on_disk_give_the_same_plan() -> None:
+    """In memory, in batches of any size: `tests/methods/test_walk_properties.py`."""
     subject = SUBJECTS["residual"]
     images = torch.cat(subject.batches(2, 48))
     choices: dict[str, Any] = {"example_inputs": subject.example(), "widths": Sensitivity(examples=24)}
     choices["repair"] = [Refit(shrinkage="held_out"), "recalibrate", Reconstruct(steps=2)]
     expected = prune(subject.network(), [images], "macs<=60%", **choices).plan
-    for size, memory_gib in ((1, 2), (16, 2), (32, 0), (64, 1e-5)):
+    for size, memory_gib in ((32, 0), (64, 1e-5)):
         resources = Resources(memory_gib=memory_gib)
         found = prune(subject.network(), list(images.split(size)), "macs<=60%", resources=resources, **choices).plan
         assert found.identity == expected.identity, size

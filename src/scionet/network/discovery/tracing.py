@@ -22,10 +22,10 @@ from scionet.network.discovery.trace_records import Call, Contraction, Grid, Loc
 from scionet.network.network import Network
 from scionet.network.operations import ModulePath, counting_place, macs_of
 from scionet.network.sites import Address
-from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary
+from scionet.torch_internals import DispatchMode, WeakTensorKeyDictionary
 
 
-class Trace(TorchDispatchMode):
+class Trace(DispatchMode):
     """The record of one forward pass, filled while the mode is active.
 
     Attributes:

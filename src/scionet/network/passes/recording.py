@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import functionalize
 from torch.fx import Graph, GraphModule, Node
 
-from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary, tree_leaves, tree_map
+from scionet.torch_internals import DispatchMode, WeakTensorKeyDictionary, tree_leaves, tree_map
 
 
 def recorded(function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Tensor]) -> GraphModule:
@@ -32,7 +32,7 @@ def recorded(function: Callable[..., tuple[Tensor, ...]], arguments: Sequence[Te
     return GraphModule(recorder.root, recorder.graph)
 
 
-class _Recorder(TorchDispatchMode):
+class _Recorder(DispatchMode):
     """Records every operation as a node of a graph."""
 
     def __init__(self, arguments: Sequence[Tensor]) -> None:

@@ -35,7 +35,7 @@ from scionet.network.guard import bytes_of
 from scionet.network.multiprocess import everywhere
 from scionet.network.network import Network
 from scionet.network.sites import Address
-from scionet.torch_internals import TorchDispatchMode, WeakTensorKeyDictionary, tree_map
+from scionet.torch_internals import DispatchMode, WeakTensorKeyDictionary, tree_map
 
 _WEIGHT_ARGUMENT = {"convolution": 1, "addmm": 2, "mm": 1}
 _BIAS_ARGUMENT = {"convolution": 2, "addmm": 0}
@@ -184,7 +184,7 @@ class SuspendedPass:
             self._events.put(error)
 
 
-class _OperationObserver(TorchDispatchMode):
+class _OperationObserver(DispatchMode):
     """Observes every operation of one pass: stops at consumers, keeps shortcuts, and knows which activations exist."""
 
     def __init__(
