@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._C._functorch import peek_interpreter_stack
+from torch._compile import _disable_dynamo as disable_dynamo
 from torch.autograd import forward_ad
 from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
 from torch.nn.modules.batchnorm import _NormBase as BatchOrInstanceNormBase
@@ -65,7 +66,7 @@ class DispatchMode(TorchDispatchMode):
         plain = cls.__dict__.get("__torch_dispatch__")
         if plain is None:
             return
-        uncompiled = torch._disable_dynamo(plain)
+        uncompiled = disable_dynamo(plain)
 
         @wraps(plain)
         def dispatch(*args: Any, **kwargs: Any) -> Any:

@@ -32,11 +32,19 @@ from scionet.choices.outputs import Output, Outputs
 from scionet.choices.repair import REPAIR, Reconstruct, Refit
 from scionet.choices.resources import Resources
 from scionet.choices.settings import Settings, keywords_from, outputs_from, repair_from, widths_from
+from scionet.choices.shrinking import SHRINKING
 from scionet.choices.widths import WIDTHS, ErrorCurves, Sensitivity, Uniform, Widths
 from scionet.errors import InvalidSetting
 from scionet.methods.registry import describe, method_from
 
-KINDS = [kind for kind in Checked.__subclasses__() if kind.__module__.startswith("scionet.choices")]
+
+def kinds(base: type) -> list[type]:
+    """All classes of choices below one."""
+    below = [kind for kind in base.__subclasses__() if kind.__module__.startswith("scionet.choices")]
+    return [*below, *(lower for kind in below for lower in kinds(kind))]
+
+
+KINDS = kinds(Checked)
 NAMES_OF_PARTS = ["l1", "taylor", "conv*", "layer1.0"]
 REQUIRED = {Score: "name", Output: "key"}
 NAMES = {kind.__name__: kind for kind in KINDS}
@@ -88,7 +96,7 @@ ANY = st.sampled_from(KINDS).flatmap(choices)
 
 
 def test_every_choice_is_among_the_classes_that_are_tested() -> None:
-    registered = {*OBJECTIVES.values(), *CANDIDATES.values(), *WIDTHS.values(), *REPAIR.values()}
+    registered = {*OBJECTIVES.values(), *CANDIDATES.values(), *WIDTHS.values(), *REPAIR.values(), *SHRINKING.values()}
     assert {*registered, Forward, Score, Limits, Output, Outputs, Resources} == set(KINDS)
 
 

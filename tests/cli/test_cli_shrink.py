@@ -10,7 +10,7 @@ from scionet.cli import main
 from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of
 from scionet.network.checkpoints.checkpoint import describe, load_pruned, read_plan
-from scionet.training.run import TrainingRun
+from scionet.training.training_log import TrainingLog
 
 BASE = [
     *("shrink", "--model", "scionet:resnet20", "--weights", "weights.pt", "--data", "pictures", "--split", "train"),
@@ -45,18 +45,18 @@ def test_it_saves_a_cut_network_with_its_trace(ready: Path, capsys: pytest.Captu
 def test_it_goes_on_where_it_was_interrupted(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [*BASE, "--budget", "macs<=60%", "--method", "greg1", "--save-steps", "1"]
     assert main([*command, "--out", "whole.safetensors"]) == 0
-    inner, seen = TrainingRun._read_losses, []
+    inner, seen = TrainingLog.read, []
 
-    def interrupted(self: TrainingRun) -> None:
+    def interrupted(self: TrainingLog, step: int) -> None:
         seen.append(1)
         if len(seen) == 6:
             raise KeyboardInterrupt
-        inner(self)
+        inner(self, step)
 
-    monkeypatch.setattr(TrainingRun, "_read_losses", interrupted)
+    monkeypatch.setattr(TrainingLog, "read", interrupted)
     assert main([*command, "--out", "broken.safetensors"]) == 130
     assert (ready / "broken.training.safetensors").exists()
-    monkeypatch.setattr(TrainingRun, "_read_losses", inner)
+    monkeypatch.setattr(TrainingLog, "read", inner)
     assert main([*command, "--out", "broken.safetensors"]) == 0
     whole, broken = (hash_tensors(state_of(load_pruned(f"{name}.safetensors"))) for name in ("whole", "broken"))
     assert whole == broken

@@ -66,7 +66,8 @@ def styles(study: Study) -> dict[str, Style]:
 def swatch(style: Style, name: str) -> str:
     """The line and marker of a legend entry. It is hidden from screen readers, which read the text beside it."""
     with drawing():
-        figure = Figure(figsize=(0.36, 0.16), layout="none")
+        figure = Figure(figsize=(0.36, 0.16))
+        figure.set_layout_engine("none")
         axes = figure.add_axes((0, 0, 1, 1))
         axes.axis("off")
         axes.plot([0, 1, 2], [0, 0, 0], markevery=[1], **style.line)

@@ -85,7 +85,8 @@ def latency_plot(study: Study, name: str) -> str:
 def _curve_plot(study: Study, sites: Mapping[str, SiteRecord], limits: tuple[float, float], name: str) -> str:
     line_styles = styles(study)
     with drawing():
-        figure = Figure(figsize=(2.1, 1.35), layout="none")
+        figure = Figure(figsize=(2.1, 1.35))
+        figure.set_layout_engine("none")
         axes = figure.add_axes((0.25, 0.14, 0.7, 0.8))
         for method, site in reversed(list(sites.items())):
             units, errors = zip(*site.curve, strict=True)
@@ -124,7 +125,8 @@ def _bar_figure(labels: Sequence[str], height: float, right: float) -> tuple[Fig
     """Empty axes for horizontal bars of a height in inches. The layout is manual: an automatic one takes seconds."""
     labels = [printable(label) for label in labels]
     size = 5.2, height * len(labels) + 0.15
-    figure = Figure(figsize=size, layout="none")
+    figure = Figure(figsize=size)
+    figure.set_layout_engine("none")
     left = min(0.5, 0.085 * (1 + max(map(len, labels))) / size[0])
     axes = figure.add_axes((left, 0.02, 1 - left, 0.96))
     axes.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.45, -0.55), xlim=(0, right))
