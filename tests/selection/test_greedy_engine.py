@@ -182,6 +182,23 @@ def test_caps_on_repetition_are_kept() -> None:
     assert {capped.status, impatient.status} == {Status.SATURATED}
 
 
+@pytest.mark.parametrize("patience", [1, 2])
+def test_repeats_end_with_the_last_pick_of_the_patience(patience: int) -> None:
+    found = greedy(AverageObjective(hull_with_inner_points()), 10, repetition=True, patience_per_unit=patience)
+    new = [n for n, unit in enumerate(found.order) if unit not in found.order[:n]]
+    repeats = [n for n in range(len(found.order)) if n not in new]
+    last_growth = max(n for n in new if n < repeats[-1]) + 1
+    assert repeats[-1] + 1 == last_growth + patience * 10 < 20 * 10
+
+
+@pytest.mark.parametrize("kind", [AverageObjective, LineSearchObjective])
+def test_among_some_units_only_these_are_picked_also_once_repeats_are_forbidden(kind) -> None:
+    among = np.array([0, 1, 2, 3, 7, 9])
+    found = greedy(kind(hull_with_inner_points()), 10, among=among, repetition=True)
+    assert (set(found.order) <= set(among.tolist()), found.status) == (True, Status.SATURATED)
+    assert {7, 9} <= set(found.order)
+
+
 def test_without_repetition_no_unit_is_picked_twice() -> None:
     for kind in (AverageObjective, LineSearchObjective):
         order = greedy(kind([layer(2, size=30).term]), 30).order

@@ -17,8 +17,8 @@ from scionet.network.discovery.discover import discover
 from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Sites
-from scionet.network.surgery.cut import cut
-from scionet.network.surgery.verification import rounding_error, verify
+from scionet.network.surgery.cut import cut, cut_unchecked
+from scionet.network.surgery.verification import rounding_error, verify, verify_unchecked
 
 relu = functional.relu
 
@@ -144,6 +144,25 @@ def test_magnified_rounding_is_distinguished_from_a_wrong_cut() -> None:
         pruned.get_parameter("a.bias")[0] += 1e-3
     with pytest.raises(VerificationError, match="in float64"):
         verify(model, plan, sites, pruned, x, tolerance=0.0)
+
+
+def test_a_network_that_turns_rounding_into_noise_is_not_believed() -> None:
+    """Its rounding changes outputs by more than 1e-6 in float64 too, so that a wrong cut would look like a right one."""
+    torch.manual_seed(0)
+    model, x = randomise(magnifying()), image(dtype=torch.float64)
+    sites = discover(model, x)
+    plan = plan_of(sites, {name: list(range(1, site.width, 2)) for name, site in sites.items()})
+    with torch.no_grad():
+        model.get_parameter("a.weight").mul_(1e4)
+        model.get_parameter("tail.weight").copy_(model.get_parameter("head.weight") * (1 + 1e-12))
+        model.get_parameter("tail.bias").copy_(model.get_parameter("head.bias"))
+    pruned = cut_unchecked(Network(model, sites), plan)
+    assert rounding_error(Network(pruned), x)[0] > 1e-5
+    with torch.no_grad():
+        for weight in (pruned.get_parameter("head.weight"), pruned.get_parameter("tail.weight")):
+            weight.mul_(1 + torch.finfo(torch.float64).eps * torch.randn_like(weight).sign())
+    with pytest.raises(VerificationError, match=r"in float64 \(allowed 1e-10\)"):
+        verify_unchecked(Network(model, sites), plan, pruned, [x])
 
 
 @pytest.mark.parametrize("digits", [1e-7, 1e-8])
