@@ -14,7 +14,7 @@ import tyro
 
 import scionet
 from scionet.commands import config
-from scionet.commands.analysis_options import AnalyzeRates
+from scionet.commands.analysis_options import AnalyzeRates, AnalyzeValley
 from scionet.commands.options import (
     AnalyzeCollapse,
     AnalyzeGradientFlow,
@@ -48,6 +48,7 @@ KINDS: dict[str, type[Common]] = {
     "analyze collapse": AnalyzeCollapse,
     "analyze gradient-flow": AnalyzeGradientFlow,
     "analyze rates": AnalyzeRates,
+    "analyze valley": AnalyzeValley,
     "bench run": BenchRun,
     "bench status": BenchStatus,
     "bench report": BenchReport,
@@ -134,7 +135,8 @@ def parse(args: Sequence[str]) -> Common:
     analyze = Annotated[
         Annotated[AnalyzeCollapse, tyro.conf.subcommand("collapse")]
         | Annotated[AnalyzeGradientFlow, tyro.conf.subcommand("gradient-flow")]
-        | Annotated[AnalyzeRates, tyro.conf.subcommand("rates")],
+        | Annotated[AnalyzeRates, tyro.conf.subcommand("rates")]
+        | Annotated[AnalyzeValley, tyro.conf.subcommand("valley")],
         tyro.conf.subcommand("analyze", description="Measure what theory predicts, on a network or on pictures."),
     ]
     bench = Annotated[
@@ -208,6 +210,10 @@ def execute(command: Common) -> None:
             from scionet.commands.analyses import rates_command
 
             rates_command.run(command)
+        case AnalyzeValley():
+            from scionet.commands.analyses import valley_command
+
+            valley_command.run(command)
         case BenchRun():
             from scionet.commands import bench
 

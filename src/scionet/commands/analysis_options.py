@@ -53,3 +53,21 @@ class RatesOptions(AnalysisOptions):
 @dataclass(frozen=True, kw_only=True)
 class AnalyzeRates(Common, RatesOptions):
     """Measure how fast greedy selection approaches its target, and compare it with the theorems."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValleyOptions(AnalysisOptions):
+    """Options of `scionet analyze valley`."""
+
+    second: Path | None = None
+    """Weights of the network at the other end: a .safetensors file, one of scionet mask included, or a state dict. By
+    default masked and fine-tuned networks of the small one, and one of another training."""
+    points: int = 21
+    """Points of each segment, with both ends."""
+    recalibrate: bool = False
+    """Measure the statistics of BatchNorms again at every point between the ends."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeValley(Common, ValleyOptions):
+    """Measure the loss along the segment between two sets of weights: one valley, or a barrier in between?"""

@@ -147,7 +147,7 @@ def test_magnified_rounding_is_distinguished_from_a_wrong_cut() -> None:
 
 
 def test_a_network_that_turns_rounding_into_noise_is_not_believed() -> None:
-    """Its rounding changes outputs by more than 1e-6 in float64 too, so that a wrong cut would look like a right one."""
+    """Its rounding changes outputs by more than 1e-6 in float64: a wrong cut would look like a right one."""
     torch.manual_seed(0)
     model, x = randomise(magnifying()), image(dtype=torch.float64)
     sites = discover(model, x)

@@ -1,7 +1,6 @@
 """The pictures and the network of an analysis. Without a network, a small one is trained on the pictures."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -75,7 +74,7 @@ def network_of(command: AnalysisOptions, pictures: Pictures, seed: int) -> tuple
     if command.model is None:
         if command.weights is not None or command.model_args:
             raise InvalidSetting("--weights and --model-args are those of a network; give it with --model")
-        return _small_name(pictures), _trained(pictures, seed)
+        return _small_name(pictures), trained_network(pictures, seed)
     return command.model, networks.dense(command.model, networks.keywords(command.model_args), command.weights).eval()
 
 
@@ -88,18 +87,24 @@ def small_network(inputs: int, classes: int, seed: int) -> nn.Sequential:
         return nn.Sequential(nn.Flatten(), *layers)
 
 
-def refuse_overwriting(command: AnalysisOptions) -> Path:
-    """The record in the folder of the results.
+def trained_network(pictures: Pictures, seed: int) -> nn.Module:
+    """A small network, trained on the pictures."""
+    model = small_network(pictures.images[0].numel(), pictures.classes, seed)
+    fit(model, TensorDataset(pictures.images, pictures.labels), RECIPE, seed=seed, progress=False)
+    return model.eval()
+
+
+def refuse_overwriting(command: AnalysisOptions) -> None:
+    """Look at the folder of the results.
 
     Raises:
-        InvalidSetting: If there is an earlier one and `overwrite` is off, or the folder is a file.
+        InvalidSetting: If it holds an earlier record and `overwrite` is off, or is a file.
     """
     path = command.out / "record.json"
     if command.out.is_file():
         raise InvalidSetting(f"cannot write into {command.out}: it is a file; give a folder")
     if path.exists() and not command.overwrite:
         raise InvalidSetting(f"{path} exists; give another folder, or --overwrite to replace it")
-    return path
 
 
 def described(command: AnalysisOptions, seed: int) -> str:
@@ -111,9 +116,3 @@ def described(command: AnalysisOptions, seed: int) -> str:
 def _small_name(pictures: Pictures) -> str:
     sizes = (pictures.images[0].numel(), *HIDDEN, pictures.classes)
     return f"a network of {'-'.join(map(str, sizes))} units, trained on the pictures"
-
-
-def _trained(pictures: Pictures, seed: int) -> nn.Module:
-    model = small_network(pictures.images[0].numel(), pictures.classes, seed)
-    fit(model, TensorDataset(pictures.images, pictures.labels), RECIPE, seed=seed, progress=False)
-    return model.eval()
