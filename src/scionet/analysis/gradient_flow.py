@@ -17,6 +17,7 @@ from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from scionet.analysis.curvature import curvature
+from scionet.analysis.smooth_piece import SmoothPiece
 from scionet.errors import InvalidSetting
 from scionet.masks.gradients import LossFunctional, Weights
 from scionet.masks.weights import maskable
@@ -77,7 +78,9 @@ class FilterSums:
 
 @guarded
 def flow_rates(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool = False, step: float = 1e-5) -> FlowRates:
-    """Compare the identities with central differences along the flow, in float64.
+    """Compare the identities with central differences along the flow, in float64, on the smooth piece of the network.
+
+    Activations stay on the side of their kink where they are at θ: see `SmoothPiece`.
 
     Args:
         model: The network; not modified. θ are all its parameters.
@@ -92,6 +95,15 @@ def flow_rates(model: nn.Module, batches: Iterable[Any], *, batch_norms: bool = 
     if step <= 0:
         raise InvalidSetting(f"step must be above 0; given {step}")
     loss, theta = _problem(model, batches, batch_norms)
+    piece = SmoothPiece()
+    with piece:
+        loss.value(theta)
+    piece.hold()
+    with piece:
+        return _flow_rates(loss, theta, step)
+
+
+def _flow_rates(loss: LossFunctional, theta: dict[str, Tensor], step: float) -> FlowRates:
     g, hg = loss.gradient(theta), loss.hessian_gradient(theta)
 
     def at(time: float) -> Weights:
