@@ -140,17 +140,6 @@ class Branch:
         return not set(self.tensors).isdisjoint(other.tensors)
 
 
-def clashing(branches: Iterable[Branch]) -> tuple[str, str] | None:
-    """Names of two of these branches that cannot both be dropped; None if all can."""
-    seen: list[Branch] = []
-    for branch in branches:
-        for other in seen:
-            if branch.overlaps(other):
-                return other.name, branch.name
-        seen.append(branch)
-    return None
-
-
 def remaining(sites: Sites, dropped: Mapping[str, Any]) -> Sites:
     """The sites of a network without some of its branches.
 
@@ -160,9 +149,13 @@ def remaining(sites: Sites, dropped: Mapping[str, Any]) -> Sites:
     Args:
         sites: The sites of the whole network.
         dropped: By name of the branch, what takes its place; None for zeros, which are no parameter.
+
+    Raises:
+        InvalidSetting: If there is no such branch, or one lies in another.
     """
     if not dropped:
         return sites
+    sites.refuse_clash(dropped)
     gone = [sites.branches[name] for name in dropped]
     lost = {tensor for branch in gone for tensor in branch.tensors}
     left = {name: _without(site, gone, lost) for name, site in sites.items()}
@@ -179,6 +172,7 @@ def remaining(sites: Sites, dropped: Mapping[str, Any]) -> Sites:
         shapes={**{name: shape for name, shape in sites.shapes.items() if name not in lost}, **ones, **constants},
         parameters=(*(name for name in sites.parameters if name not in lost), *trained),
         branches={n: b for n, b in sites.branches.items() if not any(b.overlaps(other) for other in gone)},
+        dropped=(*sites.dropped, *dropped),
     )
 
 

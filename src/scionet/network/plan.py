@@ -171,19 +171,16 @@ class Plan:
                 )
 
     def _refuse_other_branches(self, sites: "Sites") -> None:
+        sites.refuse_clash(self.dropped)
         for name, constant in self.dropped.items():
-            if name not in sites.branches:
-                raise unknown("residual branch", name, sites.branches)
-            channels = sites.branches[name].channels
-            if constant is not None and len(constant) != channels:
-                raise InvalidSetting(f"branch {name!r} has {channels} channels; given a constant of {len(constant)}")
-        gone = [sites.branches[name] for name in self.dropped]
-        for number, branch in enumerate(gone):
-            if both := [other.name for other in gone[:number] if branch.overlaps(other)]:
-                raise InvalidSetting(f"one of the branches {both[0]!r} and {branch.name!r} lies in the other; drop one")
+            branch = sites.branches[name]
+            if constant is not None and len(constant) != branch.channels:
+                raise InvalidSetting(
+                    f"branch {name!r} has {branch.channels} channels; given a constant of {len(constant)}"
+                )
             if inside := [choice.site for choice in self.choices if choice.site in branch.sites]:
                 raise InvalidSetting(
-                    f"site {inside[0]!r} lies in the dropped branch {branch.name!r}, so it has no units to choose"
+                    f"site {inside[0]!r} lies in the dropped branch {name!r}, so it has no units to choose"
                 )
 
     def rebased(self, sites: "Sites") -> "Plan":
