@@ -4,9 +4,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scionet.errors import InvalidSetting
+from scionet.network.calling import output_of
 from scionet.network.phrases import counted
 from scionet.network.sites import Address, Operation, Site, Sites, Slot
 from scionet.typing import IntArray
@@ -138,6 +140,25 @@ class Branch:
     def overlaps(self, other: "Branch") -> bool:
         """Whether one of two branches lies inside the other, so that not both can be dropped."""
         return not set(self.tensors).isdisjoint(other.tensors)
+
+
+@dataclass(frozen=True, eq=False)
+class DroppedBranch:
+    """A branch that a masked network is without.
+
+    Attributes:
+        branch: The branch.
+        constant: What takes its place, ``(channels,)``; None for nothing.
+    """
+
+    branch: Branch
+    constant: Tensor | None
+
+    @property
+    def replacement(self) -> dict[str, Tensor]:
+        """What takes the place of the branch's output, for `scionet.network.calling.replaced`."""
+        values = torch.zeros(self.branch.channels) if self.constant is None else self.constant
+        return {output_of(self.branch.output): self.branch.spread(values)}
 
 
 def remaining(sites: Sites, dropped: Mapping[str, Any]) -> Sites:

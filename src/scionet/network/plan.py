@@ -159,7 +159,7 @@ class Plan:
 
         Raises:
             InvalidSetting: If a site or branch of the plan is missing there, or has another width; if a branch lies in
-                another that is dropped, too; or if a site in a dropped branch has a choice.
+                another that is dropped, too; or if a site has a choice of which dropped branches leave nothing.
         """
         self._refuse_other_branches(sites)
         for choice in self.choices:
@@ -178,9 +178,13 @@ class Plan:
                 raise InvalidSetting(
                     f"branch {name!r} has {branch.channels} channels; given a constant of {len(constant)}"
                 )
-            if inside := [choice.site for choice in self.choices if choice.site in branch.sites]:
+        gone = {tensor for name in self.dropped for tensor in sites.branches[name].tensors}
+        for choice in self.choices if gone else ():
+            site = sites.get(choice.site)
+            if site is not None and (gone.issuperset(site.producers) or gone.issuperset(site.consumers)):
                 raise InvalidSetting(
-                    f"site {inside[0]!r} lies in the dropped branch {name!r}, so it has no units to choose"
+                    f"site {choice.site!r} has no units to choose: without the dropped branches, nothing makes or reads"
+                    " them"
                 )
 
     def rebased(self, sites: "Sites") -> "Plan":

@@ -92,7 +92,8 @@ class LatencyTable:
 
     Every operation that shrinks with a site is timed at a few fractions of its dimensions, each shape once. Times in
     between are interpolated. Operations that go with a residual branch are timed even if they do not shrink. One factor
-    and one constant fit the sum to the times of whole networks, measured in the same rounds. The constant is the time outside the operations, such as that of the interpreter.
+    and one constant fit the sum to the times of whole networks, measured in the same rounds. The constant is the time
+    outside the operations, such as that of the interpreter.
 
     Attributes:
         origin: Network and machine that the table was measured on.
