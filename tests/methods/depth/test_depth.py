@@ -186,13 +186,16 @@ def test_any_score_that_compares_sites_ranks_branches() -> None:
 # -- how many ----------------------------------------------------------------------------------------------------------
 
 
+FURTHER = ["macs<=80%", "params<=30%"]
+
+
 def predicted(plan: Plan) -> float:
     (text,) = (note for note in plan.status.split("; ") if note.startswith("change of the output"))
     return float(text.partition("predicted ")[2].partition(",")[0])
 
 
 @pytest.mark.parametrize("rule", [BranchDamage, BranchElimination, BranchScores])
-@pytest.mark.parametrize("budget", ["macs<=80%", "macs<=50%", "params<=30%"])
+@pytest.mark.parametrize("budget", ["macs<=50%", *(pytest.param(b, marks=pytest.mark.slow) for b in FURTHER)])
 def test_the_number_of_branches_is_that_of_the_least_predicted_change(rule: Any, budget: str) -> None:
     model, sites = made()
     options = {"widths": "sensitivity", "repair": ["refit"]}
@@ -290,7 +293,10 @@ def test_a_pruned_network_has_what_the_report_says() -> None:
     assert "depth   1 residual branch dropped\n  bodies.1 (without a constant)\n" in str(nothing)
 
 
-@pytest.mark.parametrize("repair", [["refit", "recalibrate"], ["reconstruct"], ["refit", "reconstruct"]])
+@pytest.mark.parametrize(
+    "repair",
+    [["refit", "recalibrate"], pytest.param(["reconstruct"], marks=pytest.mark.slow), ["refit", "reconstruct"]],
+)
 def test_further_repair_keeps_the_branches_dropped(repair: list[Any]) -> None:
     result = pruned(["bodies.1", "bodies.2"], repair=repair)
     assert result.report.difference <= 1e-10
@@ -319,7 +325,7 @@ STRUCTURES = {
 """Residual branches of ResNet-50 that remain in each stage, and whether the first one does; Huang and Wang, 2018."""
 
 
-@pytest.mark.parametrize("depth", STRUCTURES)
+@pytest.mark.parametrize("depth", [26, *(pytest.param(depth, marks=pytest.mark.slow) for depth in (32, 41))])
 def test_sparse_structure_selection_leaves_resnets_of_41_32_and_26_layers(depth: int) -> None:
     models = import_torchvision().models
     model = models.ResNet(models.resnet.Bottleneck, [3, 4, 6, 3], num_classes=10, width_per_group=8).eval()
