@@ -81,8 +81,8 @@ def test_branches_to_drop_on_the_command_line_and_in_a_file(
 ) -> None:
     file = tmp_path / "prune.toml"
     file.write_text(table)
-    for given in (flags, ["--config", str(file)]):
-        command = parse([*PRUNE, *given])
+    for words in (flags, ["--config", str(file)]):
+        command = parse([*PRUNE, *words])
         assert isinstance(command, Prune)
         assert chosen_depth(command) == expected
 

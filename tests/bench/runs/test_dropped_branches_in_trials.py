@@ -48,7 +48,11 @@ def test_all_arms_have_the_network_without_the_branches(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("depth", "message"),
-    [('"damage"', "unknown depth 'damage'"), ("3", "depth must be"), ('{name = "branch_damage", count = -1}', "'count' of BranchDamage")],
+    [
+        ('"damage"', "unknown depth 'damage'"),
+        ("3", "depth must be"),
+        ('{name = "branch_damage", count = -1}', "'count' of BranchDamage"),
+    ],
 )
 def test_a_rule_that_is_not_one_is_refused(depth: str, message: str, tmp_path: Path) -> None:
     text = TEXT.replace('{name = "branch_damage", constants = false}', depth)
