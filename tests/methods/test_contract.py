@@ -197,7 +197,8 @@ def traces(model: nn.Module) -> Mapping[str, Any]:
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_input_is_left_untouched(row) -> None:
     """Nor does the state of the input decide anything: in training mode and half frozen, it has the same plan."""
-    subject = SUBJECTS["residual" if row.drops_branches else "branched"]
+    name = "residual" if row.drops_branches else "branched"
+    subject = SUBJECTS[name]
     model = subject.network()
     model.train()
     model.get_submodule("block2.bn1" if row.drops_branches else "side").eval()
@@ -210,7 +211,7 @@ def test_input_is_left_untouched(row) -> None:
     plan = selecting.select(row.method, model, batches, sites, budget, **row.choices)
     cut(model, plan, sites)
     assert traces(model) == before
-    assert plan.identity == outcome(str(row), "branched").plan.identity
+    assert plan.identity == outcome(str(row), name).plan.identity
     for batch, copy in zip(batches, copies, strict=True):
         assert all(map(torch.equal, *([x] if isinstance(x, Tensor) else x for x in (batch, copy))))
 
