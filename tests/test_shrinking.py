@@ -279,6 +279,9 @@ def test_bad_input_is_refused_before_the_training() -> None:
         shrunk("increg", recipe=Recipe(average_decay=0.9))
     with pytest.raises(InvalidSetting, match=r"unknown method of shrink 'incregg'.*increg"):
         shrunk("increg", method="incregg")
+    for method in ("slimming", "increg"):
+        with pytest.raises(InvalidSetting, match="widths 'whole' leave all units, and shrinking removes some"):
+            shrunk(method, widths="whole")
     with pytest.raises(InvalidSetting, match="'u' of IncReg must be a float in"):
         IncReg(u=1.5)
     plain = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, CLASSES))

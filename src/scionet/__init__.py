@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scionet.budget.budget import Budget
+    from scionet.choices.depth import BranchDamage, BranchElimination, BranchScores, DropBranches
     from scionet.choices.limits import Limits
     from scionet.choices.methods import (
         Average,
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from scionet.choices.repair import Recalibrate, Reconstruct, Refit
     from scionet.choices.resources import Resources
     from scionet.choices.shrinking import Directional, GReg1, GReg2, IncReg, Slimming, SoftFilters, SparseStructures
-    from scionet.choices.widths import ErrorCurves, Global, Isomorphic, Sensitivity, Uniform, Widths
+    from scionet.choices.widths import ErrorCurves, Global, Isomorphic, Sensitivity, Uniform, Whole, Widths
     from scionet.coreset import select_examples
     from scionet.errors import CollapseWarning, PruneError
     from scionet.features import GreedySelector
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from scionet.methods.contract import Method, Ranker, SiteView
     from scionet.methods.criteria.unit_scores import score
     from scionet.methods.registry import list_methods
+    from scionet.network.branches import Branch
     from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned, save_tuned
     from scionet.network.checkpoints.graph_export import export_onnx, export_program
     from scionet.network.discovery.discover import discover
@@ -50,11 +52,16 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Average": "scionet.choices.methods",
+    "Branch": "scionet.network.branches",
+    "BranchDamage": "scionet.choices.depth",
+    "BranchElimination": "scionet.choices.depth",
+    "BranchScores": "scionet.choices.depth",
     "Budget": "scionet.budget.budget",
     "Callback": "scionet.training.callbacks",
     "Choice": "scionet.network.plan",
     "CollapseWarning": "scionet.errors",
     "Directional": "scionet.choices.shrinking",
+    "DropBranches": "scionet.choices.depth",
     "ErrorCurves": "scionet.choices.widths",
     "Exact": "scionet.choices.methods",
     "FitResult": "scionet.training.fit",
@@ -98,6 +105,7 @@ _HOMES = {
     "TrainingContext": "scionet.training.context",
     "Uniform": "scionet.choices.widths",
     "WeightMasks": "scionet.masks.weight_masks",
+    "Whole": "scionet.choices.widths",
     "Widths": "scionet.choices.widths",
     "cut": "scionet.network.surgery.cut",
     "cut_optimizer_": "scionet.sparse_training.optimizer_surgery",
@@ -122,11 +130,16 @@ _HOMES = {
 
 __all__ = [
     "Average",
+    "Branch",
+    "BranchDamage",
+    "BranchElimination",
+    "BranchScores",
     "Budget",
     "Callback",
     "Choice",
     "CollapseWarning",
     "Directional",
+    "DropBranches",
     "ErrorCurves",
     "Exact",
     "FitResult",
@@ -170,6 +183,7 @@ __all__ = [
     "TrainingContext",
     "Uniform",
     "WeightMasks",
+    "Whole",
     "Widths",
     "__version__",
     "cut",

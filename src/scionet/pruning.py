@@ -15,13 +15,16 @@ from scionet.budget.budget import Budget
 from scionet.budget.costs import Cost, CostModel, measure
 from scionet.budget.latency.table import LatencyTable
 from scionet.budget.latency_report import LatencyReport
+from scionet.choices.depth import DropBranches
 from scionet.choices.limits import Limits
 from scionet.choices.resources import Resources
 from scionet.choices.settings import (
+    GivenDepth,
     GivenOutputs,
     GivenRepair,
     GivenWidths,
     Settings,
+    depth_from,
     outputs_from,
     repair_from,
     widths_from,
@@ -30,6 +33,7 @@ from scionet.choices.widths import Widths
 from scionet.errors import BudgetExceeded, InvalidSetting, UnsupportedModel
 from scionet.methods.calibration.calibration import read, refuse_no_batches
 from scionet.methods.contract import Method
+from scionet.methods.depth.depth import narrowest
 from scionet.methods.problem import Problem
 from scionet.methods.registry import GivenMethod, method_for
 from scionet.network.calling import Batch
@@ -40,6 +44,7 @@ from scionet.network.multiprocess import world
 from scionet.network.network import Network
 from scionet.network.plan import Plan
 from scionet.network.sites import Refusal, Sites
+from scionet.network.sites_table import refusal_reasons
 from scionet.network.surgery.cut import cut
 from scionet.network.surgery.verification import rounding_error, verify_unchecked
 from scionet.progress import Progress, bars_where_wanted
@@ -70,6 +75,7 @@ class PruneReport:
         seconds: Wall-clock time of each stage; where several budgets shared a selection, of all of it.
         status: How the selections ended.
         latency: Predicted and measured latency, where a latency table was used.
+        dropped: The residual branches that were dropped, and whether a constant takes the place of each.
     """
 
     dense: Cost
@@ -80,6 +86,7 @@ class PruneReport:
     seconds: Mapping[str, float]
     status: str
     latency: LatencyReport | None = None
+    dropped: Mapping[str, bool] = field(default_factory=dict)
 
     def __str__(self) -> str:
         """The report as text."""
@@ -93,6 +100,7 @@ class PruneReport:
                 f"({self.pruned.params / self.dense.params:.1%} kept)",
                 *latency,
                 f"units   {kept:.1%} kept at {len(self.widths)} sites; {len(self.refused)} left whole",
+                *self._dropped(),
                 *self._sites(),
                 *self._left_whole(),
                 f"masked and cut network agree to {self.difference:.1e} (relative); "
@@ -107,6 +115,15 @@ class PruneReport:
             f"PruneReport({self.pruned.macs / self.dense.macs:.1%} of the MACs, "
             f"{self.pruned.params / self.dense.params:.1%} of the parameters, {len(self.widths)} sites)"
         )
+
+    def _dropped(self) -> list[str]:
+        """The dropped branches."""
+        if not self.dropped:
+            return []
+        names = [name if constant else f"{name} (without a constant)" for name, constant in self.dropped.items()]
+        lines = [f"  {name}" for name in names[:_SHOWN]]
+        more = [f"  ... and {len(names) - _SHOWN} more in report.dropped"] if len(names) > _SHOWN else []
+        return [f"depth   {len(names)} residual {'branch' if len(names) == 1 else 'branches'} dropped", *lines, *more]
 
     def _sites(self) -> list[str]:
         """Each site's width before and after."""
@@ -154,6 +171,7 @@ def prune(
     example_inputs: Batch,
     method: GivenMethod = "forward",
     widths: GivenWidths | None = None,
+    depth: GivenDepth | None = None,
     repair: GivenRepair | None = None,
     outputs: GivenOutputs | None = None,
     limits: Limits = _LIMITS,
@@ -180,8 +198,11 @@ def prune(
             `list_methods`), `Forward` or `Score` with settings, or a function from a `SiteView` and a random generator
             to one score per unit.
         widths: How the budget is divided among the layers: ``"sensitivity"`` (the default with data), ``"uniform"``
-            (the default without), ``"error_curves"``, ``"isomorphic"``, ``"global"``, or the classes of these names. In
-            place of a budget, ``Widths({"layer1.0.conv1": 32})`` says how many units each site keeps.
+            (the default without), ``"error_curves"``, ``"isomorphic"``, ``"global"``, ``"whole"`` (only branches are
+            dropped), or the classes of these names. In place of a budget, ``Widths({"layer1.0.conv1": 32})`` says how
+            many units each site keeps.
+        depth: Which residual branches are dropped: none by default; a list of names, as in ``discover(...).branches``;
+            ``"branch_damage"``, ``"branch_elimination"`` or ``"branch_scores"``, or the classes of these names.
         repair: Steps that repair the weights: ``["refit"]`` by default with data, ``[]`` without; further
             ``"recalibrate"`` and ``"reconstruct"``, or the classes of these names.
         outputs: Which outputs count, and how a change is measured: ``"kl"``, ``"squared"``, or `Outputs`. By default
@@ -210,6 +231,7 @@ def prune(
         example_inputs=example_inputs,
         method=method,
         widths=widths,
+        depth=depth,
         repair=repair,
         outputs=outputs,
         limits=limits,
@@ -229,6 +251,7 @@ def prune_each(
     example_inputs: Batch,
     method: GivenMethod = "forward",
     widths: GivenWidths | None = None,
+    depth: GivenDepth | None = None,
     repair: GivenRepair | None = None,
     outputs: GivenOutputs | None = None,
     limits: Limits = _LIMITS,
@@ -248,6 +271,7 @@ def prune_each(
         example_inputs: Inputs of the model.
         method: How units are chosen.
         widths: How each budget is divided among the layers.
+        depth: Which residual branches are dropped.
         repair: Steps that repair the weights.
         outputs: How a change of the output is measured.
         limits: Multiples and minima of widths, and layers that stay whole.
@@ -261,23 +285,29 @@ def prune_each(
     """
     refuse_no_batches(data)
     has_data = not (isinstance(data, list | tuple) and not data)
-    chosen = _method(method, widths, repair, outputs, limits, resources, has_data)
+    chosen = _method(method, widths, depth, repair, outputs, limits, resources, has_data)
     wanted = [None if budget is None else Budget.of(budget) for budget in budgets]
     chosen.check(wanted, seed)
     _refuse_blank(model)
     watch = _StopWatch()
     sites = discover(model, example_inputs, limits.ignored_layers)
+    if not sites and depth is None:
+        raise UnsupportedModel(
+            f"{type(model).__name__} has no channels that can be removed. {'; '.join(refusal_reasons(sites.refused))}. "
+            f"It has {len(sites.branches)} residual branches that can be dropped: give depth"
+        )
     network = Network(model, sites)
     watch.lap("discover")
     with bars_where_wanted(progress) as tell:
         costs = CostModel(sites, _table(latency_table, wanted, network, example_inputs, tell))
         watch.lap("latency table")
         bounds = {"round_to": limits.round_to, "min_units": limits.min_units}
+        least = narrowest(costs, depth_from(depth))
         for budget in wanted:  # before any data are read
             if budget is not None:
-                refuse_unreachable(costs, budget, **bounds)
+                refuse_unreachable(least, budget, **bounds)
         if isinstance(widths, Widths):
-            explicit(costs, widths.units, **bounds)
+            explicit(least if isinstance(depth, DropBranches) else costs, widths.units, **bounds)
         paths = Paths(network, example_inputs)
         given = read(
             network,
@@ -302,6 +332,7 @@ def prune_each(
 def _method(
     method: GivenMethod,
     widths: GivenWidths | None,
+    depth: GivenDepth | None,
     repair: GivenRepair | None,
     outputs: GivenOutputs | None,
     limits: Limits,
@@ -314,12 +345,13 @@ def _method(
         InvalidSetting: If a choice is not allowed, or a method of the caller's own gets settings that it does not take.
     """
     if isinstance(method, Method):
-        given = {"widths": widths, "repair": repair, "outputs": outputs}
+        given = {"widths": widths, "depth": depth, "repair": repair, "outputs": outputs}
         if extra := [name for name, value in given.items() if value is not None]:
             raise InvalidSetting(f"{method.name!r} is a Method and decides by itself; leave out {', '.join(extra)}")
         return method
     settings = Settings(
         widths=None if widths is None else widths_from(widths),
+        depth=depth_from(depth),
         repair=repair_from(["refit"] if repair is None and has_data else repair or []),
         outputs=outputs_from(outputs),
         limits=limits,
@@ -369,7 +401,7 @@ def _result(
         BudgetExceeded: If the cut network costs more than the budget allows.
     """
     costs, model, example_inputs = problem.costs, problem.network.model, batches[0]
-    sites = costs.sites
+    sites, left = costs.sites, costs.without(plan.dropped)
     pruned = cut(model, plan, sites)
     watch.lap("cut")
     difference = verify_unchecked(problem.network, plan, pruned, batches)
@@ -377,19 +409,26 @@ def _result(
     uncounted = sites.uncounted | varying_places(problem.network, [plan], example_inputs)
     dense, counted = (measure(each, example_inputs, uncounted) for each in (model, pruned))
     if budget is not None:
-        latency_ms = costs.dense.latency_ms, costs.cost(plan.widths).latency_ms
+        latency_ms = costs.dense.latency_ms, left.cost(plan.widths).latency_ms
         refuse_exceeded(budget, replace(counted, latency_ms=latency_ms[1]), replace(dense, latency_ms=latency_ms[0]))
     report = PruneReport(
         dense=dense,
         pruned=counted,
         difference=difference,
-        widths={name: (site.width, plan.widths.get(name, site.width)) for name, site in sites.items()},
+        widths=_widths(sites, plan),
         refused=sites.refused,
         seconds=watch.seconds,
         status="; ".join([plan.status, *_note_on_uncounted(uncounted), *_note_on_rounding(pruned, example_inputs)]),
-        latency=LatencyReport.of(costs, plan.widths, model, pruned, example_inputs),
+        latency=LatencyReport.of(left, plan.widths, model, pruned, example_inputs),
+        dropped={name: constant is not None for name, constant in plan.dropped.items()},
     )
     return PruneResult(pruned, plan, report, sites, costs.table)
+
+
+def _widths(sites: Sites, plan: Plan) -> dict[str, tuple[int, int]]:
+    """Units before and after, by site; none are left inside dropped branches."""
+    gone = {site for branch in plan.dropped for site in sites.branches[branch].sites}
+    return {n: (site.width, 0 if n in gone else plan.widths.get(n, site.width)) for n, site in sites.items()}
 
 
 def _note_on_uncounted(places: Collection[str]) -> list[str]:

@@ -19,8 +19,8 @@ from scionet.choices.checking import described
 from scionet.choices.limits import Limits
 from scionet.choices.repair import Refit
 from scionet.choices.resources import Resources
-from scionet.choices.settings import GivenRepair, GivenWidths
-from scionet.choices.widths import Global, Uniform, Widths
+from scionet.choices.settings import GivenRepair, GivenWidths, widths_from
+from scionet.choices.widths import Global, Uniform, Whole, Widths
 from scionet.errors import InvalidSetting
 from scionet.methods.contract import SiteView
 from scionet.methods.criteria.unit_scores import ScoreRanker
@@ -116,6 +116,11 @@ class ShrinkLoop:
             PruneError: As `shrink` does.
         """
         choice = shrinking_from(method)
+        if widths is not None and isinstance(widths_from(widths), Whole):
+            raise InvalidSetting(
+                "widths 'whole' leave all units, and shrinking removes some; give other widths, such as 'uniform', or "
+                "drop branches afterwards with prune(..., depth=...)"
+            )
         self._model, self._inputs, self._budget = model, example_inputs, budget
         self._limits, self._resources, self._seed = limits, resources, seed
         self.sites = discover(model, example_inputs, limits.ignored_layers)

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from scionet.choices.checking import Checked, Count, Range, chosen, described, from_description, name_of, refuse
+from scionet.choices.depth import DEPTH, DropBranches
 from scionet.choices.limits import Limits
 from scionet.choices.methods import (
     CANDIDATES,
@@ -46,7 +47,7 @@ def kinds(base: type) -> list[type]:
 
 KINDS = kinds(Checked)
 NAMES_OF_PARTS = ["l1", "taylor", "conv*", "layer1.0"]
-REQUIRED = {Score: "name", Output: "key"}
+REQUIRED = {Score: "name", Output: "key", DropBranches: "branches"}
 NAMES = {kind.__name__: kind for kind in KINDS}
 
 
@@ -96,7 +97,8 @@ ANY = st.sampled_from(KINDS).flatmap(choices)
 
 
 def test_every_choice_is_among_the_classes_that_are_tested() -> None:
-    registered = {*OBJECTIVES.values(), *CANDIDATES.values(), *WIDTHS.values(), *REPAIR.values(), *SHRINKING.values()}
+    families = (OBJECTIVES, CANDIDATES, WIDTHS, DEPTH, REPAIR, SHRINKING)
+    registered = {kind for family in families for kind in family.values()}
     assert {*registered, Forward, Score, Limits, Output, Outputs, Resources} == set(KINDS)
 
 

@@ -127,6 +127,19 @@ def test_prune_evaluates_on_the_rest(at_home: Path, capsys: pytest.CaptureFixtur
     assert "accuracy (5 pictures)" in capsys.readouterr().out
 
 
+def test_dropped_branches_are_shown_and_recorded(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ["--method", "l1", "--widths", "uniform", "--repair", "--depth", "layer1.1", "layer2.2", "--quiet"]
+    assert main(["prune", "--config", "prune.toml", "--out", "shallow.safetensors", *flags]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"residual branches │ +6 │ +4 │ +2 dropped", shown)
+    assert "2 of 6 residual branches dropped: layer1.1, layer2.2" in shown
+    plan = read_plan(at_home / "shallow.safetensors")
+    assert plan.settings["depth"] == {"name": "drop_branches", "branches": ["layer1.1", "layer2.2"], "constants": True}
+    assert {name: constant.shape for name, constant in plan.dropped.items()} == {"layer1.1": (16,), "layer2.2": (32,)}
+    assert not [*load_pruned(at_home / "shallow.safetensors").get_submodule("layer1.1.conv1").parameters()]
+    assert describe(at_home / "shallow.safetensors")["dropped"] == ["layer1.1", "layer2.2"]
+
+
 def test_labels_are_used_by_the_loss_objective(at_home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--objective", "task_loss", "--task-loss.tolerance", "10", "--repair", "--budget", "None", "--quiet"]
     whole = ["--ignored-layers", "conv1", "layer1.*", "layer2.*", "layer3.0*", "layer3.1*"]

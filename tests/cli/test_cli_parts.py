@@ -8,9 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.commandline import CLASSES, TEST
 
+from scionet.choices.depth import BranchDamage, BranchScores, DropBranches
 from scionet.cli import parse
+from scionet.commands.chosen import chosen_depth
 from scionet.commands.networks import keywords, random_weights, without_weights
-from scionet.commands.options import Evaluate, Finetune, Pictures
+from scionet.commands.options import Evaluate, Finetune, Pictures, Prune
 from scionet.commands.pictures import PRESETS, ImageSample, preprocessing, remaining
 from scionet.data import sampling
 from scionet.data.folders import ImageFolder
@@ -55,6 +57,34 @@ def test_every_preset_has_a_name_on_the_command_line() -> None:
         command = parse(["evaluate", "--data", "d", "--preprocessing", name])
         assert isinstance(command, Evaluate)
         assert preprocessing(command.pictures) == PRESETS[name]
+
+
+PRUNE = ["prune", "--model", "scionet:resnet20", "--data", "d", "--budget", "macs<=50%", "--out", "o.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "table", "expected"),
+    [
+        ([], "", None),
+        (["--depth", "layer1.0"], "depth = 'layer1.0'", DropBranches(("layer1.0",))),
+        (["--depth", "layer1.0", "b"], "depth = ['layer1.0', 'b']", DropBranches(("layer1.0", "b"))),
+        (["--depth", "branch_scores"], "depth = 'branch_scores'", BranchScores()),
+        (
+            ["--depth", "branch_damage", "--branch-damage.count", "2", "--branch-damage.no-constants"],
+            "depth = 'branch_damage'\n[branch_damage]\ncount = 2\nconstants = false",
+            BranchDamage(2, constants=False),
+        ),
+    ],
+)
+def test_branches_to_drop_on_the_command_line_and_in_a_file(
+    flags: list[str], table: str, expected: object, tmp_path: Path
+) -> None:
+    file = tmp_path / "prune.toml"
+    file.write_text(table)
+    for words in (flags, ["--config", str(file)]):
+        command = parse([*PRUNE, *words])
+        assert isinstance(command, Prune)
+        assert chosen_depth(command) == expected
 
 
 def test_hyperparameters_of_an_optimiser_are_names_and_json(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from scionet import load_pruned, save_pruned
 from scionet.budget.budget import Budget
 from scionet.budget.costs import Cost, CostModel, measure
 from scionet.choices.checking import name_of
+from scionet.choices.depth import DEPTH
 from scionet.choices.limits import Limits
 from scionet.choices.methods import CANDIDATES, OBJECTIVES, Forward, Score
 from scionet.choices.repair import REPAIR
@@ -43,7 +44,10 @@ PRINCIPAL = [
     if str(row) in {"forward", "Forward(objective='line_search') repair=()", "l1", "random widths=uniform repair=()"}
     or "TaskLoss(), candidates=Stochastic(sample_size=2)" in str(row)
 ]
-CASES = [(row, name) for name in SUBJECTS for row in (ROWS if name == "branched" else PRINCIPAL)]
+SHALLOW = [row for row in ROWS if row.drops_branches]
+WIDE = [row for row in ROWS if not row.drops_branches]
+ROWS_OF = {"branched": WIDE, "residual": [*PRINCIPAL, *SHALLOW]}
+CASES = [(row, name) for name in SUBJECTS for row in ROWS_OF.get(name, PRINCIPAL)]
 
 
 def over(cases: list[tuple[Row, str]]) -> pytest.MarkDecorator:
@@ -104,7 +108,7 @@ def test_every_score_is_a_method_with_a_description() -> None:
     assert all(10 < len(text) < 150 and text.endswith(".") for text in described.values())
 
 
-CHOICES = {**OBJECTIVES, **CANDIDATES, **WIDTHS, **REPAIR}
+CHOICES = {**OBJECTIVES, **CANDIDATES, **WIDTHS, **DEPTH, **REPAIR}
 
 
 @pytest.mark.parametrize("name", CHOICES)
@@ -123,8 +127,10 @@ def test_every_parameter_stands_in_a_card(kind) -> None:
 def test_budget_is_respected_and_predicted(row, name) -> None:
     found = outcome(str(row), name)
     cost = measure(found.pruned, SUBJECTS[name].example())
-    assert cost == CostModel(found.sites).cost(found.plan.widths)
-    assert set(found.plan.widths) == set(found.sites)
+    left = CostModel(found.sites).without(found.plan.dropped)
+    assert cost == left.cost(found.plan.widths)
+    assert set(found.plan.widths) == set(left.sites)
+    assert bool(found.plan.dropped) == row.drops_branches or row.choices["depth"] == "branch_damage"
     if row.budget is None:
         return
     limit = Budget(row.budget).absolute(found.dense_cost).macs
@@ -148,7 +154,8 @@ def test_other_seed_takes_other_units(row) -> None:
 @each
 def test_plan_survives_json(row, name) -> None:
     plan = outcome(str(row), name).plan
-    back = Plan.from_json(plan.to_json(), plan.tensors)
+    constants = {name: constant for name, constant in plan.dropped.items() if constant is not None}
+    back = Plan.from_json(plan.to_json(), plan.tensors, constants)
     assert back.identity == plan.identity
     assert (back.choices, back.method, dict(back.settings)) == (plan.choices, row.name, dict(plan.settings))
     assert Plan.from_json(plan.to_json()).choices == plan.choices
@@ -190,11 +197,12 @@ def traces(model: nn.Module) -> Mapping[str, Any]:
 @pytest.mark.parametrize("row", ROWS, ids=str)
 def test_input_is_left_untouched(row) -> None:
     """Nor does the state of the input decide anything: in training mode and half frozen, it has the same plan."""
-    subject = SUBJECTS["branched"]
+    name = "residual" if row.drops_branches else "branched"
+    subject = SUBJECTS[name]
     model = subject.network()
     model.train()
-    model.get_submodule("side").eval()
-    model.get_parameter("join.weight").requires_grad_(False)
+    model.get_submodule("block2.bn1" if row.drops_branches else "side").eval()
+    model.get_parameter("head.weight").requires_grad_(False)
     sites = discover(model, subject.example())
     batches = subject.pairs(2, 8) if row.uses_labels else subject.batches()
     copies = [tuple(t.clone() for t in b) if isinstance(b, tuple) else b.clone() for b in batches]
@@ -203,7 +211,7 @@ def test_input_is_left_untouched(row) -> None:
     plan = selecting.select(row.method, model, batches, sites, budget, **row.choices)
     cut(model, plan, sites)
     assert traces(model) == before
-    assert plan.identity == outcome(str(row), "branched").plan.identity
+    assert plan.identity == outcome(str(row), name).plan.identity
     for batch, copy in zip(batches, copies, strict=True):
         assert all(map(torch.equal, *([x] if isinstance(x, Tensor) else x for x in (batch, copy))))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from scionet.budget.latency.durations import Latency
 from scionet.budget.latency.origin import Origin
 from scionet.budget.latency.table import LatencyTable, NetworkTime, OperationTimes
-from scionet.budget.latency.timed_operations import Axis
+from scionet.budget.latency.timed_operations import Axis, Use
 from scionet.network.calling import tensors_of
 from scionet.network.sites import Sites
 from scionet.torch_internals import TorchDispatchMode
@@ -85,14 +85,14 @@ def _operation(axes: tuple[Axis, ...], sites: Sites, rng: np.random.Generator, s
     ms = curves[0] if len(sizes) == 1 else np.multiply.outer(*curves) + np.add.outer(*curves)
     knots = tuple(tuple((n + 1) / size for n in range(size)) for size in sizes)
     times = tuple(ms.ravel().tolist())
-    return OperationTimes(f"op {axes}", knots, times, times, times, (axes,))
+    return OperationTimes(f"op {axes}", knots, times, times, times, (Use(axes),))
 
 
 def slow_ms(operations: Sequence[OperationTimes], full: Mapping[str, int], widths: Mapping[str, int]) -> float:
     """The sum of all operations, interpolated one by one, axis after axis."""
     total = 0.0
     for operation in operations:
-        for axes in operation.calls:
+        for axes in (call.axes for call in operation.calls):
             ms: FloatArray = np.array(operation.median_ms).reshape([len(k) for k in operation.knots])
             for axis, knots in zip(axes, operation.knots, strict=True):
                 ms = _read(ms, knots, 1 - sum(share * (1 - widths[s] / full[s]) for s, share in axis.shares))

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from scionet.choices.depth import BranchDamage, BranchElimination, BranchScores, DropBranches
 from scionet.choices.limits import Limits
 from scionet.choices.methods import (
     Average,
@@ -64,6 +65,10 @@ class Row:
         """Whether another seed may choose other units."""
         return self.name == "random" or isinstance(getattr(self.method, "candidates", None), Stochastic)
 
+    @property
+    def drops_branches(self) -> bool:
+        return "depth" in self.choices
+
 
 PLAIN = {"repair": ()}
 
@@ -116,4 +121,11 @@ ROWS = (
     Row("l1", {"outputs": "squared", **PLAIN}),
     Row("l1", {"widths": "uniform", "repair": (Refit(shortcuts=False),)}),
     Row("random", {"widths": "uniform", **PLAIN, "limits": Limits(round_to=2, min_units=3)}, budget="macs<=75%"),
+    Row("forward", {"depth": ("block1",)}),
+    Row("l1", {"depth": DropBranches(["block2"], constants=False), "widths": "uniform"}),
+    Row("forward", {"depth": "branch_damage"}),
+    Row("l1", {"depth": BranchDamage(), "widths": "whole"}),
+    Row("forward", {"depth": BranchElimination(1), "repair": ("refit", "recalibrate", Reconstruct(steps=3))}),
+    Row("energy", {"depth": BranchScores(1, "sum"), **PLAIN}),
+    Row("forward", {"depth": ("block2",), "widths": Widths({"block1.conv1": 5, "stem": 7})}, budget=None),
 )

@@ -10,7 +10,7 @@ from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
 from scionet.choices.limits import Limits
 from scionet.choices.resources import Resources
-from scionet.choices.settings import Settings, outputs_from, repair_from, widths_from
+from scionet.choices.settings import Settings, depth_from, outputs_from, repair_from, widths_from
 from scionet.methods.calibration.calibration import Calibration, read
 from scionet.methods.contract import Method, SiteView
 from scionet.methods.problem import Problem
@@ -52,6 +52,7 @@ def method_with(
     method: GivenMethod,
     *,
     widths: Any = None,
+    depth: Any = None,
     repair: Any = ("refit",),
     outputs: Any = None,
     limits: Limits = Limits(),  # noqa: B008  frozen
@@ -59,7 +60,8 @@ def method_with(
 ) -> Method:
     """The method as `prune` would build it for a network with calibration data."""
     chosen = None if widths is None else widths_from(widths)
-    return method_for(method, Settings(chosen, repair_from(repair), outputs_from(outputs), limits, resources))
+    parts = repair_from(repair), outputs_from(outputs), limits, resources, depth_from(depth)
+    return method_for(method, Settings(chosen, *parts))
 
 
 def select_each(

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from scionet.budget.forms import Forms
 from scionet.budget.latency.table import LatencyTable
 from scionet.errors import CalibrationError, InvalidSetting, unknown
+from scionet.network.branches import remaining
 from scionet.network.calling import Batch, example_count
 from scionet.network.guard import guarded
 from scionet.network.network import Network
@@ -107,10 +108,12 @@ class CostModel:
     Attributes:
         sites: The sites of the network.
         table: Measured times of its operations.
+        whole: The cost of the whole network, where these are the sites without some branches.
     """
 
     sites: Sites
     table: LatencyTable | None = None
+    whole: Cost | None = None
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -130,7 +133,18 @@ class CostModel:
     @cached_property
     def dense(self) -> Cost:
         """The cost of the whole network."""
-        return self.cost({})
+        return self.cost({}) if self.whole is None else self.whole
+
+    def without(self, dropped: Mapping[str, Any]) -> "CostModel":
+        """The cost without some branches, at any widths of the sites that remain.
+
+        Args:
+            dropped: By name of the branch, what takes its place; None for nothing, which has no parameters.
+
+        Raises:
+            InvalidSetting: If there is no such branch, or one lies in another.
+        """
+        return CostModel(remaining(self.sites, dropped), self.table, self.dense) if dropped else self
 
     def cost(self, widths: Mapping[str, int]) -> Cost:
         """The cost at the given widths; sites that are not named stay whole.
@@ -164,4 +178,4 @@ class CostModel:
     @cached_property
     def _parts(self) -> tuple[CostPart, ...]:
         counted = Forms(self.sites)
-        return (counted,) if self.table is None else (counted, self.table.surfaces)
+        return (counted,) if self.table is None else (counted, self.table.surfaces_for(self.sites))

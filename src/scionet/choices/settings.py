@@ -1,10 +1,11 @@
 """All choices of a user except the method, with names resolved to classes."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from scionet.choices.checking import described, from_description
+from scionet.choices.depth import DEPTH, DepthName, DepthRule, DropBranches
 from scionet.choices.limits import Limits
 from scionet.choices.outputs import MetricName, Outputs
 from scionet.choices.repair import REPAIR, Refit, RepairName, RepairStep
@@ -15,6 +16,7 @@ from scionet.errors import InvalidSetting, unknown
 GivenRepair = Iterable[RepairName | RepairStep]
 GivenOutputs = MetricName | Outputs
 GivenWidths = WidthsName | WidthRule
+GivenDepth = DepthName | DepthRule | Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Settings:
         outputs: How a change of the output is measured.
         limits: Bounds on the widths.
         resources: Memory, workers and samples.
+        depth: Which residual branches are dropped; None for none.
     """
 
     widths: WidthRule | None = None
@@ -34,6 +37,7 @@ class Settings:
     outputs: Outputs = field(default_factory=Outputs)
     limits: Limits = field(default_factory=Limits)
     resources: Resources = field(default_factory=Resources)
+    depth: DepthRule | None = None
 
     def __post_init__(self) -> None:
         """Check the order of the repair.
@@ -65,7 +69,7 @@ class Settings:
 
     def described(self) -> dict[str, Any]:
         """The settings as JSON; what does not change the result is left out."""
-        found = {name: described(value) for name, value in vars(self).items()}
+        found = {name: described(value) for name, value in vars(self).items() if name != "depth" or value is not None}
         for name in ("memory_gib", "workers", "backend"):
             found["resources"].pop(name)
         return found
@@ -78,6 +82,21 @@ def widths_from(value: object) -> WidthRule:
         InvalidSetting: If the value is something else.
     """
     return from_description(value, WIDTHS, "widths")
+
+
+def depth_from(value: object) -> DepthRule | None:
+    """Return which branches are dropped, for a list of their names, the name of a rule, a TOML table, or an instance.
+
+    None stands for none.
+
+    Raises:
+        InvalidSetting: If the value is something else.
+    """
+    if value is None:
+        return None
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return DropBranches(tuple(value))
+    return from_description(value, DEPTH, "depth")
 
 
 def repair_from(value: object) -> tuple[RepairStep, ...]:
@@ -114,6 +133,7 @@ def keywords_from(table: Mapping[str, Any]) -> dict[str, Any]:
     """
     readers: dict[str, Callable[[Any], Any]] = {
         "widths": widths_from,
+        "depth": depth_from,
         "repair": repair_from,
         "outputs": outputs_from,
         "limits": lambda value: _table_from(value, "limits", Limits),

@@ -6,7 +6,7 @@ from typing import Literal
 
 from scionet.choices.checking import Checked, Count, CountOrZero, by_name
 
-WidthsName = Literal["uniform", "error_curves", "sensitivity", "isomorphic", "global"]
+WidthsName = Literal["uniform", "error_curves", "sensitivity", "isomorphic", "global", "whole"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -49,6 +49,11 @@ class Global(Checked):
 
 
 @dataclass(frozen=True, repr=False)
+class Whole(Checked):
+    """Keep all units, and meet the budget by dropping residual branches alone."""
+
+
+@dataclass(frozen=True, repr=False)
 class Widths(Checked):
     """Keep given numbers of units, instead of a budget.
 
@@ -59,5 +64,5 @@ class Widths(Checked):
     """The number of units that a site keeps, by the site's name. Sites that are not named stay whole."""
 
 
-WidthRule = Uniform | ErrorCurves | Sensitivity | Isomorphic | Global | Widths
-WIDTHS = by_name(Uniform, ErrorCurves, Sensitivity, Isomorphic, Global, Widths)
+WidthRule = Uniform | ErrorCurves | Sensitivity | Isomorphic | Global | Whole | Widths
+WIDTHS = by_name(Uniform, ErrorCurves, Sensitivity, Isomorphic, Global, Whole, Widths)

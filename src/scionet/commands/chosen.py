@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from scionet.choices.checking import chosen
+from scionet.choices.depth import DEPTH, DepthRule, DropBranches
 from scionet.choices.methods import OBJECTIVES, Exact, Forward, Score
 from scionet.choices.repair import Recalibrate, RepairStep
 from scionet.choices.shrinking import SHRINKING, Shrinking
@@ -63,6 +64,23 @@ def chosen_widths(command: Prune) -> WidthRule | None:
     if isinstance(command.widths, Path):
         return _widths_in(command.widths)
     return command.sensitivity if command.widths == "sensitivity" else chosen(command.widths, WIDTHS, "widths")
+
+
+def chosen_depth(command: Prune) -> DepthRule | None:
+    """Return which residual branches are dropped; None for none.
+
+    Raises:
+        InvalidSetting: If there are options of a rule that is not chosen, or a rule beside names.
+    """
+    given = command.depth
+    rules = DEPTH.keys() - {"drop_branches"}
+    for name in rules:
+        _refuse_unused(command, name, f"--depth {name}", given == (name,))
+    if len(given) == 1 and given[0] in rules:
+        return getattr(command, given[0])
+    if both := rules & {*given}:
+        raise InvalidSetting(f"--depth takes names of branches, or {min(both)} alone; given {' '.join(given)}")
+    return DropBranches(given) if given else None
 
 
 def chosen_shrinking(command: Shrink[Any]) -> Shrinking:

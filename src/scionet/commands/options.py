@@ -7,6 +7,7 @@ from typing import Generic, Literal, TypeVar
 import tyro
 
 from scionet.choices.checking import Count
+from scionet.choices.depth import BranchDamage, BranchElimination, BranchScores
 from scionet.choices.methods import (
     Average,
     CandidatesName,
@@ -150,6 +151,9 @@ class PruneOptions:
     widths: WidthsName | Path | None = None
     """How the budget is divided among the layers: by default sensitivity, or uniform if the objective evaluates the
     whole network. A .json file of layer names and numbers of units takes the place of the budget."""
+    depth: tuple[str, ...] = ()
+    """Residual branches to drop: their names, such as layer1.1 layer3.4, or a rule that chooses them: branch_damage,
+    branch_elimination or branch_scores."""
     repair: tuple[RepairName, ...] = ("refit",)
     """Steps that repair the weights, in this order; --repair without a name for none."""
     calibration_images: int = 2048
@@ -172,6 +176,9 @@ class PruneOptions:
     evaluation: tyro.conf.OmitArgPrefixes[Evaluation] = field(default_factory=Evaluation)
     latency: tyro.conf.OmitArgPrefixes[LatencyOptions] = field(default_factory=LatencyOptions)
     sensitivity: Sensitivity = field(default_factory=Sensitivity)
+    branch_damage: BranchDamage = field(default_factory=BranchDamage)
+    branch_elimination: BranchElimination = field(default_factory=BranchElimination)
+    branch_scores: BranchScores = field(default_factory=BranchScores)
     refit: Refit = field(default_factory=Refit)
     reconstruct: Reconstruct = field(default_factory=Reconstruct)
     least_squares: LeastSquares = field(default_factory=LeastSquares)

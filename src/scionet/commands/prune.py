@@ -9,7 +9,7 @@ from torch import nn
 from scionet.budget.budget import Budget
 from scionet.choices.limits import Limits
 from scionet.commands import latency, networks, pictures
-from scionet.commands.chosen import chosen_method, chosen_repair, chosen_widths, refuse_no_stop
+from scionet.commands.chosen import chosen_depth, chosen_method, chosen_repair, chosen_widths, refuse_no_stop
 from scionet.commands.options import Prune
 from scionet.commands.output_files import check_writable
 from scionet.commands.pictures import ImageSample, PictureRecord
@@ -46,7 +46,8 @@ def run(command: Prune) -> None:
     check_writable(command.out, command.overwrite, (".safetensors",))
     budget = None if command.budget is None else Budget.of(command.budget)
     table = latency.read(command, budget)
-    method, widths, repair = chosen_method(command), chosen_widths(command), chosen_repair(command)
+    method, repair = chosen_method(command), chosen_repair(command)
+    widths, depth = chosen_widths(command), chosen_depth(command)
     refuse_no_stop(command)
     limits = Limits(command.round_to, command.min_units, command.ignored_layers)
     material = _material(command)
@@ -61,6 +62,7 @@ def run(command: Prune) -> None:
         example_inputs=example,
         method=method,
         widths=widths,
+        depth=depth,
         repair=repair,
         outputs=command.outputs,
         limits=limits,
@@ -117,6 +119,9 @@ def _report(command: Prune, result: PruneResult, seconds: float, accuracies: tup
         ("MACs", count(before.macs), count(after.macs), f"{percent(after.macs / before.macs)} kept"),
         ("parameters", count(before.params), count(after.params), f"{percent(after.params / before.params)} kept"),
     ]
+    if result.report.dropped:
+        before_branches, gone = len(result.sites.branches), len(result.report.dropped)
+        rows.append(("residual branches", str(before_branches), str(before_branches - gone), f"{gone} dropped"))
     if (timed := result.report.latency) is not None:
         before_ms, after_ms = timed.predicted_dense_ms, timed.predicted_pruned_ms
         kept = f"{percent(after_ms / before_ms)} kept"

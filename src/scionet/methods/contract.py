@@ -182,8 +182,8 @@ class Ranker(ABC):
             InvalidSetting: If the ranker has no such score.
         """
         raise InvalidSetting(
-            f"widths 'isomorphic' and 'global' compare units of different sites by a score, which method {self.name!r} "
-            "does not have; choose a score, such as 'l1' or 'taylor', or other widths"
+            f"widths 'isomorphic' and 'global' and depth 'branch_scores' compare units of different sites by a score, "
+            f"which method {self.name!r} does not have; choose a score, such as 'l1' or 'taylor', or others of these"
         )
 
     @abstractmethod

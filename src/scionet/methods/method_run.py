@@ -1,10 +1,11 @@
 """MethodRun: the state that all walks of one method through one network share."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from torch import Tensor
 
 from scionet.choices.settings import Settings
 from scionet.methods.calibration.calibration import ALL, Calibration
@@ -60,6 +61,16 @@ class MethodRun:
     def memory_bytes(self) -> float:
         """Memory for cached activations."""
         return self.settings.resources.memory_bytes
+
+    def without(self, dropped: Mapping[str, Tensor | None]) -> "MethodRun":
+        """The same on the network without some branches.
+
+        Args:
+            dropped: By name of the branch a constant for each channel, or None.
+        """
+        network, costs = self.network.without(dropped), self.problem.costs.without(dropped)
+        problem = replace(self.problem, network=network, costs=costs)
+        return replace(self, problem=problem, fitting=replace(self.fitting, network=network))
 
     def generator_of(self, site: Site) -> np.random.Generator:
         """The source of randomness for choices at one site."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from scionet.budget.allocation.reach import NO_GAIN, TOLERANCE, shortfall
 from scionet.budget.budget import Budget
+from scionet.choices.depth import BranchDamage, BranchElimination
 from scionet.choices.outputs import Outputs
 from scionet.choices.repair import Recalibrate, Reconstruct
 from scionet.choices.settings import Settings
@@ -14,6 +15,7 @@ from scionet.errors import CalibrationError, InvalidSetting, UnsupportedModel
 from scionet.methods.calibration.calibration import ALL
 from scionet.methods.calibration.holdout import divided
 from scionet.methods.contract import Method, Ranker
+from scionet.methods.depth.depth import DepthAllocator, refuse_depth
 from scionet.methods.method_run import MethodRun
 from scionet.methods.problem import Problem
 from scionet.methods.refit.refit import Fitting
@@ -34,9 +36,12 @@ class Pipeline(Method):
 
     def __init__(self, ranker: Ranker, settings: Settings) -> None:
         self.ranker, self.settings, self.name = ranker, settings, ranker.name
-        self.uses_labels = ranker.uses_labels
-        measures = isinstance(settings.widths, Sensitivity | ErrorCurves)
-        self.uses_data = ranker.uses_data or bool(settings.repair) or measures
+        depth = settings.depth
+        measured = isinstance(depth, BranchDamage | BranchElimination)
+        self.uses_labels = ranker.uses_labels or (measured and depth.measure == "task_loss")
+        measures = isinstance(settings.widths, Sensitivity | ErrorCurves) or measured
+        constants = depth is not None and depth.constants
+        self.uses_data = ranker.uses_data or bool(settings.repair) or measures or constants
 
     def __repr__(self) -> str:
         """The pipeline in one line."""
@@ -76,11 +81,11 @@ class Pipeline(Method):
             generators,
             progress,
         )
-        allocator = Allocator(run, None if None in budgets else measured_curves(run))
+        depth = DepthAllocator(run, None if None in budgets else measured_curves(run))
         plans = []
         for budget in budgets:
-            walk, plan = self._walked(allocator, budget, seed)
-            plans.append(self._judged(walk, self._repaired(run, plan)))
+            walk, plan = self._walked(depth.allocator(budget), budget, seed)
+            plans.append(self._judged(run, walk, self._repaired(run, plan)))
         return plans
 
     def prepared(self, problem: Problem, seed: int) -> Problem:
@@ -141,14 +146,13 @@ class Pipeline(Method):
                 plan = reconstructed(run.network, plan, data, step, self.settings.outputs, run.progress)
         return plan
 
-    def _judged(self, walk: Walk, plan: Plan) -> Plan:
+    def _judged(self, run: MethodRun, walk: Walk, plan: Plan) -> Plan:
         """The plan after the repair; with data, its status says how the outputs change.
 
         Raises:
             UnsupportedModel: If the outputs that the user chose cannot be compared.
             CalibrationError: If they are NaN or infinite.
         """
-        run = walk.run
         if not run.calibration.total(run.network.device):
             return plan
         try:
@@ -179,6 +183,7 @@ class Pipeline(Method):
             raise InvalidSetting(
                 "give one of three: a budget, such as 'macs<=50%'; widths=Widths(...); or TaskLoss(tolerance=...)"
             )
+        refuse_depth(self.settings, budgets)
         if self.ranker.passes > 1 and (self.settings.refit is None or not self.ranker.uses_moments):
             raise InvalidSetting(
                 f"passes={self.ranker.passes} would repeat the first: a further pass needs a refit, and a method that "

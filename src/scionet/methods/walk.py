@@ -15,11 +15,12 @@ from torch import Tensor
 
 from scionet.methods.calibration.calibration import Calibration
 from scionet.methods.contract import SiteView
+from scionet.methods.depth.constants import BranchConstants
 from scionet.methods.method_run import MethodRun, Sampler
 from scionet.methods.refit.survey import Pruned, survey
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.network.passes.moments import Moments
-from scionet.network.passes.suspended import Stop, suspended_passes
+from scionet.network.passes.suspended import BRANCH, Stop, suspended_passes
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Site
 from scionet.selection.greedy import Selection, shortened
@@ -63,6 +64,8 @@ class Walk:
         self.effective: dict[str, Tensor] = {}
         self.certified: dict[str, float] = {}
         self.pending: Moments | None = None
+        self.constants = BranchConstants(self.network, self.fitting.refit)
+        self.ended: list[str] = []
 
     def walk(self) -> "Walk":
         """Decide all sites."""
@@ -150,7 +153,9 @@ class Walk:
 
         def observe(present: tuple[Stop, ...]) -> None:
             weight = present[0].weight
-            if self.wants_moments(weight):
+            if weight in self.network.dropped:
+                self.constants.observe(*present)
+            elif self.wants_moments(weight):
                 moments = self.fitting.moments(present[0], present[1], sampler.sample(weight, 0, seen[weight]))
                 seen[weight] += 1
                 self.pending = moments if self.pending is None else self.pending + moments
@@ -158,6 +163,10 @@ class Walk:
         passes = (self.network, self.calibration.inputs, self.fitting.stops, 2, self.run.memory_bytes)
         with suspended_passes(*passes) as suspended:
             while (weight := suspended.step(self.answer, observe)) is not None:
+                if weight in self.network.dropped:
+                    self.tensors.update(self.constants.refitted(weight))
+                    self.ended.append(weight)
+                    continue
                 self.pending = None if self.pending is None else self.pending.over_processes()
                 undecided = (site for site in self.fed_by(weight) if site.name not in self.choices)
                 yield from (self.view(site, weight) for site in undecided)
@@ -186,11 +195,13 @@ class Walk:
 
     def touched(self) -> bool:
         """Whether anything was removed or re-weighted so far. If not, the dense weights are optimal."""
-        return any(bool((gate != 1).any()) for gate in self.gates.values())
+        return bool(self.ended) or any(bool((gate != 1).any()) for gate in self.gates.values())
 
     def answer(self, present: tuple[Stop, ...]) -> list[Tensor]:
         """Outputs of the consumer that all batches have reached, of the dense and the pruned network."""
         dense, pruned = present
+        if dense.operation == BRANCH:
+            return [dense.output, self.constants.output_for(dense)]
         out = pruned.run(self.effective[pruned.weight])
         shift = self.shifts.get(pruned.weight)
         if shift is not None:
@@ -208,12 +219,13 @@ class Walk:
         notes = [_summary(self.choices, self.certified), *self.widths.notes]
         return Plan(
             choices=tuple(self.choices[name] for name in self.sites if name in self.choices),
-            tensors=self.tensors,
+            tensors={name: tensor for name, tensor in self.tensors.items() if name in self.network.state},
             method=name,
             settings=settings,
             seed=seed,
             dense_hash=self.sites.dense_hash,
             status="; ".join(notes),
+            dropped=self.constants.by_name,
         )
 
 

@@ -4,9 +4,11 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from scionet.errors import InvalidSetting
+from scionet.network.calling import output_of
 from scionet.network.phrases import counted
 from scionet.network.sites import Address, Operation, Site, Sites, Slot
 from scionet.typing import IntArray
@@ -140,15 +142,23 @@ class Branch:
         return not set(self.tensors).isdisjoint(other.tensors)
 
 
-def clashing(branches: Iterable[Branch]) -> tuple[str, str] | None:
-    """Names of two of these branches that cannot both be dropped; None if all can."""
-    seen: list[Branch] = []
-    for branch in branches:
-        for other in seen:
-            if branch.overlaps(other):
-                return other.name, branch.name
-        seen.append(branch)
-    return None
+@dataclass(frozen=True, eq=False)
+class DroppedBranch:
+    """A branch that a masked network is without.
+
+    Attributes:
+        branch: The branch.
+        constant: What takes its place, ``(channels,)``; None for nothing.
+    """
+
+    branch: Branch
+    constant: Tensor | None
+
+    @property
+    def replacement(self) -> dict[str, Tensor]:
+        """What takes the place of the branch's output, for `scionet.network.calling.replaced`."""
+        values = torch.zeros(self.branch.channels) if self.constant is None else self.constant
+        return {output_of(self.branch.output): self.branch.spread(values)}
 
 
 def remaining(sites: Sites, dropped: Mapping[str, Any]) -> Sites:
@@ -160,9 +170,13 @@ def remaining(sites: Sites, dropped: Mapping[str, Any]) -> Sites:
     Args:
         sites: The sites of the whole network.
         dropped: By name of the branch, what takes its place; None for zeros, which are no parameter.
+
+    Raises:
+        InvalidSetting: If there is no such branch, or one lies in another.
     """
     if not dropped:
         return sites
+    sites.refuse_clash(dropped)
     gone = [sites.branches[name] for name in dropped]
     lost = {tensor for branch in gone for tensor in branch.tensors}
     left = {name: _without(site, gone, lost) for name, site in sites.items()}
@@ -179,6 +193,7 @@ def remaining(sites: Sites, dropped: Mapping[str, Any]) -> Sites:
         shapes={**{name: shape for name, shape in sites.shapes.items() if name not in lost}, **ones, **constants},
         parameters=(*(name for name in sites.parameters if name not in lost), *trained),
         branches={n: b for n, b in sites.branches.items() if not any(b.overlaps(other) for other in gone)},
+        dropped=(*sites.dropped, *dropped),
     )
 
 

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from scionet.choices.outputs import Outputs
-from scionet.network.branches import remaining
+from scionet.network.branches import DroppedBranch, remaining
 from scionet.network.calling import (
     Batch,
     attention_unfused,
     call,
-    output_of,
     place_of,
     replaced,
     state_of,
@@ -36,13 +35,13 @@ class Network:
         model: The network.
         sites: Its sites; none of a network that is only called.
         outputs: Which outputs count, and how.
-        dropped: What takes the place of branches in its masked form; see `without`.
+        dropped: The branches that its masked form is without, by name; see `without`.
     """
 
     model: nn.Module
     sites: Sites = field(default_factory=lambda: Sites({}, {}, (), {}, ()))
     outputs: Outputs = DEFAULT
-    dropped: Mapping[str, Tensor] = field(default_factory=dict)
+    dropped: Mapping[str, DroppedBranch] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """The network in one line."""
@@ -111,13 +110,17 @@ class Network:
             of dropped branches.
         """
         state = state_of(self.model)
-        changed = {name: tensor.to(state[name]) for name, tensor in (tensors or {}).items()}
+        changed = {
+            name: tensor.to(state[name]) if name in state else tensor for name, tensor in (tensors or {}).items()
+        }
         for name, gate in gates.items():
             for consumer in self.sites[name].consumers:
                 weight = changed.get(consumer, state[consumer])
                 factors = column_factors(self.sites[name], consumer, gate.to(weight), weight.shape[1])
                 changed[consumer] = weight * factors.view(1, -1, *[1] * (weight.ndim - 2))
-        return {**changed, **self.dropped}
+        for each in self.dropped.values():
+            changed = {**each.replacement, **changed}
+        return changed
 
     def masked_by(self, plan: Plan) -> dict[str, Tensor]:
         """The tensors with which the network computes the masked one of a plan: refitted, with removed units at zero.
@@ -125,21 +128,7 @@ class Network:
         Raises:
             InvalidSetting: If the plan names sites or branches that the network does not have, or of other widths.
         """
-        gates = plan_gates(self.sites, plan)
-        return {**self.masked(gates, plan.tensors), **self.in_place_of(plan.dropped)}
-
-    def in_place_of(self, dropped: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
-        """The tensors that take the place of dropped branches: `returned` puts them where the branches end.
-
-        Args:
-            dropped: By name of the branch a constant for each channel, or None.
-        """
-        found = {}
-        for name, constant in dropped.items():
-            branch = self.sites.branches[name]
-            values = torch.zeros(branch.channels, dtype=self.dtype) if constant is None else constant
-            found[output_of(branch.output)] = branch.spread(values)
-        return found
+        return self.without(plan.dropped).masked(plan_gates(self.sites, plan), plan.tensors)
 
     def without(self, dropped: Mapping[str, Tensor | None]) -> "Network":
         """The network without some branches: it has the sites that remain, and its masked form lacks the branches.
@@ -148,9 +137,13 @@ class Network:
 
         Args:
             dropped: By name of the branch a constant for each channel, or None.
+
+        Raises:
+            InvalidSetting: If there is no such branch, or one lies in another.
         """
         sites = remaining(self.sites, dropped)
-        return replace(self, sites=sites, dropped={**self.dropped, **self.in_place_of(dropped)})
+        found = {name: DroppedBranch(self.sites.branches[name], constant) for name, constant in dropped.items()}
+        return replace(self, sites=sites, dropped={**self.dropped, **found})
 
     def evaluating(self) -> AbstractContextManager[None]:
         """Evaluation mode without gradients; the network and the random numbers are as before afterwards."""

@@ -159,7 +159,7 @@ class Plan:
 
         Raises:
             InvalidSetting: If a site or branch of the plan is missing there, or has another width; if a branch lies in
-                another that is dropped, too; or if a site in a dropped branch has a choice.
+                another that is dropped, too; or if a site has a choice of which dropped branches leave nothing.
         """
         self._refuse_other_branches(sites)
         for choice in self.choices:
@@ -171,19 +171,20 @@ class Plan:
                 )
 
     def _refuse_other_branches(self, sites: "Sites") -> None:
+        sites.refuse_clash(self.dropped)
         for name, constant in self.dropped.items():
-            if name not in sites.branches:
-                raise unknown("residual branch", name, sites.branches)
-            channels = sites.branches[name].channels
-            if constant is not None and len(constant) != channels:
-                raise InvalidSetting(f"branch {name!r} has {channels} channels; given a constant of {len(constant)}")
-        gone = [sites.branches[name] for name in self.dropped]
-        for number, branch in enumerate(gone):
-            if both := [other.name for other in gone[:number] if branch.overlaps(other)]:
-                raise InvalidSetting(f"one of the branches {both[0]!r} and {branch.name!r} lies in the other; drop one")
-            if inside := [choice.site for choice in self.choices if choice.site in branch.sites]:
+            branch = sites.branches[name]
+            if constant is not None and len(constant) != branch.channels:
                 raise InvalidSetting(
-                    f"site {inside[0]!r} lies in the dropped branch {branch.name!r}, so it has no units to choose"
+                    f"branch {name!r} has {branch.channels} channels; given a constant of {len(constant)}"
+                )
+        gone = {tensor for name in self.dropped for tensor in sites.branches[name].tensors}
+        for choice in self.choices if gone else ():
+            site = sites.get(choice.site)
+            if site is not None and (gone.issuperset(site.producers) or gone.issuperset(site.consumers)):
+                raise InvalidSetting(
+                    f"site {choice.site!r} has no units to choose: without the dropped branches, nothing makes or reads"
+                    " them"
                 )
 
     def rebased(self, sites: "Sites") -> "Plan":

@@ -1,12 +1,13 @@
 """Sites: the sets of channels of a network that can be removed, with their producers, consumers and tensors."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from scionet.errors import InvalidSetting, unknown
 from scionet.network.lineage import Lineage
 from scionet.network.phrases import counted
 from scionet.network.sites_table import sites_table
@@ -161,6 +162,7 @@ class Sites(Mapping[str, Site]):
         lineage: How the network came out of another, if it was pruned before.
         branches: The residual branches that can be dropped by name, in order of execution.
         refused_branches: Residual branches that cannot be dropped, and why.
+        dropped: Names of the branches that these sites are without; see `scionet.network.branches.remaining`.
     """
 
     sites: Mapping[str, Site]
@@ -175,6 +177,7 @@ class Sites(Mapping[str, Site]):
     lineage: Lineage | None = None
     branches: Mapping[str, "Branch"] = field(default_factory=dict)
     refused_branches: tuple[Refusal, ...] = ()
+    dropped: tuple[str, ...] = ()
 
     @property
     def counted(self) -> tuple[Operation, ...]:
@@ -185,6 +188,23 @@ class Sites(Mapping[str, Site]):
     def uncounted(self) -> frozenset[str]:
         """Places of the contractions whose MACs depend on the data."""
         return frozenset(operation.place for operation in self.operations if operation.varies)
+
+    def refuse_clash(self, branches: Iterable[str]) -> None:
+        """Refuse branches that cannot be dropped together.
+
+        Raises:
+            InvalidSetting: If there is no such branch, or one lies in another.
+        """
+        seen: list[Branch] = []
+        for name in branches:
+            if name not in self.branches:
+                raise unknown("residual branch", name, self.branches)
+            branch = self.branches[name]
+            if both := [other.name for other in seen if branch.overlaps(other)]:
+                raise InvalidSetting(
+                    f"one of the branches {both[0]!r} and {name!r} lies in the other; drop one of them"
+                )
+            seen.append(branch)
 
     def __getitem__(self, name: str) -> Site:
         """The site of that name."""

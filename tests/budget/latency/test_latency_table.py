@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from support.clocks import ORIGIN, counting, handmade, ms_of
+from support.clocks import ORIGIN, Counting, counting, handmade, ms_of
 from support.handmade_sites import chain, mixed
 from torch import Tensor, nn
 from torch.nn import functional
 
 from scionet.budget.costs import CostModel
 from scionet.budget.latency.table import LatencyTable, OperationTimes
-from scionet.budget.latency.timed_operations import Axis, operations
+from scionet.budget.latency.timed_operations import Axis, Use, operations
 from scionet.errors import CalibrationError, InvalidSetting
 from scionet.files.safetensors_files import hash_tensors
 from scionet.network.calling import state_of
@@ -26,6 +26,7 @@ from scionet.network.network import Network
 from scionet.network.plan import Choice, Plan
 from scionet.network.sites import Sites
 from scionet.network.surgery.cut import cut
+from scionet.network.surgery.stand_ins import Skipped
 
 
 class Squeezed(nn.Module):
@@ -100,6 +101,74 @@ def test_whole_networks_are_predicted_as_measured(case: tuple[nn.Module, Tensor,
     assert table.error < 1e-3
     assert f"{table.error:.1%}" in str(table)
     assert str(table.origin) in str(table)
+
+
+class Blocks(nn.Module):
+    """A stem, two bottlenecks with BatchNorm, and two token-wise networks between normalisations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 24, 3, padding=1)
+        self.bodies = nn.ModuleList(
+            nn.Sequential(nn.Conv2d(24, n, 3, padding=1), nn.BatchNorm2d(n), nn.ReLU(), nn.Conv2d(n, 24, 1))
+            for n in (16, 32)
+        )
+        self.mlps = nn.ModuleList(
+            nn.Sequential(nn.LayerNorm(24), nn.Linear(24, n), nn.GELU(), nn.Linear(n, 24), nn.LayerNorm(24))
+            for n in (16, 40)
+        )
+        self.head = nn.Sequential(nn.Linear(24, 16), nn.ReLU(), nn.Linear(16, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for body in self.bodies:
+            x = x + body(x)
+        x = x.flatten(2).transpose(1, 2)
+        for mlp in self.mlps:
+            x = x + mlp(x)
+        return self.head(x)
+
+
+def ms_in_stand_ins(model: nn.Module, inputs: Tensor) -> float:
+    """What the counting timer says of the modules that stand in for dropped branches."""
+    total = 0.0
+    with Counting() as counted, torch.no_grad():
+
+        def before(_module: nn.Module, _args: object) -> None:
+            nonlocal total
+            total -= counted.ms
+
+        def after(_module: nn.Module, _args: object, _out: object) -> None:
+            nonlocal total
+            total += counted.ms
+
+        for module in model.modules():
+            if isinstance(module, Skipped):
+                module.register_forward_pre_hook(before)
+                module.register_forward_hook(after)
+        model(inputs)
+    return total
+
+
+@pytest.mark.parametrize("names", [["bodies.0"], ["mlps.1"], ["bodies.1", "mlps.0", "mlps.1"]], ids=str)
+def test_what_goes_with_a_dropped_branch_takes_no_time(names: list[str]) -> None:
+    torch.manual_seed(0)
+    model, inputs = Blocks().eval(), torch.zeros(2, 2, 5, 5)
+    sites = discover(model, inputs)
+    assert list(sites.branches) == ["bodies.0", "bodies.1", "mlps.0", "mlps.1"]
+    table = LatencyTable.measure(model, inputs, sites, repeats=1, warmup=0, watch=counting)
+    costs = CostModel(sites, table).without(dict.fromkeys(names))
+    pruned = cut(model, Plan((), dropped=dict.fromkeys(names)), sites)
+    found = ms_of(pruned, inputs) - ms_in_stand_ins(cut(model, Plan((), dropped=dict.fromkeys(names)), sites), inputs)
+    assert costs.cost({}).latency_ms == pytest.approx(found, rel=1e-3)
+    assert costs.dense.latency_ms == pytest.approx(ms_of(model, inputs), rel=1e-3)
+    half = {name: max(1, site.width // 2) for name, site in costs.sites.items()}
+    choices = tuple(Choice(n, sites[n].width, tuple(range(w)), (1.0,) * w) for n, w in half.items())
+    pruned = cut(model, Plan(choices, dropped=dict.fromkeys(names)), sites)
+    expected = ms_of(pruned, inputs) - ms_in_stand_ins(
+        cut(model, Plan(choices, dropped=dict.fromkeys(names)), sites), inputs
+    )
+    assert costs.cost(half).latency_ms == pytest.approx(expected, rel=5e-3)
 
 
 def test_each_shape_is_timed_once_and_every_call_counts() -> None:
@@ -221,7 +290,7 @@ def test_a_table_is_saved_and_loaded(case: tuple[nn.Module, Tensor, Sites, Laten
     [
         (lambda c: c.pop("origin"), "table.origin is missing"),
         (lambda c: c.update(extra=1), "table.extra is unknown"),
-        (lambda c: c.update(format=99), "has format 99; this scionet reads formats up to 1"),
+        (lambda c: c.update(format=99), "has format 99; this scionet reads formats up to 2"),
         (lambda c: c["operations"][0].update(median_ms=[1.0]), "are no table"),
         (
             lambda c: c["operations"][0]["median_ms"].__setitem__(0, math.nan),
@@ -303,4 +372,4 @@ def test_without_examples_or_rounds_nothing_is_measured() -> None:
 def test_impossible_tables_are_refused(knots: tuple[tuple[float, ...], ...]) -> None:
     ms = (1.0,) * math.prod(map(len, knots))
     with pytest.raises(InvalidSetting, match="are no table"):
-        OperationTimes("op", knots, ms, ms, ms, ((Axis(()),) * len(knots),))
+        OperationTimes("op", knots, ms, ms, ms, (Use((Axis(()),) * max(1, len(knots))),))

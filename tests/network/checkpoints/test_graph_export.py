@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from scionet.errors import InvalidSetting, MissingExtra
 from scionet.files.safetensors_files import hash_tensors
+from scionet.models.resnets import digits_cnn
 from scionet.network.calling import state_of
 from scionet.network.checkpoints.graph_export import ExportError, ExportReport, export_onnx, export_program
 from scionet.network.discovery.discover import discover
@@ -89,6 +90,26 @@ def test_pruned_network_is_exported_for_any_batch_size(
     with torch.no_grad():
         expected = model.eval()(images)
     torch.testing.assert_close(run(path, images), expected)
+
+
+@pytest.mark.parametrize("constants", [False, True])
+@pytest.mark.parametrize("suffix", EXPORTS)
+def test_dropped_branches_leave_nothing_but_their_constants_in_the_graph(
+    suffix: str, constants: bool, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, example = digits_cnn().eval(), torch.randn(2, 1, 8, 8)
+    sites = discover(model, example)
+    dropped = {n: torch.randn(b.channels) if constants else None for n, b in sites.branches.items()}
+    pruned = cut(model, Plan((), dropped=dropped), sites)
+    path = tmp_path / f"net{suffix}"
+    EXPORTS[suffix](pruned, example, path)
+    images = torch.randn(5, 1, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(run(path, images), pruned(images))
+    if suffix == ".onnx":
+        kinds = [node.op_type for node in onnx.load(path).graph.node]
+        assert {kind: kinds.count(kind) for kind in ("Conv", "Add", "Expand")} == {"Conv": 3, "Add": 3, "Expand": 3}
 
 
 def run(path: Path, images: Tensor) -> Tensor:

@@ -405,7 +405,7 @@ def test_a_network_that_was_cut_can_be_cut_again() -> None:
         (lambda: Plan((), dropped={"b1": torch.ones(5)}), "branch 'b1' has 6 channels; given a constant of 5"),
         (
             lambda: Plan((Choice("a1", 5, (0,), (1.0,)),), dropped={"b1": None}),
-            "site 'a1' lies in the dropped branch 'b1'",
+            "site 'a1' has no units to choose: without the dropped branches, nothing makes or reads them",
         ),
         (lambda: Plan((), dropped={"b1": torch.ones(6, 1)}), "one finite number for each channel"),
         (lambda: Plan((), dropped={"b1": torch.full((6,), torch.nan)}), "one finite number for each channel"),

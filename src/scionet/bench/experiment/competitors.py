@@ -7,7 +7,7 @@ from typing import Any, Literal
 from scionet.choices.checking import described
 from scionet.choices.methods import Forward
 from scionet.choices.repair import Reconstruct, RepairName, RepairStep
-from scionet.choices.settings import GivenWidths, repair_from, widths_from
+from scionet.choices.settings import GivenDepth, GivenWidths, depth_from, repair_from, widths_from
 from scionet.choices.widths import Sensitivity
 from scionet.methods.registry import GivenMethod, describe
 
@@ -25,6 +25,7 @@ class Competitor:
         widths: How the budget is divided; None for the default, `PREDEFINED` for widths that the experiment gives.
         repair: How weights are repaired; None for the default.
         summary: Description in one line.
+        depth: Which residual branches are dropped; None for what the experiment's settings say.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Competitor:
     widths: GivenWidths | Literal["predefined"] | None = None
     repair: tuple[RepairName | RepairStep, ...] | None = None
     summary: str = ""
+    depth: GivenDepth | None = None
 
     @property
     def at_predefined(self) -> bool:
@@ -41,7 +43,8 @@ class Competitor:
     @property
     def choices(self) -> dict[str, Any]:
         """Keyword arguments of `scionet.prune`."""
-        return {"method": self.method, "widths": self.widths, "repair": self.repair}
+        depth = {} if self.depth is None else {"depth": self.depth}
+        return {"method": self.method, "widths": self.widths, "repair": self.repair, **depth}
 
     @property
     def described(self) -> dict[str, Any]:
@@ -49,7 +52,8 @@ class Competitor:
         repair = None if self.repair is None else [described(step) for step in repair_from(self.repair)]
         given = None if self.widths is None or self.at_predefined else described(widths_from(self.widths))
         widths = {"name": PREDEFINED} if self.at_predefined else given
-        return {"method": describe(self.method), "widths": widths, "repair": repair}
+        depth = {} if self.depth is None else {"depth": described(depth_from(self.depth))}
+        return {"method": describe(self.method), "widths": widths, "repair": repair, **depth}
 
 
 _GIVEN = " Widths of a predefined architecture."

@@ -10,7 +10,7 @@ from scionet.bench.experiment.competitors import PREDEFINED, Competitor
 from scionet.bench.experiment.mask_competitors import MaskCompetitor
 from scionet.bench.experiment.shrink_competitors import ShrinkCompetitor
 from scionet.choices.checking import refuse
-from scionet.choices.settings import repair_from, widths_from
+from scionet.choices.settings import depth_from, repair_from, widths_from
 from scionet.data.images import Preprocessing
 from scionet.methods.registry import method_from
 
@@ -96,6 +96,8 @@ class CustomCompetitor:
             default.
         repair: Names, or tables with a name and parameters; None for the default.
         summary: Description in one line.
+        depth: Names of residual branches to drop, the name of a rule, or a table with a name and parameters; None for
+            what the experiment's settings say.
     """
 
     label: str
@@ -103,6 +105,7 @@ class CustomCompetitor:
     widths: Any = None
     repair: Any = None
     summary: str = ""
+    depth: Any = None
 
     @property
     def competitor(self) -> Competitor:
@@ -113,7 +116,8 @@ class CustomCompetitor:
         """
         widths = self.widths if self.widths in (None, PREDEFINED) else widths_from(self.widths)
         repair = None if self.repair is None else repair_from(self.repair)
-        return Competitor(self.label, method_from(self.method), widths, repair, self.summary)
+        depth = depth_from(self.depth)
+        return Competitor(self.label, method_from(self.method), widths, repair, self.summary, depth)
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ class Comparison:
             dense_hash=result.plan.dense_hash,
             plan_hash=result.plan.identity,
             summary=competitor.summary,
-            notes=("accuracy measured in bfloat16 (autocast)",) if self.bf16 else (),
+            notes=(*_dropped(result), *(["accuracy measured in bfloat16 (autocast)"] if self.bf16 else [])),
             answers=answers,
         )
 
@@ -132,6 +132,12 @@ def _refuse_costly(budget: str, result: PruneResult) -> None:
             f"the given widths cost {in_percent(pruned, dense, limit.quantities)}, more than {budget}; record them "
             "under a budget that they meet"
         )
+
+
+def _dropped(result: PruneResult) -> list[str]:
+    """A note that names the dropped branches, if there are any."""
+    names = [*result.report.dropped]
+    return [f"residual branches dropped: {', '.join(names)}"] if names else []
 
 
 def _site(choice: Choice) -> SiteRecord:

@@ -1,9 +1,11 @@
-"""Widths that the user gives, checked against the network."""
+"""Widths that the user gives, or full ones, checked against the network and the budget."""
 
 from collections.abc import Mapping
 
+from scionet.budget.allocation.ladder import in_percent
+from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
-from scionet.errors import InvalidSetting, unknown
+from scionet.errors import InvalidSetting, UnreachableBudget, unknown
 
 
 def explicit(costs: CostModel, units: Mapping[str, int], *, round_to: int = 1, min_units: int = 1) -> dict[str, int]:
@@ -33,3 +35,19 @@ def explicit(costs: CostModel, units: Mapping[str, int], *, round_to: int = 1, m
             )
         found[name] = count
     return found
+
+
+def whole(costs: CostModel, budget: Budget) -> dict[str, int]:
+    """The full width of every site.
+
+    Raises:
+        UnreachableBudget: If they exceed the budget.
+    """
+    cost = costs.cost({})
+    if not budget.met(cost, costs.dense):
+        raise UnreachableBudget(
+            f"the budget {budget} cannot be met at full widths: the network costs "
+            f"{in_percent(cost, costs.dense, budget.quantities)}. Give a larger budget, or drop more branches, or let "
+            "widths shrink, too: widths='sensitivity'"
+        )
+    return dict(zip(costs.names, costs.full.tolist(), strict=True))

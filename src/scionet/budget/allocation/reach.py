@@ -84,11 +84,14 @@ def shortfall(
     """
     cost = costs.cost(widths)
     whole = all(widths.get(name, full) == full for name, full in zip(costs.names, costs.full.tolist(), strict=True))
-    if whole or budget.slack(cost, costs.dense) <= TOLERANCE:
+    if (whole and not costs.sites.dropped) or budget.slack(cost, costs.dense) <= TOLERANCE:
         return ""
+    met = f"the budget {budget} is met with {in_percent(cost, costs.dense, budget.quantities)}"
+    if whole:
+        return f"{met}: without the dropped branches, whole layers take no more"
     ladder = Ladder.build(costs, budget, round_to=round_to, min_units=min_units)
     rungs = ladder.below(np.array([widths.get(name, site.width) for name, site in costs.sites.items()]))
     wider = ladder.climb(rungs, 1)
     fits = [ladder.slack(wider.one(site, rungs)) >= 0 for site in np.flatnonzero(wider.to > rungs).tolist()]
     reason = unused if any(fits) else "one step more at any site would exceed it"
-    return f"the budget {budget} is met with {in_percent(cost, costs.dense, budget.quantities)}: {reason}"
+    return f"{met}: {reason}"

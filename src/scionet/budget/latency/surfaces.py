@@ -19,7 +19,7 @@ class Surface:
     """Duration of one operation, or of several that shrink alike, at some fractions of their axes.
 
     Attributes:
-        axes: One axis or two.
+        axes: Up to two axes.
         knots: Fractions of each axis, ascending to 1.
         ms: Milliseconds at each combination of knots.
     """
@@ -33,7 +33,7 @@ class Surface:
 class Surfaces:
     """The sum of surfaces as a function of widths: bilinear between knots, constant below the first.
 
-    Dimension 0 of an array is the axis of a surface. A surface with a single axis gets a second one with a single knot.
+    Dimension 0 of an array is the axis of a surface. A surface gets further axes with a single knot until it has two.
 
     Attributes:
         constant_ms: The part that does not change with the widths.
@@ -142,6 +142,8 @@ def _affine(axes: Sequence[Axis], widths: Mapping[str, int]) -> FloatArray:
     row = np.eye(1, 1 + len(widths))[0]
     names = list(widths)
     for site, share in axes[0].shares if axes else ():
+        if site not in widths:  # it stays whole, without some branches
+            continue
         row[0] -= share
         row[1 + names.index(site)] += share / widths[site]
     return row
@@ -152,8 +154,8 @@ def _padded(knots: Sequence[float], size: int) -> list[float]:
 
 
 def _extended(ms: FloatArray, size: int) -> FloatArray:
-    """A table of one or two axes, enlarged by repeating its last row and column."""
-    table = ms if ms.ndim == 2 else ms[:, None]
+    """A table of up to two axes, enlarged by repeating its last row and column."""
+    table = ms.reshape(*ms.shape, *[1] * (2 - ms.ndim))
     return np.pad(table, [(0, size - length) for length in table.shape], mode="edge")
 
 

@@ -1,7 +1,7 @@
 """LatencyTable: durations of a network's operations at several widths, measured on one machine and device."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +14,7 @@ from torch import nn
 from scionet.budget.latency.durations import Latency, interval
 from scionet.budget.latency.origin import Origin
 from scionet.budget.latency.surfaces import Surface, Surfaces, rising
-from scionet.budget.latency.timed_operations import Axis, Kernel, operations
+from scionet.budget.latency.timed_operations import Kernel, Use, operations
 from scionet.budget.latency.timing import Timer, all_undisturbed, interleaved, stopwatch
 from scionet.budget.latency.workbench import Workbench, common_widths, cut_to
 from scionet.errors import CalibrationError, InvalidSetting
@@ -26,7 +26,7 @@ from scionet.network.network import Network
 from scionet.network.sites import Sites
 from scionet.progress import Progress, silent
 
-FORMAT = 1
+FORMAT = 2
 """Version of the file format; raised when an older reader could misread a file."""
 
 
@@ -40,7 +40,7 @@ class OperationTimes:
         median_ms: Median time, milliseconds.
         lower_ms: Lower end of its 95 % confidence interval.
         upper_ms: Upper end.
-        calls: The axes of each call in one forward pass.
+        calls: Each call in one forward pass.
     """
 
     name: str
@@ -48,7 +48,7 @@ class OperationTimes:
     median_ms: tuple[float, ...]
     lower_ms: tuple[float, ...]
     upper_ms: tuple[float, ...]
-    calls: tuple[tuple[Axis, ...], ...]
+    calls: tuple[Use, ...]
 
     def __post_init__(self) -> None:
         """Check that the number of times fits the knots.
@@ -61,14 +61,16 @@ class OperationTimes:
         whole = len(self.lower_ms) == len(self.median_ms) == len(self.upper_ms) == size
         ascending = all(knots and list(knots) == sorted({*knots}) and knots[-1] == 1 for knots in self.knots)
         ordered = all(0 <= low <= middle <= high < math.inf for low, middle, high in times)
-        axes = 1 <= len(self.knots) <= 2 and all(len(call) == len(self.knots) for call in self.calls)
+        axes = len(self.knots) <= 2 and all(len(call.axes) == len(self.knots) for call in self.calls)
         if not (whole and ascending and ordered and axes):
-            raise InvalidSetting(f"the times of {self.name!r} are no table of one or two axes of ascending fractions")
+            raise InvalidSetting(f"the times of {self.name!r} are no table of up to two axes of ascending fractions")
 
-    def surfaces(self) -> list[Surface]:
-        """One for each call."""
+    def surfaces(self, without: Collection[str] = ()) -> list[Surface]:
+        """One for each call that is in none of the branches `without`."""
         ms = rising(np.array(self.median_ms).reshape([len(knots) for knots in self.knots]))
-        return [Surface(axes, self.knots, ms) for axes in self.calls]
+        return [
+            Surface(call.axes, self.knots, ms) for call in self.calls if not set(without).intersection(call.branches)
+        ]
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,9 @@ class LatencyTable:
     """Measured durations, which predict the latency of a network at any widths of its sites.
 
     Every operation that shrinks with a site is timed at a few fractions of its dimensions, each shape once. Times in
-    between are interpolated. One factor and one constant fit their sum to the times of whole networks, measured in the
-    same rounds. The constant is the time outside the operations, such as that of the interpreter.
+    between are interpolated. Operations that go with a residual branch are timed even if they do not shrink. One factor
+    and one constant fit the sum to the times of whole networks, measured in the same rounds. The constant is the time
+    outside the operations, such as that of the interpreter.
 
     Attributes:
         origin: Network and machine that the table was measured on.
@@ -113,7 +116,8 @@ class LatencyTable:
             InvalidSetting: If none was timed, or widths or operations do not fit the sites.
         """
         widths = dict(self.sites)
-        shares = [share for each in self.operations for call in each.calls for axis in call for share in axis.shares]
+        uses = [call for operation in self.operations for call in operation.calls]
+        shares = [share for call in uses for axis in call.axes for share in axis.shares]
         if len(widths) < len(self.sites) or any(site not in widths or not 0 <= part <= 1 for site, part in shares):
             raise InvalidSetting("operations of a latency table must shrink with its sites, by fractions from 0 to 1")
         if not self.networks or not all(_fit(network.kept, widths) for network in self.networks):
@@ -181,13 +185,25 @@ class LatencyTable:
 
     @cached_property
     def surfaces(self) -> Surfaces:
-        """The latency as a function of widths."""
+        """The latency of the whole network as a function of widths."""
+        return self._plain.scaled(*self._correction)
+
+    def surfaces_for(self, sites: Sites) -> Surfaces:
+        """The latency as a function of the widths of these sites, which may be without some branches."""
+        if not sites.dropped:
+            return self.surfaces
+        surfaces = (surface for operation in self.operations for surface in operation.surfaces(sites.dropped))
+        return Surfaces.build(surfaces, {name: site.width for name, site in sites.items()}).scaled(*self._correction)
+
+    @cached_property
+    def _correction(self) -> tuple[float, float]:
+        """The constant and the factor by which the sum of the operations fits the whole networks best."""
         from scipy.optimize import nnls  # half a second to import
 
         measured = np.array([network.time.median_ms for network in self.networks])
         # Relative errors are minimised, so that narrow networks weigh as much as the dense one.
         (constant_ms, scale), _ = nnls(np.stack([1 / measured, self._sums / measured], axis=1), np.ones(len(measured)))
-        return self._plain.scaled(float(constant_ms), float(scale))
+        return float(constant_ms), float(scale)
 
     @property
     def error(self) -> float:
@@ -248,9 +264,7 @@ def _fit(kept: Sequence[int], widths: Mapping[str, int]) -> bool:
     return len(kept) == len(widths) and all(1 <= k <= n for k, n in zip(kept, widths.values(), strict=True))
 
 
-def _operation_times(
-    kernel: Kernel, calls: Sequence[tuple[Axis, ...]], times: Mapping[Any, Sequence[float]]
-) -> OperationTimes:
+def _operation_times(kernel: Kernel, calls: Sequence[Use], times: Mapping[Any, Sequence[float]]) -> OperationTimes:
     runs = [times[kernel, point] for point in kernel.points]
     lower, upper = zip(*map(interval, runs), strict=True)
     middle = _rounded([median(values) for values in runs])

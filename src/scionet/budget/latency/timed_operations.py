@@ -138,12 +138,25 @@ class Kernel:
         return True
 
 
-Uses = Mapping[Kernel, list[tuple[Axis, ...]]]
-"""Each distinct operation, in order of execution, with the axes of each of its calls."""
+@dataclass(frozen=True)
+class Use:
+    """A call of an operation.
+
+    Attributes:
+        axes: The axes that it shrinks along; none where it does not shrink.
+        branches: The residual branches that it is part of, by name.
+    """
+
+    axes: tuple[Axis, ...]
+    branches: tuple[str, ...] = ()
+
+
+Uses = Mapping[Kernel, list[Use]]
+"""Each distinct operation, in order of execution, with each of its calls."""
 
 
 def operations(network: Network, batch: Batch) -> Uses:
-    """Every operation of a forward pass that shrinks with the sites and can be run at other widths.
+    """Every operation of a forward pass that shrinks with the sites, or goes with a branch, and can be run by itself.
 
     Args:
         network: The network.
@@ -159,7 +172,7 @@ class _OperationRecorder:
     """A rule for `trace_forward` that records each operation, and then applies the rules of discovery."""
 
     def __init__(self, sites: Sites) -> None:
-        self.uses: dict[Kernel, list[tuple[Axis, ...]]] = {}
+        self.uses: dict[Kernel, list[Use]] = {}
         self._sites = sites
         self._owner: np.ndarray | None = None
 
@@ -173,7 +186,8 @@ class _OperationRecorder:
         shrinks = [self._shrinks(trace, leaf) for leaf in leaves]
         whole = all(leaf.is_floating_point() for leaf, dims in zip(leaves, shrinks, strict=True) if dims)
         axes = tuple(dict.fromkeys(axis for dims in shrinks for axis in dims.values()))
-        if not axes or not whole:  # indices would point beyond what is left
+        branches = self._branches_at(trace)
+        if not (axes or branches) or not whole:  # indices would point beyond what is left
             return
         common = len(axes) > MOST_AXES
         found = [
@@ -183,7 +197,12 @@ class _OperationRecorder:
         if done.name == "convolution" and found[-1] > 1 and (axis := dict(found[1].axes).get(0)) is not None:
             found[-1] = Groups(found[-1], axis)
         calls = self.uses.setdefault(Kernel(done.func, tuple(found), spec), [])
-        calls.append((_mean(leaves, shrinks),) if common else axes)
+        calls.append(Use((_mean(leaves, shrinks),) if common else axes, branches))
+
+    def _branches_at(self, trace: Trace) -> tuple[str, ...]:
+        """The branches whose modules are running."""
+        running = trace.path.running
+        return tuple(name for name, b in self._sites.branches.items() if any(map(b.removal.takes, running)))
 
     def _shrinks(self, trace: Trace, leaf: Any) -> dict[int, Axis]:
         """The dimensions of an argument that shrink."""

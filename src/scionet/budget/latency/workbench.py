@@ -44,7 +44,7 @@ class Workbench:
         """A timing function for each entry and network: narrow ones first, and then in the network's order."""
         timed: list[tuple[tuple[float, ...], Any, Callable[[], float]]] = [
             (
-                (round(POINTS * float(np.mean(point))), place, number),
+                (round(POINTS * float(np.mean(point or (1.0,)))), place, number),
                 (kernel, point),
                 partial(self._time, kernel, point),
             )

@@ -1,7 +1,7 @@
 """Damage curves: how much each number of units at one site costs, measured in the dense network."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
@@ -13,6 +13,7 @@ from scionet.methods.refit.survey import survey
 from scionet.methods.widths.output_distance import OutputDistance
 from scionet.methods.widths.sensitivity import measured_widths, sensitivity_curve
 from scionet.network.passes.moments import Moments
+from scionet.network.sites import Sites
 from scionet.selection.greedy import Selection, shortened
 from scionet.typing import FloatArray
 
@@ -30,6 +31,12 @@ class DamageCurves:
     damage: Mapping[str, FloatArray]
     paths: Mapping[str, Selection]
     distance: OutputDistance | None = None
+
+    def within(self, sites: Sites) -> "DamageCurves":
+        """The curves of these sites, of a network without some branches. Paths were selected with all consumers."""
+        if len(sites) == len(self.damage) and not sites.dropped:
+            return self
+        return replace(self, damage={name: self.damage[name] for name in sites}, paths={})
 
 
 def measured_curves(run: MethodRun) -> DamageCurves | None:

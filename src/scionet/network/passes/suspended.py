@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from scionet.errors import CalibrationError, UnsupportedModel
+from scionet.network.branches import Branch
 from scionet.network.calling import Batch, tensors_of
 from scionet.network.guard import bytes_of
 from scionet.network.multiprocess import everywhere
@@ -39,15 +40,17 @@ from scionet.torch_internals import DispatchMode, WeakTensorKeyDictionary, tree_
 
 _WEIGHT_ARGUMENT = {"convolution": 1, "addmm": 2, "mm": 1}
 _BIAS_ARGUMENT = {"convolution": 2, "addmm": 0}
+BRANCH = "branch"
+"""The operation of a stop at the end of a dropped branch."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Stop:
-    """A consumer at which a forward pass waits.
+    """A consumer at which a forward pass waits, or the end of a dropped branch.
 
     Attributes:
-        weight: Name of the consumer's weight.
-        operation: Name of the tensor operation.
+        weight: Name of the consumer's weight, or of the branch.
+        operation: Name of the tensor operation; `BRANCH` at the end of a branch.
         func: The operator.
         args: Its arguments, as the network called it.
         shortcut: The tensor that will be added to the (normalised) output, if it is already known.
@@ -108,11 +111,14 @@ class SuspendedPass:
         network: The network, in eval mode.
         batch: Its inputs, on its device.
         stops: Weights of the consumers to stop at, with the operation whose result is kept until then, if any.
+        ends: Branches to stop at the end of.
     """
 
-    def __init__(self, network: Network, batch: Batch, stops: Mapping[str, Address | None]) -> None:
+    def __init__(
+        self, network: Network, batch: Batch, stops: Mapping[str, Address | None], ends: Iterable[Branch] = ()
+    ) -> None:
         batch = _copied_inputs(batch)
-        self._observer = _OperationObserver(self._pause, batch, stops, network.names_by_address)
+        self._observer = _OperationObserver(self._pause, batch, stops, ends, network.names_by_address)
         self._outputs: SimpleQueue[Tensor | type[_Abandoned] | None] = SimpleQueue()
         self._events: SimpleQueue[Stop | BaseException | None] = SimpleQueue()
         self._stop: Stop | None = None
@@ -192,11 +198,14 @@ class _OperationObserver(DispatchMode):
         pause: Callable[[Stop], Tensor],
         batch: Batch,
         stops: Mapping[str, Address | None],
+        ends: Iterable[Branch],
         names: Mapping[int, str],
     ) -> None:
         super().__init__()
-        self._pause, self._stops, self._names = pause, stops, names
-        self._wanted = Counter(address for address in stops.values() if address is not None)
+        self._pause, self._names = pause, names
+        self._ends = {branch.address: branch.name for branch in ends}
+        self._stops = {**stops, **{branch.name: branch.shortcut for branch in ends}}
+        self._wanted = Counter(address for address in self._stops.values() if address is not None)
         self._saved: dict[Address, Tensor] = {}
         self._calls: Counter[str] = Counter()
         # Weak keys: an activation that the network has dropped must be freed, and is then no longer counted.
@@ -218,6 +227,10 @@ class _OperationObserver(DispatchMode):
             self._saved[address] = next(tensors_of(out))
         inputs = [tensor for tensor in tensors_of((args, kwargs)) if tensor not in self._own]
         self._add_own(tensors_of(out), {tensor.untyped_storage().data_ptr() for tensor in inputs})
+        if address in self._ends:
+            made, branch = next(tensors_of(out)), self._ends[address]
+            # In place: the module may go on with the tensor that it wrote to, or with a part of what is returned.
+            made.copy_(self._pause(Stop(branch, BRANCH, torch.clone, (made,), self._shortcut_of(branch))))
         return out
 
     def _shortcut_of(self, weight: str) -> Tensor | None:
@@ -395,6 +408,8 @@ def suspended_passes(
 ) -> Iterator[SuspendedPasses]:
     """Suspended forward passes of a network in eval mode; all of them end when the context is left.
 
+    Two passes of each batch, of the dense and of the pruned network, also stop at the ends of dropped branches.
+
     Args:
         network: The network.
         batches: Inputs.
@@ -403,8 +418,9 @@ def suspended_passes(
         memory_bytes: Activations of suspended passes beyond this are spilled to disk.
     """
     placed = map(network.placed, batches)
+    ends = [each.branch for each in network.dropped.values()] if passes_per_batch > 1 else []
     passes = SuspendedPasses(
-        (tuple(SuspendedPass(network, batch, stops) for _ in range(passes_per_batch)) for batch in placed),
+        (tuple(SuspendedPass(network, batch, stops, ends) for _ in range(passes_per_batch)) for batch in placed),
         memory_bytes,
         network.device,
     )

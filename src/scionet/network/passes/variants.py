@@ -32,7 +32,7 @@ def run_variants(
 
     The call is recorded as a graph. The dense network runs once. From the first operation that reads a tensor of a
     change, the rest of the graph also runs with that change. A network whose call cannot be recorded is called once for
-    each change.
+    each change. So is one of which changes replace outputs of modules.
 
     Args:
         network: The dense network.
@@ -44,11 +44,12 @@ def run_variants(
         For each batch, the outputs with each change.
     """
     graphs: dict[tuple[Any, ...], _RecordedVariants | None] = {}
+    worthwhile = len(changes) > 1 and all(name in network.state for change in changes for name in change)
     for batch in batches:
         form = tuple(getattr(leaf, "shape", leaf) for leaf in tree_leaves(batch))
         with network.evaluating():
             if form not in graphs:
-                graphs[form] = _recorded(network, changes, batch, pick) if len(changes) > 1 else None
+                graphs[form] = _recorded(network, changes, batch, pick) if worthwhile else None
             variants = graphs[form]
             outputs = _called(network, changes, batch, pick) if variants is None else variants.outputs(batch)
         yield outputs

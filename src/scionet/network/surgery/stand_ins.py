@@ -52,6 +52,11 @@ class Constant(Skipped):
 
     constant: Tensor
 
+    def reset_parameters(self) -> None:
+        """As before any training: zeros."""
+        with torch.no_grad():
+            self.constant.zero_()
+
     def signal(self, x: Tensor) -> Tensor:
         """The constants in the shape of the branch's output, in memory of their own: sums are written into it."""
         assert self.stand_in.dim is not None
