@@ -41,7 +41,7 @@ SHOWN = (
 BUDGETS = ("macs<=70%", "macs<=50%", "macs<=30%")
 QUICK_LOSS = replace(LOSS, method=Forward("task_loss", "stochastic"))
 RECIPE = Recipe(epochs=15, batch_size=64, learning_rate=0.1, weight_decay=5e-4, warmup_epochs=4.5)
-CALIBRATION_EXAMPLES = 1024
+CALIBRATION_EXAMPLES = 512
 LABELLED_EXAMPLES = 64
 """Examples for the task loss: fewer, because it is evaluated for every candidate."""
 PACKAGES = ("accelerate", "jinja2", "matplotlib", "onnx", "onnxruntime", "onnxscript", "sklearn")
