@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.records import recorded, recorded_runs
-from benchmarks.report import collapse_tables, early_tables, initialisation_tables, repair_tables
+from benchmarks.report import collapse_tables, early_tables, initialisation_tables, repair_tables, shrinking_tables
 from benchmarks.report.columns import table
 from benchmarks.report.figures import LINE_STYLES, Curves, plot_growth, plot_theory
 from benchmarks.run.early.early_record import EarlyRecord
@@ -39,6 +39,8 @@ def write_sections(results: Path, docs: Path) -> None:
     replace_between(docs / "methods" / "masks.md", "compensation", compensation_table(moved))
     before = recorded_runs(results / "initialisation" / "records")
     replace_between(docs / "methods" / "masks.md", "initialisation", initialisation_tables.to_markdown(before))
+    shrunk = recorded_runs(results / "shrinking" / "records")
+    replace_between(docs / "methods" / "shrinking.md", "shrinking", shrinking_tables.to_markdown(shrunk))
     replace_between(docs / "repair.md", "repair", repair_tables.to_markdown(recorded_runs(results / "repair")))
     collapses = collapse_tables.load_records(results / "collapse")
     replace_between(docs / "analysis.md", "collapse", collapse_tables.to_markdown(collapses))
