@@ -45,6 +45,38 @@ def test_cuts_carry_the_flow_and_branches_less() -> None:
     assert found.imbalance < 1e-12
 
 
+def test_signed_saliencies_are_conserved_and_absolute_ones_are_not() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Linear(6, 9, bias=False), nn.ReLU(), nn.Linear(9, 8, bias=False), nn.ReLU()), nn.Linear(8, 4, bias=False)
+    ).double()
+    x, y = torch.randn(30, 6, dtype=torch.float64), torch.arange(30) % 4
+    nn.functional.cross_entropy(model(x), y).backward()
+    sites = discover(model, x)
+    signed = {name: weight.detach() * weight.grad for name, weight in model.named_parameters()}  # type: ignore[operator]
+    found = conservation(model, x, sites, scores=signed)
+    assert found.imbalance < 1e-12
+    np.testing.assert_allclose(np.abs(list(found.layers.values())), found.flow, rtol=1e-12)
+    absolute = conservation(model, x, sites, scores={name: score.abs() for name, score in signed.items()})
+    assert absolute.imbalance > 0.01
+
+
+@pytest.mark.parametrize(
+    ("scores", "masks", "message"),
+    [
+        ({"0.weight": torch.ones(2, 2)}, False, r"given \{'0.weight': \(2, 2\)\}"),
+        ({"head": torch.ones(2)}, False, "names and shapes of weights"),
+        ({}, False, "names and shapes of weights"),
+        ({"0.weight": torch.ones(8, 5)}, True, "masks belong to synaptic flow"),
+    ],
+)
+def test_scores_that_do_not_fit_are_refused(scores: dict[str, torch.Tensor], masks: bool, message: str) -> None:
+    model, x = SUBJECTS["mlp"].network(), SUBJECTS["mlp"].example()
+    given = mask_weights(model, 0.5, score="random").masks if masks else None
+    with pytest.raises(InvalidSetting, match=message):
+        conservation(model, x, discover(model, x), given, scores)
+
+
 def test_depthwise_convolutions_pass_units_on() -> None:
     model = nn.Sequential(
         *(nn.Conv2d(2, 6, 1), nn.ReLU6(), nn.Conv2d(6, 6, 3, groups=6), nn.ReLU6(), nn.Conv2d(6, 4, 1)),

@@ -24,15 +24,15 @@ from scionet.typing import FloatArray
 
 @dataclass(frozen=True, eq=False)
 class Conservation:
-    """Synaptic flow through a network, dense or masked.
+    """Synaptic flow through a network, dense or masked, or another score of single weights.
 
     A layer that every path passes through carries the whole flow; a layer inside a branch carries less. The incoming
-    and outgoing flow of a unit are equal.
+    and outgoing flow of a unit are equal. This holds for any saliency θ ∂R/∂θ in a network of ReLUs without biases.
 
     Source: Tanaka et al., NeurIPS 2020, theorems 1 and 2.
 
     Attributes:
-        flow: R, the flow at the output.
+        flow: R, the flow at the output; for another score, the largest absolute sum of a layer.
         layers: Sum of the scores of each parameter.
         incoming: By site, the sum of scores over the weights that produce each unit, ``(width,)``. Depthwise
             convolutions are left out, because they pass units on.
@@ -77,27 +77,65 @@ class Point:
 
 @guarded
 def conservation(
-    model: nn.Module, example_inputs: Batch, sites: Sites, masks: WeightMasks | None = None
+    model: nn.Module,
+    example_inputs: Batch,
+    sites: Sites,
+    masks: WeightMasks | None = None,
+    scores: Mapping[str, Tensor] | None = None,
 ) -> Conservation:
-    """Measure the synaptic flow through layers and units.
+    """Measure the synaptic flow through layers and units, or whether another score is conserved.
 
     Args:
         model: The network; not modified.
         example_inputs: Inputs of the network.
         sites: Sites whose units are measured.
-        masks: Which weights are kept; all by default.
+        masks: Which weights are kept; all by default. Not with `scores`.
+        scores: Scores of single weights, signed or not, by name and in the shapes of the parameters; by default those
+            of synaptic flow.
+
+    Raises:
+        InvalidSetting: If scores fit no parameter, or are given with masks.
     """
-    weights = {name: weight.double().abs() for name, weight in maskable(model).items()}
-    masked = {n: w * masks[n].to(w.device) if masks is not None and n in masks else w for n, w in weights.items()}
-    flow = synaptic_flow(model, example_inputs)
-    scores = {name: masked[name] * slope for name, slope in gradients(flow, masked).items()}
+    if scores is None:
+        flow, scores = _synaptic_flow(model, example_inputs, masks)
+    else:
+        if masks is not None:
+            raise InvalidSetting("masks belong to synaptic flow; give scores that are zero where weights are masked")
+        scores = _given_scores(model, scores)
+        flow = max(abs(float(score.sum())) for score in scores.values())
     known = {n: s for n, s in sites.items() if {*s.producers, *s.consumers} <= scores.keys() and s.unit == "channel"}
     return Conservation(
-        flow=float(flow(masked)),
+        flow=flow,
         layers={name: float(score.sum()) for name, score in scores.items()},
         incoming={name: _unit_flow(site, scores, _proper_producers(model, site), 0) for name, site in known.items()},
         outgoing={name: _unit_flow(site, scores, site.consumers, 1) for name, site in known.items()},
     )
+
+
+def _synaptic_flow(
+    model: nn.Module, example_inputs: Batch, masks: WeightMasks | None
+) -> tuple[float, dict[str, Tensor]]:
+    """R and the score of every weight."""
+    weights = {name: weight.double().abs() for name, weight in maskable(model).items()}
+    masked = {n: w * masks[n].to(w.device) if masks is not None and n in masks else w for n, w in weights.items()}
+    flow = synaptic_flow(model, example_inputs)
+    return float(flow(masked)), {name: masked[name] * slope for name, slope in gradients(flow, masked).items()}
+
+
+def _given_scores(model: nn.Module, scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Scores in float64.
+
+    Raises:
+        InvalidSetting: If there are none, or one fits no parameter.
+    """
+    shapes = {name: weight.shape for name, weight in maskable(model).items()}
+    wrong = [name for name, score in scores.items() if shapes.get(name) != score.shape]
+    if wrong or not scores:
+        raise InvalidSetting(
+            f"scores have names and shapes of weights, such as {dict(list(shapes.items())[:2])}; given "
+            f"{ {name: tuple(scores[name].shape) for name in wrong[:2]} }"
+        )
+    return {name: score.detach().double() for name, score in scores.items()}
 
 
 @guarded
