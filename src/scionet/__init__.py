@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from scionet.choices.outputs import Output, Outputs
     from scionet.choices.repair import Recalibrate, Reconstruct, Refit
     from scionet.choices.resources import Resources
+    from scionet.choices.search import ArchitectureSearch
     from scionet.choices.shrinking import Directional, GReg1, GReg2, IncReg, Slimming, SoftFilters, SparseStructures
     from scionet.choices.widths import ErrorCurves, Global, Isomorphic, Sensitivity, Uniform, Widths
     from scionet.coreset import select_examples
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from scionet.network.surgery.cut import cut
     from scionet.network.surgery.verification import verify
     from scionet.pruning import PruneResult, prune, prune_each
+    from scionet.search.architecture_search import SearchResult, search_architecture
     from scionet.shrinking import ShrinkLoop, ShrinkResult, shrink
     from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
     from scionet.training.callbacks import Callback
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "ArchitectureSearch": "scionet.choices.search",
     "Average": "scionet.choices.methods",
     "Budget": "scionet.budget.budget",
     "Callback": "scionet.training.callbacks",
@@ -84,6 +87,7 @@ _HOMES = {
     "Resources": "scionet.choices.resources",
     "Schedule": "scionet.masks.schedule",
     "Score": "scionet.choices.methods",
+    "SearchResult": "scionet.search.architecture_search",
     "Sensitivity": "scionet.choices.widths",
     "ShrinkLoop": "scionet.shrinking",
     "ShrinkResult": "scionet.shrinking",
@@ -115,12 +119,14 @@ _HOMES = {
     "save_pruned": "scionet.network.checkpoints.checkpoint",
     "save_tuned": "scionet.network.checkpoints.checkpoint",
     "score": "scionet.methods.criteria.unit_scores",
+    "search_architecture": "scionet.search.architecture_search",
     "select_examples": "scionet.coreset",
     "shrink": "scionet.shrinking",
     "verify": "scionet.network.surgery.verification",
 }
 
 __all__ = [
+    "ArchitectureSearch",
     "Average",
     "Budget",
     "Callback",
@@ -156,6 +162,7 @@ __all__ = [
     "Resources",
     "Schedule",
     "Score",
+    "SearchResult",
     "Sensitivity",
     "ShrinkLoop",
     "ShrinkResult",
@@ -188,6 +195,7 @@ __all__ = [
     "save_pruned",
     "save_tuned",
     "score",
+    "search_architecture",
     "select_examples",
     "shrink",
     "verify",
