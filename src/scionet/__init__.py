@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from scionet.network.surgery.verification import verify
     from scionet.pruning import PruneResult, prune, prune_each
     from scionet.search.architecture_search import SearchResult, search_architecture
+    from scionet.search.found_files import load_searched, save_searched
     from scionet.shrinking import ShrinkLoop, ShrinkResult, shrink
     from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
     from scionet.training.callbacks import Callback
@@ -113,10 +114,12 @@ _HOMES = {
     "fit": "scionet.training.fit",
     "list_methods": "scionet.methods.registry",
     "load_pruned": "scionet.network.checkpoints.checkpoint",
+    "load_searched": "scionet.search.found_files",
     "mask_weights": "scionet.masks.masking",
     "prune": "scionet.pruning",
     "prune_each": "scionet.pruning",
     "save_pruned": "scionet.network.checkpoints.checkpoint",
+    "save_searched": "scionet.search.found_files",
     "save_tuned": "scionet.network.checkpoints.checkpoint",
     "score": "scionet.methods.criteria.unit_scores",
     "search_architecture": "scionet.search.architecture_search",
@@ -189,10 +192,12 @@ __all__ = [
     "fit",
     "list_methods",
     "load_pruned",
+    "load_searched",
     "mask_weights",
     "prune",
     "prune_each",
     "save_pruned",
+    "save_searched",
     "save_tuned",
     "score",
     "search_architecture",

@@ -52,6 +52,6 @@ def padded(x: Tensor, channels: int) -> Tensor:
     return functional.pad(x, (*(0, 0) * (x.ndim - 2), 0, missing)) if missing else x
 
 
-def temperature(epoch: int, epochs: int, warmest: float, coldest: float) -> float:
+def temperature(epoch: int, epochs: float, warmest: float, coldest: float) -> float:
     """The temperature of an epoch (from 0): a cosine from `warmest`, which would reach `coldest` after the last one."""
     return coldest + (warmest - coldest) * (1 + math.cos(math.pi * epoch / epochs)) / 2

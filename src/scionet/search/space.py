@@ -256,11 +256,12 @@ def _refuse_other_wiring(model: nn.Module, chain: Chain, example_inputs: Batch) 
     Raises:
         UnsupportedModel: If it fails.
     """
-    full = [model.get_submodule(layer.conv).weight.shape for layer in chain.layers]  # type: ignore[union-attr]
-    widths = [max(1, width - number % max(1, width - 2)) for number, (width, *_) in enumerate(full)]
+    modules: Any = dict(model.named_modules())
+    full = [modules[layer.conv].out_channels for layer in chain.layers]
+    widths = [max(1, width - number % max(1, width - 2)) for number, width in enumerate(full)]
     depths = [len(stage.blocks) for stage in chain.stages if stage.residual]
     trial = copied(model)
-    narrow_(trial, [full[0][1], *widths], depths)
+    narrow_(trial, [modules[chain.layers[0].conv].in_channels, *widths], depths)
     network = Network(trial)
     try:
         with network.evaluating(), torch.no_grad():
