@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from scionet.choices.outputs import Output, Outputs
     from scionet.choices.repair import Recalibrate, Reconstruct, Refit
     from scionet.choices.resources import Resources
+    from scionet.choices.search import ArchitectureSearch
     from scionet.choices.shrinking import Directional, GReg1, GReg2, IncReg, Slimming, SoftFilters, SparseStructures
     from scionet.choices.widths import ErrorCurves, Global, Isomorphic, Sensitivity, Uniform, Whole, Widths
     from scionet.coreset import select_examples
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from scionet.network.surgery.cut import cut
     from scionet.network.surgery.verification import verify
     from scionet.pruning import PruneResult, prune, prune_each
+    from scionet.search.architecture_search import SearchResult, search_architecture
+    from scionet.search.found_files import load_searched, save_searched
     from scionet.shrinking import ShrinkLoop, ShrinkResult, shrink
     from scionet.sparse_training.optimizer_surgery import cut_optimizer_, cut_state
     from scionet.training.callbacks import Callback
@@ -51,6 +54,7 @@ if TYPE_CHECKING:
     __version__: str
 
 _HOMES = {
+    "ArchitectureSearch": "scionet.choices.search",
     "Average": "scionet.choices.methods",
     "Branch": "scionet.network.branches",
     "BranchDamage": "scionet.choices.depth",
@@ -91,6 +95,7 @@ _HOMES = {
     "Resources": "scionet.choices.resources",
     "Schedule": "scionet.masks.schedule",
     "Score": "scionet.choices.methods",
+    "SearchResult": "scionet.search.architecture_search",
     "Sensitivity": "scionet.choices.widths",
     "ShrinkLoop": "scionet.shrinking",
     "ShrinkResult": "scionet.shrinking",
@@ -117,18 +122,22 @@ _HOMES = {
     "fit": "scionet.training.fit",
     "list_methods": "scionet.methods.registry",
     "load_pruned": "scionet.network.checkpoints.checkpoint",
+    "load_searched": "scionet.search.found_files",
     "mask_weights": "scionet.masks.masking",
     "prune": "scionet.pruning",
     "prune_each": "scionet.pruning",
     "save_pruned": "scionet.network.checkpoints.checkpoint",
+    "save_searched": "scionet.search.found_files",
     "save_tuned": "scionet.network.checkpoints.checkpoint",
     "score": "scionet.methods.criteria.unit_scores",
+    "search_architecture": "scionet.search.architecture_search",
     "select_examples": "scionet.coreset",
     "shrink": "scionet.shrinking",
     "verify": "scionet.network.surgery.verification",
 }
 
 __all__ = [
+    "ArchitectureSearch",
     "Average",
     "Branch",
     "BranchDamage",
@@ -169,6 +178,7 @@ __all__ = [
     "Resources",
     "Schedule",
     "Score",
+    "SearchResult",
     "Sensitivity",
     "ShrinkLoop",
     "ShrinkResult",
@@ -196,12 +206,15 @@ __all__ = [
     "fit",
     "list_methods",
     "load_pruned",
+    "load_searched",
     "mask_weights",
     "prune",
     "prune_each",
     "save_pruned",
+    "save_searched",
     "save_tuned",
     "score",
+    "search_architecture",
     "select_examples",
     "shrink",
     "verify",

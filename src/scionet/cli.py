@@ -1,4 +1,4 @@
-"""The command line: scionet demo | prune | finetune | shrink | mask | evaluate | export | analyze | bench."""
+"""The command line: scionet demo | prune | finetune | shrink | search | mask | evaluate | export | analyze | bench."""
 
 import argparse
 import signal
@@ -29,6 +29,7 @@ from scionet.commands.options import (
     Finetune,
     Mask,
     Prune,
+    Search,
     Shrink,
 )
 from scionet.commands.show import complain, line
@@ -42,6 +43,7 @@ KINDS: dict[str, type[Common]] = {
     "prune": Prune,
     "finetune": Finetune,
     "shrink": Shrink,
+    "search": Search,
     "mask": Mask,
     "evaluate": Evaluate,
     "export": Export,
@@ -132,6 +134,7 @@ def parse(args: Sequence[str]) -> Common:
         args = [*args[:words], *config.arguments(table, KINDS[name], RECIPES[recipe], str(said.config)), *args[words:]]
     tuning = Annotated[Finetune[RECIPES[recipe]], tyro.conf.subcommand("finetune")]
     shrinking = Annotated[Shrink[RECIPES[recipe]], tyro.conf.subcommand("shrink")]
+    searching = Annotated[Search[RECIPES[recipe]], tyro.conf.subcommand("search")]
     analyze = Annotated[
         Annotated[AnalyzeCollapse, tyro.conf.subcommand("collapse")]
         | Annotated[AnalyzeGradientFlow, tyro.conf.subcommand("gradient-flow")]
@@ -148,7 +151,7 @@ def parse(args: Sequence[str]) -> Common:
             "bench", description="Run an experiment, show its progress, write its report, pack its records."
         ),
     ]
-    choices: Any = Demo | Prune | tuning | shrinking | Mask | Evaluate | Export | analyze | bench
+    choices: Any = Demo | Prune | tuning | shrinking | searching | Mask | Evaluate | Export | analyze | bench
     description = "Structured pruning of PyTorch networks by greedy forward selection. Its version: scionet --version."
     try:
         command = tyro.cli(choices, prog="scionet", description=description, args=args, registry=registry())
@@ -186,6 +189,10 @@ def execute(command: Common) -> None:
             from scionet.commands import shrink
 
             shrink.run(command)
+        case Search():
+            from scionet.commands import search
+
+            search.run(command)
         case Mask():
             from scionet.commands import mask
 

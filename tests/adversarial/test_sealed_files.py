@@ -24,9 +24,13 @@ from scionet.files.safetensors_files import SealedFormat
 from scionet.masks.mask_files import MASKS, read_masks, write_masks
 from scionet.masks.sparse import no_beta_warning
 from scionet.masks.sparse_files import SPARSE, read_sparse, save_sparse
+from scionet.models.resnets import digits_cnn
 from scionet.network.checkpoints.checkpoint import load_pruned, save_pruned, save_tuned
 from scionet.network.checkpoints.manifest import PRUNED
 from scionet.pruning import PruneResult, prune
+from scionet.search.architecture import Architecture
+from scionet.search.derived import derived
+from scionet.search.found_files import FOUND, load_searched, save_searched
 from scionet.training.state import STATES, load_state
 
 
@@ -51,6 +55,12 @@ def write_sparse(path: Path) -> None:
         save_sparse(path, {"a": torch.eye(3).to_sparse(), "b": torch.eye(4).to_sparse_csr(), "c": torch.ones(2)})
 
 
+def write_searched(path: Path) -> None:
+    torch.manual_seed(0)
+    narrow = Architecture((1, 4, *(6, 4), *(9, 9), *(19, 19)), (1, 1, 1))
+    save_searched(path, derived(digits_cnn(), narrow), narrow, "scionet:digits_cnn")
+
+
 FILES: dict[str, tuple[SealedFormat, Callable[[Path], Any], Callable[[Path], Any]]] = {
     "pruned network": (PRUNED, write_network, lambda path: load_pruned(path, residual)),
     "network pruned twice": (PRUNED, lambda path: write_network(path, 2), lambda path: load_pruned(path, residual)),
@@ -69,6 +79,7 @@ FILES: dict[str, tuple[SealedFormat, Callable[[Path], Any], Callable[[Path], Any
         ),
         lambda path: SELECTED.read(SelectionCost, path),
     ),
+    "searched network": (FOUND, write_searched, load_searched),
     "selector": (SELECTORS, lambda path: ChannelSelector(("norm", "size"), 3, 2).save(path), ChannelSelector.load),
 }
 Read = Callable[[Path], Any]

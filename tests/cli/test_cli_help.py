@@ -24,6 +24,7 @@ from scionet.choices.methods import (
 )
 from scionet.choices.repair import Reconstruct, Refit
 from scionet.choices.resources import Resources
+from scionet.choices.search import ArchitectureSearch
 from scionet.choices.shrinking import SHRINKING
 from scionet.choices.widths import Sensitivity, Uniform, Widths
 from scionet.cli import KINDS, main, parse
@@ -42,6 +43,7 @@ from scionet.commands.options import (
     Mask,
     Pictures,
     Prune,
+    Search,
     Shrink,
 )
 from scionet.training.execution import Execution
@@ -138,6 +140,13 @@ def test_every_setting_of_a_choice_has_a_flag(kind: type[Checked], capsys: pytes
     assert [flag for flag in nested(kind) if flag not in DOCS] == []
 
 
+def test_every_setting_of_a_search_has_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    shown = help_of(capsys, "search")
+    assert [flag for flag in nested(ArchitectureSearch) if flag not in shown] == []
+    own = [f".{flag.partition('.')[2]}" for flag in nested(ArchitectureSearch)]
+    assert [flag for flag in own if flag not in DOCS] == []
+
+
 @pytest.mark.parametrize("name", SHRINKING)
 def test_every_setting_of_a_method_that_shrinks_has_a_flag(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     shown, prefix = help_of(capsys, "shrink"), name.replace("_", "-")
@@ -152,7 +161,7 @@ def test_every_setting_of_a_method_that_shrinks_has_a_flag(name: str, capsys: py
     "kind",
     [
         *(Common, Demo, Prune, Finetune, Evaluate, Export, AnalyzeCollapse, AnalyzeGradientFlow, Pictures, Evaluation),
-        *(LatencyOptions, Resources, Execution, Mask, Shrink),
+        *(LatencyOptions, Resources, Execution, Mask, Shrink, Search),
     ],
 )
 def test_the_docs_name_every_flag(kind: type) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from scionet.commands import pictures
-from scionet.commands.options import Finetune, Shrink
+from scionet.commands.options import Finetune, Search, Shrink
 from scionet.commands.pictures import ImageSample, PictureRecord
 from scionet.commands.show import advise
 from scionet.data.augmentation import Augmentation
@@ -18,7 +18,7 @@ from scionet.network.multiprocess import world
 from scionet.training.fit import FitResult
 from scionet.training.recipes import Recipe
 
-Training = Finetune[Any] | Shrink[Any]
+Training = Finetune[Any] | Shrink[Any] | Search[Any]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from scionet.choices.methods import (
 from scionet.choices.outputs import MetricName
 from scionet.choices.repair import Reconstruct, Refit, RepairName
 from scionet.choices.resources import BackendName, Resources
+from scionet.choices.search import ArchitectureSearch
 from scionet.choices.shrinking import (
     Directional,
     GReg1,
@@ -331,6 +332,55 @@ class Shrink(Common, ShrinkOptions[RecipeKind]):
     """Train a network so that it shrinks, and cut it. The same command resumes an interrupted training.
 
     The settings at the end are those of the chosen recipe; for another one see `scionet shrink --recipe NAME --help`.
+    """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOptions(Generic[RecipeKind]):
+    """Options of `scionet search`, the most common ones first."""
+
+    model: str
+    """The full network: a chain of convolutions such as scionet:vgg16, or a residual network of scionet's blocks, such as
+    scionet:resnet20_projection."""
+    weights: Path | None = None
+    """Its weights: a .safetensors file, or a state dict written by torch.save. With them it is the teacher."""
+    budget: str
+    """The limit on MACs, such as "macs<=50%"."""
+    out: Path
+    """File for the network that is found, ending in .safetensors; its widths and depths are also in a .config file beside
+    it, in the form of the official code."""
+    recipe: str = "finetune"
+    """Recipe of the search: finetune, mobilenet_finetune, mobilenet_closing, rethinking_cifar,
+    rethinking_cifar_finetune, rethinking_imagenet, or rethinking_imagenet_finetune."""
+    train_epochs: float | None = None
+    """Epochs for which the network that is found is trained, with the other settings of the recipe; by default as many
+    as the search has."""
+    distillation: float = 0.9
+    """Weight of the teacher in that training, at --temperature; 0 trains without a teacher."""
+    figures: Path | None = None
+    """Folder for figures: probabilities over the epochs, and MACs against the target."""
+    train_images: int | None = None
+    """Pictures sampled from the data to learn from; by default all but the validation pictures."""
+    validation_images: int = 0
+    """Pictures held out to measure the accuracy on after every epoch; --architecture-search.choose best needs some."""
+    model_args: tuple[str, ...] = ()
+    """Arguments of the factory as NAME=VALUE, with the value in JSON, such as classes=10."""
+    overwrite: bool = False
+    """Replace the files if they exist."""
+    restart: bool = False
+    """Start again, even if an interrupted search could be resumed."""
+    pictures: tyro.conf.OmitArgPrefixes[Source]
+    evaluation: tyro.conf.OmitArgPrefixes[Evaluation] = field(default_factory=Evaluation)
+    architecture_search: ArchitectureSearch = field(default_factory=ArchitectureSearch)
+    settings: tyro.conf.OmitArgPrefixes[RecipeKind]
+    execution: tyro.conf.OmitArgPrefixes[Execution] = field(default_factory=Execution)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Search(Common, SearchOptions[RecipeKind]):
+    """Search widths and depths of a network, and train what is found. The same command resumes an interrupted search.
+
+    The settings at the end are those of the chosen recipe; for another one see `scionet search --recipe NAME --help`.
     """
 
 

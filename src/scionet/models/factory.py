@@ -4,7 +4,7 @@ import importlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import cache, partial
 from reprlib import Repr
@@ -31,6 +31,7 @@ from scionet.models.resnets import (
     resnet110,
     resnet110_projection,
 )
+from scionet.models.searched import narrow_
 from scionet.models.vgg import small_vgg, vgg11, vgg13, vgg16, vgg19
 from scionet.models.weight_files import load_weights
 
@@ -65,6 +66,26 @@ def efficientnet_lite0(pretrained: bool = True) -> nn.Module:
     return model
 
 
+def searched(network: str, xchannels: Sequence[int], xblocks: Sequence[int] = (), **arguments: Any) -> nn.Module:
+    """A network of searched widths and depths, with new weights.
+
+    Args:
+        network: A factory of scionet that makes the full network, such as ``resnet20_projection``.
+        xchannels: Channels of the input, then the width of every convolution in order, those of removed blocks included
+            and those of shortcuts left out.
+        xblocks: Number of kept blocks of every stage of residual blocks.
+        **arguments: Arguments of the factory.
+
+    Raises:
+        InvalidSetting: If the factory is unknown, or widths or depths do not fit its network.
+        UnsupportedModel: If its network cannot be searched.
+    """
+    make = _own(network)  # no other: a file that names this factory must not choose code to run
+    model = made(network, make, weights_off(make, arguments))
+    narrow_(model, xchannels, xblocks)
+    return model
+
+
 FACTORIES: Mapping[str, Make] = MappingProxyType(
     {
         make.__name__: make
@@ -85,6 +106,7 @@ FACTORIES: Mapping[str, Make] = MappingProxyType(
             vgg16,
             vgg19,
             mobilenet_v1,
+            searched,
             efficientnet_lite0,
             proxyless_mobile,
         )

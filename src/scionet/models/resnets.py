@@ -24,12 +24,21 @@ class PaddedShortcut(nn.Module):
 class Residual(nn.Module):
     """Two 3 x 3 convolutions with BatchNorm and a shortcut."""
 
-    def __init__(self, channels: int, width: int, stride: int, shortcut: nn.Module) -> None:
-        """Map `channels` to `width` channels; `shortcut` must return the same shape."""
+    def __init__(self, channels: int, width: int, stride: int, shortcut: nn.Module, inner: int | None = None) -> None:
+        """Map `channels` to `width` channels; `shortcut` must return the same shape.
+
+        Args:
+            channels: Channels of the input.
+            width: Channels of the output.
+            stride: Stride of the first convolution.
+            shortcut: What is added.
+            inner: Channels between the convolutions; by default `width`.
+        """
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, width, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        inner = width if inner is None else inner
+        self.conv1 = nn.Conv2d(channels, inner, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(inner)
+        self.conv2 = nn.Conv2d(inner, width, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(width)
         self.shortcut = shortcut
 
