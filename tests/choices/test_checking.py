@@ -32,6 +32,7 @@ from scionet.choices.methods import (
 from scionet.choices.outputs import Output, Outputs
 from scionet.choices.repair import REPAIR, Reconstruct, Refit
 from scionet.choices.resources import Resources
+from scionet.choices.search import ArchitectureSearch
 from scionet.choices.settings import Settings, keywords_from, outputs_from, repair_from, widths_from
 from scionet.choices.shrinking import SHRINKING
 from scionet.choices.widths import WIDTHS, ErrorCurves, Sensitivity, Uniform, Widths
@@ -49,6 +50,8 @@ KINDS = kinds(Checked)
 NAMES_OF_PARTS = ["l1", "taylor", "conv*", "layer1.0"]
 REQUIRED = {Score: "name", Output: "key", DropBranches: "branches"}
 NAMES = {kind.__name__: kind for kind in KINDS}
+POSSIBLE = {ArchitectureSearch: lambda found: found.get("warmest", 5.0) >= found.get("coldest", 0.1)}
+"""Values that must fit one another."""
 
 
 def values(annotation: Any) -> st.SearchStrategy[Any]:
@@ -87,10 +90,14 @@ def choices(kind: Any) -> st.SearchStrategy[Any]:
     hints = get_type_hints(kind, include_extras=True)
     required = {f.name for f in fields(kind) if f.default is MISSING and f.default_factory is MISSING}
     given = {name: values(hint) for name, hint in hints.items()}
-    return st.fixed_dictionaries(
-        {name: given[name] for name in given if name in required},
-        optional={name: given[name] for name in given if name not in required},
-    ).map(lambda found: kind(**found))
+    return (
+        st.fixed_dictionaries(
+            {name: given[name] for name in given if name in required},
+            optional={name: given[name] for name in given if name not in required},
+        )
+        .filter(POSSIBLE.get(kind, lambda found: True))
+        .map(lambda found: kind(**found))
+    )
 
 
 ANY = st.sampled_from(KINDS).flatmap(choices)
@@ -99,7 +106,7 @@ ANY = st.sampled_from(KINDS).flatmap(choices)
 def test_every_choice_is_among_the_classes_that_are_tested() -> None:
     families = (OBJECTIVES, CANDIDATES, WIDTHS, DEPTH, REPAIR, SHRINKING)
     registered = {kind for family in families for kind in family.values()}
-    assert {*registered, Forward, Score, Limits, Output, Outputs, Resources} == set(KINDS)
+    assert {*registered, Forward, Score, Limits, Output, Outputs, Resources, ArchitectureSearch} == set(KINDS)
 
 
 @given(choice=ANY)

@@ -340,15 +340,15 @@ class SearchOptions(Generic[RecipeKind]):
     """Options of `scionet search`, the most common ones first."""
 
     model: str
-    """The full network: a chain of convolutions such as scionet:vgg16, or a residual network of scionet's blocks, such as
-    scionet:resnet20_projection."""
+    """The full network: a chain of convolutions such as scionet:vgg16, or a residual network of scionet's blocks, such
+    as scionet:resnet20_projection."""
     weights: Path | None = None
     """Its weights: a .safetensors file, or a state dict written by torch.save. With them it is the teacher."""
     budget: str
     """The limit on MACs, such as "macs<=50%"."""
     out: Path
-    """File for the network that is found, ending in .safetensors; its widths and depths are also in a .config file beside
-    it, in the form of the official code."""
+    """File for the network that is found, ending in .safetensors; its widths and depths are also in a .config file
+    beside it, in the form of the official code."""
     recipe: str = "finetune"
     """Recipe of the search: finetune, mobilenet_finetune, mobilenet_closing, rethinking_cifar,
     rethinking_cifar_finetune, rethinking_imagenet, or rethinking_imagenet_finetune."""

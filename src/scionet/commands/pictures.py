@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scionet.commands.options import Finetune, Prune, Shrink, Source
+from scionet.commands.options import Finetune, Prune, Search, Shrink, Source
 from scionet.data.folders import ImageFolder
 from scionet.data.images import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from scionet.data.sampling import sample, sampled
@@ -148,7 +148,7 @@ def preprocessing(options: Source, recorded: Preprocessing | None = None) -> Pre
 
 
 def to_evaluate(
-    command: Prune | Finetune[Any] | Shrink[Any], folder: ImageFolder, seen: Indices
+    command: Prune | Finetune[Any] | Shrink[Any] | Search[Any], folder: ImageFolder, seen: Indices
 ) -> tuple[ImageFolder, Indices] | None:
     """Return pictures to evaluate on, if asked for; never one that was used for calibration or training.
 
