@@ -1,14 +1,12 @@
 """A training that is killed at any moment, again and again, ends where an unbroken one ends."""
 
-import random
-import time
 from dataclasses import dataclass, field
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
 
 import pytest
 import torch
-from support.processes import CONTEXT
+from support.kills import Reporting, ends_as_unbroken
 from support.pupils import Noisy, examples, network
 from torch import Tensor
 
@@ -62,13 +60,6 @@ class Shrinking(Callback):
 def train(kind: str, folder: Path, name: str, step: "Synchronized[int]") -> None:
     """One life of a training."""
 
-    class Reporting(Callback):
-        """Says how far the training is."""
-
-        def after_step(self, context: TrainingContext) -> None:
-            step.value = context.step
-            time.sleep(0.002)
-
     torch.set_num_threads(1)
     model, shrinking = network(), Shrinking()
     fit(
@@ -79,7 +70,7 @@ def train(kind: str, folder: Path, name: str, step: "Synchronized[int]") -> None
         seed=3,
         state_file=folder / f"{name}.safetensors",
         execution=EXECUTIONS[kind],
-        callbacks=[shrinking, Reporting()],
+        callbacks=[shrinking, Reporting(step)],
     )
     gathered = (shrinking.steps, shrinking.epochs, hash_tensors(shrinking.mean))
     (folder / f"{name}.txt").write_text(f"{hash_tensors(state_of(model))} {gathered}")
@@ -87,27 +78,4 @@ def train(kind: str, folder: Path, name: str, step: "Synchronized[int]") -> None
 
 @pytest.mark.parametrize("kind", ["sgd", pytest.param("adamw", marks=pytest.mark.slow)])
 def test_a_killed_training_ends_with_the_same_weights(kind: str, tmp_path: Path) -> None:
-    step = CONTEXT.Value("q", 0)
-    unbroken = CONTEXT.Process(target=train, args=(kind, tmp_path, "unbroken", step))
-    unbroken.start()
-    unbroken.join(120)
-    total, killed = step.value, 0
-    rng = random.Random(0)
-    for target in sorted(rng.sample(range(2, total), 4)):
-        step.value = 0
-        life = CONTEXT.Process(target=train, args=(kind, tmp_path, "broken", step))
-        life.start()
-        while life.is_alive() and step.value < target:
-            time.sleep(0.001)
-        time.sleep(rng.uniform(0, 0.01))
-        life.kill()
-        life.join(60)
-        killed += life.exitcode == -9
-        assert step.value >= target
-    last = CONTEXT.Process(target=train, args=(kind, tmp_path, "broken", step))
-    last.start()
-    last.join(120)
-    assert killed == 4
-    assert last.exitcode == 0
-    assert (tmp_path / "broken.txt").read_text() == (tmp_path / "unbroken.txt").read_text()
-    assert not list(tmp_path.glob(".*"))
+    ends_as_unbroken(train, kind, tmp_path, 4)
