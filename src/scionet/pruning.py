@@ -39,6 +39,7 @@ from scionet.methods.registry import GivenMethod, method_for
 from scionet.network.calling import Batch
 from scionet.network.discovery.data_dependence import Paths, marked_as_varying, varying_places
 from scionet.network.discovery.discover import discover
+from scionet.network.discovery.unprunable import refuse_unprunable
 from scionet.network.guard import guarded
 from scionet.network.multiprocess import world
 from scionet.network.network import Network
@@ -288,6 +289,7 @@ def prune_each(
     chosen = _method(method, widths, depth, repair, outputs, limits, resources, has_data)
     wanted = [None if budget is None else Budget.of(budget) for budget in budgets]
     chosen.check(wanted, seed)
+    refuse_unprunable(model)
     _refuse_blank(model)
     watch = _StopWatch()
     sites = discover(model, example_inputs, limits.ignored_layers)

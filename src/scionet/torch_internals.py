@@ -41,6 +41,7 @@ __all__ = [
     "foreign_modes",
     "forward_hook_count",
     "function_modes_off",
+    "hooked_weights",
     "is_traceable_wrapper_subclass",
     "load_forward_mode",
     "own_buffers",
@@ -93,6 +94,14 @@ def own_buffers(module: nn.Module) -> dict[str, Tensor | None]:
 def forward_hook_count(module: nn.Module) -> int:
     """The number of hooks that run before or after the module's forward."""
     return len(module._forward_hooks) + len(module._forward_pre_hooks)
+
+
+def hooked_weights(module: nn.Module) -> list[tuple[Any, str]]:
+    """The hooks of torch.nn.utils that run before a module, with the names of the weights that they compute."""
+    names = (
+        (hook, getattr(hook, "_tensor_name", getattr(hook, "name", ""))) for hook in module._forward_pre_hooks.values()
+    )
+    return [(hook, str(name)) for hook, name in names]
 
 
 def foreign_modes() -> list[str]:

@@ -14,6 +14,7 @@ from scionet.network.discovery.assembly import assemble
 from scionet.network.discovery.data_dependence import with_varying_operations
 from scionet.network.discovery.provisional_cut import verified_branches, verified_sites
 from scionet.network.discovery.tracing import Trace, trace_forward
+from scionet.network.discovery.unprunable import refuse_unprunable
 from scionet.network.guard import guarded
 from scionet.network.lineage import lineage_of
 from scionet.network.network import Network
@@ -39,10 +40,12 @@ def discover(model: nn.Module, example_inputs: Batch, ignored_layers: Ignored = 
         The sites in order of execution, and what is left whole, with reasons.
 
     Raises:
-        UnsupportedModel: If nothing can be pruned; the text lists the reasons.
+        UnsupportedModel: If nothing can be pruned; the text lists the reasons. If the network is no module, scripted,
+            sharded, quantised, or has weights that hooks compute: what to do.
         InvalidSetting: If an entry of `ignored_layers` matches no module.
         CalibrationError: If `example_inputs` is not a batch.
     """
+    refuse_unprunable(model)
     network = Network(model)
     ignored = ignored_tensors(network, ignored_layers)
     batch = network.placed(example_inputs)
