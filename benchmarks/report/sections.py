@@ -39,6 +39,8 @@ def write_sections(results: Path, docs: Path) -> None:
     replace_between(docs / "methods" / "masks.md", "compensation", compensation_table(moved))
     before = recorded_runs(results / "initialisation" / "records")
     replace_between(docs / "methods" / "masks.md", "initialisation", initialisation_tables.to_markdown(before))
+    searched = read_value(dict, results / "search" / "digits.json")["rows"]
+    replace_between(docs / "methods" / "architecture_search.md", "search", search_table(searched))
     shrunk = recorded_runs(results / "shrinking" / "records")
     replace_between(docs / "methods" / "shrinking.md", "shrinking", shrinking_tables.to_markdown(shrunk))
     replace_between(docs / "repair.md", "repair", repair_tables.to_markdown(recorded_runs(results / "repair")))
@@ -128,6 +130,38 @@ def compensation_table(rows: Sequence[Mapping[str, Any]]) -> str:
         spreads = [Spread.of([100 * share for share in shares]) for shares in ([r["plain"] for r in found], *moved)]
         lines.append([f"{density:g}", f"`{score}`", *(spread.text(1) for spread in spreads)])
     return table(["density", "score", "masked", *(f"moved, λ = {damping}" for damping in rows[0]["moved"])], lines, 2)
+
+
+def search_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy in percent by recipe: searched, random, the best of the random ones, and uniform; mean over seeds."""
+    lines = []
+    for recipe in dict.fromkeys(row["recipe"] for row in rows if row["recipe"]):
+        seeds = dict.fromkeys(row["seed"] for row in rows)
+        found = [
+            {
+                kind: [
+                    100 * r["accuracy"]
+                    for r in rows
+                    if (r["seed"], r["recipe"], r["architecture"]) == (seed, recipe, kind)
+                ]
+                for kind in ("searched", "random", "uniform")
+            }
+            for seed in seeds
+        ]
+        cells = {
+            "searched": [part["searched"][0] for part in found],
+            "random": [float(np.mean(part["random"])) for part in found],
+            "best random": [max(part["random"]) for part in found],
+            "uniform": [part["uniform"][0] for part in found],
+        }
+        lines.append([recipe, *(Spread.of(values).text(1) for values in cells.values())])
+    seconds = [row["seconds"] for row in rows if "seconds" in row]
+    macs = {
+        k: 100 * np.mean([r["macs"] for r in rows if r["architecture"] == k]) for k in ("searched", "random", "uniform")
+    }
+    said = ", ".join(f"{kind} {share:.1f} %" for kind, share in macs.items())
+    heads = ["training", "searched, %", "random, mean, %", "best random, %", "uniform, %"]
+    return f"{table(heads, lines)}\n\nMACs, mean: {said}. A search took {np.mean(seconds):.0f} s."
 
 
 def _by_seed(rows: Sequence[Mapping[str, Any]], of: Callable[[Mapping[str, Any]], float]) -> list[float]:

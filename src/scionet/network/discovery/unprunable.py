@@ -17,11 +17,11 @@ from scionet.torch_internals import hooked_weights
 _HOOKS: Mapping[type, tuple[str, str]] = {
     WeightNorm: (
         "weight norm of the old kind, torch.nn.utils.weight_norm",
-        "use torch.nn.utils.parametrizations.weight_norm, or first call torch.nn.utils.remove_weight_norm({module})",
+        "use torch.nn.utils.parametrizations.weight_norm, or torch.nn.utils.remove_weight_norm({module}) first",
     ),
     SpectralNorm: (
         "spectral norm of the old kind, torch.nn.utils.spectral_norm",
-        "use torch.nn.utils.parametrizations.spectral_norm, or first call torch.nn.utils.remove_spectral_norm({module})",
+        "use torch.nn.utils.parametrizations.spectral_norm, or torch.nn.utils.remove_spectral_norm({module}) first",
     ),
     BasePruningMethod: (
         "weights masked by torch.nn.utils.prune",
