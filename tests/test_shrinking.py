@@ -1,5 +1,6 @@
 """Networks that shrink while they are trained: one contract for all methods, and what is particular to each."""
 
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -320,3 +321,88 @@ def test_the_result_verifies_and_saves(tmp_path: Path) -> None:
     loaded = load_pruned(tmp_path / "small.safetensors", student())
     x = torch.randn(3, 2, 6, 6)
     assert torch.equal(result.model.eval()(x), loaded.eval()(x))
+
+
+BRANCHES = SparseStructures(l1_weight=0.02, structures="branches")
+
+
+class Deep(nn.Module):
+    """Three residual blocks, one of which has no BatchNorm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(2, 8, 3, padding=1)
+        layers = [nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1)]
+        self.one, self.two = (
+            nn.Sequential(*layers, nn.BatchNorm2d(8)),
+            nn.Sequential(nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 1)),
+        )
+        self.three = nn.Sequential(nn.Conv2d(8, 6, 3, padding=1), nn.ReLU(), nn.Conv2d(6, 8, 3, padding=1))
+        self.head = nn.Linear(8, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = functional.relu(self.stem(x))
+        for branch in (self.one, self.two, self.three):
+            x = functional.relu(x + branch(x))
+        return self.head(x.mean((2, 3)))
+
+
+def deep() -> nn.Module:
+    torch.manual_seed(0)
+    return Deep()
+
+
+def without_branches(budget: Any = None, **more: Any) -> ShrinkResult:
+    given = {"method": BRANCHES, "recipe": RECIPE, "example_inputs": X, **more}
+    return shrink(deep(), examples(70), budget, **given)
+
+
+def test_branches_end_at_zero_and_are_dropped() -> None:
+    result = without_branches()
+    dropped = [*result.plan.dropped]
+    assert dropped
+    assert result.trace[-1]["at_zero"] == len(dropped)
+    assert f"the {len(dropped)} of 3 branches that were removed had 0 of the weights before" in result.report.status
+    assert all(value is None or not value.any() for value in result.plan.dropped.values())
+    assert result.report.pruned.macs < result.report.dense.macs
+    assert result.plan.widths == {name: site.width for name, site in result.sites.items() if name in result.plan.widths}
+
+
+def test_the_lowest_factors_go_down_to_the_budget() -> None:
+    weak = replace(BRANCHES, l1_weight=1e-4)
+    with pytest.raises(InvalidSetting, match=r"no factor of a branch ended at zero; the smallest is 0\.\d"):
+        without_branches(method=weak)
+    result = without_branches("macs<=60%", method=weak)
+    assert result.report.pruned.macs <= 0.6 * result.report.dense.macs
+    assert 0 < len(result.plan.dropped) < 3
+    assert re.search(r"branches that were removed had 0\.\d+ of the weights before", result.report.status)
+
+
+def test_a_training_that_drops_branches_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole, file = without_branches(callbacks=[Interrupted(-1)]), tmp_path / "state.safetensors"
+    for step in (7, 40):
+        with pytest.raises(KeyboardInterrupt):
+            without_branches(callbacks=[Interrupted(step)], state_file=file)
+    again = without_branches(callbacks=[Interrupted(-1)], state_file=file)
+    assert again.plan.identity == whole.plan.identity
+    pairs = zip(whole.model.state_dict().values(), again.model.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(
+    ("choices", "error", "message"),
+    [
+        ({"widths": "uniform"}, InvalidSetting, "leave out widths and towards"),
+        ({"towards": "l1"}, InvalidSetting, "leave out widths and towards"),
+        ({"budget": "macs<=5%"}, UnreachableBudget, "cannot be reached by dropping branches: without all 3"),
+    ],
+)
+def test_what_does_not_go_with_branches_is_refused(choices: dict[str, Any], error: type, message: str) -> None:
+    with pytest.raises(error, match=message):
+        without_branches(**choices)
+
+
+def test_a_chain_has_no_branches() -> None:
+    chain = nn.Sequential(nn.Conv2d(2, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.Flatten(), nn.Linear(16, CLASSES))
+    with pytest.raises(InvalidSetting, match="Sequential has no residual branches"):
+        shrink(chain, examples(70), method=BRANCHES, recipe=RECIPE, example_inputs=X)

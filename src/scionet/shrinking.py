@@ -16,12 +16,13 @@ from scionet.budget.allocation.reach import refuse_unreachable
 from scionet.budget.budget import Budget
 from scionet.budget.costs import CostModel
 from scionet.choices.checking import described
+from scionet.choices.depth import DropBranches
 from scionet.choices.limits import Limits
 from scionet.choices.repair import Refit
 from scionet.choices.resources import Resources
 from scionet.choices.settings import GivenRepair, GivenWidths, widths_from
 from scionet.choices.widths import Global, Uniform, Whole, Widths
-from scionet.errors import InvalidSetting
+from scionet.errors import InvalidSetting, UnreachableBudget
 from scionet.methods.contract import SiteView
 from scionet.methods.criteria.unit_scores import ScoreRanker
 from scionet.methods.registry import GivenMethod
@@ -124,11 +125,15 @@ class ShrinkLoop:
         self._model, self._inputs, self._budget = model, example_inputs, budget
         self._limits, self._resources, self._seed = limits, resources, seed
         self.sites = discover(model, example_inputs, limits.ignored_layers)
-        units = Units.of(model, self.sites)
         kind = SHRINKERS[type(choice)]
+        units = kind.units_of(choice, model, self.sites)
         self._choice = choice
         self._widths: GivenWidths | None = widths
-        targets = self._targets(kind, units, towards, data)
+        if kind.drops_branches(choice):
+            self._refuse_no_branches(widths, towards)
+            targets = Targets()
+        else:
+            targets = self._targets(kind, units, towards, data)
         steps = recipe.steps(steps_per_epoch)
         self.shrinker: Shrinker = kind(choice, units, targets, recipe, steps)
         self._per_epoch, self._step, self._started = steps_per_epoch, 0, False
@@ -174,6 +179,8 @@ class ShrinkLoop:
         shrinker.conclude(model)
         scores = shrinker.final_scores(model)
         batches = list(data)
+        if shrinker.drops_branches(self._choice):
+            return self._without_branches(scores, batches, repair, progress)
         result = prune(
             model,
             batches,
@@ -187,10 +194,51 @@ class ShrinkLoop:
             seed=self._seed,
             progress=progress,
         )
-        note = shrinker.told(model, result.plan.kept)
+        return self._finished(result, result.plan.kept)
+
+    def _finished(self, result: PruneResult, kept: Mapping[str, tuple[int, ...]]) -> ShrinkResult:
+        """The result of pruning, with what was observed in the training."""
+        note = self.shrinker.told(self._model, kept)
         report = replace(result.report, status=f"{result.report.status}; {note}")
         found = {name: getattr(result, name) for name in ("model", "plan", "sites", "latency_table")}
-        return ShrinkResult(**found, report=report, trace=tuple(shrinker.trace))
+        return ShrinkResult(**found, report=report, trace=tuple(self.shrinker.trace))
+
+    def _without_branches(
+        self,
+        scores: Mapping[str, Tensor],
+        batches: list[Any],
+        repair: GivenRepair | None,
+        progress: bool | None,
+    ) -> ShrinkResult:
+        """Drop the branches whose factors ended at zero, and those of the lowest factors, down to the budget.
+
+        Raises:
+            InvalidSetting: If no branch ended at zero, and there is no budget.
+        """
+        costs, order = CostModel(self.sites), sorted(scores, key=lambda name: float(scores[name]))
+        gone = [name for name in order if float(scores[name]) == 0]
+        budget = None if self._budget is None else Budget.of(self._budget)
+        while budget is not None and not budget.met(costs.without(dict.fromkeys(gone)).cost({}), costs.dense):
+            gone.append(order[len(gone)])
+        if not gone:
+            raise InvalidSetting(
+                f"no factor of a branch ended at zero; the smallest is {float(scores[order[0]]):.2g}. Raise l1_weight, "
+                "train longer, or give a budget"
+            )
+        result = prune(
+            self._model,
+            batches,
+            example_inputs=self._inputs,
+            method=_Shrunk.of(self.shrinker, {name: torch.ones(site.width) for name, site in self.sites.items()}),
+            depth=DropBranches(tuple(gone), constants=bool(batches)),
+            widths=Widths({}),
+            repair=() if repair is None else repair,
+            limits=self._limits,
+            resources=self._resources,
+            seed=self._seed,
+            progress=progress,
+        )
+        return self._finished(result, dict.fromkeys(gone, ()))
 
     def _context(self, optimizer: Optimizer, step: int) -> TrainingContext:
         epoch = (max(step, 1) - 1) // self._per_epoch + 1
@@ -240,6 +288,23 @@ class ShrinkLoop:
         ).plan
         found = _targets_of(plan, units)
         return found if towards is not None else Targets(found.counts)
+
+    def _refuse_no_branches(self, widths: GivenWidths | None, towards: GivenMethod | Plan | None) -> None:
+        """Refuse what branches do not go with, and budgets out of reach.
+
+        Raises:
+            InvalidSetting: If widths or a ranking are given, or branches lie in one another.
+            UnreachableBudget: If the network without all branches exceeds the budget.
+        """
+        if widths is not None or towards is not None:
+            raise InvalidSetting("structures='branches' drops whole branches; leave out widths and towards")
+        self.sites.refuse_clash(self.sites.branches)
+        least, budget = CostModel(self.sites).without(dict.fromkeys(self.sites.branches)), self._budget
+        if budget is not None and not Budget.of(budget).met(cost := least.cost({}), least.dense):
+            raise UnreachableBudget(
+                f"the budget {budget} cannot be reached by dropping branches: without all {len(self.sites.branches)}, "
+                f"{cost} remain; raise the budget, or choose structures='units'"
+            )
 
     @property
     def _bounds(self) -> dict[str, int]:

@@ -10,6 +10,7 @@ Fraction = Annotated[float, Range(0, 1, inside=True)]
 ShrinkingName = Literal["slimming", "sparse_structures", "soft_filters", "increg", "greg1", "greg2", "directional"]
 SchemeName = Literal["exponential", "linear"]
 MembersName = Literal["producers", "inputs", "all"]
+StructuresName = Literal["units", "branches"]
 
 
 @dataclass(frozen=True, repr=False)
@@ -23,7 +24,7 @@ class Slimming(Checked):
 
 @dataclass(frozen=True, repr=False)
 class SparseStructures(Checked):
-    """Sparse structure selection: a factor on each unit, driven to exact zeros by accelerated proximal gradient.
+    """Sparse structure selection: a factor on each structure, driven to exact zeros by accelerated proximal gradient.
 
     Huang and Wang, ECCV 2018.
     """
@@ -32,6 +33,8 @@ class SparseStructures(Checked):
     """Weight of the penalty on the factors; 0.01 is published for the blocks of ResNet-50."""
     momentum: Annotated[float, Range(0, 0.999999)] = 0.9
     """Momentum of the factors."""
+    structures: StructuresName = "units"
+    """What has a factor: "units", or whole residual "branches", which are then dropped."""
 
 
 @dataclass(frozen=True, repr=False)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from scionet.choices.shrinking import MembersName
+from scionet.errors import InvalidSetting
 from scionet.network.sites import Site, Sites, Slot
 from scionet.torch_internals import BatchNormBase
 from scionet.training.groups import Member, ParameterGroups, Role
@@ -22,23 +23,20 @@ class Units:
         widths: Units of each site.
         produced: The entries that compute each unit: of the weights and biases of its producers (roles "weight" and
             "bias"), and of the BatchNorms that alone read these ("scale" and "shift").
-        columns: The entries that read each unit: of the weights of its consumers ("column").
+        reading: The entries that read each unit: of the weights of its consumers ("column"); None for branches.
         norms: The BatchNorm that alone reads a producer, by the producer's weight.
     """
 
     sites: tuple[str, ...]
     widths: tuple[int, ...]
     produced: ParameterGroups
-    columns: ParameterGroups
+    reading: ParameterGroups | None
     norms: Mapping[str, str]
 
     @classmethod
     def of(cls, model: nn.Module, sites: Sites) -> "Units":
         """The units of a network."""
-        behind = {each.weight: each.norm for each in sites.operations if each.weight and each.norm}
-        norms = {
-            weight: norm for weight, norm in behind.items() if isinstance(model.get_submodule(norm), BatchNormBase)
-        }
+        norms = _norms(model, sites)
         produced, columns = list[Member](), list[Member]()
         first, parameters = 0, dict(model.named_parameters())
         for site in sites.values():
@@ -48,6 +46,40 @@ class Units:
         widths = tuple(site.width for site in sites.values())
         produced_groups, column_groups = (ParameterGroups(first, tuple(each)) for each in (produced, columns))
         return cls(tuple(sites), widths, produced_groups, column_groups, norms)
+
+    @classmethod
+    def of_branches(cls, model: nn.Module, sites: Sites) -> "Units":
+        """The residual branches of a network, each as a single unit: the last layer inside, and the norm behind it.
+
+        Raises:
+            InvalidSetting: If there are no branches, or the last layer of one does not make its channels.
+        """
+        if not sites.branches:
+            raise InvalidSetting(
+                f"{type(model).__name__} has no residual branches; print(discover(...)) says why. Choose "
+                "structures='units'"
+            )
+        parameters, produced, norms = dict(model.named_parameters()), list[Member](), _norms(model, sites)
+        for number, branch in enumerate(sites.branches.values()):
+            weight = branch.layers[-1]
+            if len(parameters[weight]) != branch.channels:
+                raise InvalidSetting(
+                    f"the last layer of the branch {branch.name!r}, {weight!r}, has {len(parameters[weight])} outputs, "
+                    f"and the branch {branch.channels}: there is no single place for its factor; choose "
+                    "structures='units'"
+                )
+            entries = torch.tensor([number]), torch.arange(branch.channels)[None]
+            for tensor, role, seen in _roles(weight, norms.get(weight)):
+                if tensor in parameters:
+                    produced.append(Member(tensor, 0, *entries, role, seen))
+        groups = ParameterGroups(len(sites.branches), tuple(produced))
+        return cls(tuple(sites.branches), (1,) * groups.count, groups, None, norms)
+
+    @property
+    def columns(self) -> ParameterGroups:
+        """The entries that read each unit."""
+        assert self.reading is not None, "branches are not read by columns of their own"
+        return self.reading
 
     @property
     def count(self) -> int:
@@ -124,17 +156,28 @@ class Units:
         return tuple(name for name, has in self.by_site(having).items() if not bool(has.all()))
 
 
+def _norms(model: nn.Module, sites: Sites) -> dict[str, str]:
+    """The BatchNorm that alone reads a layer, by the layer's weight."""
+    behind = {each.weight: each.norm for each in sites.operations if each.weight and each.norm}
+    return {weight: norm for weight, norm in behind.items() if isinstance(model.get_submodule(norm), BatchNormBase)}
+
+
+def _roles(weight: str, norm: str | None) -> Iterator[tuple[str, Role, bool]]:
+    """The tensors of a layer and of the norm behind it, their roles, and whether the function depends on their size."""
+    yield weight, "weight", norm is None
+    yield f"{weight.removesuffix('weight')}bias", "bias", norm is None
+    if norm is not None:
+        yield f"{norm}.weight", "scale", True
+        yield f"{norm}.bias", "shift", True
+
+
 def _produced(site: Site, norms: Mapping[str, str], first: int) -> Iterator[Member]:
     """The entries that compute a site's units, which are numbered from `first`."""
     slots = {(slot.tensor, slot.dim): slot for slot in site.slots}
     for weight in site.producers:
-        norm = norms.get(weight)
-        roles: dict[str, Role] = {weight: "weight", f"{weight.removesuffix('weight')}bias": "bias"}
-        if norm is not None:
-            roles |= {f"{norm}.weight": "scale", f"{norm}.bias": "shift"}
-        for tensor, role in roles.items():
+        for tensor, role, seen in _roles(weight, norms.get(weight)):
             if (tensor, 0) in slots:
-                yield _member(slots[tensor, 0], role, first, seen=norm is None or role in ("scale", "shift"))
+                yield _member(slots[tensor, 0], role, first, seen)
 
 
 def _columns(site: Site, first: int) -> Iterator[Member]:

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from scionet.choices.checking import described
 from scionet.errors import InvalidSetting
 from scionet.methods.units import Units
+from scionet.network.sites import Sites
 from scionet.training.callbacks import Callback
 from scionet.training.context import TrainingContext
 from scionet.training.recipes import Recipe
@@ -79,6 +80,16 @@ class Shrinker(Callback):
                 "needs no BatchNorm, such as IncReg"
             )
 
+    @classmethod
+    def drops_branches(cls, choice: Any) -> bool:
+        """Whether residual branches shrink, which are dropped, and not units."""
+        return False
+
+    @classmethod
+    def units_of(cls, choice: Any, model: nn.Module, sites: Sites) -> Units:
+        """What shrinks in a network."""
+        return Units.of(model, sites)
+
     @property
     def name(self) -> str:
         """Name in the history of a training."""
@@ -107,11 +118,13 @@ class Shrinker(Callback):
         sites = zip(self.units.sites, self.units.widths, strict=True)
         gone = torch.cat([~torch.isin(torch.arange(n), torch.tensor(kept.get(name, [*range(n)]))) for name, n in sites])
         norms = self.units.importance(model).double().cpu()
-        if not bool(gone.any()) or not bool(norms.sum() > 0):
+        if not bool(gone.any()):
             return "nothing was removed"
-        share = float(norms[gone].sum() / norms.sum())
-        advice = "; train longer, or let units shrink faster" if share > _MUCH else ""
-        what = f"the {int(gone.sum()):,} of {len(gone):,} units that were removed had {share:.2g} of the weights before"
+        share = float(norms[gone].sum() / norms.sum()) if bool(norms.sum() > 0) else 0.0
+        things = "branches" if self.drops_branches(self.choice) else "units"
+        advice = "; train longer, or let them shrink faster" if share > _MUCH else ""
+        count = f"{int(gone.sum()):,} of {len(gone):,} {things}"
+        what = f"the {count} that were removed had {share:.2g} of the weights before"
         return f"{'warning: ' if advice else ''}{what}{advice}"
 
     def conclude(self, model: nn.Module) -> None:

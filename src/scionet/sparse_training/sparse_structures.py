@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from scionet.choices.shrinking import SparseStructures
+from scionet.methods.units import Units
+from scionet.network.sites import Sites
 from scionet.sparse_training.proximal import proximal_step
 from scionet.sparse_training.shrinker import Shrinker
 from scionet.training.context import TrainingContext
@@ -39,6 +41,16 @@ class SparseStructuresShrinker(Shrinker):
         """Start with factors of 1."""
         super().__post_init__()
         self.factor, self.velocity = torch.ones(self.units.count), torch.zeros(self.units.count)
+
+    @classmethod
+    def drops_branches(cls, choice: SparseStructures) -> bool:
+        """Whether branches have the factors."""
+        return choice.structures == "branches"
+
+    @classmethod
+    def units_of(cls, choice: SparseStructures, model: nn.Module, sites: Sites) -> Units:
+        """The units, or the residual branches."""
+        return Units.of_branches(model, sites) if cls.drops_branches(choice) else Units.of(model, sites)
 
     @property
     def seen(self) -> ParameterGroups:

@@ -68,7 +68,8 @@ def shrunk(workspace: Workspace, trial: Trial, material: RunData, whole: Dense) 
         raise AssertionError("shrink has trained")
     images = result.training.history[-1].step * recipe.batch_size
     payment = Payment("selection", images, PASSES * whole.note.outcome.macs * images, timer.seconds)
-    sites = tuple(SiteRecord(name, site.width, result.plan.widths[name]) for name, site in result.sites.items())
+    left = result.plan.widths
+    sites = tuple(SiteRecord(name, site.width, left[name]) for name, site in result.sites.items() if name in left)
     return Shrunk(result.model, sites, payment, result.trace, result.report.status)
 
 
