@@ -21,7 +21,6 @@ from scionet.errors import (
     UnsupportedModel,
 )
 from scionet.models.resnets import Residual, projection
-from scionet.search.architecture_search import divided
 from scionet.search.baselines import (
     random_architectures,
     random_search,
@@ -30,6 +29,7 @@ from scionet.search.baselines import (
 )
 from scionet.search.expected_cost import CostTerm, expected_macs
 from scionet.search.figures import draw_macs, draw_probabilities, write_figures
+from scionet.search.finding import divided
 from scionet.search.relaxation import temperature
 from scionet.search.space import SearchSpace
 from scionet.search.steps import ArchitectureSteps

@@ -1,35 +1,27 @@
 """search_architecture: searches the widths and depths of a network, and trains the network that was found."""
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
-from torch.utils.data import Subset
 
 from scionet.budget.budget import Budget
 from scionet.budget.costs import Cost, measure
 from scionet.choices.search import ArchitectureSearch
-from scionet.errors import BudgetExceeded, InvalidSetting, TrainingError
 from scionet.modes import at_work
 from scionet.network.calling import Batch
-from scionet.network.multiprocess import world
 from scionet.search.architecture import Architecture
 from scionet.search.derived import derived
-from scionet.search.expected_cost import CostTerm
+from scionet.search.finding import find_architecture
 from scionet.search.space import SearchSpace
-from scionet.search.steps import ArchitectureSteps
 from scionet.search.supernet import Supernet
-from scionet.seeds import root, seeded
-from scionet.training import identity
+from scionet.seeds import root
 from scionet.training.callbacks import Callback
 from scionet.training.execution import Execution
 from scionet.training.fit import FitResult, fit
-from scionet.training.loading import Examples, pairs
-from scionet.training.randomness import randomness_kept
+from scionet.training.loading import Examples
 from scionet.training.recipes import Recipe
 
 DISTILLATION = Recipe(learning_rate=0.1, weight_decay=5e-4, teacher_weight=0.9, temperature=4.0)
@@ -126,37 +118,35 @@ def search_architecture(
         TrainingError: As `scionet.fit` does; if a class has too few examples to be divided.
         CheckpointError: If the state is of another search: what differs is listed.
     """
-    _refuse_unfit(method, recipe, validation)
-    space = SearchSpace.of(model, example_inputs)
-    target, full = space.target(budget), space.macs(space.full)
-    term = CostTerm(target, method.tolerance_below * full, method.tolerance_above * full)
-    shared = {"validation": validation, "execution": execution, "progress": progress}
-    searched, steps, supernet = None, None, None
-    if target < full:
-        supernet = Supernet(model, space, method.candidates, root(seed, "supernet"))
-        for_weights, for_choices = divided(train, method.weights_share, seed)
-        steps = ArchitectureSteps(method, term, for_choices, recipe, 0 if execution is None else execution.workers)
-        named = {"examples of widths and depths": identity.of_examples(for_choices, pairs)}
-        of_search = {"state_file": state_file, "callbacks": [steps, *callbacks], "depends_on": named, "seed": seed}
-        searched = fit(supernet, for_weights, recipe, **of_search, **shared)
-    architecture, status = (space.full, "the budget allows it") if steps is None else _chosen(steps, method, space)
-    start = supernet if method.inherit else None
+    shared: dict[str, Any] = {"validation": validation, "execution": execution, "seed": seed, "progress": progress}
+    choice = find_architecture(
+        model,
+        train,
+        budget,
+        method=method,
+        recipe=recipe,
+        example_inputs=example_inputs,
+        state_file=state_file,
+        callbacks=callbacks,
+        **shared,
+    )
+    space, start = choice.space, choice.supernet if method.inherit else None
     found, trained = train_architecture(
-        model, architecture, train, training, supernet=start, state_file=_beside(state_file), seed=seed, **shared
+        model, choice.architecture, train, training, supernet=start, state_file=_beside(state_file), **shared
     )
     return SearchResult(
         model=found,
-        architecture=architecture,
+        architecture=choice.architecture,
         space=space,
-        target_macs=target,
-        full=Cost(full, measure(derived(model, space.full), example_inputs).params),
+        target_macs=choice.target_macs,
+        full=Cost(space.macs(space.full), measure(derived(model, space.full), example_inputs).params),
         found=measure(found, example_inputs),
-        estimated_macs=space.estimated_macs(architecture),
-        status=status,
-        trace=() if steps is None else tuple(steps.trace),
-        search=searched,
+        estimated_macs=space.estimated_macs(choice.architecture),
+        status=choice.status,
+        trace=choice.trace,
+        search=choice.search,
         training=trained,
-        supernet=supernet,
+        supernet=choice.supernet,
     )
 
 
@@ -189,90 +179,6 @@ def train_architecture(
     return found, fit(found, train, recipe, teacher=teacher, seed=seed, **settings)
 
 
-def divided(train: Examples, share: float, seed: int) -> tuple[Examples, Examples]:
-    """Divide training examples at random, each class in the same proportion.
-
-    Args:
-        train: The examples, all of which are read once for their labels.
-        share: Fraction of the first part.
-        seed: Seed of the division.
-
-    Raises:
-        TrainingError: If a class has so few examples that one part would have none of it.
-    """
-    classes: dict[int, list[int]] = defaultdict(list)
-    with randomness_kept(torch.device("cpu")):
-        for index in range(len(train)):
-            classes[int(train[index][1])].append(index)
-    parts: tuple[list[int], list[int]] = ([], [])
-    for label, members in sorted(classes.items()):
-        count = round(share * len(members))
-        if not 0 < count < len(members):
-            raise TrainingError(
-                f"class {label} has {len(members)} training examples, too few for the two parts of a search with "
-                f"weights_share {share:g}; give more examples"
-            )
-        order = seeded(seed)("divided", label).permutation(len(members)).tolist()
-        parts[0].extend(members[place] for place in order[:count])
-        parts[1].extend(members[place] for place in order[count:])
-    first, second = (Subset(train, sorted(part)) for part in parts)  # type: ignore[arg-type]
-    return first, second
-
-
-def _chosen(steps: ArchitectureSteps, method: ArchitectureSearch, space: SearchSpace) -> tuple[Architecture, str]:
-    """The architecture that the search ends with, and what there is to say.
-
-    Raises:
-        BudgetExceeded: If none is within the budget.
-    """
-    trace, term = steps.trace, steps.term
-    cheap = [row for row in trace if row["macs"] <= term.target]
-    within = [row for row in cheap if term.met(row["macs"])]
-    if not cheap:
-        raise BudgetExceeded(
-            f"after {len(trace)} epochs the most probable architecture has {trace[-1]['macs']:,} MACs, the budget "
-            f"allows {term.target:,.0f}; search for more epochs, or raise learning_rate ({method.learning_rate:g}) or "
-            f"cost_weight ({method.cost_weight:g}) of ArchitectureSearch"
-        )
-    if not within:
-        row = max(cheap, key=lambda each: (each["macs"], each["epoch"]))
-        note = "; warning: no epoch was within the tolerance, this is the most expensive one below it"
-    else:
-        row = _last(within) if method.choose == "last" else _best(within)
-        note = "" if row is trace[-1] else "; the architecture of the last epoch was not chosen"
-    found = Architecture(tuple(row["xchannels"]), tuple(row["xblocks"]))
-    return found, f"that of epoch {row['epoch']} of {len(trace)}{note}"
-
-
-def _last(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return rows[-1]
-
-
-def _best(rows: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
-    return max(rows, key=lambda row: (row["validation"], -row["epoch"]))
-
-
 def _beside(state_file: str | Path | None) -> Path | None:
     """The state file of the training, beside that of the search."""
     return None if state_file is None else Path(state_file).with_suffix(".found.safetensors")
-
-
-def _refuse_unfit(method: ArchitectureSearch, recipe: Recipe, validation: Examples | None) -> None:
-    """Refuse settings that a search has no use for.
-
-    Raises:
-        InvalidSetting: If there is one.
-    """
-    if world()[1] > 1:
-        raise InvalidSetting("a search runs in one process; start it without accelerate launch or torchrun")
-    if method.choose == "best" and validation is None:
-        raise InvalidSetting(
-            "choose='best' compares epochs by their validation; give validation=, examples that are neither training "
-            "nor test data, or choose='last'"
-        )
-    if recipe.average_decay is not None or recipe.patience is not None or recipe.needs_teacher:
-        raise InvalidSetting(
-            "the supernet's weights are those of the last step, and it learns without a teacher; leave out "
-            f"average_decay ({recipe.average_decay}), patience ({recipe.patience}), teacher_weight "
-            f"({recipe.teacher_weight:g}) and features of recipe=, or give them in training="
-        )
