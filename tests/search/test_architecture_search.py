@@ -162,6 +162,7 @@ def test_a_budget_that_allows_everything_gives_the_full_network_without_a_search
         draw_macs(result.trace, 1, 1, 0.05)
 
 
+@pytest.mark.slow
 def test_within_the_tolerance_logits_follow_the_loss_alone() -> None:
     wide = replace(METHOD, tolerance_below=1.0, tolerance_above=1.0)
     with_cost, without = found(method=wide), found(method=replace(wide, cost_weight=0.0))
