@@ -14,7 +14,7 @@ import tyro
 
 import scionet
 from scionet.commands import config
-from scionet.commands.analysis_options import AnalyzeRates, AnalyzeValley
+from scionet.commands.analysis_options import AnalyzeLimit, AnalyzeRates, AnalyzeValley
 from scionet.commands.options import (
     AnalyzeCollapse,
     AnalyzeGradientFlow,
@@ -50,6 +50,7 @@ KINDS: dict[str, type[Common]] = {
     "analyze collapse": AnalyzeCollapse,
     "analyze gradient-flow": AnalyzeGradientFlow,
     "analyze rates": AnalyzeRates,
+    "analyze limit": AnalyzeLimit,
     "analyze valley": AnalyzeValley,
     "bench run": BenchRun,
     "bench status": BenchStatus,
@@ -139,6 +140,7 @@ def parse(args: Sequence[str]) -> Common:
         Annotated[AnalyzeCollapse, tyro.conf.subcommand("collapse")]
         | Annotated[AnalyzeGradientFlow, tyro.conf.subcommand("gradient-flow")]
         | Annotated[AnalyzeRates, tyro.conf.subcommand("rates")]
+        | Annotated[AnalyzeLimit, tyro.conf.subcommand("limit")]
         | Annotated[AnalyzeValley, tyro.conf.subcommand("valley")],
         tyro.conf.subcommand("analyze", description="Measure what theory predicts, on a network or on pictures."),
     ]
@@ -217,6 +219,10 @@ def execute(command: Common) -> None:
             from scionet.commands.analyses import rates_command
 
             rates_command.run(command)
+        case AnalyzeLimit():
+            from scionet.commands.analyses import limit_command
+
+            limit_command.run(command)
         case AnalyzeValley():
             from scionet.commands.analyses import valley_command
 

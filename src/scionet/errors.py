@@ -56,6 +56,10 @@ class CollapseWarning(UserWarning):
     """A mask empties a whole layer, or would do so without a minimum per layer."""
 
 
+class StationarityWarning(UserWarning):
+    """A network is not at a minimum of its loss, as an analysis assumes."""
+
+
 class TrainingError(PruneError):
     """Training cannot start or continue, for example because the data do not fit or the loss is NaN."""
 

@@ -49,6 +49,11 @@ class Curvature:
         return sum(weight.numel() for weight in self.weights.values())
 
     @property
+    def examples(self) -> int:
+        """Number of examples."""
+        return self.loss.examples
+
+    @property
     def point(self) -> Tensor:
         """The parameters as a vector."""
         return self._joined(self.weights)

@@ -56,6 +56,35 @@ class AnalyzeRates(Common, RatesOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LimitOptions(AnalysisOptions):
+    """Options of `scionet analyze limit`."""
+
+    tolerance: str = "batch_std"
+    """By how much the training loss may rise: a number, a part of the loss such as 5%, or batch_std, the standard
+    deviation of the loss over batches of 128 pictures."""
+    parameters: tuple[str, ...] = ()
+    """Parameters that the Hessian covers, or patterns such as "layer3.*"; by default the weights of linear maps and
+    convolutions, which are those that can be removed."""
+    spectrum: Literal["lanczos", "exact", "trace"] = "lanczos"
+    """How the eigenvalues of the Hessian are found: Lanczos quadrature, all of them, or only their mean."""
+    steps: int = 128
+    """Steps of Lanczos, each with one product with the Hessian."""
+    probes: int = 1
+    """Random vectors of Lanczos or of the trace."""
+    negatives: Literal["absolute", "flat"] = "absolute"
+    """Negative eigenvalues count with their absolute value, or as flat directions."""
+    l1_weights: tuple[float, ...] = (0.0, 5e-4)
+    """Without --model: weights of the L1 penalty, each for one small network."""
+    measure: tuple[Literal["one-shot", "reoptimised"], ...] = ("one-shot", "reoptimised")
+    """What to measure beside the prediction: pruning at once, or with the kept weights optimised again."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnalyzeLimit(Common, LimitOptions):
+    """Predict from the curvature of the loss how many weights can be removed, and measure it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ValleyOptions(AnalysisOptions):
     """Options of `scionet analyze valley`."""
 

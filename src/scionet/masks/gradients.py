@@ -86,6 +86,11 @@ class LossFunctional:
         seen = float(sum(len(labels) for _, labels in pairs))
         self._examples = float(summed(torch.tensor(seen, device=self._network.device)))
 
+    @property
+    def examples(self) -> int:
+        """Number of examples, over all processes."""
+        return int(self._examples)
+
     def value(self, weights: Weights) -> float:
         """The loss."""
         with self._running():

@@ -1,6 +1,8 @@
 """The pictures and the network of an analysis. Without a network, a small one is trained on the pictures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -78,19 +80,21 @@ def network_of(command: AnalysisOptions, pictures: Pictures, seed: int) -> tuple
     return command.model, networks.dense(command.model, networks.keywords(command.model_args), command.weights).eval()
 
 
-def small_network(inputs: int, classes: int, seed: int) -> nn.Sequential:
-    """Two hidden layers of ReLUs, with new weights."""
+def small_network(inputs: int, classes: int, seed: int, hidden: Sequence[int] = HIDDEN) -> nn.Sequential:
+    """Hidden layers of ReLUs, with new weights."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(root(seed, "analysis", "network"))
-        first, second = HIDDEN
-        layers = (nn.Linear(inputs, first), nn.ReLU(), nn.Linear(first, second), nn.ReLU(), nn.Linear(second, classes))
-        return nn.Sequential(nn.Flatten(), *layers)
+        maps = [nn.Linear(before, after) for before, after in pairwise((inputs, *hidden, classes))]
+    layers = [layer for each in maps[:-1] for layer in (each, nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *layers, maps[-1])
 
 
-def trained_network(pictures: Pictures, seed: int) -> nn.Module:
+def trained_network(
+    pictures: Pictures, seed: int, recipe: Recipe = RECIPE, hidden: Sequence[int] = HIDDEN
+) -> nn.Module:
     """A small network, trained on the pictures."""
-    model = small_network(pictures.images[0].numel(), pictures.classes, seed)
-    fit(model, TensorDataset(pictures.images, pictures.labels), RECIPE, seed=seed, progress=False)
+    model = small_network(pictures.images[0].numel(), pictures.classes, seed, hidden)
+    fit(model, TensorDataset(pictures.images, pictures.labels), recipe, seed=seed, progress=False)
     return model.eval()
 
 
