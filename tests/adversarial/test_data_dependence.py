@@ -149,7 +149,9 @@ def one_by_one(layer: str) -> Net:
 
 @pytest.mark.parametrize("n_examples", [1, 3])
 @pytest.mark.parametrize("layer", ["b", "head"])
-@pytest.mark.parametrize("method", ["forward", "l1", "taylor"])
+@pytest.mark.parametrize(
+    "method", ["forward", *(pytest.param(name, marks=pytest.mark.slow) for name in ("l1", "taylor"))]
+)
 def test_a_forward_that_loops_over_examples_is_pruned_on_batches_like_the_example(
     method: str, layer: str, n_examples: int
 ) -> None:

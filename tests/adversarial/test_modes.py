@@ -193,8 +193,24 @@ OFF: dict[str, Callable[[nn.Module], AbstractContextManager[Any]]] = {
 }
 
 
+FURTHER = (
+    "l1",
+    "random",
+    "error curves",
+    "line search",
+    "reconstruct",
+    "hrank",
+    "random masks",
+    "masked",
+    "filter sums",
+)
+"""Entries that share their way through the library with another one."""
+
+
 @pytest.mark.parametrize("mode", OFF)
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize(
+    "entry", [pytest.param(name, marks=[pytest.mark.slow] * (name in FURTHER)) for name in ENTRIES]
+)
 def test_results_do_not_depend_on_a_mode(mode: str, entry: str, tmp_path: Path) -> None:
     run, model = ENTRIES[entry], copy.deepcopy(MODEL)
     if entry not in PLAIN:

@@ -42,6 +42,7 @@ def test_it_saves_a_cut_network_with_its_trace(ready: Path, capsys: pytest.Captu
     assert not list(ready.glob("*.training.safetensors"))
 
 
+@pytest.mark.slow  # tests/sparse_training/test_shrinking_kill.py kills in make test
 def test_it_goes_on_where_it_was_interrupted(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = [*BASE, "--budget", "macs<=60%", "--method", "greg1", "--save-steps", "1"]
     assert main([*command, "--out", "whole.safetensors"]) == 0

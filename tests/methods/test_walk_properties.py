@@ -180,7 +180,9 @@ def identity_of_one_batch(name: str) -> str:
     return identity(name, labelled(COUNT))
 
 
-@pytest.mark.parametrize("name", SAMPLED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (number % 2)) for number, name in enumerate(SAMPLED)]
+)
 def test_the_same_examples_in_other_batches_give_the_same_plan(name) -> None:
     """Not nearly the same: batches are regrouped, and what is sampled is sampled by the example's number."""
     for size in (1, 16, 32, 64) if name == "few positions" else (1, 48):

@@ -121,7 +121,7 @@ ARCHITECTURES = {
 
 SLOW = (
     *("densenet121", "efficientnet_b0", "efficientnet_lite0", "googlenet", "mnasnet1_0"),
-    *("regnet_y_400mf", "resnet50", "resnet50d", "resnet56"),
+    *("mobilenet_v3_small", "regnet_y_400mf", "resnet50", "resnet50d", "resnet56", "vgg16_bn"),
 )
 """A smaller network of the same kind is tested each time."""
 

@@ -123,9 +123,9 @@ def _range(epochs: Sequence[int]) -> tuple[float, float]:
 @contextmanager
 def _figure(size: tuple[float, float]) -> Iterator["Figure"]:
     """A new figure."""
-    with _style():
+    with extra("report"):
         from matplotlib.figure import Figure
-
+    with _style():
         yield Figure(figsize=size, layout="constrained")
 
 

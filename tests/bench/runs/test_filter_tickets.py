@@ -66,7 +66,7 @@ def rates(workspace: Workspace) -> list[Recipe]:
     return [replace(recipe, learning_rate=factor * recipe.learning_rate) for factor in (0.5, 1.0)]
 
 
-@pytest.mark.parametrize("who", ["l1", "forward average"])
+@pytest.mark.parametrize("who", ["l1", pytest.param("forward average", marks=pytest.mark.slow)])
 def test_a_filter_ticket_has_the_initial_weights_of_its_units(done: Workspace, who: str) -> None:
     record, material = record_of(done, f"{who} + filter ticket"), done.material(0)
     found = []
